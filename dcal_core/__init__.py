@@ -1,0 +1,1 @@
+"""Telling identical twins apart by face: data, models, training, verification and explanation."""

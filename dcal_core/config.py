@@ -1,0 +1,216 @@
+"""Every parameter of the project in one frozen dataclass: type, default, meaning, unit and range.
+
+Values come from defaults < `params/<preset>.yaml` < papermill's `-p`, `-f` and `-y`. papermill hands over `-p resume
+false` as the string "false" and YAML 1.1 reads `1e-4` as a string, so every value is read as its field's type, or
+refused.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+
+class UserError(ValueError):
+    """Something that the user can mend: its message says what is wrong, where, and what to do."""
+
+    def _render_traceback_(self):  # asked for by IPython: below a notebook cell the sentence stands alone
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ConfigError(UserError):
+    """A parameter that is unknown, of the wrong type or out of range."""
+
+
+def parameter(default, meaning, low=None, high=None, choices=None, result=True):
+    """A field with its meaning and limits; `result=False` marks what cannot change the trained weights."""
+    metadata = {"meaning": meaning, "low": low, "high": high, "choices": choices, "result": result}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All parameters of training, evaluation and exploration; read with `load`, which checks each of them."""
+
+    # run
+    recipe: str = parameter("dcal", "which of the systems is trained", choices=("dcal",))
+    run_dir: str = parameter("", "folder of this run; empty: by preset below the output folder", result=False)
+    resume: bool = parameter(True, "go on from the newest checkpoint; false: move the old run aside", result=False)
+    seed: int = parameter(0, "seed of data split, initialisation, batches and augmentation", 0, 2**31 - 1)
+    time_budget_hours: float = parameter(
+        11.0, "wall time after which a run saves and ends, h", 0.0, 1000.0, result=False
+    )
+
+    # data
+    data_root: str = parameter("", "folder with the index files; empty: search the inputs", result=False)
+    image_size: int = parameter(224, "side of the square input, px", 32, 1024)
+    validation_share: float = parameter(0.15, "share of the training families held out", 0.01, 0.9)
+    max_lost_share: float = parameter(0.01, "share of missing or unreadable images that is tolerated", 0.0, 1.0)
+    loader_workers: int = parameter(2, "processes that prepare batches; 0: the training process", 0, 64, result=False)
+    synthetic_families: int = parameter(600, "drawn twin families to train on", 4, 100_000)
+    synthetic_images: int = parameter(6, "images of each drawn person", 2, 100)
+    synthetic_difficulty: float = parameter(0.5, "0: marks plain to see, 1: barely visible", 0.0, 1.0)
+
+    # augmentation
+    rotation_deg: float = parameter(5.0, "largest rotation, degrees", 0.0, 180.0)
+    shift: float = parameter(0.02, "largest shift, share of the side", 0.0, 0.5)
+    scale: float = parameter(0.05, "largest change of scale, share", 0.0, 0.5)
+    brightness: float = parameter(0.2, "largest change of brightness, share", 0.0, 1.0)
+    contrast: float = parameter(0.2, "largest change of contrast, share", 0.0, 1.0)
+    flip_prob: float = parameter(0.0, "mirroring; twins differ by asymmetries, hence off", 0.0, 1.0)
+    erase_prob: float = parameter(0.0, "random erasing of a rectangle", 0.0, 1.0)
+
+    # model
+    backbone: str = parameter("vit_base_patch16_224", "a timm vision transformer, or hybrid_tiny (the demo's)")
+    weights: str = parameter("", "file of pretrained weights; empty: attached model, then timm's hub", result=False)
+    allow_random_init: bool = parameter(False, "train without pretrained weights")
+    local_ratio: float = parameter(0.3, "R: share of patches that GLCA selects", 0.0, 1.0)
+    glca_blocks: int = parameter(1, "M: global-local blocks", 0, 12)
+    pwca_first: int = parameter(1, "first block with pair-wise attention, counted from 1; 0: none", 0, 64)
+    pwca_last: int = parameter(0, "last block with pair-wise attention; 0: the last of the backbone", 0, 64)
+    pwca_prob: float = parameter(1.0, "share of the training steps with the pair-wise branch", 0.0, 1.0)
+    pwca_partner: str = parameter("mix", "whose tokens distract", choices=("random", "twin", "mix"))
+    dropout: float = parameter(0.0, "dropout of projections and FFN", 0.0, 0.9)
+    attention_dropout: float = parameter(0.0, "dropout of attention weights", 0.0, 0.9)
+    drop_path: float = parameter(0.1, "stochastic depth of the deepest block", 0.0, 0.9)
+    similarity: str = parameter("cosine", "how two embeddings are compared", choices=("cosine", "euclidean"))
+    gradient_checkpointing: bool = parameter(False, "less memory, about a third more time", result=False)
+
+    # losses, one set per branch (SA, GLCA, PWCA)
+    margin_softmax: str = parameter("cosface", "identity loss over all people", choices=("cosface", "arcface"))
+    softmax_margin: float = parameter(0.3, "cosface: cosine; arcface: radians", 0.0, 1.5)
+    softmax_scale: float = parameter(30.0, "scale of the cosines", 1.0, 128.0)
+    softmax_weight: float = parameter(1.0, "weight of the identity loss", 0.0, 100.0)
+    label_smoothing: float = parameter(0.1, "label smoothing of the identity loss", 0.0, 0.9)
+    twin_loss: str = parameter(
+        "triplet",
+        "metric loss against the co-twin; softmax: same person among the family",
+        choices=("triplet", "softmax"),
+    )
+    twin_margin: float = parameter(0.5, "margin of the triplet loss, cosine", 0.0, 2.0)
+    twin_temperature: float = parameter(0.1, "temperature of the twin softmax", 0.001, 10.0)
+    twin_weight: float = parameter(1.0, "weight of the twin loss", 0.0, 100.0)
+    loss_weighting: str = parameter("uncertainty", "weights of the branches", choices=("uncertainty", "fixed"))
+
+    # optimisation
+    families_per_batch: int = parameter(4, "families in a batch, two siblings of each", 1, 4096)
+    images_per_person: int = parameter(4, "images of each sibling in a batch", 2, 1024)
+    steps_per_epoch: int = parameter(0, "steps in an epoch; 0: as many images as there are", 0, 1_000_000)
+    epochs: int = parameter(100, "epochs", 1, 100_000)
+    lr: float = parameter(5e-5, "peak learning rate of the backbone", 0.0, 10.0)
+    head_lr_factor: float = parameter(10.0, "learning rate of new layers over that of the backbone", 0.01, 1000.0)
+    min_lr: float = parameter(1e-6, "learning rate at the end", 0.0, 10.0)
+    warmup_share: float = parameter(0.05, "share of the steps with linear warm-up, before the cosine", 0.0, 0.9)
+    weight_decay: float = parameter(0.05, "AdamW weight decay of matrices", 0.0, 10.0)
+    accumulation: int = parameter(1, "batches whose gradients make one step", 1, 4096)
+    grad_clip: float = parameter(1.0, "largest norm of the gradient", 0.0, 1e6)
+    precision: str = parameter("auto", "auto: what the GPU is fit for", choices=("auto", "fp32", "fp16", "bf16"))
+
+    # validation, checkpoints, tracking
+    validate_every: int = parameter(1, "epochs between validations", 1, 10_000, result=False)
+    checkpoint_every: int = parameter(
+        5, "epochs between kept checkpoints, beside last and best", 1, 10_000, result=False
+    )
+    encode_batch: int = parameter(64, "images encoded at once outside training", 1, 4096, result=False)
+    bootstrap_draws: int = parameter(1000, "draws of families behind each interval", 100, 100_000, result=False)
+    tracker: str = parameter("none", "experiment tracker", choices=("none", "wandb", "mlflow"), result=False)
+    tracker_project: str = parameter("dcal-twin-verification", "project or experiment in the tracker", result=False)
+    wandb_entity: str = parameter("", "wandb team; empty: your own", result=False)
+    mlflow_uri: str = parameter("http://localhost:5000", "MLflow server", result=False)
+
+    def fingerprint(self):
+        """A hash of the parameters that can change the trained weights: runs agree where it agrees."""
+        decisive = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["result"]}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+    def as_dict(self):
+        """All parameters as a flat dictionary."""
+        return dataclasses.asdict(self)
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+SPELLED = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+
+
+def read_value(field, value):
+    """`value` as the field's type and within its range, whether it came as a string or not; raises ConfigError."""
+    takes = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[field.type]
+    try:
+        if field.type is bool:
+            value = SPELLED[str(value).strip().lower()]
+        elif isinstance(value, bool):  # True is an int to Python, but never a sensible number of epochs
+            raise ValueError
+        elif field.type is int:
+            number = float(value)
+            value = int(value) if isinstance(value, str | int) and "." not in str(value) else int(number)
+            if value != number:
+                raise ValueError
+        elif field.type is float:
+            value = float(value)
+        elif not isinstance(value, str | Path):
+            raise ValueError
+        else:
+            value = str(value)
+    except (KeyError, ValueError, TypeError, OverflowError):
+        raise ConfigError(f"parameter {field.name}={value!r}: takes {takes} ({field.metadata['meaning']}).") from None
+    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise ConfigError(f"parameter {field.name}={value!r}: takes one of {', '.join(choices)}.")
+    if low is not None and not low <= value <= high:  # also refuses NaN
+        raise ConfigError(f"parameter {field.name}={value!r}: takes {low:g} to {high:g} ({field.metadata['meaning']}).")
+    return value
+
+
+def read_values(values, origin):
+    """A dictionary of parameters, each read as its field's type; an unknown name is refused with the nearest one."""
+    for name in values:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(str(name), FIELDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "the README lists all parameters."
+            raise ConfigError(f"unknown parameter {name!r} in {origin}: {hint}")
+    return {name: read_value(FIELDS[name], value) for name, value in values.items()}
+
+
+def presets(params_dir):
+    """Names of the presets in a folder."""
+    return sorted(path.stem for path in Path(params_dir).glob("*.yaml"))
+
+
+def load(preset, params_dir, overrides):
+    """Defaults, then the preset's file, then the overrides, as one checked Config; raises ConfigError."""
+    path = Path(params_dir) / f"{preset}.yaml"
+    if preset not in presets(params_dir):
+        raise ConfigError(f"preset={preset!r}: takes one of {', '.join(presets(params_dir))}.")
+    try:
+        chosen = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]}): one `name: value` a line.") from None
+    if not isinstance(chosen, dict):
+        raise ConfigError(f"{path} holds a {type(chosen).__name__}: one `name: value` a line.")
+    values = read_values(chosen, path.name) | read_values(overrides, "the given parameters")
+    return check(Config(**values))
+
+
+def check(config):
+    """The config, if its parameters agree with one another; raises ConfigError."""
+    if config.pwca_last and config.pwca_last < config.pwca_first:
+        raise ConfigError(
+            f"pwca_last={config.pwca_last} lies before pwca_first={config.pwca_first}: raise it, or set 0."
+        )
+    if config.min_lr > config.lr:
+        raise ConfigError(f"min_lr={config.min_lr:g} is above lr={config.lr:g}: lower it.")
+    if config.softmax_weight == 0 and config.twin_weight == 0:
+        raise ConfigError("softmax_weight and twin_weight are both 0, so nothing would be learnt: raise one.")
+    return config

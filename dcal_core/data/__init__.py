@@ -1,0 +1,1 @@
+"""From index files and photographs to batches."""

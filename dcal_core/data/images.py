@@ -1,0 +1,263 @@
+"""Face images, decoded once into a memory map on disk, cut into batches and augmented from there."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from PIL import Image, ImageOps
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from dcal_core.data.twins import DataError
+
+CACHE_VERSION = 1  # raise when decoding changes, so that older caches are left alone
+Image.init()  # makes Pillow know all formats by name, before threads ask for them
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS: it starts another program
+LARGEST = 64_000_000  # pixels; a face crop above it is a decompression bomb
+CHUNK = 256  # images in flight, which bounds the memory of a slow disk
+LISTED = 5  # rejected images that a message names
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStore:
+    """Decoded images of one index as one uint8 memory map, RGB."""
+
+    images: np.memmap  # [N, 3, size, size] uint8
+    kept: np.ndarray  # [N] indices into the given paths
+    rejected: list[tuple[Path, str]]  # path and reason of every image that is left out
+
+    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, size, size] uint8 as a contiguous copy; `indices` count the kept images."""
+        return torch.from_numpy(np.asarray(self.images[np.asarray(indices, dtype=np.int64)]))
+
+    def __reduce__(self):
+        # A worker process that is not forked maps the file itself instead of being sent all the pixels.
+        return _reopen, (self.images.filename, self.kept, self.rejected)
+
+
+def _reopen(file: Path, kept: np.ndarray, rejected: list[tuple[Path, str]]) -> ImageStore:
+    return ImageStore(np.load(file, mmap_mode="r", allow_pickle=False), kept, rejected)
+
+
+class Unreadable(Exception):
+    """One image cannot be decoded; the message is the reason."""
+
+
+class Augmentation:
+    """Random affine, colour, flip and erasing of images [B, 3, S, S] in [0, 1], on their device.
+
+    rotation_deg: largest rotation, degrees. shift, scale, brightness, contrast: largest change as a share.
+    flip_prob, erase_prob: probabilities. groups: number of different draws in a batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        rotation_deg: float,
+        shift: float,
+        scale: float,
+        brightness: float,
+        contrast: float,
+        flip_prob: float,
+        erase_prob: float,
+        groups: int = 8,
+    ):
+        steps = []  # what is off is left out, so that it costs nothing and resamples nothing
+        if rotation_deg or shift or scale:
+            scales = (1 - scale, 1 + scale)
+            bilinear = v2.InterpolationMode.BILINEAR
+            steps.append(v2.RandomAffine(rotation_deg, (shift, shift), scales, interpolation=bilinear))
+        if brightness or contrast:
+            steps.append(v2.ColorJitter(brightness=brightness, contrast=contrast))
+        if flip_prob:
+            steps.append(v2.RandomHorizontalFlip(flip_prob))
+        if erase_prob:
+            steps.append(v2.RandomErasing(erase_prob))
+        self.transform = v2.Compose(steps) if steps else None
+        self.groups = groups
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor, seed: int) -> torch.Tensor:
+        """Augmented images, a pure function of (images, seed): global generators stay as they were."""
+        if self.transform is None:
+            return images
+        # v2 draws on the CPU, also for images on a GPU. torch.manual_seed would reseed the GPUs as well.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            # v2 draws once per call, hence the groups. They are cut at random: a batch is ordered by person,
+            # and a draw shared by the images of one person would give the person away.
+            order = torch.randperm(len(images)).to(images.device, non_blocking=True)
+            augmented = torch.empty_like(images)
+            for group in order.chunk(self.groups):
+                augmented[group] = self.transform(images[group])
+        return augmented
+
+
+def open_images(
+    paths: Sequence[str | Path], size: int, cache: Path, max_lost_share: float, workers: int | None = None
+) -> ImageStore:
+    """Decode images to `size` x `size` RGB into a memory map under `cache`, or map what was decoded before.
+
+    The map is keyed by the content of the files: changed files are decoded anew, moved ones are not. Images
+    are resized whole; square face crops are expected, and others are stretched. What cannot be decoded is
+    printed, left out and listed in `rejected`; DataError if it is more than `max_lost_share` (0 to 1) of all.
+    """
+    paths, cache = [Path(path) for path in paths], Path(cache)
+    if not paths:
+        raise DataError("There are no images to open: give an index with at least one.")
+    cache.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(workers) as pool:  # reading, hashing and decoding release the interpreter lock
+        digests = list(_in_order(pool, _digest, paths, "reading images"))
+        file = cache / f"{hashlib.sha256(repr((CACHE_VERSION, size, digests)).encode()).hexdigest()}.npy"
+        stored = _load(file, len(paths), size)
+        if stored is None:
+            _make_room(cache, len(paths) * 3 * size * size)
+            sources = list(zip(paths, digests, strict=True))
+            decoded = _in_order(pool, lambda source: _decode_file(*source, size), sources, "decoding images")
+            _store(file, decoded, len(paths), size)
+            stored = _load(file, len(paths), size)
+    images, reasons = stored
+    rejected = [(paths[number], reason) for number, reason in reasons.items()]
+    _check_rejected(rejected, len(paths), max_lost_share)
+    kept = np.array([number for number in range(len(paths)) if number not in reasons])
+    return ImageStore(images, kept, rejected)
+
+
+def decode(data: bytes, size: int) -> np.ndarray:
+    """One image file as [3, size, size] uint8 RGB, upright, without transparency; Unreadable says why not."""
+    if not data:
+        raise Unreadable("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > LARGEST:
+                raise Unreadable(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
+            # A large JPEG is decoded at 1/2, 1/4 or 1/8, but never below twice the size.
+            image.draft(None, (2 * size, 2 * size))
+            image = _to_rgb(ImageOps.exif_transpose(image))
+            if image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling.BICUBIC)
+            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # [3, S, S]
+    except Unreadable:
+        raise
+    except Image.UnidentifiedImageError:
+        raise Unreadable(f"not an image, or none of {', '.join(FORMATS)}") from None
+    except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
+        raise Unreadable(f"cannot be decoded: {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise Unreadable("floating-point pixels, which have no agreed range")
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise Unreadable("grey values beyond 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _digest(path: Path) -> str | Unreadable:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return Unreadable(f"cannot be read: {error.strerror}")
+
+
+def _decode_file(path: Path, digest: str | Unreadable, size: int) -> np.ndarray | Unreadable:
+    if isinstance(digest, Unreadable):
+        return digest
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DataError(f"{path} changed while it was read: run again once the images are complete.")
+    try:
+        return decode(data, size)
+    except Unreadable as reason:
+        return reason
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Sequence, title: str) -> Iterator:
+    with tqdm(total=len(items), desc=title, unit="image", mininterval=2) as progress:
+        for start in range(0, len(items), CHUNK):
+            for result in pool.map(work, items[start : start + CHUNK]):
+                yield result
+                progress.update()
+
+
+def _store(file: Path, decoded: Iterator[np.ndarray | Unreadable], total: int, size: int) -> None:
+    """Write the map and, beside it, the reasons of the rejected images; neither is ever seen half written."""
+    reasons: dict[int, str] = {}
+    temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    try:
+        # Row by row, then the header once more: numpy pads it so that the number of rows can change in place.
+        with temporary.open("wb") as out:
+            _write_header(out, total, size)
+            for number, result in enumerate(decoded):
+                if isinstance(result, Unreadable):
+                    reasons[number] = str(result)
+                else:
+                    out.write(result)
+            out.seek(0)
+            _write_header(out, total - len(reasons), size)
+            out.flush()
+            os.fsync(out.fileno())
+        listing = temporary.with_suffix(".json")
+        listing.write_text(json.dumps(reasons), encoding="utf-8")
+        os.replace(listing, file.with_suffix(".json"))
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_header(out: BinaryIO, rows: int, size: int) -> None:
+    npy.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": (rows, 3, size, size)})
+
+
+def _load(file: Path, total: int, size: int) -> tuple[np.memmap, dict[int, str]] | None:
+    """The map and the reasons by image number; None if they are not there or are damaged."""
+    if not file.exists():
+        return None
+    try:
+        reasons = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        reasons = {int(number): str(reason) for number, reason in reasons.items()}
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
+        whole = file.stat().st_size == images.offset + images.nbytes
+        if whole and images.dtype == np.uint8 and images.shape == (total - len(reasons), 3, size, size):
+            return images, reasons
+    except (OSError, EOFError, ValueError, AttributeError) as error:
+        print(f"{file}: {error}")
+    print(f"{file}: the image cache is damaged and is made anew")
+    return None
+
+
+def _make_room(cache: Path, needed: int) -> None:
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise DataError(
+            f"{cache} has {free / 1e9:.1f} GB free, the decoded images take {needed / 1e9:.1f}: free some, "
+            "or give another cache folder or a smaller image size."
+        )
+
+
+def _check_rejected(rejected: Sequence[tuple[Path, str]], total: int, max_lost_share: float) -> None:
+    if not rejected:
+        return
+    first = "; ".join(f"{path} ({reason})" for path, reason in rejected[:LISTED])
+    count = f"{len(rejected):,} of {total:,} images cannot be decoded"
+    if len(rejected) > max_lost_share * total or len(rejected) == total:
+        raise DataError(
+            f"{count}, more than the allowed share of {max_lost_share:g}: replace them, unlist them or raise "
+            f"the share; first {first}"
+        )
+    print(f"{count} and are left out, first {first}")

@@ -1,0 +1,92 @@
+"""The data of a run: real index files where they are attached, else drawn twins, as train, validation and test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcal_core.config import Config
+from dcal_core.data.images import ImageStore, open_images
+from dcal_core.data.synthetic import generate
+from dcal_core.data.twins import (
+    TwinIndex,
+    check_disjoint,
+    find_indexes,
+    read_index,
+    resolve_paths,
+    split_families,
+)
+from dcal_core.environment import input_roots, scratch_root
+
+TEST_FAMILIES, TEST_IMAGES = 31, 8  # as many unseen families as ND-TWINS has
+ATTACH = (
+    "No twin data found: attach a dataset with train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json,"
+    " test_twin_pairs.json and the images (Add Input), or give data_root. Until then with drawn twins: all SYNTHETIC."
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its index and its decoded images, in the same order."""
+
+    index: TwinIndex
+    images: ImageStore
+
+
+@dataclass(frozen=True)
+class TwinData:
+    """The splits that were asked for, by name; `label` says what the data is, on every figure and in every result."""
+
+    root: Path
+    label: str
+    splits: dict[str, Split]
+
+    def __getitem__(self, name: str) -> Split:
+        return self.splits[name]
+
+    @property
+    def synthetic(self) -> bool:
+        return self.label == "SYNTHETIC"
+
+
+def find_data(config: Config) -> Path | None:
+    """The folder of the index files, or None where no data is attached; raises DataError where `data_root` has none."""
+    return find_indexes(input_roots(config.data_root))
+
+
+def open_data(config: Config, names: Sequence[str] = ("train", "validation", "test")) -> TwinData:
+    """Find or draw the data, check it, hold out validation families and decode the splits asked for; raises
+    DataError."""
+    root = find_data(config)
+    synthetic = root is None
+    if synthetic:
+        print(ATTACH)
+        root = draw_twins(config)
+    train, test = (
+        read_index(root / f"{s}_dataset_infor.json", root / f"{s}_twin_pairs.json", s) for s in ("train", "test")
+    )
+    check_disjoint(train, test)
+    train, validation = split_families(train, config.validation_share, config.seed)
+    splits = {index.name: open_split(index, root, config) for index in (train, validation, test) if index.name in names}
+    return TwinData(root, "SYNTHETIC" if synthetic else root.name, splits)
+
+
+def open_split(index: TwinIndex, root: Path, config: Config) -> Split:
+    """The images of an index, resolved below root and decoded; those missing or unreadable leave the index too."""
+    index = resolve_paths(index, root, config.max_lost_share)
+    images = open_images(index.paths, config.image_size, scratch_root() / "decoded", config.max_lost_share)
+    return Split(index.take(images.kept), images)
+
+
+def draw_twins(config: Config) -> Path:
+    """The folder of the drawn twins that the config asks for, drawn unless they are there."""
+    root = scratch_root() / f"drawn_twins_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
+    shared = {"size": config.image_size, "difficulty": config.synthetic_difficulty, "seed": 0}
+    generate(
+        root,
+        split="train",
+        families=config.synthetic_families,
+        images_per_person=config.synthetic_images,
+        **shared,
+    )
+    generate(root, split="test", families=TEST_FAMILIES, images_per_person=TEST_IMAGES, **shared)
+    return root

@@ -1,0 +1,296 @@
+"""The index of a twin data set: people, their images, and the families that tie co-twins together.
+
+`<split>_dataset_infor.json` maps a person id to image paths, `<split>_twin_pairs.json` lists pairs of ids.
+Triplets are three pairs: siblings are a set, and splits go by family, a connected component of the pairs.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dcal_core.config import UserError
+
+PARTS = ("dataset_infor", "twin_pairs")
+INDEX_FILES = tuple(f"{split}_{part}.json" for split in ("train", "test") for part in PARTS)
+SEARCH_DEPTH = 6  # inputs are nested as deep as datasets/<owner>/<slug>/<folder>/<folder>
+LISTED = 5  # entries that a message names before it only counts
+
+
+class DataError(UserError):
+    """Input data that cannot be used: the message names the file, the entry and the cure."""
+
+
+@dataclass(frozen=True, eq=False)
+class TwinIndex:
+    """One split: its people, their images, and their families (connected components of the pair list)."""
+
+    name: str  # "train", "validation" or "test", for messages
+    people: tuple[str, ...]  # sorted person ids
+    families: tuple[tuple[str, ...], ...]  # each sorted; every person in exactly one, alone if in no pair
+    paths: tuple[str | Path, ...]  # one per image, grouped by person in the order of `people`
+    person_of: np.ndarray  # [images] index into people
+    family_of: np.ndarray  # [people] index into families
+
+    def images_of(self, person: int) -> np.ndarray:
+        """Indices of one person's images, [n]."""
+        first, last = np.searchsorted(self.person_of, [person, person + 1])
+        return np.arange(first, last)
+
+    def siblings_of(self, person: int) -> np.ndarray:
+        """Indices of the other people in a person's family, [n]; empty for a family of one."""
+        family = np.flatnonzero(self.family_of == self.family_of[person])
+        return family[family != person]
+
+    def take(self, images: Sequence[int] | np.ndarray) -> "TwinIndex":
+        """The same people with only these images, in index order; DataError if a person is left with none."""
+        images = np.unique(np.asarray(images, dtype=np.int64))
+        person_of = self.person_of[images]
+        counts = np.bincount(person_of, minlength=len(self.people))
+        if not counts.all():
+            emptied = [self.people[person] for person in np.flatnonzero(counts == 0)]
+            emptied = _some(emptied, "person", "people")
+            raise DataError(f"{self.name}: no image is left of {emptied}: restore one or unlist the person.")
+        return replace(self, paths=tuple(self.paths[image] for image in images), person_of=person_of)
+
+    def select_families(self, families: Sequence[int] | np.ndarray) -> "TwinIndex":
+        """The index of these families only, with people, families and images numbered anew."""
+        chosen = np.unique(np.asarray(families, dtype=np.int64))
+        people = np.flatnonzero(np.isin(self.family_of, chosen))
+        images = np.flatnonzero(np.isin(self.person_of, people))
+        return replace(
+            self,
+            people=tuple(self.people[person] for person in people),
+            families=tuple(self.families[family] for family in chosen),
+            paths=tuple(self.paths[image] for image in images),
+            person_of=np.searchsorted(people, self.person_of[images]),
+            family_of=np.searchsorted(chosen, self.family_of[people]),
+        )
+
+
+def find_indexes(roots: Sequence[Path]) -> Path | None:
+    """The folder under `roots` that holds the four index files, or None.
+
+    Links are not followed. DataError if several folders hold them, or if only some of them are there.
+    """
+    found: dict[Path, list[str]] = {}  # folder: the index files that it lacks
+    for root in {Path(os.path.realpath(root)) for root in roots}:
+        for folder, folders, files in os.walk(root):
+            if len(Path(folder).relative_to(root).parts) >= SEARCH_DEPTH:
+                folders.clear()
+            if not set(INDEX_FILES).isdisjoint(files):
+                found[Path(folder)] = [name for name in INDEX_FILES if name not in files]
+    complete = sorted(str(folder) for folder, lacking in found.items() if not lacking)
+    if len(complete) > 1:
+        complete = _some(complete, "folder", "folders")
+        raise DataError(f"The index files lie in {complete}: give the one to use as the data root.")
+    if complete:
+        return Path(complete[0])
+    for folder, lacking in found.items():
+        lacking = _some(lacking, "file", "files")
+        raise DataError(f"{folder} lacks {lacking}: put the four index files in one folder.")
+    return None
+
+
+def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
+    """Read one split from its two index files, with the image paths as written.
+
+    DataError on anything but a map of person ids to image paths and a list of pairs of these ids.
+    """
+    images, pairs = _read_json(Path(images_json)), _read_json(Path(pairs_json))
+    _check_images(images, images_json)
+    _check_pairs(pairs, pairs_json, images, images_json)
+
+    people = tuple(sorted(images))
+    families = _families(people, pairs)
+    family_of = {person: number for number, family in enumerate(families) for person in family}
+    return TwinIndex(
+        name=name,
+        people=people,
+        families=families,
+        paths=tuple(path for person in people for path in images[person]),
+        person_of=np.repeat(np.arange(len(people)), [len(images[person]) for person in people]),
+        family_of=np.array([family_of[person] for person in people]),
+    )
+
+
+def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIndex:
+    """Find each image of the index under `root`, whatever the folders above it are called today.
+
+    The file that shares the longest tail of path parts with the entry wins, person folder and name at least.
+    Missing images are listed and left out. DataError if two files match equally well, if two entries lead to
+    one file, or if more than `max_lost_share` (0 to 1) of the images are missing.
+    """
+    root = Path(os.path.abspath(root))
+    if not root.is_dir():
+        raise DataError(f"{index.name}: {root} is not a folder: give the one with the images as the data root.")
+    entries = [_parts(path) for path in index.paths]
+    places = _places(root, entries)
+
+    found: dict[int, str] = {}
+    for image, entry in enumerate(entries):
+        candidates = places.get(entry[-2:], [])
+        if len(candidates) > 1:
+            tails = [_common_tail(entry, _parts(place)) for place in candidates]
+            candidates = [candidates[n] for n, tail in enumerate(tails) if tail == max(tails)]
+        if len(candidates) > 1:
+            raise DataError(
+                f"{index.name}: image {str(index.paths[image])!r} matches {candidates[0]!r} and "
+                f"{candidates[1]!r} equally well: remove one, or give the folder above one as the data root."
+            )
+        if candidates:
+            found[image] = candidates[0]
+    if shared := [place for place, count in Counter(found.values()).items() if count > 1]:
+        shared = _some(shared, "file", "files")
+        raise DataError(f"{index.name}: several entries of the index lead to {shared}: keep one entry for each.")
+
+    missing = [str(index.paths[image]) for image in range(len(entries)) if image not in found]
+    print(f"{index.name}: {len(found):,} of {len(entries):,} images found under {root}")
+    if missing:
+        print(f"{index.name}: left out, not found: {_some(missing, 'image', 'images')}")
+    if len(missing) > max_lost_share * len(entries):
+        raise DataError(
+            f"{index.name}: {len(missing):,} of {len(entries):,} images not under {root}, above the share "
+            f"{max_lost_share:g} allowed, first {missing[0]!r}: attach them or give the folder above them."
+        )
+    kept = index.take(list(found))
+    return replace(kept, paths=tuple(Path(found[image]) for image in sorted(found)))
+
+
+def split_families(index: TwinIndex, validation_share: float, seed: int) -> tuple[TwinIndex, TwinIndex]:
+    """Split into training and validation by whole families, drawn with `seed`.
+
+    `validation_share` (0 to 1) is the share of twin families held out, at least one and never all. A family
+    of one stays in training: it has no co-twin to be mistaken for. DataError if a side would be left empty.
+    """
+    if not 0 < validation_share < 1:
+        raise ValueError(f"validation_share is {validation_share}: it takes a number between 0 and 1.")
+    twins = np.flatnonzero(np.bincount(index.family_of) > 1)
+    most = min(len(twins), len(index.families) - 1)
+    if most < 1:
+        raise DataError(
+            f"{index.name}: {len(index.families)} families, {len(twins)} with co-twins, are too few to "
+            "split: add one with co-twins to validate on, or another to train on."
+        )
+    count = min(max(round(validation_share * len(twins)), 1), most)
+    held_out = np.random.default_rng(seed).permutation(twins)[:count]
+    training = np.setdiff1d(np.arange(len(index.families)), held_out)
+    return index.select_families(training), replace(index.select_families(held_out), name="validation")
+
+
+def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
+    """DataError if a person or an image path stands in both splits."""
+    cure = "take them out of one of the two."
+    if people := sorted(set(a.people) & set(b.people)):
+        raise DataError(f"{a.name} and {b.name} share {_some(people, 'person', 'people')}: {cure}")
+    paths = {_parts(path) for path in a.paths}
+    if images := [str(path) for path in b.paths if _parts(path) in paths]:
+        raise DataError(f"{a.name} and {b.name} share {_some(images, 'image', 'images')}: {cure}")
+
+
+def _read_json(file: Path) -> object:
+    def unique(items: list[tuple[str, object]]) -> dict[str, object]:
+        for key, count in Counter(key for key, _ in items).items():
+            if count > 1:
+                raise DataError(f"{file}: key {key!r} stands {count} times: join its entries under one key.")
+        return dict(items)
+
+    try:
+        if text := file.read_bytes().decode("utf-8-sig").strip():
+            return json.loads(text, object_pairs_hook=unique)
+        fault = "the file is empty"
+    except DataError:
+        raise
+    except OSError as error:
+        fault = error.strerror
+    except UnicodeDecodeError as error:
+        fault = f"byte {error.start} is not UTF-8"
+    except (ValueError, RecursionError) as error:
+        fault = f"not JSON, {error}"
+    raise DataError(f"{file}: {fault}: download the index files again or give the folder that holds them.")
+
+
+def _check_images(images: object, file: Path) -> None:
+    if not isinstance(images, dict) or not images:
+        raise DataError(f"{file}: not a map of person ids to lists of image paths, or empty: write one.")
+    owner: dict[tuple[str, ...], str] = {}
+    for person, paths in images.items():
+        where = f"{file}: person {person!r}"
+        if not isinstance(paths, list):
+            raise DataError(f"{where} has {paths!r:.60} where a list of image paths belongs: write a list.")
+        if not paths:
+            raise DataError(f"{where} has no images: add some, or take the person out of both index files.")
+        for path in paths:
+            if not isinstance(path, str):
+                raise DataError(f"{where} has {path!r:.60} among the image paths: write a string.")
+            parts = _parts(path)
+            if ".." in parts:
+                raise DataError(f"{where}: image {path!r} has a part '..': write the path without it.")
+            if len(parts) < 2:
+                raise DataError(f"{where}: image {path!r} has no folder: write person folder/file name.")
+            if parts in owner:
+                also = "twice" if owner[parts] == person else f"under person {owner[parts]!r} too"
+                raise DataError(f"{where}: image {path!r} is listed {also}: keep it only once.")
+            owner[parts] = person
+
+
+def _check_pairs(pairs: object, file: Path, people: dict, images_json: Path) -> None:
+    if not isinstance(pairs, list) or not pairs:
+        raise DataError(f"{file}: not a list of pairs of person ids, or empty: write such a list.")
+    for number, pair in enumerate(pairs):
+        where = f"{file}: pair {number} is {pair!r:.60}"
+        if not isinstance(pair, list) or [type(person) for person in pair] != [str, str]:
+            raise DataError(f"{where}, not a list of two person ids: write them as two strings.")
+        for person in pair:
+            if person not in people:
+                raise DataError(f"{where}, but {images_json} lacks {person!r}: add the person or drop the pair.")
+        if pair[0] == pair[1]:
+            raise DataError(f"{where}, a person paired with themself: write the co-twin's id.")
+
+
+def _families(people: Sequence[str], pairs: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    family_of = {person: [person] for person in people}
+    for a, b in pairs:
+        if family_of[a] is not family_of[b]:
+            joined = family_of[a] + family_of[b]
+            family_of.update(dict.fromkeys(joined, joined))
+    return tuple(sorted({tuple(sorted(family)) for family in family_of.values()}))
+
+
+def _parts(path: str | Path) -> tuple[str, ...]:
+    # An index may come from Windows, so both separators part.
+    return tuple(part for part in str(path).replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, str], list[str]]:
+    """Where each (folder, file name) of the entries lies under `root`; no link is followed out of it."""
+    real_root = os.path.realpath(root)
+    wanted: dict[str, set[str]] = {}
+    for *_, folder, file in entries:
+        wanted.setdefault(folder, set()).add(file)
+    closed: list[OSError] = []
+    places: dict[tuple[str, str], list[str]] = {}
+    for folder, _, files in os.walk(root, onerror=closed.append):
+        name = os.path.basename(folder)
+        for file in wanted.get(name, set()).intersection(files):
+            place = os.path.join(folder, file)
+            if not os.path.islink(place) or Path(os.path.realpath(place)).is_relative_to(real_root):
+                places.setdefault((name, file), []).append(place)
+    if closed:
+        print(f"not searched: {_some([str(error.filename) for error in closed], 'folder', 'folders')}")
+    return {key: sorted(found) for key, found in places.items()}
+
+
+def _common_tail(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    same = [x == y for x, y in zip(reversed(a), reversed(b), strict=False)]
+    return [*same, False].index(False)
+
+
+def _some(items: Sequence[str], one: str, many: str) -> str:
+    """'3 images: a, b, c', or the first few and how many more."""
+    more = f" and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
+    return f"{len(items):,} {one if len(items) == 1 else many}: {', '.join(map(repr, items[:LISTED]))}{more}"

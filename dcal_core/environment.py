@@ -1,0 +1,119 @@
+"""Where a notebook runs: inputs, outputs, secrets, time left, and whether the GPU can be used."""
+
+import os
+import platform
+import socket
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
+STARTED = time.monotonic()
+SECRET_WAIT_S = 15
+
+
+def on_kaggle() -> bool:
+    """Whether this is a Kaggle notebook, by the variable that Kaggle's own code asks for."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
+def input_roots(data_root: str = "") -> list[Path]:
+    """Folders to search for data, weights and earlier runs: the one given, else Kaggle's inputs, else `data`."""
+    if data_root:
+        return [Path(data_root)]
+    return [root for root in (KAGGLE_INPUT, Path("data")) if root.is_dir()]
+
+
+def output_root() -> Path:
+    """The folder that is kept when the session ends."""
+    return KAGGLE_WORKING if on_kaggle() else Path("runs").resolve()
+
+
+def scratch_root() -> Path:
+    """The folder for what can be made again: drawn faces and decoded images; on Kaggle it is not part of the output."""
+    return Path(tempfile.gettempdir()) / "dcal" if on_kaggle() else output_root() / "scratch"
+
+
+def gpu_verdict() -> tuple[bool, str]:
+    """Whether the GPU can run a kernel, and a line that says so; a retired P100 is "available", yet its first kernel
+    fails."""
+    if not torch.cuda.is_available():
+        return False, "no GPU" + (": choose Settings > Accelerator > GPU T4 x2" if on_kaggle() else "")
+    name, (major, minor) = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
+    try:
+        torch.ones(8, device="cuda").add_(1).sum().item()
+    except RuntimeError as error:
+        built = ", ".join(torch.cuda.get_arch_list())
+        return False, (
+            f"{name} (sm_{major}{minor}) cannot run this PyTorch's kernels, built for {built} "
+            f"({str(error).splitlines()[0]}): choose GPU T4 x2, or install a cu126 build of PyTorch"
+        )
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return True, f"{torch.cuda.device_count()} x {name}, {memory:.0f} GiB, sm_{major}{minor}, runs kernels"
+
+
+def fit_precision(wanted: str) -> str:
+    """`auto` as what the hardware is fit for; a T4 claims bf16, but emulates it at a tenth of its fp16 speed."""
+    if wanted != "auto":
+        return wanted
+    if not gpu_verdict()[0]:
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(0) >= (8, 0) else "fp16"
+
+
+def banner(title: str) -> str:
+    """The first lines of a notebook's output: what it is and what it runs on."""
+    build = [Path(path).read_text().strip() for path in ("/etc/git_commit", "/etc/build_date") if Path(path).is_file()]
+    place = f"Kaggle image {' '.join(build) or 'of unknown build'}" if on_kaggle() else platform.platform(terse=True)
+    return f"{title}\n{place}, Python {platform.python_version()}, torch {torch.__version__}\n{gpu_verdict()[1]}"
+
+
+def secret(name: str) -> str | None:
+    """A secret from the environment or from Kaggle's Add-ons > Secrets, or None; never waits longer than a few
+    seconds."""
+    if os.environ.get(name):
+        return os.environ[name]
+    if not on_kaggle():
+        return None
+
+    def ask():
+        from kaggle_secrets import UserSecretsClient
+
+        return UserSecretsClient().get_secret(name)
+
+    asking = ThreadPoolExecutor(1)
+    try:
+        return asking.submit(ask).result(timeout=SECRET_WAIT_S)
+    except Exception as error:  # five unrelated types, by what is missing: secret, token, network; none may end a run
+        print(f"The Kaggle secret {name} is not to be had ({type(error).__name__}): add it under Add-ons > Secrets.")
+        return None
+    finally:
+        asking.shutdown(wait=False)
+
+
+def reachable(host: str, port: int, wait_s: float = 5.0) -> bool:
+    """Whether a server takes a connection."""
+    try:
+        socket.create_connection((host, port), timeout=wait_s).close()
+    except OSError:
+        return False
+    return True
+
+
+class TimeBudget:
+    """The wall time a session may use, counted from its start; `reserve_s` is kept for a last validation and save."""
+
+    def __init__(self, hours: float, started: float = STARTED):
+        self.end = started + hours * 3600
+        self.reserve_s = 0.0
+
+    def need(self, seconds: float) -> None:
+        """Remember how long validating and saving took: half as much again is kept in reserve."""
+        self.reserve_s = max(self.reserve_s, 1.5 * seconds)
+
+    def used_up(self) -> bool:
+        """Whether only the reserve is left."""
+        return time.monotonic() > self.end - self.reserve_s

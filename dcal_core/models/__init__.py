@@ -1,0 +1,1 @@
+"""Models: `encode(images) -> Features`, `compare(a, b) -> scores`."""

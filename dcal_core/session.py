@@ -1,0 +1,70 @@
+"""How every notebook begins: parameters read and checked, the machine described, the run's folder found."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from dcal_core.config import FIELDS, Config, ConfigError, check, load, read_values
+from dcal_core.data.twins import find_indexes
+from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
+from dcal_core.training.checkpoints import find_trained
+
+
+@dataclass(frozen=True)
+class Session:
+    """A notebook's parameters, the folder of its run, and the trained model's folder where the notebook needs one."""
+
+    config: Config
+    folder: Path
+    trained: Path | None = None
+
+    def show(self, figure: Figure, name: str) -> None:
+        """Keep a figure as PNG in the run's folder, and draw that file below the cell."""
+        from IPython.display import Image, display  # only notebooks have it
+
+        path = self.folder / "figures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+        display(Image(filename=path))
+
+
+def choose_preset(preset: str, data_root: str) -> str:
+    """`auto` as the preset for what is there: ViT-B on real data with a GPU, else the small model of the demo."""
+    if preset != "auto":
+        return preset
+    return "kaggle_t4x2" if gpu_verdict()[0] and find_indexes(input_roots(data_root)) else "demo"
+
+
+def begin_training(title: str, given: dict, params_dir: Path) -> Session:
+    """Describe the machine and read the parameters of a run to train; raises ConfigError."""
+    preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
+    config = load(preset, params_dir, given)
+    print(banner(title))
+    print(f"Preset {preset}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
+    return Session(config, run_folder(config, preset))
+
+
+def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
+    """Describe the machine and find a trained run, whose parameters hold except for those that cannot change weights.
+    Describe the machine and find a trained run, whose parameters hold except for those that cannot change weights."""
+    preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
+    folder = run_folder(load(preset, params_dir, given), preset)
+    trained = find_trained(folder, input_roots())
+    saved = json.loads((trained.parents[1] / "config.json").read_text())
+    saved = {name: value for name, value in saved.items() if name in FIELDS}
+    given = read_values(given, "the given parameters")
+    for name, value in given.items():
+        if FIELDS[name].metadata["result"] and value != saved[name]:
+            raise ConfigError(
+                f"{name}={value!r}: the model in {trained} was trained with {saved[name]!r}; leave it out."
+            )
+    print(banner(title))
+    print(f"Model {trained}")
+    return Session(check(Config(**saved | given)), folder, trained)
+
+
+def run_folder(config: Config, preset: str) -> Path:
+    """The folder of a run: the one given, else one named after the preset among the outputs."""
+    return Path(config.run_dir).resolve() if config.run_dir else output_root() / preset

@@ -1,0 +1,180 @@
+"""A run's folder: its checkpoints, its figures and how to find and go on with it.
+
+    <run>/config.json           every parameter, with the fingerprint of those that can change the weights
+    <run>/metrics.jsonl         a line for every logged step and every validation
+    <run>/checkpoints/last/     model, losses, optimiser and progress: enough to go on
+    <run>/checkpoints/best/     the model with the lowest validation EER
+    <run>/checkpoints/epoch_5/  the model every few epochs
+
+Every folder is written under another name and then renamed, so that an interruption leaves the one before it whole.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dcal_core.config import Config, ConfigError
+from dcal_core.models.build import save_model
+
+
+@dataclass
+class Progress:
+    """Where a run stands: batches done, best validation EER so far, seconds of training, and whether it is finished."""
+
+    batch: int = 0
+    best_eer: float = float("inf")
+    seconds: float = 0.0
+    tracker_run: str = ""
+    finished: bool = False
+
+
+class Run:
+    """One run's folder: writes checkpoints and figures into it, and restores training from it."""
+
+    def __init__(self, folder: Path, config: Config, architecture: dict):
+        self.folder, self.config, self.architecture = Path(folder), config, architecture
+        self.metrics = self.folder / "metrics.jsonl"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        described = {"fingerprint": config.fingerprint()} | config.as_dict()
+        (self.folder / "config.json").write_text(json.dumps(described, indent=1))
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def log(self, **figures) -> None:
+        """Append a line of figures to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(figures) + "\n")
+
+    def save_model(self, name: str, model: nn.Module, **facts) -> None:
+        """Keep the model under a name, with facts such as its epoch and validation EER."""
+        with replaced_folder(self.checkpoints / name) as folder:
+            save_model(folder, model, self.architecture)
+            (folder / "facts.json").write_text(json.dumps(facts))
+
+    def save_last(self, model: nn.Module, objective: nn.Module, optimizer, scaler, progress: Progress) -> None:
+        """Keep all that going on needs."""
+        with replaced_folder(self.checkpoints / "last") as folder:
+            save_model(folder, model, self.architecture)
+            save_file(objective.state_dict(), folder / "objective.safetensors")
+            state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
+            torch.save(state, folder / "optimizer.pt")
+            facts = {"fingerprint": self.config.fingerprint()} | dataclasses.asdict(progress)
+            (folder / "progress.json").write_text(json.dumps(facts))
+
+    def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler) -> Progress:
+        """Put the last checkpoint into the given objects and drop the figures logged after it; a new run starts at 0.
+        Put the last checkpoint into the given objects and drop the figures logged after it; a new run starts at 0."""
+        last = self.checkpoints / "last"
+        if not last.is_dir():
+            return Progress()
+        facts = json.loads((last / "progress.json").read_text())
+        facts.pop("fingerprint")
+        progress = Progress(**facts)
+        model.load_state_dict(load_file(last / "model.safetensors"))
+        objective.load_state_dict(load_file(last / "objective.safetensors"))
+        state = torch.load(last / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        if scaler and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
+        lines = [line for line in self.metrics.read_text().splitlines() if json.loads(line)["batch"] <= progress.batch]
+        self.metrics.write_text("".join(line + "\n" for line in lines))
+        return progress
+
+    def history(self) -> list[dict]:
+        """All figures logged so far."""
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.is_file() else []
+
+
+class replaced_folder:
+    """A context that fills a folder beside the given one and, if nothing failed, puts it in its place."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.new, self.old = (folder.with_name(folder.name + end) for end in ("", ".new", ".old"))
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.new, ignore_errors=True)
+        self.new.mkdir(parents=True)
+        return self.new
+
+    def __exit__(self, failure, *_):
+        if failure:
+            return
+        shutil.rmtree(self.old, ignore_errors=True)
+        if self.folder.exists():
+            os.replace(self.folder, self.old)
+        os.replace(self.new, self.folder)
+        shutil.rmtree(self.old, ignore_errors=True)
+
+
+def open_run(folder: Path, config: Config, architecture: dict, input_roots: list[Path]) -> Run:
+    """The run to train in: the one in `folder`, or an attached one that is further, or a new one; raises ConfigError.
+
+    With resume=false an earlier run in the folder is moved aside, never deleted. One whose decisive parameters differ
+    is never continued.
+    """
+    folder = Path(folder)
+    own = read_progress(folder)
+    if not config.resume:
+        if folder.is_dir() and any(folder.iterdir()):
+            aside = next(p for n in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.old{n}")).exists())
+            folder.rename(aside)
+            print(f"Fresh start; the run that was in {folder} is now in {aside}.")
+        return Run(folder, config, architecture)
+    if own and own["fingerprint"] != config.fingerprint():
+        raise ConfigError(
+            f"the run in {folder} was trained with other parameters ({differences(folder, config)}): give those again "
+            "to go on, resume=false to start fresh (the old run is moved aside), or another run_dir."
+        )
+    attached = [(p["batch"], run) for run, p in attached_runs(input_roots) if p["fingerprint"] == config.fingerprint()]
+    if attached and max(attached)[0] > (own["batch"] if own else -1):
+        batch, source = max(attached)
+        print(f"Going on from the attached run {source}, {batch} batches done.")
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    elif own:
+        print(f"Going on from {folder}, {own['batch']} batches done.")
+    else:
+        print(f"No earlier run in {folder} or attached: starting fresh.")
+    return Run(folder, config, architecture)
+
+
+def read_progress(folder: Path) -> dict | None:
+    """The progress of the run in a folder, or None where there is none; finishes a replacement that was cut short."""
+    last = Path(folder) / "checkpoints" / "last"
+    old = last.with_name("last.old")
+    if old.is_dir() and not last.exists():
+        os.replace(old, last)
+    file = last / "progress.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def attached_runs(input_roots: list[Path]) -> list[tuple[Path, dict]]:
+    """Runs below the inputs, such as the output of an earlier notebook version, each with its progress."""
+    files = [file for root in input_roots for file in sorted(Path(root).glob("**/checkpoints/last/progress.json"))]
+    return [(file.parents[2], json.loads(file.read_text())) for file in files]
+
+
+def differences(folder: Path, config: Config) -> str:
+    """The decisive parameters in which the run in a folder differs from the config, in words."""
+    before, now = json.loads((folder / "config.json").read_text()), config.as_dict()
+    decisive = [f.name for f in dataclasses.fields(Config) if f.metadata["result"]]
+    return ", ".join(f"{n}: {before.get(n)!r} then, {now[n]!r} now" for n in decisive if before.get(n) != now[n])
+
+
+def find_trained(folder: Path, input_roots: list[Path]) -> Path:
+    """The folder of the best model of this run, or of the one attached run; raises ConfigError."""
+    for run in [Path(folder), *(run for run, _ in attached_runs(input_roots))]:
+        if (run / "checkpoints" / "best" / "model.json").is_file():
+            return run / "checkpoints" / "best"
+    raise ConfigError(
+        f"no trained model in {folder} and none attached: run train.ipynb first, attach its output (Add Input > "
+        "Notebook Output), or give run_dir."
+    )

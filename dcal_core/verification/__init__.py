@@ -1,0 +1,1 @@
+"""Verification protocol, metrics and report."""

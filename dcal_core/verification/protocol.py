@@ -1,0 +1,106 @@
+"""Which images are compared, and how: every same-person pair and every co-twin pair of an index.
+
+Unrelated people are never pooled in: against them every system looks good, and that says nothing about twins.
+Letters: N images, P pairs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dcal_core.data.twins import TwinIndex
+from dcal_core.models.features import Features
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """P comparisons: image indices a < b, whether they show one person, index of their family, each [P]."""
+
+    a: np.ndarray
+    b: np.ndarray
+    genuine: np.ndarray
+    family: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
+def twin_pairs(index: TwinIndex) -> Pairs:
+    """Return all genuine and all co-twin pairs, each once: every pair of images within a family."""
+    family_of_image = index.family_of[index.person_of]  # [N]
+    a, b, family = [], [], []
+    for number in range(len(index.families)):
+        images = np.flatnonzero(family_of_image == number)
+        first, second = np.triu_indices(len(images), k=1)
+        a.append(images[first])
+        b.append(images[second])
+        family.append(np.full(len(first), number))
+    a, b, family = (np.concatenate([np.empty(0, dtype=np.int64), *column]) for column in (a, b, family))
+    return Pairs(a, b, index.person_of[a] == index.person_of[b], family)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module gets its own mode back, frozen parts too."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def encode_images(model, store, batch_size: int, device="cpu", progress=True) -> Features:
+    """Encode every image of the store once, in order, and return the features on the CPU.
+
+    model: on `device` already; store: an `ImageStore`, `batch(indices) -> uint8 [B, 3, S, S]`.
+    """
+    if len(store.images) == 0:
+        raise ValueError("the store holds no images")
+    starts = range(0, len(store.images), batch_size)
+    with _evaluating(model):
+        batches = (np.arange(start, min(start + batch_size, len(store.images))) for start in starts)
+        batches = tqdm(batches, "encode", len(starts), unit="batch", mininterval=2, disable=not progress)
+        return Features.cat(model.encode(store.batch(batch).to(device)).to("cpu") for batch in batches)
+
+
+def score_pairs(model, features: Features, pairs: Pairs, block=64, device="cpu") -> np.ndarray:
+    """Return the score of each pair, [P] float64, higher = more alike.
+
+    Families are compared one at a time, in squares of at most `block` x `block` images to bound the memory of
+    models that compare feature maps; a square without a wanted pair is skipped. model: on `device` already.
+    """
+    if len(pairs) and (last := max(pairs.a.max(), pairs.b.max())) >= len(features):
+        raise ValueError(f"the pairs name image {last}, but only {len(features)} images were encoded")
+    scores = np.empty(len(pairs))
+    with _evaluating(model):
+        for wanted in _squares(pairs, block):
+            rows, row = np.unique(pairs.a[wanted], return_inverse=True)
+            columns, column = np.unique(pairs.b[wanted], return_inverse=True)
+            left, right = (features[torch.from_numpy(images)].to(device) for images in (rows, columns))
+            square = model.compare(left, right).float().cpu().numpy()  # [rows, columns]
+            scores[wanted] = square[row, column]
+    return scores
+
+
+def _squares(pairs: Pairs, block: int) -> Iterator[np.ndarray]:
+    """Yield positions of pairs that one comparison of at most `block` x `block` images answers."""
+    if block < 1:
+        raise ValueError(f"block must be at least 1 image, got {block}")
+    for members in _groups(pairs.family):
+        tiles = [np.unique(side[members], return_inverse=True)[1] // block for side in (pairs.a, pairs.b)]
+        for tile in _groups(tiles[0] * (tiles[1].max() + 1) + tiles[1]):
+            yield members[tile]
+
+
+def _groups(labels: np.ndarray) -> list[np.ndarray]:
+    """Positions of each distinct label."""
+    _, sizes = np.unique(labels, return_counts=True)
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1]) if len(labels) else []

@@ -1,0 +1,101 @@
+# %% [markdown]
+# # Train a twin verifier
+#
+# Given two nearly identical face images: one person, or two identical twins? This notebook trains a model that answers,
+# **Dual Cross-Attention Learning** (DCAL, CVPR 2022) on a vision transformer, and leaves a checkpoint that
+# `evaluate.ipynb` and `attention.ipynb` take up.
+#
+# On Kaggle: choose *Settings > Accelerator > GPU T4 x2*, attach the ND-TWINS dataset, switch the internet on (or attach
+# the backbone's weights), then *Run All*. With no data attached it trains a small model on drawn twins, in minutes and
+# on a CPU, and marks every result SYNTHETIC.
+
+# %%
+_known = set(globals())
+
+# %% [markdown]
+# ## Parameters
+# Values here, or given by `papermill -p name value`, win over the preset. **Every** parameter of `dcal_core/config.py`
+# may be added to this cell (`epochs = 3`) or given with `-p`, whether it stands here or not.
+
+# %% tags=["parameters"]
+preset = "auto"  # auto, demo, kaggle_t4x2, kaggle_p100, local_2080ti
+resume = True  # go on from the newest checkpoint; False: move the old run aside and start fresh
+seed = 0  # of the split, the initialisation and the batches
+data_root = ""  # folder with the index files; empty: search the attached inputs
+run_dir = ""  # folder of this run; empty: named after the preset
+
+# %%
+given = {name: value for name, value in globals().items() if name not in _known and not name.startswith("_")}
+
+# %%
+# <embed dcal_core>
+
+# %% [markdown]
+# ## Where this runs
+
+# %%
+from dcal_core.session import begin_training
+
+session = begin_training("Train a twin verifier", given, PARAMS_DIR)
+
+# %% [markdown]
+# ## The twins
+# People are grouped into *families*, the co-twins together. A share of the families is held out for validation, so that
+# no face, and no face of a co-twin, is both trained on and validated on.
+
+# %%
+from dcal_core.data.splits import open_data
+
+data = open_data(session.config, ("train", "validation"))
+for name, split in data.splits.items():
+    index = split.index
+    print(f"{name}: {len(index.families)} families, {len(index.people)} people, {len(index.paths):,} images")
+
+# %% [markdown]
+# Each row below is one family: some images of one sibling, then of the other. Look for what stays the same within a
+# person and differs between the two; light, pose and expression are no help.
+
+# %%
+from dcal_core.figures import draw_families
+
+session.show(draw_families(data["train"].index, data["train"].images, data.label), "families")
+
+# %% [markdown]
+# ## Training
+# A batch holds some families, two siblings each, several images of each person. Three branches learn from it:
+# self-attention (SA) sees the whole face; global-local cross-attention (GLCA) looks again at the patches that attention
+# rollout ranks highest; pair-wise cross-attention (PWCA, in training only) lets another person's image distract the
+# network. Each branch must name the person among all (margin softmax) and tell the person from the co-twin.
+#
+# After every epoch the held-out families are verified. Their equal error rate (EER) chooses the best checkpoint. When
+# the time budget is used up the run saves and ends cleanly; the next session goes on from there.
+
+# %%
+from dcal_core.recipes import train_run
+
+run, progress = train_run(session.config, session.folder, data)
+
+# %%
+import sys
+
+if not progress.finished:
+    print(f"Time budget used up after {progress.batch} batches; everything is saved in {run.checkpoints}.")
+    print("To go on, run this notebook again with this output attached (Add Input > Notebook Output), resume = True.")
+    sys.exit(0)
+
+# %% [markdown]
+# ## Curves
+# Left: the losses should fall and level off; their sum, weighted by learnt uncertainties, may be negative. Right: the
+# validation EER; where it rises again while the losses fall, the network learns its training families by heart.
+
+# %%
+from dcal_core.figures import draw_curves
+
+session.show(draw_curves(run.history(), data.label), "curves")
+print(f"Best validation EER {progress.best_eer:.1%} ({data.label}), after {progress.seconds / 60:.1f} min of training")
+print(f"Model: {run.checkpoints / 'best'}")
+
+# %% [markdown]
+# ## Next
+# `evaluate.ipynb` verifies unseen families with this model and writes the report; `attention.ipynb` shows where it
+# looks. On Kaggle, attach this notebook's output to them (*Add Input > Notebook Output*).

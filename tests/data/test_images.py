@@ -1,0 +1,352 @@
+import io
+import os
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcal_core.data import images as module
+from dcal_core.data.images import Augmentation, Unreadable, decode, open_images
+from dcal_core.data.twins import DataError
+
+SIZE = 16
+OFF = dict(rotation_deg=0, shift=0, scale=0, brightness=0, contrast=0, flip_prob=0, erase_prob=0)
+STRONG = dict(rotation_deg=30, shift=0.1, scale=0.2, brightness=0.4, contrast=0.4, flip_prob=0.5, erase_prob=0.5)
+
+
+def picture(seed: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
+    """A smooth random RGB picture."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """Ten readable images, the last one a larger JPEG."""
+    paths = [tmp_path / "faces" / f"{number}.png" for number in range(9)] + [tmp_path / "faces" / "9.jpg"]
+    paths[0].parent.mkdir()
+    for number, path in enumerate(paths[:9]):
+        path.write_bytes(encoded(picture(number)))
+    paths[9].write_bytes(encoded(picture(9, 24, 24), "JPEG"))
+    return paths
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def forbid_decoding(monkeypatch) -> None:
+    def refuse(data, size):
+        raise AssertionError("decoded although the map exists")
+
+    monkeypatch.setattr(module, "decode", refuse)
+
+
+def test_batch_equals_pillow(faces, cache):
+    store = open_images(faces, SIZE, cache, max_lost_share=0.0)
+    assert store.images.shape == (10, 3, SIZE, SIZE) and store.images.dtype == np.uint8
+    assert isinstance(store.images, np.memmap)
+    assert store.kept.tolist() == list(range(10)) and store.rejected == []
+
+    batch = store.batch([9, 2, 2])
+    assert batch.dtype == torch.uint8 and batch.is_contiguous()
+    with Image.open(faces[9]) as image:
+        resized = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    for got, expected in zip(batch.numpy(), [resized, picture(2), picture(2)], strict=True):
+        np.testing.assert_array_equal(got, pixels(expected))
+    for indices in (np.array([9, 2, 2]), torch.tensor([9, 2, 2])):
+        assert torch.equal(store.batch(indices), batch)
+    assert store.batch([]).shape == (0, 3, SIZE, SIZE)
+
+
+def test_batch_is_a_copy(faces, cache):
+    store = open_images(faces, SIZE, cache, max_lost_share=0.0)
+    store.batch([0]).zero_()
+    np.testing.assert_array_equal(store.images[0], pixels(picture(0)))
+    with pytest.raises(ValueError, match="read-only"):
+        store.images[0] = 0
+
+
+def test_more_images_than_one_chunk_stay_in_order(faces, cache, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 3)
+    store = open_images(faces, SIZE, cache, max_lost_share=0.0, workers=4)
+    for number in range(9):
+        np.testing.assert_array_equal(store.images[number], pixels(picture(number)))
+
+
+def test_unchanged_files_are_not_decoded_again_even_when_moved(faces, cache, tmp_path, monkeypatch):
+    first = open_images(faces, SIZE, cache, max_lost_share=0.0)
+    forbid_decoding(monkeypatch)
+    again = open_images(faces, SIZE, cache, max_lost_share=0.0)
+    np.testing.assert_array_equal(first.images, again.images)
+    os.rename(tmp_path / "faces", tmp_path / "moved")
+    moved = [tmp_path / "moved" / path.name for path in faces]
+    np.testing.assert_array_equal(first.images, open_images(moved, SIZE, cache, max_lost_share=0.0).images)
+
+
+def test_content_size_and_order_give_another_map(faces, cache):
+    first = open_images(faces, SIZE, cache, max_lost_share=0.0).images.filename
+    names = {first, open_images(faces, 8, cache, max_lost_share=0.0).images.filename}
+    names.add(open_images(faces[::-1], SIZE, cache, max_lost_share=0.0).images.filename)
+    faces[3].write_bytes(encoded(picture(33)))
+    changed = open_images(faces, SIZE, cache, max_lost_share=0.0)
+    np.testing.assert_array_equal(changed.images[3], pixels(picture(33)))
+    assert len(names | {changed.images.filename}) == 4
+
+
+def test_nothing_is_left_half_written(faces, cache, monkeypatch):
+    open_images(faces, SIZE, cache, max_lost_share=0.0)
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
+
+    def interrupted(data, size):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_images(faces, 8, cache, max_lost_share=0.0)
+    assert len(list(cache.iterdir())) == 2
+
+
+def cut_short(file):
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def too_long(file):
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+def no_header(file):
+    file.write_bytes(b"\0" * file.stat().st_size)
+
+
+def emptied(file):
+    file.write_bytes(b"")
+
+
+def no_listing(file):
+    file.with_suffix(".json").unlink()
+
+
+def broken_listing(file):
+    file.with_suffix(".json").write_text("[1")
+
+
+def other_listing(file):
+    file.with_suffix(".json").write_text('{"0": "gone"}')
+
+
+@pytest.mark.parametrize("damage", [cut_short, too_long, no_header, emptied, no_listing, broken_listing, other_listing])
+def test_damaged_map_is_made_anew(faces, cache, capsys, damage):
+    expected = np.array(open_images(faces, SIZE, cache, max_lost_share=0.0).images)
+    (file,) = cache.glob("*.npy")
+    damage(file)
+    np.testing.assert_array_equal(open_images(faces, SIZE, cache, max_lost_share=0.0).images, expected)
+    assert "damaged and is made anew" in capsys.readouterr().out
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    data = bytearray(encoded(picture(0)))
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def bad_images() -> dict[str, tuple[bytes, str]]:
+    jpeg, png = encoded(picture(0, 64, 64), "JPEG"), encoded(picture(0, 64, 64))
+    return {
+        "empty": (b"", "the file is empty"),
+        "text": (b"404 not found", "not an image"),
+        "truncated JPEG": (jpeg[: len(jpeg) * 3 // 4], "cannot be decoded: image file is truncated"),
+        "truncated PNG": (png[: len(png) // 2], "cannot be decoded: "),
+        "header alone": (png[:20], "not an image|cannot be decoded"),
+        "corrupt PNG": (png[:60] + b"\xff" * 40 + png[100:], "cannot be decoded: "),
+        "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        "bomb": (png_that_claims(9_000, 9_000), "9000 x 9000 pixels, more than 64,000,000"),
+        "large bomb": (png_that_claims(60_000, 60_000), "decompression bomb"),
+        "floating point": (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+        "32-bit grey": (encoded(Image.new("I", (4, 4), 70_000), "TIFF"), "beyond 16 bits"),
+    }
+
+
+BAD_IMAGES = bad_images()
+
+
+@pytest.mark.parametrize("data, reason", BAD_IMAGES.values(), ids=BAD_IMAGES.keys())
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_bad_image_is_named_with_its_reason(data, reason):
+    with pytest.raises(Unreadable, match=reason):
+        decode(data, SIZE)
+
+
+def test_rejected_images_are_listed_left_out_and_remembered(faces, cache, capsys, monkeypatch):
+    faces[1].write_bytes(b"")
+    faces[4].write_text("no image")
+    faces[6].unlink()
+    for _ in range(2):  # decoded, then mapped
+        store = open_images(faces, SIZE, cache, max_lost_share=0.3)
+        assert store.kept.tolist() == [0, 2, 3, 5, 7, 8, 9]
+        assert store.images.shape[0] == 7
+        np.testing.assert_array_equal(store.images[3], pixels(picture(5)))
+        assert [path for path, _ in store.rejected] == [faces[1], faces[4], faces[6]]
+        reasons = [reason for _, reason in store.rejected]
+        assert reasons[0] == "the file is empty" and reasons[2].startswith("cannot be read: No such file")
+        printed = capsys.readouterr().out
+        assert "3 of 10 images cannot be decoded and are left out, first " in printed
+        assert f"{faces[4]} (not an image" in printed
+        forbid_decoding(monkeypatch)
+
+
+def test_too_many_rejected_images_stop_the_run(faces, cache):
+    for path in faces[:3]:
+        path.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"3 of 10 images .* allowed share of 0\.2: replace.*0\.png \(the file"):
+            open_images(faces, SIZE, cache, max_lost_share=0.2)
+    with pytest.raises(DataError, match="3 of 3 images"):
+        open_images(faces[:3], SIZE, cache, max_lost_share=1.0)
+
+
+def test_no_images_and_no_room_are_refused(faces, cache, monkeypatch):
+    with pytest.raises(DataError, match="no images to open: give"):
+        open_images([], SIZE, cache, max_lost_share=0.0)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    with pytest.raises(DataError, match=r"cache has 0\.0 GB free.*free some"):
+        open_images(faces, SIZE, cache, max_lost_share=0.0)
+
+
+def test_image_that_changes_while_it_is_read_stops_the_run(faces, cache, monkeypatch):
+    monkeypatch.setattr(module, "_digest", lambda path: "0" * 64)
+    with pytest.raises(DataError, match=r"0\.png changed while it was read: run again"):
+        open_images(faces, SIZE, cache, max_lost_share=1.0)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "RGBA", "P", "CMYK", "YCbCr"])
+def test_other_colour_modes_become_rgb(mode):
+    image = picture(0).convert(mode)
+    data = encoded(image, "JPEG" if mode in ("CMYK", "YCbCr") else "PNG")
+    with Image.open(io.BytesIO(data)) as stored:
+        expected = pixels(stored)
+    np.testing.assert_array_equal(decode(data, SIZE), expected)
+    true = pixels(image).astype(int)
+    assert np.abs(expected - true).mean() < 12
+
+
+def test_16_bit_grey_is_scaled_not_clipped():
+    grey = np.linspace(0, 65535, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    for kind in ("PNG", "TIFF"):
+        decoded = decode(encoded(Image.fromarray(grey), kind), SIZE)
+        np.testing.assert_array_equal(decoded, np.broadcast_to(grey >> 8, (3, SIZE, SIZE)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = picture(0).transpose(turn[orientation]) if orientation in turn else picture(0)
+    np.testing.assert_array_equal(decode(encoded(picture(0), exif=exif), SIZE), pixels(upright))
+
+
+def test_large_and_oblong_images_are_resized_whole():
+    for image in (picture(0, 400, 400), picture(0, 90, 30)):
+        expected = pixels(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)).astype(int)
+        np.testing.assert_array_equal(decode(encoded(image), SIZE), expected)
+        drafted = decode(encoded(image, "JPEG", quality=95, subsampling=0), SIZE)
+        assert np.abs(drafted - expected).max() < 16
+
+
+def test_store_is_sent_to_other_processes_by_name(faces, cache):
+    store = open_images(faces, 64, cache, max_lost_share=0.0)
+    sent = pickle.dumps(store)
+    assert len(sent) < store.images[0].nbytes
+    received = pickle.loads(sent)
+    assert isinstance(received.images, np.memmap)
+    assert torch.equal(received.batch([3, 1]), store.batch([3, 1]))
+
+
+@pytest.fixture
+def batch():
+    return torch.stack([torch.tensor(pixels(picture(number))) for number in range(12)]) / 255
+
+
+def test_augmentation_is_a_pure_function_of_images_and_seed(batch):
+    augment, before = Augmentation(**STRONG), batch.clone()
+    torch.manual_seed(1)
+    first = augment(batch, seed=7)
+    torch.manual_seed(2)
+    torch.rand(5)
+    assert torch.equal(augment(batch, seed=7), first)
+    assert not torch.equal(augment(batch, seed=8), first)
+    assert torch.equal(batch, before)
+    assert first.shape == batch.shape and first.dtype == batch.dtype
+    assert first.min() >= 0 and first.max() <= 1
+
+
+def test_augmentation_leaves_the_global_generators_alone(batch):
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    Augmentation(**STRONG)(batch, seed=7)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+
+
+def test_all_zero_is_the_identity(batch):
+    assert torch.equal(Augmentation(**OFF)(batch, seed=0), batch)
+
+
+def test_flips_follow_their_probability(batch):
+    mirrored = batch.flip(-1)
+    assert torch.equal(Augmentation(**OFF | {"flip_prob": 1})(batch, seed=0), mirrored)
+    never = Augmentation(**OFF | {"flip_prob": 0, "brightness": 1e-6})
+    sometimes = Augmentation(**OFF | {"flip_prob": 0.5})
+    flipped = 0
+    for seed in range(20):
+        assert torch.allclose(never(batch, seed), batch, atol=1e-4)
+        for image, original, mirror in zip(sometimes(batch, seed), batch, mirrored, strict=True):
+            assert torch.equal(image, original) or torch.equal(image, mirror)
+            flipped += torch.equal(image, mirror)
+    assert 0.3 < flipped / (20 * len(batch)) < 0.7
+
+
+@pytest.mark.parametrize("name, value", [*STRONG.items()])
+def test_each_parameter_has_an_effect(batch, name, value):
+    assert not torch.allclose(Augmentation(**OFF | {name: value})(batch, seed=3), batch, atol=1e-3)
+
+
+def test_groups_share_a_draw_and_are_cut_independently_of_the_order():
+    same = torch.full((16, 3, 4, 4), 0.5)  # one image 16 times: equal results are equal draws
+    augment = Augmentation(**OFF | {"brightness": 0.5}, groups=4)
+    groupings = []
+    for seed in range(5):
+        levels = augment(same, seed)[:, 0, 0, 0].tolist()
+        assert sorted(levels.count(level) for level in set(levels)) == [4, 4, 4, 4]
+        groupings.append(tuple(levels.index(level) for level in levels))
+    assert len(set(groupings)) == 5
+    neighbours = tuple(number // 4 * 4 for number in range(16))
+    assert neighbours not in groupings
+
+
+def test_fewer_images_than_groups(batch):
+    assert Augmentation(**STRONG, groups=8)(batch[:3], seed=0).shape == batch[:3].shape
