@@ -34,15 +34,16 @@ def draw_curves(history: list[dict], label: str) -> Figure:
             line = [(s["epoch"], s[f"{branch}/{kind}"]) for s in steps if f"{branch}/{kind}" in s]
             if line:
                 losses.plot(*zip(*line, strict=True), style, color=colour, label=f"{branch.upper()} {kind}")
-    losses.set(title=f"Training losses ({label})", xlabel="epoch", ylabel="loss", yscale="log")
-    losses.legend(fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.45))
+    losses.set(title=f"Training losses ({label})", xlabel="epoch", ylabel="loss")
+    losses.legend(fontsize=9, ncols=3, loc="upper right")
     validated = [(line["epoch"], 100 * line["validation/eer"]) for line in history if "validation/eer" in line]
     if validated:
         errors.plot(*zip(*validated, strict=True), "o-", color=COLOURS[0], markersize=4)
         epoch, best = min(validated, key=lambda point: point[1])
-        errors.annotate(f"best {best:.1f} %", (epoch, best), xytext=(0, 12), textcoords="offset points", ha="center")
+        errors.plot(epoch, best, "o", color=COLOURS[1], label=f"best: {best:.1f} %, epoch {epoch:g}")
+        errors.legend(fontsize=9, loc="upper right")
     errors.set(title=f"Validation on held-out families ({label})", xlabel="epoch", ylabel="EER (%)")
-    errors.set_ylim(bottom=0)
+    errors.set_ylim(0, 60)
     for axes in (losses, errors):
         axes.grid(alpha=0.25)
     return figure

@@ -47,8 +47,7 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
 
 
 def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
-    """Describe the machine and find a trained run, whose parameters hold except for those that cannot change weights.
-    Describe the machine and find a trained run, whose parameters hold except for those that cannot change weights."""
+    """Describe the machine and find a trained run, whose parameters hold where they decide the weights."""
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     folder = run_folder(load(preset, params_dir, given), preset)
     trained = find_trained(folder, input_roots())
@@ -56,7 +55,7 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
     saved = {name: value for name, value in saved.items() if name in FIELDS}
     given = read_values(given, "the given parameters")
     for name, value in given.items():
-        if FIELDS[name].metadata["result"] and value != saved[name]:
+        if FIELDS[name].metadata["result"] and value != saved.get(name, value):
             raise ConfigError(
                 f"{name}={value!r}: the model in {trained} was trained with {saved[name]!r}; leave it out."
             )

@@ -10,8 +10,8 @@
 # Only the last one is about the difference between two faces. Rollout is shown as what it is: the selector of GLCA.
 # No map proves that the model is right.
 
-# %%
-_known = set(globals())
+# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
+_known = set(globals())  # so that the cell after the parameters can tell which names are new
 
 # %% [markdown]
 # ## Parameters
@@ -21,7 +21,7 @@ preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses h
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of the trained run; empty: named after the preset, else the attached one
 
-# %%
+# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 given = {name: value for name, value in globals().items() if name not in _known and not name.startswith("_")}
 
 # %%

@@ -8,8 +8,8 @@
 #
 # It takes up the model that `train.ipynb` left, in the same place or attached as its output.
 
-# %%
-_known = set(globals())
+# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
+_known = set(globals())  # so that the cell after the parameters can tell which names are new
 
 # %% [markdown]
 # ## Parameters
@@ -19,7 +19,7 @@ preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses h
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of the trained run; empty: named after the preset, else the attached one
 
-# %%
+# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 given = {name: value for name, value in globals().items() if name not in _known and not name.startswith("_")}
 
 # %%

@@ -9,8 +9,8 @@
 # the backbone's weights), then *Run All*. With no data attached it trains a small model on drawn twins, in minutes and
 # on a CPU, and marks every result SYNTHETIC.
 
-# %%
-_known = set(globals())
+# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
+_known = set(globals())  # so that the cell after the parameters can tell which names are new
 
 # %% [markdown]
 # ## Parameters
@@ -24,7 +24,7 @@ seed = 0  # of the split, the initialisation and the batches
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
 
-# %%
+# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 given = {name: value for name, value in globals().items() if name not in _known and not name.startswith("_")}
 
 # %%

@@ -17,9 +17,9 @@ import torch
 from numpy.lib import format as npy
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from dcal_core.data.twins import DataError
+from dcal_core.progress import progress_line
 
 CACHE_VERSION = 1  # raise when decoding changes, so that older caches are left alone
 Image.init()  # makes Pillow know all formats by name, before threads ask for them
@@ -188,7 +188,7 @@ def _decode_file(path: Path, digest: str | Unreadable, size: int) -> np.ndarray 
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Sequence, title: str) -> Iterator:
-    with tqdm(total=len(items), desc=title, unit="image", mininterval=2) as progress:
+    with progress_line(total=len(items), desc=title, unit="image") as progress:
         for start in range(0, len(items), CHUNK):
             for result in pool.map(work, items[start : start + CHUNK]):
                 yield result

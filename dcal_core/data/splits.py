@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dcal_core.config import Config
 from dcal_core.data.images import ImageStore, open_images
-from dcal_core.data.synthetic import generate
+from dcal_core.data.synthetic import generate, is_drawn
 from dcal_core.data.twins import (
     TwinIndex,
     check_disjoint,
@@ -19,8 +19,8 @@ from dcal_core.environment import input_roots, scratch_root
 
 TEST_FAMILIES, TEST_IMAGES = 31, 8  # as many unseen families as ND-TWINS has
 ATTACH = (
-    "No twin data found: attach a dataset with train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json,"
-    " test_twin_pairs.json and the images (Add Input), or give data_root. Until then with drawn twins: all SYNTHETIC."
+    "No twin data found: attach a dataset of train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json,"
+    " test_twin_pairs.json and the images (Add Input), or give data_root. Until then with drawn twins, SYNTHETIC."
 )
 
 
@@ -57,8 +57,7 @@ def open_data(config: Config, names: Sequence[str] = ("train", "validation", "te
     """Find or draw the data, check it, hold out validation families and decode the splits asked for; raises
     DataError."""
     root = find_data(config)
-    synthetic = root is None
-    if synthetic:
+    if root is None:
         print(ATTACH)
         root = draw_twins(config)
     train, test = (
@@ -67,7 +66,7 @@ def open_data(config: Config, names: Sequence[str] = ("train", "validation", "te
     check_disjoint(train, test)
     train, validation = split_families(train, config.validation_share, config.seed)
     splits = {index.name: open_split(index, root, config) for index in (train, validation, test) if index.name in names}
-    return TwinData(root, "SYNTHETIC" if synthetic else root.name, splits)
+    return TwinData(root, "SYNTHETIC" if is_drawn(root) else root.name, splits)
 
 
 def open_split(index: TwinIndex, root: Path, config: Config) -> Split:
@@ -79,7 +78,8 @@ def open_split(index: TwinIndex, root: Path, config: Config) -> Split:
 
 def draw_twins(config: Config) -> Path:
     """The folder of the drawn twins that the config asks for, drawn unless they are there."""
-    root = scratch_root() / f"drawn_twins_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
+    amount = f"{config.synthetic_families}x2x{config.synthetic_images}"
+    root = scratch_root() / f"drawn_twins_{amount}_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
     shared = {"size": config.image_size, "difficulty": config.synthetic_difficulty, "seed": 0}
     generate(
         root,

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dcal_core.data.drawing import difference_mask, draw
 from dcal_core.data.genomes import check, family, nuisance
+from dcal_core.progress import progress_line
 
 VERSION = 1  # raise it when the drawings change: cached folders are then drawn again
 FIRST_PERSON = {"train": 10001, "test": 50001}
@@ -111,7 +111,7 @@ def generate(
     # Spawn: a child forked from a process that holds CUDA or threads may hang.
     parallel = workers > 1
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if parallel else nullcontext()
-    with pool, tqdm(total=families, desc=f"drawing {split} twins", unit="family", mininterval=2) as progress:
+    with pool, progress_line(total=families, desc=f"drawing {split} twins", unit="family") as progress:
         for written in pool.map(write, chunks) if parallel else map(write, chunks):
             progress.update(written)
     pairs = [[_person(split, k, 0), _person(split, k, 1)] for k in range(families)]
@@ -122,6 +122,11 @@ def generate(
     unfinished = manifest.with_suffix(".part")
     unfinished.write_text(json.dumps(parameters, indent=1))
     unfinished.replace(manifest)  # whole or not at all, and last
+
+
+def is_drawn(root: Path) -> bool:
+    """Whether a folder holds drawn twins: then every result on them is synthetic, however they were attached."""
+    return any(Path(root, f"{split}_synthetic.json").exists() for split in FIRST_PERSON)
 
 
 def marks_of(root: Path, images: list[Path]) -> np.ndarray:

@@ -67,8 +67,7 @@ def find_weights(backbone: str, roots: list[Path]) -> Path | None:
 
 
 def pretrained_backbone(config: Config, input_roots: list[Path]) -> nn.Module:
-    """The timm backbone with pretrained weights: from `weights`, an attached model or timm's hub; raises ConfigError.
-    The timm backbone with pretrained weights: from `weights`, an attached model or timm's hub; raises ConfigError."""
+    """The timm backbone, its weights from `weights`, an attached model or timm's hub; raises ConfigError."""
     rates = {
         "proj_drop_rate": config.dropout,
         "attn_drop_rate": config.attention_dropout,

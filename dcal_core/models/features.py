@@ -8,8 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """Named parts of B encoded images, each [B, ...]; `trace` holds the intermediates that `encode(trace=True)` adds.
-    Named parts of B encoded images, each [B, ...]; `trace` holds the intermediates that `encode(trace=True)` adds."""
+    """Named parts of B encoded images, each [B, ...]; `trace` holds the intermediates of `encode(trace=True)`."""
 
     parts: dict[str, Tensor]
     trace: dict[str, Tensor] = field(default_factory=dict)

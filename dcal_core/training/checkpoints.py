@@ -71,8 +71,7 @@ class Run:
             (folder / "progress.json").write_text(json.dumps(facts))
 
     def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler) -> Progress:
-        """Put the last checkpoint into the given objects and drop the figures logged after it; a new run starts at 0.
-        Put the last checkpoint into the given objects and drop the figures logged after it; a new run starts at 0."""
+        """Put the last checkpoint into the given objects and drop figures logged after it; a new run starts at 0."""
         last = self.checkpoints / "last"
         if not last.is_dir():
             return Progress()

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from dcal_core.config import Config
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import Augmentation
 from dcal_core.environment import TimeBudget, fit_precision, gpu_verdict
+from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.tracking import open_tracker
 
@@ -117,7 +117,7 @@ class Trainer:
         loader = self.batches.loader(
             start, self.total, config.loader_workers, pin=self.accelerator.device.type == "cuda"
         )
-        bar = tqdm(loader, total=self.total, initial=start, desc="training", unit="batch", mininterval=2.0)
+        bar = progress_line(loader, desc="training", total=self.total, initial=start, unit="batch")
         for batch in bar:
             self.step(batch)
             self.progress.batch += 1

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.features import Features
+from dcal_core.progress import progress_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def encode_images(model, store, batch_size: int, device="cpu", progress=True) ->
     starts = range(0, len(store.images), batch_size)
     with _evaluating(model):
         batches = (np.arange(start, min(start + batch_size, len(store.images))) for start in starts)
-        batches = tqdm(batches, "encode", len(starts), unit="batch", mininterval=2, disable=not progress)
+        batches = progress_line(batches, desc="encoding", total=len(starts), unit="batch", disable=not progress)
         return Features.cat(model.encode(store.batch(batch).to(device)).to("cpu") for batch in batches)
 
 

@@ -1,0 +1,370 @@
+import math
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from dcal_core.models.attention import joint_block
+from dcal_core.models.build import hybrid_tiny
+from dcal_core.models.dcal import DCAL, unit_concat
+from dcal_core.models.features import Features
+
+SIZE, PATCHES, WIDTH, DEPTH = 32, 16, 32, 3
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+BACKBONES = {
+    "plain": {},
+    "registers": {"reg_tokens": 4, "init_values": 1e-5, "no_embed_class": True},  # as DINOv2
+    "pre-norm": {"pre_norm": True},  # as CLIP
+    "qk norm": {"qk_norm": True},
+    "hybrid": None,
+}
+every_backbone = pytest.mark.parametrize("kind", BACKBONES)
+
+
+def make_vit(kind="plain", **rates):
+    torch.manual_seed(0)
+    if kind == "hybrid":
+        return hybrid_tiny(SIZE, **rates)
+    return VisionTransformer(
+        img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=DEPTH, num_heads=2, num_classes=0, **BACKBONES[kind], **rates
+    )
+
+
+def make_model(kind="plain", *, rates=None, **options):
+    """A small DCAL in eval mode whose weights are large enough that every part shows in the result."""
+    vit = make_vit(kind, **(rates or {}))
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
+    options = {"pwca_layers": range(DEPTH)} | options
+    return DCAL(vit=vit, image_size=SIZE, mean=MEAN, std=STD, **options).eval()
+
+
+def make_images(count, seed=1, size=SIZE):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_blocks(model, x):
+    for block in model.vit.blocks:
+        x = block(x)
+    return x
+
+
+def weighted(embedding):
+    """A sum that, unlike the plain one, batch norm cannot make constant."""
+    return (embedding * torch.randn(embedding.shape, generator=torch.Generator().manual_seed(3))).sum()
+
+
+# SA
+
+
+@every_backbone
+@torch.no_grad()
+def test_sa_embedding_is_that_of_timms_own_forward(kind):
+    model, images = make_model(kind), make_images(3)
+    normalised = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    torch.testing.assert_close(model.encode(images).parts["sa"], model.vit(normalised), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_bytes_and_shares_of_one_are_the_same_image():
+    model = make_model()
+    images = torch.randint(256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    a, b = model.encode(images).parts, model.encode(images.float() / 255).parts
+    for name in ("sa", "glca"):
+        torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-5)
+
+
+def make_ramps(height, width):
+    """The same picture at any resolution: brighter to the right in red, downwards in green, to the corner in blue."""
+    across = ((torch.arange(width) + 0.5) / width).expand(height, -1)
+    down = ((torch.arange(height) + 0.5) / height)[:, None].expand(-1, width)
+    return torch.stack([across, down, across * down])[None]
+
+
+@pytest.mark.parametrize("height, width", [(96, 96), (20, 20), (64, 48)])
+@torch.no_grad()
+def test_images_of_any_size_are_scaled_to_the_models(height, width):
+    model = make_model()
+    expected = model.embed(make_ramps(SIZE, SIZE))
+    torch.testing.assert_close(model.embed(make_ramps(height, width)), expected, atol=0.1, rtol=0)
+    assert (model.embed(make_ramps(height, width).flip(-1)) - expected).abs().max() > 1
+
+
+# PWCA
+
+
+@every_backbone
+@torch.no_grad()
+def test_pwca_with_oneself_as_partner_is_sa(kind):
+    model, images = make_model(kind), make_images(4)
+    parts = model(images, torch.arange(4))
+    torch.testing.assert_close(parts["pwca"], parts["sa"], atol=1e-5, rtol=1e-5)
+    distracted = model(images, torch.tensor([1, 2, 3, 0]))
+    torch.testing.assert_close(distracted["sa"], parts["sa"], atol=1e-5, rtol=1e-5)
+    assert ((distracted["pwca"] - parts["sa"]).abs().amax(1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("layers", [range(0, 3), range(0, 1), range(1, 2), range(1, 3), range(2, 3)])
+@torch.no_grad()
+def test_pwca_pairs_in_its_layers_and_only_there(layers):
+    model, images, partner = make_model(pwca_layers=layers), make_images(3), torch.tensor([2, 0, 1])
+    x = model.embed(images)
+    for i, block in enumerate(model.vit.blocks):
+        if i in layers:  # the partner is taken at this depth of its own stream, not from layer 0
+            x = joint_block(block, torch.cat([x, x]), partner)[0][3:]
+        else:
+            x = block(x)
+    torch.testing.assert_close(model(images, partner)["pwca"], model.vit.norm(x[:, 0]), atol=1e-5, rtol=1e-5)
+
+
+def test_partners_tokens_reach_pwca_and_no_other_branch():
+    model, images = make_model(), make_images(3).requires_grad_()
+    parts = model(images, torch.tensor([2, 0, 1]))
+    for branch, seen in {"sa": [0], "glca": [0], "pwca": [0, 1, 2]}.items():
+        (gradient,) = torch.autograd.grad(weighted(parts[branch][0]), images, retain_graph=True)
+        # 0's partner is 2, whose own partner 1 has reached it one block earlier
+        assert gradient.flatten(1).abs().amax(1).nonzero().flatten().tolist() == seen
+
+
+# GLCA
+
+
+@pytest.mark.parametrize("kind", ["plain", "registers", "qk norm", "hybrid"])
+@torch.no_grad()
+def test_glca_of_all_patches_is_the_plain_block(kind):
+    model, images = make_model(kind, local_ratio=1.0), make_images(3)
+    again = model.vit.norm(model.glca[0](plain_blocks(model, model.embed(images))))
+    expected = torch.cat([again[:, 0], again[:, model.vit.num_prefix_tokens :].mean(1)], -1)
+    features = model.encode(images, trace=True)
+    assert features.trace["selected"].shape == (3, PATCHES)
+    torch.testing.assert_close(features.parts["glca"], expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_selected_changes_glca_but_not_its_cls_token(monkeypatch):
+    model, images = make_model(), make_images(3)
+    before = model.encode(images, trace=True)
+    others = [[n for n in range(1, 1 + PATCHES) if n not in row] for row in before.trace["selected"].tolist()]
+    others = torch.tensor(others)[:, : model.selected]
+    monkeypatch.setattr(model, "select", lambda layers: others)
+    after = model.encode(images, trace=True)
+    assert ((before.parts["glca"] - after.parts["glca"]).abs().amax(1) > 1e-3).all()
+    # The trap: each query row goes through attention and FFN alone, so a read-out at CLS would not see the selection.
+    torch.testing.assert_close(before.trace["local"][:, 0], after.trace["local"][:, 0], atol=1e-5, rtol=1e-5)
+
+
+@every_backbone
+@torch.no_grad()
+def test_selected_are_the_patches_that_rollout_ranks_highest(kind):
+    model = make_model(kind)
+    trace = model.encode(make_images(3), trace=True).trace
+    prefix = model.vit.num_prefix_tokens
+    for b in range(3):
+        product = torch.eye(prefix + PATCHES)
+        for i in range(DEPTH):
+            q, k = trace[f"q.{i}"][b], trace[f"k.{i}"][b]  # [H, N, d]
+            S = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1).mean(0)
+            product = (0.5 * S + 0.5 * torch.eye(len(S))) @ product
+        best = sorted(range(prefix, prefix + PATCHES), key=lambda n: -product[0, n])[: model.selected]
+        assert sorted(trace["selected"][b].tolist()) == sorted(best)
+
+
+@pytest.mark.parametrize("kind", ["plain", "registers"])
+def test_prefix_tokens_are_never_selected_however_much_attention_they_get(kind):
+    model = make_model(kind, local_ratio=0.2)
+    prefix = model.vit.num_prefix_tokens
+    assert prefix == (5 if kind == "registers" else 1) and model.selected == 4
+    wanted = [prefix + 3, prefix + 7, prefix + 8, prefix + 15]
+    q, k = torch.ones(1, 2, prefix + PATCHES, 16), torch.zeros(1, 2, prefix + PATCHES, 16)
+    k[:, :, :prefix] = 2.0
+    k[:, :, wanted] = 0.5
+    chosen = model.select({"q": [q] * DEPTH, "k": [k] * DEPTH})
+    assert sorted(chosen[0].tolist()) == wanted
+
+
+@pytest.mark.parametrize("ratio, selected", [(0.0, 1), (0.01, 1), (0.1, 2), (0.3, 5), (0.5, 8), (1.0, 16)])
+def test_share_of_selected_patches(ratio, selected):
+    model = make_model(local_ratio=ratio)
+    chosen = model.encode(make_images(2), trace=True).trace["selected"]
+    assert chosen.shape == (2, selected)
+    assert all(len(set(row)) == selected for row in chosen.tolist())
+
+
+# Branches
+
+
+@pytest.mark.parametrize("glca_blocks", [0, 1, 3])
+@pytest.mark.parametrize("layers", [range(0), range(DEPTH)])
+def test_branches_that_run(glca_blocks, layers):
+    model = make_model(glca_blocks=glca_blocks, pwca_layers=layers).train()
+    glca, pwca = ["glca"] * bool(glca_blocks), ["pwca"] * bool(layers)
+    images, partner = make_images(4), torch.tensor([1, 0, 3, 2])
+    assert list(model(images)) == ["sa", *glca]
+    parts = model(images, partner)
+    assert list(parts) == ["sa", *glca, *pwca]
+    assert model.widths == {branch: part.shape[1] for branch, part in parts.items()}
+    assert list(model.encode(images).parts) == ["sa", *glca]
+    sum(weighted(part) for part in parts.values()).backward()
+    unused = {name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+    assert unused == set()
+
+
+@torch.no_grad()
+def test_several_glca_blocks_follow_one_another():
+    model, images = make_model(glca_blocks=2, local_ratio=1.0), make_images(2)
+    nn.init.normal_(model.glca[1].mlp.fc1.weight)  # not the same block twice
+    tokens = plain_blocks(model, model.embed(images))
+    once = model.glca[0](tokens)
+    features = model.encode(images, trace=True)
+    rows = torch.cat([torch.zeros(2, 1, dtype=torch.long), features.trace["selected"]], 1)
+    # the second block asks the same global tokens with what the first has made of the local ones
+    from_once = once.gather(1, rows.unsqueeze(-1).expand(-1, -1, WIDTH))
+    block, heads = model.glca[1], model.glca[1].attn.num_heads
+    q = block.attn.qkv(block.norm1(from_once)).unflatten(-1, (3, heads, -1))[:, :, 0].transpose(1, 2)
+    k, v = block.attn.qkv(block.norm1(tokens)).unflatten(-1, (3, heads, -1))[:, :, 1:].permute(2, 0, 3, 1, 4)
+    attended = torch.softmax(q @ k.mT / math.sqrt(WIDTH / heads), -1) @ v
+    twice = from_once + block.attn.proj(attended.transpose(1, 2).flatten(2))
+    twice = model.vit.norm(twice + block.mlp(block.norm2(twice)))
+    expected = torch.cat([twice[:, 0], twice[:, 1:].mean(1)], -1)
+    torch.testing.assert_close(features.parts["glca"], expected, atol=1e-4, rtol=1e-4)
+
+
+@every_backbone
+@pytest.mark.parametrize("branch", ["sa", "glca", "pwca"])
+def test_each_branch_alone_teaches_the_backbone(kind, branch):
+    model = make_model(kind).train()
+    weighted(model(make_images(4), torch.tensor([1, 0, 3, 2]))[branch]).backward()
+    for name, parameter in model.vit.named_parameters():
+        if name.startswith(("patch_embed", "blocks", "pos_embed")) and parameter.ndim > 1:
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    reached = [p.grad is not None for p in model.glca.parameters()]
+    assert all(reached) if branch == "glca" else not any(reached)
+
+
+@pytest.mark.parametrize("partner", [None, torch.tensor([1, 0, 3, 2])])
+def test_gradient_checkpointing_changes_no_gradient(partner):
+    gradients = []
+    for checkpointing in (False, True):
+        rates = {"drop_path_rate": 0.3, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1}
+        model = make_model(rates=rates, gradient_checkpointing=checkpointing).train()
+        torch.manual_seed(7)
+        parts = model(make_images(4), partner)
+        sum(weighted(part) for part in parts.values()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    plain, checkpointed = gradients
+    assert plain.keys() == checkpointed.keys() and len(plain) > 40
+    for name in plain:
+        torch.testing.assert_close(checkpointed[name], plain[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+# Encoding and comparing
+
+
+@every_backbone
+@torch.no_grad()
+def test_an_image_is_encoded_the_same_whatever_else_is_in_the_batch(kind):
+    model, images = make_model(kind), make_images(5)
+    together = model.encode(images, trace=True)
+    for i in range(5):
+        alone = model.encode(images[i : i + 1], trace=True)
+        for name, part in alone.parts.items():
+            torch.testing.assert_close(together.parts[name][i], part[0], atol=1e-5, rtol=1e-5)
+        assert set(together.trace["selected"][i].tolist()) == set(alone.trace["selected"][0].tolist())
+
+
+@torch.no_grad()
+def test_encoding_is_deterministic():
+    model = make_model(rates={"drop_path_rate": 0.5, "proj_drop_rate": 0.5, "attn_drop_rate": 0.5})
+    first, second = model.encode(make_images(4)), model.encode(make_images(4))
+    assert all(torch.equal(first.parts[name], second.parts[name]) for name in ("sa", "glca"))
+
+
+@every_backbone
+@torch.no_grad()
+def test_trace_names_every_intermediate(kind):
+    model, images = make_model(kind), make_images(2)
+    assert model.encode(images).trace == {}
+    features = model.encode(images, trace=True)
+    assert set(features.trace) == {f"{name}.{i}" for name in "qkx" for i in range(DEPTH)} | {"selected", "local"}
+    tokens, heads = model.vit.num_prefix_tokens + PATCHES, model.vit.blocks[0].attn.num_heads
+    assert features.trace["q.0"].shape == (2, heads, tokens, model.vit.embed_dim // heads)
+    assert features.trace["local"].shape == (2, 1 + model.selected, model.vit.embed_dim)
+    x = model.embed(images)
+    for i, block in enumerate(model.vit.blocks):
+        x = block(x)
+        torch.testing.assert_close(features.trace[f"x.{i}"], x, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+@torch.no_grad()
+def test_scores_are_the_mean_cosine_of_the_branches(similarity):
+    model = make_model(similarity=similarity)
+    a, b = model.encode(make_images(3, seed=1)), model.encode(make_images(2, seed=2))
+    scores = model.compare(a, b)
+    assert scores.shape == (3, 2)
+    for i in range(3):
+        for j in range(2):
+            cosines = [
+                float(a.parts[name][i] @ b.parts[name][j] / a.parts[name][i].norm() / b.parts[name][j].norm())
+                for name in ("sa", "glca")
+            ]
+            mean = sum(cosines) / 2
+            expected = mean if similarity == "cosine" else -math.sqrt(2 - 2 * mean)
+            assert float(scores[i, j]) == pytest.approx(expected, abs=1e-4)
+    same = model.compare(a, a).diagonal()
+    torch.testing.assert_close(same, torch.full((3,), 1.0 if similarity == "cosine" else 0.0), atol=2e-3, rtol=0)
+
+
+def test_branches_weigh_the_same_whatever_their_length_and_width():
+    torch.manual_seed(0)
+    sa, glca = torch.randn(4, 8), torch.randn(4, 16)
+    joined = unit_concat({"sa": sa, "glca": glca})
+    torch.testing.assert_close(joined.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(joined, unit_concat({"sa": 100 * sa, "glca": 0.01 * glca}))
+    torch.testing.assert_close(joined[:, :8].norm(dim=1), joined[:, 8:].norm(dim=1))
+
+
+# Weights
+
+
+@every_backbone
+def test_construction_leaves_the_backbone_as_it_came(kind):
+    vit = make_vit(kind)
+    given = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
+    model = DCAL(vit=vit, image_size=SIZE, mean=MEAN, std=STD, glca_blocks=2, pwca_layers=range(DEPTH))
+    kept = model.vit.state_dict()
+    assert kept.keys() == given.keys()
+    assert all(torch.equal(kept[name], given[name]) for name in given)
+    for block in model.glca:  # starts as the last block, but learns on its own
+        for own, last in zip(block.parameters(), vit.blocks[-1].parameters(), strict=True):
+            assert torch.equal(own, last) and own.data_ptr() != last.data_ptr()
+    assert torch.equal(model.glca_norm.weight, vit.norm.weight) and model.glca_norm is not vit.norm
+
+
+def test_necks_are_separate_and_never_shift():
+    model = make_model().train()
+    assert list(model.necks) == ["sa", "glca", "pwca"]
+    parts = model(make_images(6), torch.tensor([1, 0, 3, 2, 5, 4]))
+    for branch, part in parts.items():
+        torch.testing.assert_close(part.mean(0), torch.zeros(part.shape[1]), atol=1e-5, rtol=0)
+        assert not model.necks[branch].bias.requires_grad and model.necks[branch].weight.requires_grad
+    assert not torch.equal(model.necks["sa"].running_mean, model.necks["pwca"].running_mean)
+
+
+# Features
+
+
+def test_features_are_taken_joined_and_moved_as_a_batch():
+    rows = torch.arange(6).view(6, 1)
+    features = Features({"sa": rows, "glca": 10 * rows}, {"selected": 100 * rows})
+    assert len(features) == 6
+    for index in (slice(1, 3), torch.tensor([5, 0]), torch.arange(6) > 3):
+        taken = features[index]
+        assert torch.equal(taken.parts["sa"], rows[index]) and torch.equal(taken.parts["glca"], 10 * rows[index])
+        assert torch.equal(taken.trace["selected"], 100 * rows[index])
+    joined = Features.cat(features[i : i + 2] for i in (0, 2, 4))
+    assert torch.equal(joined.parts["glca"], 10 * rows) and torch.equal(joined.trace["selected"], 100 * rows)
+    moved = features.to("meta")
+    assert moved.parts["sa"].device.type == moved.trace["selected"].device.type == "meta"
