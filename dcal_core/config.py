@@ -76,6 +76,7 @@ class Config:
     dropout: float = parameter(0.0, "dropout of projections and FFN", 0.0, 0.9)
     attention_dropout: float = parameter(0.0, "dropout of attention weights", 0.0, 0.9)
     drop_path: float = parameter(0.1, "stochastic depth of the deepest block", 0.0, 0.9)
+    readout: str = parameter("cls", "cls: the paper's; tokens: by place, for aligned faces", choices=("cls", "tokens"))
     similarity: str = parameter("cosine", "how two embeddings are compared", choices=("cosine", "euclidean"))
     gradient_checkpointing: bool = parameter(False, "less memory, about a third more time", result=False)
 
@@ -106,7 +107,7 @@ class Config:
     warmup_share: float = parameter(0.05, "share of the steps with linear warm-up, before the cosine", 0.0, 0.9)
     weight_decay: float = parameter(0.05, "AdamW weight decay of matrices", 0.0, 10.0)
     accumulation: int = parameter(1, "batches whose gradients make one step", 1, 4096)
-    grad_clip: float = parameter(1.0, "largest norm of the gradient", 0.0, 1e6)
+    grad_clip: float = parameter(1.0, "largest norm of the gradient", 1e-3, 1e6)
     precision: str = parameter("auto", "auto: what the GPU is fit for", choices=("auto", "fp32", "fp16", "bf16"))
 
     # validation, checkpoints, tracking
@@ -201,6 +202,14 @@ def load(preset, params_dir, overrides):
         raise ConfigError(f"{path} holds a {type(chosen).__name__}: one `name: value` a line.")
     values = read_values(chosen, path.name) | read_values(overrides, "the given parameters")
     return check(Config(**values))
+
+
+def check_given(given, params_dir):
+    """Refuse misspelt names and impossible values among a notebook's parameters, before anything slow is loaded."""
+    preset = given.get("preset", "auto")
+    if preset != "auto" and preset not in presets(params_dir):
+        raise ConfigError(f"preset={preset!r}: takes auto or one of {', '.join(presets(params_dir))}.")
+    read_values({name: value for name, value in given.items() if name != "preset"}, "the given parameters")
 
 
 def check(config):

@@ -31,6 +31,14 @@ given = {name: value for name, value in globals().items() if name not in _known 
 # <embed dcal_core>
 
 # %% [markdown]
+# A misspelt name or an impossible value stops the notebook here.
+
+# %%
+from dcal_core.config import check_given
+
+check_given(given, PARAMS_DIR)
+
+# %% [markdown]
 # ## Where this runs
 
 # %%

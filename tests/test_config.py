@@ -10,7 +10,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcal_core.config import FIELDS, Config, ConfigError, UserError, check, load, presets, read_value, read_values
+from dcal_core.config import (
+    FIELDS,
+    Config,
+    ConfigError,
+    UserError,
+    check,
+    check_given,
+    load,
+    presets,
+    read_value,
+    read_values,
+)
 
 PARAMS = Path(__file__).parents[1] / "params"
 OF_TYPE = {kind: [f for f in FIELDS.values() if f.type is kind] for kind in (bool, int, float, str)}
@@ -263,6 +274,26 @@ def test_below_a_notebook_cell_the_sentence_stands_alone():
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("given_values", "complaint"),
+    [
+        ({"preset": "demoo"}, r"preset='demoo': takes auto or one of plain\.$"),
+        ({"preset": "plain", "resumee": "true"}, "did you mean resume?"),
+        ({"resume": "maybe"}, "resume='maybe': takes true or false"),
+    ],
+)
+def test_what_a_notebook_is_given_is_refused_at_once(folder, given_values, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        check_given(given_values, folder)
+
+
+@pytest.mark.parametrize("given_values", [{}, {"preset": "auto"}, {"preset": "plain", "resume": "false", "lr": "1e-4"}])
+def test_what_a_notebook_is_given_rightly_is_left_as_it_was(folder, given_values):
+    before = dict(given_values)
+    check_given(given_values, folder)
+    assert given_values == before
 
 
 # ---- fingerprint

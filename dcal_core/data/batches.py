@@ -94,21 +94,27 @@ def twin_triplets(families: int, images: int) -> np.ndarray:
 
 
 def draw_partners(families: int, images: int, policy: str, random: np.random.Generator) -> np.ndarray:
-    """A permutation [B] that gives each image an image of another person: `twin`, `random` person, or half of each
-    (`mix`).
+    """A permutation [B] that gives each image one of another person: the `twin`, a `random` person, or either (`mix`).
 
-    With `mix`, a coin per family decides; families whose coin says twin exchange within, the people of the others go
-    round.
+    The images of one person get partners drawn independently of each other: a distractor common to them all would tell
+    who they are, and the network would learn to recognise it instead of the face.
     """
-    twin = {
-        "twin": np.ones(families, bool),
-        "random": np.zeros(families, bool),
-        "mix": random.random(families) < 0.5,
-    }[policy]
+    rows = np.arange(families * SIBLINGS * images).reshape(-1, images)  # [people, images]
+    rows = random.permuted(rows, axis=1)
+    columns = [rows[draw_donors(families, policy, random), j] for j in range(images)]
+    return np.stack(columns, axis=1).ravel()
+
+
+def draw_donors(families: int, policy: str, random: np.random.Generator) -> np.ndarray:
+    """A permutation of the people of a batch that leaves nobody in place: whose image each one is given.
+
+    With `mix`, a coin per family decides: siblings exchange, or go round with the people of the other such families.
+    """
+    share = {"twin": 1.0, "random": 0.0, "mix": 0.5}[policy]
     people = np.arange(families * SIBLINGS).reshape(families, SIBLINGS)
-    donor = np.empty(families * SIBLINGS, int)
-    donor[people[twin]] = people[twin][:, ::-1]
-    around = random.permutation(people[~twin].ravel())
-    donor[around] = np.roll(around, 1)
-    rows = np.arange(len(donor) * images).reshape(len(donor), images)
-    return random.permuted(rows, axis=1)[donor].ravel()
+    exchange = random.random(families) < share
+    donors = np.empty(people.size, int)
+    donors[people[exchange]] = people[exchange][:, ::-1]
+    around = random.permutation(people[~exchange].ravel())
+    donors[around] = np.roll(around, 1)
+    return donors

@@ -8,6 +8,7 @@ from dcal_core.config import Config
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.synthetic import generate, is_drawn
 from dcal_core.data.twins import (
+    DataError,
     TwinIndex,
     check_disjoint,
     find_indexes,
@@ -50,7 +51,13 @@ class TwinData:
 
 def find_data(config: Config) -> Path | None:
     """The folder of the index files, or None where no data is attached; raises DataError where `data_root` has none."""
-    return find_indexes(input_roots(config.data_root))
+    root = find_indexes(input_roots(config.data_root))
+    if root is None and config.data_root:
+        raise DataError(
+            f"data_root={config.data_root}: no train_dataset_infor.json in it or below: correct it, or leave it out to "
+            "search the attached inputs."
+        )
+    return root
 
 
 def open_data(config: Config, names: Sequence[str] = ("train", "validation", "test")) -> TwinData:

@@ -115,6 +115,7 @@ def architecture_of(config: Config, vit: nn.Module) -> dict:
         "local_ratio": config.local_ratio,
         "glca_blocks": config.glca_blocks,
         "pwca_layers": list(pwca),
+        "readout": config.readout,
         "similarity": config.similarity,
     }
 
@@ -122,7 +123,8 @@ def architecture_of(config: Config, vit: nn.Module) -> dict:
 def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = False) -> DCAL:
     """The model of an architecture around its backbone."""
     parts = {
-        key: architecture[key] for key in ("image_size", "mean", "std", "local_ratio", "glca_blocks", "similarity")
+        key: architecture[key]
+        for key in ("image_size", "mean", "std", "local_ratio", "glca_blocks", "readout", "similarity")
     }
     layers = architecture["pwca_layers"]
     pwca = range(layers[0], layers[-1] + 1) if layers else range(0)

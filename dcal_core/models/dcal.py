@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dcal_core.models.attention import global_local_block, joint_block, rollout_row
 from dcal_core.models.features import Features
+from dcal_core.models.readouts import READOUTS
 
 
 def unit_concat(parts: dict[str, Tensor]) -> Tensor:
@@ -47,6 +48,7 @@ class DCAL(nn.Module):
         local_ratio: float = 0.3,
         glca_blocks: int = 1,
         pwca_layers: range = range(0),
+        readout: str = "cls",
         similarity: str = "cosine",
         gradient_checkpointing: bool = False,
     ):
@@ -60,11 +62,12 @@ class DCAL(nn.Module):
         # GLCA has weights of its own; the last block's are the best place to start from.
         self.glca = nn.ModuleList(copy.deepcopy(vit.blocks[-1]) for _ in range(glca_blocks))
         self.glca_norm = copy.deepcopy(vit.norm) if glca_blocks else None
-        self.widths = {"sa": vit.embed_dim}
+        self.readout = READOUTS[readout](vit.embed_dim, patches)
+        self.widths = {"sa": self.readout.whole_width}
         if glca_blocks:
-            self.widths["glca"] = 2 * vit.embed_dim
+            self.widths["glca"] = self.readout.local_width
         if pwca_layers:
-            self.widths["pwca"] = vit.embed_dim  # a neck of its own: distracted tokens have other statistics
+            self.widths["pwca"] = self.readout.whole_width  # a neck of its own: distracted tokens differ in statistics
         self.necks = nn.ModuleDict({branch: BatchNormNeck(width) for branch, width in self.widths.items()})
 
     def embed(self, images: Tensor) -> Tensor:
@@ -110,18 +113,18 @@ class DCAL(nn.Module):
     def branches(self, images: Tensor, partner: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The embedding of every branch that runs, [B, width], and the intermediates by name."""
         x, layers = self.run_blocks(self.embed(images), partner)
-        B = len(images)
-        parts = {"sa": self.vit.norm(x[:B, 0])}
+        B, prefix = len(images), self.vit.num_prefix_tokens
+        whole = self.vit.norm(x)
+        embeddings = self.readout.whole(whole[:, 0], whole[:, prefix:])  # SA, and PWCA behind it
+        parts = {"sa": embeddings[:B]}
         trace = {f"{name}.{i}": t for name, tensors in layers.items() for i, t in enumerate(tensors)}
         if self.glca:
             chosen = self.select(layers)
             local = self.look_again(x[:B], chosen)
-            # Read at CLS alone, one GLCA block gives the same numbers whatever was selected: the pooled tokens must
-            # be read too.
-            parts["glca"] = torch.cat([local[:, 0], local[:, 1:].mean(1)], -1)  # [B, 2C]
+            parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], chosen - prefix)
             trace |= {"selected": chosen, "local": local}
         if len(x) > B:
-            parts["pwca"] = self.vit.norm(x[B:, 0])
+            parts["pwca"] = embeddings[B:]
         return {branch: self.necks[branch](part) for branch, part in parts.items()}, trace
 
     def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:

@@ -74,6 +74,7 @@ class Run:
         """Put the last checkpoint into the given objects and drop figures logged after it; a new run starts at 0."""
         last = self.checkpoints / "last"
         if not last.is_dir():
+            self.forget_after(0)
             return Progress()
         facts = json.loads((last / "progress.json").read_text())
         facts.pop("fingerprint")
@@ -84,9 +85,13 @@ class Run:
         optimizer.load_state_dict(state["optimizer"])
         if scaler and state["scaler"]:
             scaler.load_state_dict(state["scaler"])
-        lines = [line for line in self.metrics.read_text().splitlines() if json.loads(line)["batch"] <= progress.batch]
-        self.metrics.write_text("".join(line + "\n" for line in lines))
+        self.forget_after(progress.batch)
         return progress
+
+    def forget_after(self, batch: int) -> None:
+        """Drop the figures of batches that will be done again."""
+        kept = [line for line in self.history() if line["batch"] <= batch]
+        self.metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     def history(self) -> list[dict]:
         """All figures logged so far."""
@@ -138,6 +143,8 @@ def open_run(folder: Path, config: Config, architecture: dict, input_roots: list
         batch, source = max(attached)
         print(f"Going on from the attached run {source}, {batch} batches done.")
         shutil.copytree(source, folder, dirs_exist_ok=True)
+        for path in folder.rglob("*"):
+            path.chmod(path.stat().st_mode | 0o200)  # inputs are read-only
     elif own:
         print(f"Going on from {folder}, {own['batch']} batches done.")
     else:

@@ -27,7 +27,14 @@ def make_vit(kind="plain", **rates):
     if kind == "hybrid":
         return hybrid_tiny(SIZE, **rates)
     return VisionTransformer(
-        img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=DEPTH, num_heads=2, num_classes=0, **BACKBONES[kind], **rates
+        img_size=SIZE,
+        patch_size=8,
+        embed_dim=WIDTH,
+        depth=DEPTH,
+        num_heads=2,
+        num_classes=0,
+        **BACKBONES[kind],
+        **rates,
     )
 
 
@@ -102,7 +109,8 @@ def test_pwca_with_oneself_as_partner_is_sa(kind):
     parts = model(images, torch.arange(4))
     torch.testing.assert_close(parts["pwca"], parts["sa"], atol=1e-5, rtol=1e-5)
     distracted = model(images, torch.tensor([1, 2, 3, 0]))
-    torch.testing.assert_close(distracted["sa"], parts["sa"], atol=1e-5, rtol=1e-5)
+    for branch, undistracted in model(images).items():
+        torch.testing.assert_close(distracted[branch], undistracted, atol=1e-5, rtol=1e-5)
     assert ((distracted["pwca"] - parts["sa"]).abs().amax(1) > 1e-3).all()
 
 
@@ -112,10 +120,8 @@ def test_pwca_pairs_in_its_layers_and_only_there(layers):
     model, images, partner = make_model(pwca_layers=layers), make_images(3), torch.tensor([2, 0, 1])
     x = model.embed(images)
     for i, block in enumerate(model.vit.blocks):
-        if i in layers:  # the partner is taken at this depth of its own stream, not from layer 0
-            x = joint_block(block, torch.cat([x, x]), partner)[0][3:]
-        else:
-            x = block(x)
+        # the partner's tokens are those of this depth, not of layer 0
+        x = joint_block(block, torch.cat([x, x]), partner)[0][3:] if i in layers else block(x)
     torch.testing.assert_close(model(images, partner)["pwca"], model.vit.norm(x[:, 0]), atol=1e-5, rtol=1e-5)
 
 
@@ -257,6 +263,16 @@ def test_gradient_checkpointing_changes_no_gradient(partner):
     assert plain.keys() == checkpointed.keys() and len(plain) > 40
     for name in plain:
         torch.testing.assert_close(checkpointed[name], plain[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass():
+    kept = []
+    for checkpointing in (False, True):
+        model, sizes = make_model(gradient_checkpointing=checkpointing).train(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            model(make_images(4), torch.tensor([1, 0, 3, 2]))
+        kept.append(sum(sizes))
+    assert kept[1] < 0.7 * kept[0]
 
 
 # Encoding and comparing

@@ -1,0 +1,163 @@
+"""The data of a run: drawn twins or attached ones, cut by family, decoded, and never taken for what they are not."""
+
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcal_core import environment
+from dcal_core.config import Config
+from dcal_core.data import splits
+from dcal_core.data.images import decode
+from dcal_core.data.splits import find_data, open_data
+from dcal_core.data.synthetic import generate
+from dcal_core.data.twins import INDEX_FILES, DataError
+
+FAMILIES, IMAGES, TEST_FAMILIES = 8, 3, 2
+TINY = dict(image_size=32, synthetic_families=FAMILIES, synthetic_images=IMAGES, validation_share=0.25)
+CONFIG = Config(**TINY)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """A scratch folder in which the twins of CONFIG are drawn once."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path, scratch):
+    """An empty folder on a machine that is not Kaggle's; few test families, drawn without worker processes."""
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "no_input")
+    monkeypatch.setattr(splits, "scratch_root", lambda: scratch)
+    monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
+    monkeypatch.setattr(splits, "TEST_FAMILIES", TEST_FAMILIES)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def drawn(scratch):
+    """The folder of the drawn twins."""
+    return open_data(CONFIG).root
+
+
+@pytest.fixture
+def attached(drawn, tmp_path):
+    """The same images and index files as someone would attach real ones: without masks and manifests."""
+    folder = tmp_path / "data" / "owner" / "twin-faces"
+    for name in ("train", "test"):
+        shutil.copytree(drawn / name, folder / name)
+    for name in INDEX_FILES:
+        shutil.copy(drawn / name, folder / name)
+    return folder
+
+
+def assert_consistent(data) -> None:
+    """Every split's images are those of its index, in its order."""
+    for name, split in data.splits.items():
+        assert split.index.name == name
+        assert len(split.index.paths) == len(split.index.person_of) == len(split.images.images)
+        for number, path in enumerate(split.index.paths):
+            assert path.parent.name == split.index.people[split.index.person_of[number]]
+            decoded = decode(path.read_bytes(), CONFIG.image_size)
+            assert np.array_equal(split.images.batch([number])[0].numpy(), decoded)
+
+
+def test_without_data_twins_are_drawn_and_called_synthetic(capsys, scratch):
+    data = open_data(CONFIG)
+    assert data.label == "SYNTHETIC" and data.synthetic
+    assert data.root.is_relative_to(scratch)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "SYNTHETIC" in first and all(name in first for name in INDEX_FILES) and "data_root" in first
+
+
+def test_splits_hold_all_families_and_their_images_in_order(capsys):
+    data = open_data(CONFIG)
+    assert {name: len(split.index.families) for name, split in data.splits.items()} == {
+        "train": 6,
+        "validation": 2,
+        "test": TEST_FAMILIES,
+    }
+    assert len(data["train"].index.paths) == 6 * 2 * IMAGES
+    assert_consistent(data)
+
+
+def test_no_family_person_or_image_stands_in_two_splits():
+    indexes = [split.index for split in open_data(CONFIG).splits.values()]
+    for part in ("families", "people", "paths"):
+        everything = [item for index in indexes for item in getattr(index, part)]
+        assert len(everything) == len(set(everything))
+
+
+def test_the_seed_chooses_the_validation_families():
+    held_out = [
+        open_data(Config(**TINY, seed=seed), ["validation"])["validation"].index.people for seed in (0, 0, 1, 2)
+    ]
+    assert held_out[0] == held_out[1] and len(set(held_out)) > 1
+
+
+def test_only_the_splits_asked_for_are_opened(capsys):
+    assert set(open_data(CONFIG, ("validation",)).splits) == {"validation"}
+    assert "train:" not in capsys.readouterr().out.replace("twin_pairs", "")
+
+
+def test_drawing_again_is_not_needed(drawn, monkeypatch):
+    before = {file: file.stat().st_mtime_ns for file in drawn.rglob("*.png")}
+    assert open_data(CONFIG).root == drawn
+    assert before == {file: file.stat().st_mtime_ns for file in drawn.rglob("*.png")}
+
+
+def test_other_drawings_are_kept_elsewhere(drawn):
+    others = [Config(**TINY | change) for change in ({"synthetic_families": 4}, {"synthetic_difficulty": 1.0})]
+    roots = [splits.draw_twins(config) for config in others]
+    assert len({drawn, *roots}) == 3 and len(list((drawn / "train").iterdir())) == 2 * FAMILIES
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["data_root", "searched"])
+def test_attached_data_has_its_folders_name(attached, capsys, given):
+    data = open_data(Config(**TINY, data_root=str(attached) if given else ""))
+    assert data.label == "twin-faces" and not data.synthetic
+    assert "SYNTHETIC" not in capsys.readouterr().out
+    assert_consistent(data)
+
+
+def test_drawn_twins_stay_synthetic_however_they_are_attached(drawn, tmp_path):
+    copy = shutil.copytree(drawn, tmp_path / "data" / "real-looking-name")
+    for config in (Config(**TINY, data_root=str(copy)), Config(**TINY, data_root=str(tmp_path)), CONFIG):
+        data = open_data(config, ["test"])
+        assert data.root.samefile(copy) and data.label == "SYNTHETIC" and data.synthetic
+
+
+def test_a_data_root_without_data_is_an_error_and_not_a_reason_to_draw(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for root in (tmp_path / "empty", tmp_path / "mistyped"):
+        with pytest.raises(DataError, match=root.name):
+            find_data(Config(**TINY, data_root=str(root)))
+        with pytest.raises(DataError, match=root.name):
+            open_data(Config(**TINY, data_root=str(root)))
+
+
+def test_an_image_that_cannot_be_read_leaves_index_and_images_consistent(attached, capsys):
+    files = sorted((attached / "train").rglob("*.png"))
+    whole = open_data(Config(**TINY))
+    files[0].write_bytes(files[0].read_bytes()[:60])
+    files[7].write_bytes(b"no image")
+    files[-1].unlink()
+    data = open_data(Config(**TINY, max_lost_share=0.5))
+    lost = {files[0], files[7], files[-1]}
+    for name, split in data.splits.items():
+        assert list(split.index.paths) == [path for path in whole[name].index.paths if path not in lost]
+        assert split.index.people == whole[name].index.people
+    assert_consistent(data)
+    assert "cannot be decoded" in capsys.readouterr().out
+
+
+def test_too_many_lost_images_are_an_error(attached):
+    for file in sorted((attached / "test").rglob("*.png"))[:3]:
+        Image.new("RGB", (8, 8)).save(file.with_suffix(".bmp"))
+        file.write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot be decoded"):
+        open_data(Config(**TINY))
+    open_data(Config(**TINY), ["train"])

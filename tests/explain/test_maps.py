@@ -1,0 +1,184 @@
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from timm.models.vision_transformer import VisionTransformer
+
+from dcal_core.explain.figures import draw_pair
+from dcal_core.explain.maps import layers_of, pair_saliency, rollout_map, selection_map
+from dcal_core.models.dcal import DCAL
+
+SIZE, GRID, DEPTH = 32, 4, 3
+PREFIX = {1: {}, 5: {"reg_tokens": 4, "no_embed_class": True}}  # CLS alone, or with registers
+each_prefix = pytest.mark.parametrize("prefix", PREFIX)
+
+
+def make_model(prefix=1):
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        img_size=SIZE, patch_size=8, embed_dim=32, depth=DEPTH, num_heads=2, num_classes=0, **PREFIX[prefix]
+    )
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
+    return DCAL(vit=vit, image_size=SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)).eval()
+
+
+def make_images(count, seed=1):
+    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def encode(model, count=3):
+    return model.encode(make_images(count), trace=True)
+
+
+@each_prefix
+def test_layers_come_first_to_last(prefix):
+    features = encode(make_model(prefix))
+    for name in "qkx":
+        layers = layers_of(features, name)
+        assert len(layers) == DEPTH
+        assert all(layer is features.trace[f"{name}.{i}"] for i, layer in enumerate(layers))
+
+
+@each_prefix
+def test_rollout_map_is_the_cls_row_over_the_patches(prefix):
+    features = encode(make_model(prefix))
+    maps = rollout_map(features, GRID)
+    assert maps.shape == (3, GRID, GRID)
+    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(3))
+    for b in range(3):
+        product = torch.eye(prefix + GRID * GRID)
+        for i in range(DEPTH):
+            q, k = features.trace[f"q.{i}"][b], features.trace[f"k.{i}"][b]
+            S = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1).mean(0)
+            product = (0.5 * S + 0.5 * torch.eye(len(S))) @ product
+        patches = product[0, prefix:]
+        for row in range(GRID):
+            for column in range(GRID):
+                expected = float(patches[row * GRID + column] / patches.sum())
+                assert float(maps[b, row, column]) == pytest.approx(expected, abs=1e-5)
+
+
+@each_prefix
+def test_selection_map_marks_what_was_selected(prefix):
+    model = make_model(prefix)
+    features = encode(model)
+    maps = selection_map(features, GRID)
+    assert maps.shape == (3, GRID, GRID)
+    assert set(maps.unique().tolist()) == {0.0, 1.0}
+    for b in range(3):
+        marked = [prefix + row * GRID + column for row, column in maps[b].nonzero().tolist()]
+        assert marked == sorted(features.trace["selected"][b].tolist())
+        assert len(marked) == model.selected == 5
+
+
+@each_prefix
+def test_selected_patches_have_the_largest_rollout(prefix):
+    features = encode(make_model(prefix))
+    rollout, selected = rollout_map(features, GRID), selection_map(features, GRID).bool()
+    for b in range(3):
+        assert rollout[b][selected[b]].min() >= rollout[b][~selected[b]].max()
+
+
+def test_saliency_is_gradient_times_input_averaged_over_each_patch():
+    model, a, b = make_model(), make_images(2, seed=1), make_images(2, seed=2)
+    maps = pair_saliency(model, a, b, GRID)
+    for side, saliency in enumerate(maps):
+        assert saliency.shape == (2, GRID, GRID)
+        assert (saliency >= 0).all() and (saliency > 0).any()
+        assert not saliency.requires_grad
+        for pair in range(2):  # each pair by itself
+            images = [x[pair : pair + 1].detach().clone().requires_grad_() for x in (a, b)]
+            model.compare(model.encode(images[0]), model.encode(images[1])).sum().backward()
+            x = images[side]
+            weight = (x.grad * (x.detach() - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1))).sum(1).abs()[0]
+            for row in range(GRID):
+                for column in range(GRID):
+                    patch = weight[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+                    assert float(saliency[pair, row, column]) == pytest.approx(float(patch.mean()), rel=1e-3, abs=1e-7)
+
+
+def test_saliency_follows_its_image_when_the_pair_is_swapped():
+    model, a, b = make_model(), make_images(3, seed=1), make_images(3, seed=2)
+    first, second = pair_saliency(model, a, b, GRID)
+    swapped_first, swapped_second = pair_saliency(model, b, a, GRID)
+    torch.testing.assert_close(swapped_second, first, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(swapped_first, second, rtol=1e-3, atol=1e-7)
+    assert not torch.allclose(first, second)
+
+
+def test_saliency_leaves_the_model_as_it_was():
+    model = make_model()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.vit.cls_token.grad = torch.full_like(model.vit.cls_token, 7.0)
+    model.vit.norm.weight.requires_grad_(False)
+    pair_saliency(model, make_images(2, seed=1), make_images(2, seed=2), GRID)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert (model.vit.cls_token.grad == 7).all()
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "vit.cls_token")
+    assert [name for name, p in model.vit.named_parameters() if not p.requires_grad] == ["norm.weight"]
+
+
+def test_saliency_needs_no_gradients_switched_on():
+    model, a, b = make_model(), make_images(2, seed=1), make_images(2, seed=2)
+    expected = pair_saliency(model, a.clone(), b.clone(), GRID)
+    with torch.no_grad():
+        maps = pair_saliency(model, a.clone(), b.clone(), GRID)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps, expected, strict=True))
+
+
+def test_saliency_leaves_the_images_as_they_were():
+    model, a, b = make_model(), make_images(2, seed=1), make_images(2, seed=2)
+    given = a.clone()
+    pair_saliency(model, a, b, GRID)
+    assert torch.equal(a, given)
+    assert not a.requires_grad and not b.requires_grad and a.grad is None
+
+
+def test_saliency_of_an_image_with_itself_takes_the_two_sides_apart():
+    model, a = make_model(), make_images(2)
+    alone, copied = pair_saliency(model, a, a, GRID), pair_saliency(model, a, a.clone(), GRID)
+    for side in range(2):
+        torch.testing.assert_close(alone[side], copied[side], rtol=1e-3, atol=1e-7)
+
+
+def test_saliency_of_bytes_is_that_of_their_shares_of_one():
+    model = make_model()
+    a, b = ((255 * make_images(2, seed)).to(torch.uint8) for seed in (1, 2))
+    for ours, expected in zip(
+        pair_saliency(model, a, b, GRID), pair_saliency(model, a.float() / 255, b.float() / 255, GRID), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_pair_is_drawn_with_its_title_names_and_maps(masked):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    maps = {"rollout": random.random((2, GRID, GRID)), "saliency": random.random((2, GRID, GRID))}
+    masks = np.zeros((2, SIZE, SIZE), bool)
+    masks[0, 5:9, 5:9] = True  # the second face has no mark
+    figure = draw_pair(images, maps, "A pair of SYNTHETIC twins", masks if masked else None)
+    assert isinstance(figure, Figure)
+    assert figure.get_suptitle() == "A pair of SYNTHETIC twins"
+    assert [axes.get_title() for axes in figure.axes] == [
+        "first image", "rollout", "saliency", "second image", "rollout", "saliency",
+    ]  # fmt: skip
+    for place, axes in enumerate(figure.axes):
+        side, column = divmod(place, 3)
+        face, *overlay = axes.get_images()
+        assert np.array_equal(face.get_array(), images[side])
+        assert len(overlay) == (1 if column else 0)
+        for layer, expected in zip(overlay, [maps["rollout"], maps["saliency"]][column - 1 : column], strict=True):
+            assert np.array_equal(layer.get_array(), expected[side])
+            assert layer.get_extent() == face.get_extent()  # the coarse map lies over the whole face
+        assert bool(axes.collections) == (masked and side == 0)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert file.getvalue().startswith(b"\x89PNG")

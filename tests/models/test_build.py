@@ -1,0 +1,302 @@
+import json
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from dcal_core.config import Config, ConfigError
+from dcal_core.models import build
+from dcal_core.models.build import find_weights, load_model, new_model, save_model
+
+TINY = "test_vit"  # timm's own: patch 16, width 64, 6 blocks
+SIZE = 64
+# one file format each; vit_tiny's registered weights are an .npz file, which the given file is not
+SOURCES = {
+    TINY: "weights.pth",
+    "vit_tiny_patch16_224": "model.safetensors",
+    "deit_tiny_patch16_224": "pytorch_model.bin",
+    "deit_tiny_distilled_patch16_224": "weights.pt",
+    "vit_tiny_r_s16_p8_224": "model.safetensors",
+}
+
+
+def config(backbone=TINY, **changes):
+    return Config(**{"backbone": backbone, "image_size": SIZE, **changes})
+
+
+def random_config(backbone=TINY, **changes):
+    return config(backbone, allow_random_init=True, **changes)
+
+
+def write_weights(file, backbone=TINY, image_size=SIZE, classes=1000, change=None):
+    """A file of weights as timm publishes them, classifier included; returns its tensors."""
+    torch.manual_seed(1)
+    vit = timm.create_model(backbone, img_size=image_size, num_classes=classes)
+    state = {name: torch.randn_like(t) if t.is_floating_point() else t for name, t in vit.state_dict().items()}
+    state = change(state) if change else state
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".safetensors":
+        save_file(state, file)
+    else:
+        torch.save(state, file)
+    return state
+
+
+def make_images(count=3, size=SIZE):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """timm as it is without a network: the hub's weights raise, everything else works."""
+    create = timm.create_model
+
+    def create_model(name, pretrained=False, **options):
+        if pretrained and "file" not in (options.get("pretrained_cfg_overlay") or {}):
+            raise OSError("Name or service not known")
+        return create(name, pretrained=pretrained, **options)
+
+    monkeypatch.setattr(build.timm, "create_model", create_model)
+
+
+# Pretrained weights
+
+
+@pytest.mark.parametrize("backbone", SOURCES)
+def test_pretrained_weights_survive_construction(tmp_path, backbone):
+    file = tmp_path / SOURCES[backbone]
+    given = write_weights(file, backbone)
+    model, _ = new_model(config(backbone, weights=str(file)), [])
+    kept = model.vit.state_dict()
+    assert given.keys() - kept.keys() == {name for name in given if name.startswith("head")}
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, given[name]), name
+    last = f"blocks.{len(model.vit.blocks) - 1}."
+    for name, tensor in model.glca[0].state_dict().items():
+        assert torch.equal(tensor, given[last + name]), name
+    assert torch.equal(model.glca_norm.weight, given["norm.weight"])
+
+
+def test_given_file_without_a_classifier_will_do_too(tmp_path):
+    given = write_weights(tmp_path / "weights.safetensors", classes=0)
+    model, _ = new_model(config(weights=str(tmp_path / "weights.safetensors")), [])
+    assert all(torch.equal(tensor, given[name]) for name, tensor in model.vit.state_dict().items())
+
+
+def test_given_file_goes_before_random_weights(tmp_path):
+    given = write_weights(tmp_path / "weights.pth")
+    model, _ = new_model(random_config(weights=str(tmp_path / "weights.pth")), [])
+    assert torch.equal(model.vit.cls_token, given["cls_token"])
+
+
+@pytest.mark.parametrize("image_size, grid", [(96, 6), (32, 2)])
+def test_positions_are_interpolated_to_another_image_size(tmp_path, image_size, grid):
+    given = write_weights(tmp_path / "weights.pth")  # 4 x 4 positions and that of CLS
+    model, _ = new_model(config(weights=str(tmp_path / "weights.pth"), image_size=image_size), [])
+    kept = model.vit.state_dict()
+    positions = kept.pop("pos_embed")
+    assert all(torch.equal(tensor, given[name]) for name, tensor in kept.items())
+    assert torch.equal(positions[:, 0], given["pos_embed"][:, 0])
+    old = given["pos_embed"][:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    new = F.interpolate(old, (grid, grid), mode="bicubic", antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
+    torch.testing.assert_close(positions[:, 1:], new)
+    assert model.eval().encode(make_images(2, image_size)).parts["sa"].shape == (2, 64)
+
+
+def without_one_norm(state):
+    return {name: tensor for name, tensor in state.items() if name != "blocks.2.norm1.weight"}
+
+
+def of_another_library(state):
+    return {"vit.encoder." + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("change", [without_one_norm, of_another_library])
+def test_a_file_that_fills_only_part_of_the_backbone_is_refused(tmp_path, change):
+    write_weights(tmp_path / "weights.safetensors", change=change)
+    with pytest.raises(ConfigError, match="weights"):
+        new_model(config(weights=str(tmp_path / "weights.safetensors")), [])
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_weights_of_another_backbone_and_damaged_ones_are_refused(tmp_path, name):
+    file = tmp_path / name
+    write_weights(file)
+    with pytest.raises(ConfigError, match=name):
+        new_model(config("deit_tiny_patch16_224", weights=str(file)), [])
+    file.write_bytes(b"half a download")
+    with pytest.raises(ConfigError, match=name):
+        new_model(config(weights=str(file)), [])
+
+
+def test_weights_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"weights=.*gone\.pth: there is no such file\."):
+        new_model(config(weights=str(tmp_path / "gone.pth")), [])
+    with pytest.raises(ConfigError, match="no such file"):
+        new_model(config(weights=str(tmp_path)), [])
+
+
+def kaggle_file(root, model="vit-base-patch16-224", name="pytorch_model.bin"):
+    return root / "models" / "timm" / model / "pytorch" / "default" / "1" / name
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "weights.pth", "weights.pt"])
+@pytest.mark.parametrize("backbone", ["vit_base_patch16_224", "vit_base_patch16_224.augreg2_in21k_ft_in1k"])
+def test_attached_model_is_found_by_the_backbones_name(tmp_path, backbone, name):
+    inputs, working = tmp_path / "input", tmp_path / "working"
+    wanted = kaggle_file(inputs, name=name)
+    others = [
+        kaggle_file(inputs, "vit-small-patch16-224"),
+        kaggle_file(inputs, "deit-base-patch16-224"),
+        kaggle_file(inputs, name="config.json"),
+        inputs / "datasets" / "somebody" / "vit-base-patch16-224" / "model.safetensors",
+    ]
+    for file in [wanted, *others]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert find_weights(backbone, [working, inputs]) == wanted
+    assert find_weights("vit_large_patch16_224", [working, inputs]) is None
+    assert find_weights(backbone, []) is None
+
+
+def test_attached_model_is_used_and_named(tmp_path, capsys, no_network):
+    file = kaggle_file(tmp_path, "test-vit")
+    given = write_weights(file)
+    model, _ = new_model(config(), [tmp_path])
+    assert all(torch.equal(tensor, given[name]) for name, tensor in model.vit.state_dict().items())
+    assert str(file) in capsys.readouterr().out
+
+
+def test_two_attached_files_are_a_choice_for_the_user(tmp_path):
+    files = kaggle_file(tmp_path, "test-vit"), kaggle_file(tmp_path, "test-vit", "model.safetensors")
+    for file in files:
+        given = write_weights(file)
+    with pytest.raises(ConfigError, match=r"2 attached files .*weights=.*model\.safetensors"):
+        new_model(config(), [tmp_path])
+    model, _ = new_model(config(weights=str(files[0])), [tmp_path])
+    assert torch.equal(model.vit.cls_token, given["cls_token"])
+
+
+def test_without_network_and_weights_the_cure_is_told(tmp_path, no_network):
+    with pytest.raises(ConfigError) as error:
+        new_model(config(), [tmp_path])
+    for part in (TINY, "internet", "attach", "weights=", "allow_random_init=true"):
+        assert part in str(error.value)
+    model, _ = new_model(random_config(), [tmp_path])
+    assert model.eval().encode(make_images()).parts["sa"].isfinite().all()
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "mistyped, near",
+    [
+        ("vit_base_patch16_22", "vit_base_patch16_224"),
+        ("vit_bse_patch16_224", "vit_base_patch16_224"),
+        ("deit_tiny_patch_16_224", "deit_tiny_patch16_224"),
+        ("hybrid_tiny_", "hybrid_tiny"),
+    ],
+)
+def test_unknown_backbone_is_refused_with_near_names(mistyped, near):
+    with pytest.raises(ConfigError) as error:
+        new_model(random_config(mistyped), [])
+    offered = str(error.value).split(mistyped, 1)[1].replace(".", " ").replace(",", " ").split()
+    assert near in offered, str(error.value)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "swin_tiny_patch4_window7_224", "test_vit2", "vit_tiny_patch16_224.no"]
+)
+def test_backbones_without_plain_blocks_and_a_cls_token_are_refused(backbone):
+    # another kind of network; windows; global average pooling without CLS; a tag that timm does not have
+    with pytest.raises(ConfigError, match=f"backbone='{backbone}'"):
+        new_model(random_config(backbone), [])
+
+
+def test_kind_of_backbone_is_no_matter_of_the_network(no_network):
+    with pytest.raises(ConfigError, match="plain vision transformer"):
+        new_model(config("resnet18"), [])
+
+
+def test_hybrid_tiny_has_no_pretrained_weights():
+    with pytest.raises(ConfigError, match="allow_random_init=true"):
+        new_model(config("hybrid_tiny"), [])
+
+
+# Architecture
+
+
+@pytest.mark.parametrize(
+    "given, layers", [((1, 0), range(6)), ((2, 4), range(1, 4)), ((6, 6), range(5, 6)), ((0, 0), [])]
+)
+def test_layers_with_pair_attention_count_from_one(given, layers):
+    model, architecture = new_model(random_config(pwca_first=given[0], pwca_last=given[1]), [])
+    assert list(model.pwca_layers) == architecture["pwca_layers"] == list(layers)
+    assert ("pwca" in model.widths) == bool(layers)
+
+
+@pytest.mark.parametrize("given", [(1, 7), (7, 0), (7, 8)])
+def test_pair_attention_beyond_the_last_block_is_refused(given):
+    with pytest.raises(ConfigError, match="has 6 blocks"):
+        new_model(random_config(pwca_first=given[0], pwca_last=given[1]), [])
+
+
+def test_parameters_reach_the_model():
+    options = {"dropout": 0.1, "attention_dropout": 0.2, "drop_path": 0.3, "gradient_checkpointing": True}
+    model, _ = new_model(random_config(glca_blocks=2, local_ratio=0.5, similarity="euclidean", **options), [])
+    for block in (model.vit.blocks[-1], *model.glca):
+        rates = block.attn.proj_drop.p, block.attn.attn_drop.p, block.drop_path1.drop_prob
+        assert rates == pytest.approx((0.1, 0.2, 0.3))
+    assert (len(model.glca), model.selected, model.similarity) == (2, 8, "euclidean")
+    assert model.gradient_checkpointing
+    deit, _ = new_model(random_config("deit_tiny_patch16_224"), [])
+    assert deit.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert deit.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+
+
+# Folders
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        random_config(),
+        random_config(glca_blocks=2, local_ratio=0.1, pwca_first=2, pwca_last=3, similarity="euclidean"),
+        random_config(glca_blocks=0, pwca_first=0),
+        random_config("deit_tiny_patch16_224", image_size=32),
+        random_config("hybrid_tiny", image_size=32),
+    ],
+    ids=["tiny", "options", "sa alone", "deit", "hybrid_tiny"],
+)
+def test_a_saved_model_gives_the_same_scores_when_loaded(tmp_path, given, no_network):
+    model, architecture = new_model(given, [])
+    model.train()
+    model(make_images(4, given.image_size))  # the necks' statistics leave their start
+    save_model(tmp_path, model, architecture)
+    loaded = load_model(tmp_path)
+    assert not any(module.training for module in loaded.modules())
+    images = make_images(5, given.image_size)
+    with torch.no_grad():
+        (a, b), (c, d) = ((m.encode(images), m.encode(images.flip(-1))) for m in (model.eval(), loaded))
+        assert torch.equal(loaded.compare(c, d), model.compare(a, b))
+    assert (loaded.pwca_layers, loaded.selected) == (model.pwca_layers, model.selected)
+    assert loaded.widths == model.widths
+    assert json.loads((tmp_path / "model.json").read_text()) == architecture
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_a_model_saved_over_another_replaces_it(tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model, architecture = new_model(random_config(), [])
+        save_model(tmp_path, model, architecture)
+    assert torch.equal(load_model(tmp_path).vit.cls_token, model.vit.cls_token)
+
+
+def test_a_folder_without_a_model_is_told_apart(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match=r"holds no trained model .*: train first, or set run_dir\."):
+            load_model(folder)

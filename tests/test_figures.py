@@ -1,0 +1,122 @@
+"""Figures of the data and of training: each says on what data, what is drawn, and in what unit."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from dcal_core.data.twins import TwinIndex
+from dcal_core.figures import draw_curves, draw_families
+
+SIZE, IMAGES = 16, 3
+
+
+def index(families: int) -> TwinIndex:
+    people = tuple(f"{number:02d}" for number in range(2 * families))
+    return TwinIndex(
+        name="train",
+        people=people,
+        families=tuple(zip(people[::2], people[1::2], strict=True)),
+        paths=tuple(f"{person}/{n}.png" for person in people for n in range(IMAGES)),
+        person_of=np.repeat(np.arange(len(people)), IMAGES),
+        family_of=np.repeat(np.arange(families), 2),
+    )
+
+
+class Store:
+    """Images that are grey all over, as dark as their number, so that a drawn one can be told."""
+
+    def batch(self, indices):
+        values = torch.as_tensor(np.asarray(indices), dtype=torch.uint8)
+        return values[:, None, None, None].expand(-1, 3, SIZE, SIZE)
+
+
+def rendered(figure: Figure) -> Figure:
+    """The figure after it was drawn, which must raise no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.canvas.draw()
+    return figure
+
+
+def drawn_faces(axes) -> list[int]:
+    """The numbers of the images in a row of the sheet."""
+    (image,) = axes.images
+    row = np.asarray(image.get_array())
+    assert row.shape[0] == SIZE and row.shape[2] == 3
+    starts = [side * (4 * SIZE + SIZE // 8) + n * SIZE for side in range(2) for n in range(4)]
+    return [int(row[0, start + SIZE // 2, 0]) for start in starts]
+
+
+def test_a_sheet_of_families_names_data_split_and_people():
+    figure = rendered(draw_families(index(6), Store(), "SYNTHETIC"))
+    assert isinstance(figure, Figure) and len(figure.axes) == 4
+    assert "SYNTHETIC" in figure.get_suptitle() and "train" in figure.get_suptitle()
+    assert "00" in figure.axes[0].get_title() and "01" in figure.axes[0].get_title()
+
+
+def test_a_row_shows_one_sibling_and_then_the_other():
+    figure = draw_families(index(6), Store(), "SYNTHETIC")
+    assert drawn_faces(figure.axes[1]) == [6, 7, 8, 6, 9, 10, 11, 9]  # people 2 and 3; the fourth image comes round
+
+
+def test_fewer_families_than_rows_leave_no_empty_axes():
+    figure = rendered(draw_families(index(2), Store(), "SYNTHETIC"))
+    assert not [axes for axes in figure.axes if axes.axison and not axes.images]
+
+
+def test_a_single_family_can_be_drawn():
+    figure = rendered(draw_families(index(6), Store(), "SYNTHETIC", families=1))
+    assert len(figure.axes) == 1
+
+
+HISTORY = [
+    {"batch": 10, "epoch": 0.5, "lr": 1e-3, "sa/identity": 4.0, "sa/twin": 0.5, "loss": 2.0},
+    {"batch": 20, "epoch": 1.0, "lr": 1e-3, "sa/identity": 3.0, "sa/twin": 0.4, "pwca/twin": 0.6, "loss": -1.0},
+    {"batch": 20, "epoch": 1, "validation/eer": 0.30, "validation/auc": 0.8},
+    {"batch": 40, "epoch": 2, "validation/eer": 0.25, "validation/auc": 0.8},
+    {"batch": 60, "epoch": 3, "validation/eer": 0.28, "validation/auc": 0.8},
+]
+
+
+def test_curves_are_labelled_with_data_and_units():
+    losses, errors = rendered(draw_curves(HISTORY, "SYNTHETIC")).axes
+    for axes in (losses, errors):
+        assert "SYNTHETIC" in axes.get_title() and axes.get_xlabel() == "epoch"
+    assert losses.get_ylabel() == "loss" and errors.get_ylabel() == "EER (%)"
+
+
+def test_curves_show_what_was_logged():
+    losses, errors = draw_curves(HISTORY, "SYNTHETIC").axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
+    assert drawn == {
+        "SA identity": [[0.5, 4.0], [1.0, 3.0]],
+        "SA twin": [[0.5, 0.5], [1.0, 0.4]],
+        "PWCA twin": [[1.0, 0.6]],
+    }
+    assert np.allclose(errors.lines[0].get_xydata(), [[1, 30], [2, 25], [3, 28]])
+    words = [text.get_text() for text in errors.texts] + errors.get_legend_handles_labels()[1]
+    assert any("25.0 %" in text for text in words)
+
+
+def test_the_legend_names_every_loss():
+    losses = draw_curves(HISTORY, "SYNTHETIC").axes[0]
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["SA identity", "SA twin", "PWCA twin"]
+
+
+@pytest.mark.parametrize("history", [HISTORY[:2], HISTORY[2:], []], ids=["no validation", "no losses", "nothing"])
+def test_a_history_that_lacks_something_is_drawn_without_it(history):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw_curves(history, "SYNTHETIC")
+    losses, errors = rendered(figure).axes
+    assert bool(losses.lines) == any("loss" in line for line in history)
+    assert bool(errors.lines) == any("validation/eer" in line for line in history)
+    assert "SYNTHETIC" in errors.get_title() and errors.get_ylabel() == "EER (%)"
+
+
+def test_curves_of_a_random_model_stay_within_the_axes():
+    errors = draw_curves([{"batch": 10, "epoch": 1, "validation/eer": 0.7}], "SYNTHETIC").axes[1]
+    assert errors.get_ylim()[0] <= 70 <= errors.get_ylim()[1]

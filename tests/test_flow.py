@@ -1,0 +1,143 @@
+"""Imports point one way only, and no file but two knows which systems there are."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcal_core.config import FIELDS
+
+ROOT = Path(__file__).parents[1]
+LAYERS = (
+    {"config", "environment", "progress"},
+    {"data"},
+    {"models"},
+    {"training"},
+    {"verification"},
+    {"explain"},
+    {"deploy"},
+    {"figures", "recipes", "session"},
+    {"__main__"},
+)
+KNOW_THE_RECIPES = {"config.py", "models/build.py", "recipes.py"}  # in config they are the choices of `recipe`
+SOURCES = {path.relative_to(ROOT / "dcal_core").as_posix(): path.read_text() for path in ROOT.glob("dcal_core/**/*.py")}
+
+
+def layer(name: str) -> int:
+    """The layer of a module or package of dcal_core; IndexError for one that has none."""
+    return [number for number, names in enumerate(LAYERS) if name in names][0]
+
+
+def top(file: str) -> str:
+    """`data/twins.py` -> `data`, `config.py` -> `config`."""
+    return file.removesuffix(".py").split("/")[0]
+
+
+def imported(source: str) -> list[str]:
+    """All modules that a source imports anywhere in it, with the names taken `from` them, which may be modules."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
+    return found
+
+
+def against_the_flow(file: str, source: str) -> list[str]:
+    """Imports of a file from its own layer's neighbours, from a later layer, or relative to itself."""
+    wrong = []
+    for name in imported(source):
+        if name.startswith("."):
+            wrong.append(name)
+        elif name.startswith("dcal_core."):
+            target = name.split(".")[1]
+            if target != top(file) and layer(target) >= layer(top(file)):
+                wrong.append(name)
+    return wrong
+
+
+def named_recipes(source: str) -> list[str]:
+    """Recipe names that stand in a source as text, except as a part of a path (`folder / "dcal"`)."""
+    tree = ast.parse(source)
+    in_paths = {id(n.right) for n in ast.walk(tree) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)}
+    recipes = FIELDS["recipe"].metadata["choices"]
+    constants = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in in_paths]
+    return [constant.value for constant in constants if constant.value in recipes]
+
+
+def reads_recipe(source: str) -> bool:
+    """Whether a source asks a config or an architecture for its recipe."""
+    attributes = [n.attr for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)]
+    keys = [
+        n.slice.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Subscript) and hasattr(n.slice, "value")
+    ]
+    return "recipe" in attributes + keys
+
+
+def module_of(name: str) -> str | None:
+    """The file that an imported name comes from, if it is one of ours."""
+    parts = name.split(".")[1:]
+    candidates = ["/".join(parts) + ".py", "/".join(parts[:-1]) + ".py"]
+    return next((file for file in candidates if file in SOURCES), None)
+
+
+@pytest.mark.parametrize("file", [file for file in SOURCES if file != "__init__.py"])
+def test_imports_point_one_way(file):
+    assert against_the_flow(file, SOURCES[file]) == []
+
+
+def test_an_import_against_the_flow_is_seen():
+    assert against_the_flow("models/dcal.py", "import dcal_core.training.loop") == ["dcal_core.training.loop"]
+    assert against_the_flow("training/loop.py", "from dcal_core.verification.metrics import roc_auc")
+    assert against_the_flow("training/loop.py", "def f():\n    from dcal_core import verification")
+    assert against_the_flow("config.py", "from dcal_core.environment import banner")
+    assert against_the_flow("session.py", "from dcal_core.recipes import train_run")
+    assert against_the_flow("data/images.py", "from . import twins")
+    assert not against_the_flow("explain/maps.py", "from dcal_core.models import features\nimport torch")
+
+
+def test_training_has_its_validator_given_and_imports_no_metric():
+    files = [file for file in SOURCES if top(file) == "training"]
+    names = [name for file in files for name in imported(SOURCES[file])]
+    assert files and not [name for name in names if "verification" in name or name.startswith("sklearn")]
+
+
+def test_no_module_imports_itself_around_a_circle():
+    imports = {file: {module_of(n) for n in imported(s) if n.startswith("dcal_core.")} for file, s in SOURCES.items()}
+    left = {file: targets - {None} for file, targets in imports.items()}
+    while free := [file for file, targets in left.items() if not targets]:
+        left = {file: targets - set(free) for file, targets in left.items() if file not in free}
+    assert left == {}
+
+
+@pytest.mark.parametrize("file", SOURCES)
+def test_only_two_files_know_the_recipes(file):
+    if file not in KNOW_THE_RECIPES:
+        assert named_recipes(SOURCES[file]) == []
+        assert not reads_recipe(SOURCES[file])
+
+
+def test_a_recipe_that_is_named_is_seen():
+    assert named_recipes('if system == "dcal": pass') == ["dcal"]
+    assert named_recipes('losses = {"dcal": 1}["dcal"]') == ["dcal", "dcal"]
+    assert named_recipes('root / "dcal"') == [] and named_recipes('"""How dcal works."""') == []
+    assert reads_recipe("config.recipe") and reads_recipe('architecture["recipe"]') and not reads_recipe("x[0]")
+
+
+def test_no_module_is_a_box_for_anything():
+    names = {part.removesuffix(".py") for file in SOURCES for part in file.split("/")}
+    assert names.isdisjoint({"utils", "util", "helpers", "helper", "common", "misc"})
+
+
+def test_packages_re_export_nothing():
+    assert not [file for file in SOURCES if file.endswith("__init__.py") and imported(SOURCES[file])]
+
+
+def test_parameters_are_read_without_torch():
+    outside = {name.split(".")[0] for name in imported(SOURCES["config.py"])}
+    assert outside <= sys.stdlib_module_names | {"yaml"}
+    code = "import sys, dcal_core.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

@@ -1,0 +1,91 @@
+"""The built notebooks, run as a user runs them: by papermill, in an empty folder, without the package installed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "preset": "demo",
+    "run_dir": "out",
+    "image_size": 32,
+    "synthetic_families": 12,
+    "synthetic_images": 3,
+    "validation_share": 0.3,
+    "families_per_batch": 4,
+    "images_per_person": 2,
+    "steps_per_epoch": 3,
+    "epochs": 2,
+}
+pytestmark = pytest.mark.notebook
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("empty")
+
+
+def papermill(folder, notebook, **parameters):
+    """Run a built notebook in a folder by papermill's command; the finished process."""
+    arguments = [part for name, value in parameters.items() for part in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / notebook, notebook, *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "no_proxy": "*", "https_proxy": "http://127.0.0.1:9"}  # no network
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def text_of(folder, notebook):
+    """Everything that an executed notebook printed."""
+    cells = json.loads((folder / notebook).read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "".join("".join(output.get("text", "")) for output in outputs)
+
+
+def test_training_stops_cleanly_when_the_time_is_up(folder):
+    done = papermill(folder, "train.ipynb", **SMALL, time_budget_hours=0)
+    assert done.returncode == 0, done.stderr
+    printed = text_of(folder, "train.ipynb")
+    assert "embedded" in printed and "Time budget used up after 1 batches" in printed
+    assert json.loads((folder / "out/checkpoints/last/progress.json").read_text())["batch"] == 1
+
+
+def test_training_goes_on_where_it_stopped(folder):
+    done = papermill(folder, "train.ipynb", **SMALL, resume="true")
+    assert done.returncode == 0, done.stderr
+    printed = text_of(folder, "train.ipynb")
+    assert "Going on from" in printed and "1 batches done" in printed and "Best validation EER" in printed
+    progress = json.loads((folder / "out/checkpoints/last/progress.json").read_text())
+    assert progress["finished"] and progress["batch"] == 6
+    assert (folder / "out/figures/curves.png").is_file()
+
+
+def test_evaluation_writes_the_report(folder):
+    done = papermill(folder, "evaluate.ipynb", preset="demo", run_dir="out", bootstrap_draws=100)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "out/report.json").read_text())
+    counts = report["metrics"]["counts"]
+    assert report["data"] == "SYNTHETIC" and (counts["genuine"], counts["impostor"]) == (31 * 2 * 28, 31 * 64)
+    assert report["metrics"]["eer"]["low"] <= report["metrics"]["eer"]["value"] <= report["metrics"]["eer"]["high"]
+    assert all((folder / f"out/figures/{name}.png").is_file() for name in ("scores", "roc", "det", "confusable"))
+
+
+def test_attention_draws_pairs(folder):
+    done = papermill(folder, "attention.ipynb", preset="demo", run_dir="out")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out/figures/co-twins_0.png").is_file() and "SYNTHETIC" in text_of(folder, "attention.ipynb")
+
+
+@pytest.mark.parametrize(
+    "parameters, sentence",
+    [
+        ({"resumee": "true"}, "did you mean resume?"),
+        ({"resume": "maybe"}, "parameter resume='maybe': takes true or false"),
+    ],
+)
+def test_a_parameter_that_makes_no_sense_stops_the_notebook_with_a_sentence(folder, parameters, sentence):
+    done = papermill(folder, "train.ipynb", **parameters)
+    assert done.returncode == 1 and sentence in done.stderr

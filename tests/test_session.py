@@ -1,0 +1,156 @@
+"""How notebooks begin: preset and folder are chosen, and a trained run is taken up with its parameters."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import IPython.display
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from dcal_core import environment, session
+from dcal_core.config import ConfigError, load, presets
+from dcal_core.session import Session, begin_training, begin_with_trained, choose_preset
+from dcal_core.training.checkpoints import Progress, Run
+
+PARAMS = Path(__file__).parents[1] / "params"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """An empty folder on a machine without GPU that is not Kaggle's."""
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(session, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.chdir(tmp_path)
+
+
+def trained(folder: Path, **given) -> Path:
+    """A run with a best model in a folder; returns that model's."""
+    config = load("demo", PARAMS, given)
+    run, model = Run(folder, config, {"backbone": "a linear layer"}), nn.Linear(2, 2)
+    run.save_model("best", model, epoch=1)
+    run.save_last(model, nn.Linear(1, 1), torch.optim.SGD(model.parameters()), None, Progress(batch=3, finished=True))
+    return folder / "checkpoints" / "best"
+
+
+def attach(folder: Path) -> Path:
+    """A place below Kaggle's inputs as deep as notebook outputs lie."""
+    return folder / "input" / "notebooks" / "owner" / "train" / "runs" / "demo"
+
+
+# ---- training
+
+
+@pytest.mark.parametrize(
+    ("gpu", "data", "preset"),
+    [(True, True, "kaggle_t4x2"), (True, False, "demo"), (False, True, "demo"), (False, False, "demo")],
+)
+def test_auto_takes_the_large_preset_only_with_gpu_and_data(monkeypatch, tmp_path, gpu, data, preset):
+    monkeypatch.setattr(session, "gpu_verdict", lambda: (gpu, ""))
+    monkeypatch.setattr(session, "find_indexes", lambda roots: tmp_path if data and roots == [Path("faces")] else None)
+    assert choose_preset("auto", "faces") == preset
+    assert preset in presets(PARAMS)
+    assert choose_preset("local_2080ti", "faces") == "local_2080ti"
+
+
+def test_training_begins_with_the_demo_where_there_is_nothing(capsys, tmp_path):
+    begun = begin_training("Train a twin verifier", {"preset": "auto"}, PARAMS)
+    assert begun.config == load("demo", PARAMS, {})
+    assert begun.folder == tmp_path / "runs" / "demo" and begun.trained is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Train a twin verifier" and f"torch {torch.__version__}" in lines[1]
+    assert lines[-1] == "Preset demo, seed 0, time budget 11 h"
+
+
+def test_training_takes_what_is_given(tmp_path):
+    given = {"preset": "demo", "seed": "3", "resume": "false", "run_dir": "there", "data_root": ""}
+    begun = begin_training("Train", given, PARAMS)
+    assert begun.config == load("demo", PARAMS, {"seed": 3, "resume": False, "run_dir": "there"})
+    assert begun.folder == tmp_path / "there"
+
+
+def test_beginning_leaves_no_folder_behind(tmp_path):
+    begin_training("Train", {"preset": "demo"}, PARAMS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("begin", [begin_training, begin_with_trained])
+def test_an_unknown_preset_or_parameter_is_refused(begin):
+    with pytest.raises(ConfigError, match="takes one of demo"):
+        begin("Title", {"preset": "demoo"}, PARAMS)
+    with pytest.raises(ConfigError, match="did you mean resume?"):
+        begin("Title", {"preset": "demo", "resumee": "true"}, PARAMS)
+
+
+# ---- a trained run
+
+
+def test_a_trained_run_is_taken_up_with_its_own_parameters(tmp_path, capsys):
+    best = trained(tmp_path / "runs" / "demo", epochs=3, lr=1e-3, synthetic_families=50, encode_batch=7)
+    begun = begin_with_trained("Evaluate", {"preset": "auto", "data_root": "", "run_dir": ""}, PARAMS)
+    assert begun.trained == best and begun.folder == tmp_path / "runs" / "demo"
+    assert begun.config == load("demo", PARAMS, dict(epochs=3, lr=1e-3, synthetic_families=50, encode_batch=7))
+    out = capsys.readouterr().out
+    assert out.startswith("Evaluate\n") and str(best) in out
+
+
+def test_what_cannot_change_the_weights_may_be_given(tmp_path):
+    trained(tmp_path / "runs" / "demo", encode_batch=7)
+    begun = begin_with_trained("Evaluate", {"preset": "demo", "encode_batch": "9", "bootstrap_draws": 200}, PARAMS)
+    assert (begun.config.encode_batch, begun.config.bootstrap_draws) == (9, 200)
+
+
+def test_a_decisive_parameter_that_differs_is_refused_and_one_that_agrees_is_not(tmp_path):
+    trained(tmp_path / "runs" / "demo", seed=3)
+    with pytest.raises(ConfigError, match=r"seed=4: .*was trained with 3; leave it out"):
+        begin_with_trained("Evaluate", {"preset": "demo", "seed": "4"}, PARAMS)
+    assert begin_with_trained("Evaluate", {"preset": "demo", "seed": "3"}, PARAMS).config.seed == 3
+
+
+def test_a_parameter_that_came_later_than_the_run_has_its_default(tmp_path):
+    best = trained(tmp_path / "runs" / "demo")
+    file = best.parents[1] / "config.json"
+    saved = json.loads(file.read_text())
+    del saved["flip_prob"]
+    file.write_text(json.dumps(saved | {"a_parameter_of_old": 1}))
+    assert begin_with_trained("Evaluate", {"preset": "demo"}, PARAMS).config.flip_prob == 0.0
+
+
+def test_an_attached_run_is_found_and_its_results_go_to_the_own_folder(tmp_path):
+    best = trained(attach(tmp_path), seed=3)
+    begun = begin_with_trained("Evaluate", {"preset": "demo", "run_dir": ""}, PARAMS)
+    assert begun.trained == best and begun.config.seed == 3
+    assert begun.folder == tmp_path / "runs" / "demo"
+
+
+def test_the_own_run_comes_before_an_attached_one(tmp_path):
+    trained(attach(tmp_path), seed=3)
+    best = trained(tmp_path / "runs" / "demo", seed=4)
+    assert begin_with_trained("Evaluate", {"preset": "demo"}, PARAMS).trained == best
+
+
+def test_without_a_trained_run_it_is_said_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match=r"run train\.ipynb first"):
+        begin_with_trained("Evaluate", {"preset": "demo"}, PARAMS)
+
+
+# ---- figures
+
+
+def test_a_figure_is_kept_as_png_and_shown_from_that_file(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 2])
+    Session(load("demo", PARAMS, {}), tmp_path / "run").show(figure, "curves")
+    kept = (tmp_path / "run" / "figures" / "curves.png").read_bytes()
+    assert kept.startswith(b"\x89PNG\r\n\x1a\n")
+    assert [type(image) for image in shown] == [IPython.display.Image] and shown[0].data == kept
+
+
+def test_a_session_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Session(load("demo", PARAMS, {}), Path("run")).folder = Path("other")

@@ -1,0 +1,225 @@
+"""Trackers that work, fail, are missing or are out of reach: training goes on, and one line says what happened."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from accelerate import PartialState
+
+from dcal_core.config import Config
+from dcal_core.training import tracking
+from dcal_core.training.tracking import Tracker, open_tracker
+
+
+class Recorder:
+    """A tracker that keeps its calls and fails at those named."""
+
+    def __init__(self, *failing: str):
+        self.failing, self.calls = failing, []
+
+    def call(self, action, *arguments):
+        self.calls.append((action, *arguments))
+        if action in self.failing:
+            raise ConnectionResetError("the server\nis gone")
+
+    def store_init_configuration(self, values):
+        self.call("store_init_configuration", values)
+
+    def log(self, values, step):
+        self.call("log", values, step)
+
+    def finish(self):
+        self.call("finish")
+
+
+@pytest.fixture(autouse=True)
+def nothing_around(monkeypatch, tmp_path):
+    """An empty folder, no network, no keys; what the code sets in the environment is undone."""
+    for name in ("KAGGLE_KERNEL_RUN_TYPE", "WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "")  # noted, so that it is put back in any case
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_NOTEBOOK_NAME", "test.ipynb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr(tracking, "reachable", lambda host, port: False)
+    monkeypatch.chdir(tmp_path)
+    PartialState(cpu=True)  # training has one by then, and Accelerate's trackers ask for it
+
+
+def lines(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+
+# ---- a tracker that is there
+
+
+def test_figures_go_to_the_tracker():
+    recorder = Recorder()
+    tracker = Tracker(recorder)
+    tracker.log({"loss": 1.0}, 10)
+    tracker.finish()
+    assert recorder.calls == [("log", {"loss": 1.0}, 10), ("finish",)]
+
+
+@pytest.mark.parametrize("action", ["log", "finish"])
+def test_a_tracker_that_raises_is_left_with_one_line(capsys, action):
+    recorder = Recorder(action)
+    tracker = Tracker(recorder)
+    for step in (10, 20):
+        tracker.log({"loss": 1.0}, step)
+        tracker.finish()
+    assert [call[0] for call in recorder.calls] == (["log"] if action == "log" else ["log", "finish"])
+    (line,) = lines(capsys)
+    assert "ConnectionResetError" in line and "training goes on" in line and "metrics.jsonl" in line
+
+
+def test_an_interruption_is_not_swallowed(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(recorder, "call", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        Tracker(recorder).log({}, 1)
+
+
+def test_no_tracker_takes_figures_silently(capsys):
+    tracker = open_tracker(Config(tracker="none"), "demo", "id")
+    assert tracker.tracker is None
+    tracker.log({"loss": 1.0}, 10)
+    tracker.finish()
+    assert lines(capsys) == []
+
+
+# ---- opening
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_the_parameters_are_recorded_first(monkeypatch, name):
+    recorder, config = Recorder(), Config(tracker=name)
+    monkeypatch.setattr(tracking, f"{name}_tracker", lambda *_: recorder)
+    tracker = open_tracker(config, "demo", "id")
+    assert tracker.tracker is recorder and recorder.calls == [("store_init_configuration", config.as_dict())]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_that_cannot_be_opened_costs_one_line(monkeypatch, capsys, name):
+    def fail(*_):
+        raise RuntimeError("refused\nby the server")
+
+    monkeypatch.setattr(tracking, f"{name}_tracker", fail)
+    tracker = open_tracker(Config(tracker=name), "demo", "id")
+    tracker.log({"loss": 1.0}, 10)
+    tracker.finish()
+    (line,) = lines(capsys)
+    assert name in line and "RuntimeError" in line and "refused" in line
+
+
+def test_a_tracker_that_refuses_the_parameters_costs_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "wandb_tracker", lambda *_: Recorder("store_init_configuration"))
+    tracker = open_tracker(Config(tracker="wandb"), "demo", "id")
+    tracker.log({"loss": 1.0}, 10)
+    assert len(lines(capsys)) == 1
+
+
+# ---- wandb
+
+
+@pytest.mark.parametrize(
+    ("key", "network", "mode", "resume"),
+    [("k" * 40, True, "online", "allow"), ("k" * 40, False, "offline", None), (None, True, "offline", None)],
+)
+def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key, network, mode, resume):
+    started = []
+
+    class Stub(SimpleNamespace):
+        run = SimpleNamespace(dir="wandb/offline-run-1/files")
+
+        def start(self):
+            started.append(self)
+
+    monkeypatch.setattr(tracking, "WandBTracker", lambda project, **options: Stub(project=project, **options))
+    monkeypatch.setattr(tracking, "secret", lambda name: key if name == "WANDB_API_KEY" else None)
+    monkeypatch.setattr(tracking, "reachable", lambda host, port: network and (host, port) == ("api.wandb.ai", 443))
+    config = Config(tracker="wandb", wandb_entity="team", tracker_project="twins")
+    tracker = tracking.wandb_tracker(config, "demo", "some-id")
+    assert started == [tracker] and (tracker.mode, tracker.resume) == (mode, resume)
+    assert (tracker.project, tracker.name, tracker.id, tracker.entity) == ("twins", "demo", "some-id", "team")
+    out = capsys.readouterr().out
+    assert "kkk" not in out
+    assert ("wandb sync wandb/offline-run-1" in out) == (mode == "offline") and ("WANDB_API_KEY" in out) == (not key)
+
+
+def test_wandb_without_key_and_network_keeps_its_figures_for_later(capsys, tmp_path):
+    tracker = open_tracker(Config(tracker="wandb"), "demo", "some-id")
+    assert tracker.tracker is not None
+    tracker.log({"loss": 1.0}, 10)
+    tracker.finish()
+    (run,) = (tmp_path / "wandb").glob("offline-run-*-some-id")
+    assert list(run.glob("*.wandb"))
+    (line,) = lines(capsys)
+    assert "offline" in line and "WANDB_API_KEY" in line and f"wandb sync {run}" in line
+
+
+# ---- MLflow
+
+
+class Server:
+    """A stand-in for the mlflow package, which keeps what it is given."""
+
+    def __init__(self):
+        self.uri, self.parameters, self.metrics, self.ended = None, {}, [], 0
+        validation = SimpleNamespace(MAX_PARAM_VAL_LENGTH=500, MAX_PARAMS_TAGS_PER_BATCH=20)
+        self.utils = SimpleNamespace(validation=validation)
+        self.__spec__ = None  # asked for by importlib
+
+    def set_tracking_uri(self, uri):
+        self.uri = uri
+
+    def search_experiments(self, filter_string):
+        assert "twins" in filter_string
+        return []
+
+    def create_experiment(self, name, **_):
+        return f"id of {name}"
+
+    def start_run(self, experiment_id, run_name, **_):
+        assert (experiment_id, run_name) == ("id of twins", "demo")
+        self.uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        return SimpleNamespace(info=SimpleNamespace(run_id="some-id"))
+
+    def log_params(self, params):
+        self.parameters |= params
+
+    def log_metrics(self, metrics, step):
+        self.metrics.append((step, metrics))
+
+    def end_run(self):
+        self.ended += 1
+
+
+def test_mlflow_without_a_server_costs_one_line(capsys):
+    tracker = open_tracker(Config(tracker="mlflow"), "demo", "id")
+    assert tracker.tracker is None
+    (line,) = lines(capsys)
+    assert "no MLflow server at http://localhost:5000" in line
+
+
+def test_mlflow_without_its_package_costs_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # importing it raises ModuleNotFoundError
+    tracker = open_tracker(Config(tracker="mlflow", mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db"), "demo", "id")
+    assert tracker.tracker is None
+    (line,) = lines(capsys)
+    assert "mlflow" in line and ("ModuleNotFoundError" in line or "ImportError" in line)
+
+
+@pytest.mark.parametrize("uri", ["http://tracking.example:5000", "sqlite:///mlflow.db"])
+def test_mlflow_with_a_server_gets_parameters_and_figures(monkeypatch, capsys, uri):
+    server, asked = Server(), []
+    monkeypatch.setitem(sys.modules, "mlflow", server)
+    monkeypatch.setattr(tracking, "reachable", lambda host, port: asked.append((host, port)) or True)
+    config = Config(tracker="mlflow", mlflow_uri=uri, tracker_project="twins")
+    tracker = open_tracker(config, "demo", "id")
+    assert lines(capsys) == [] and tracker.tracker is not None
+    tracker.log({"loss": 1.0}, 10)
+    tracker.finish()
+    assert server.uri == uri and server.metrics == [(10, {"loss": 1.0})] and server.ended == 1
+    assert server.parameters == config.as_dict()
+    assert asked == ([("tracking.example", 5000)] if uri.startswith("http") else [])
