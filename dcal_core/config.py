@@ -147,6 +147,7 @@ SPELLED = {
 
 def read_value(field, value):
     """`value` as the field's type and within its range, whether it came as a string or not; raises ConfigError."""
+    given = value
     takes = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[field.type]
     try:
         if field.type is bool:
@@ -160,12 +161,12 @@ def read_value(field, value):
                 raise ValueError
         elif field.type is float:
             value = float(value)
-        elif not isinstance(value, str | Path):
+        elif not isinstance(value, str | Path | int | float):  # a folder may be called 2024
             raise ValueError
         else:
             value = str(value)
     except (KeyError, ValueError, TypeError, OverflowError):
-        raise ConfigError(f"parameter {field.name}={value!r}: takes {takes} ({field.metadata['meaning']}).") from None
+        raise ConfigError(f"parameter {field.name}={given!r}: takes {takes} ({field.metadata['meaning']}).") from None
     low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise ConfigError(f"parameter {field.name}={value!r}: takes one of {', '.join(choices)}.")
@@ -196,7 +197,7 @@ def load(preset, params_dir, overrides):
         raise ConfigError(f"preset={preset!r}: takes one of {', '.join(presets(params_dir))}.")
     try:
         chosen = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date or number
         raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]}): one `name: value` a line.") from None
     if not isinstance(chosen, dict):
         raise ConfigError(f"{path} holds a {type(chosen).__name__}: one `name: value` a line.")

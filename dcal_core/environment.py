@@ -2,13 +2,16 @@
 
 import os
 import platform
+import queue
 import socket
 import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+
+from dcal_core.config import ConfigError
 
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 STARTED = time.monotonic()
@@ -49,18 +52,23 @@ def gpu_verdict() -> tuple[bool, str]:
         built = ", ".join(torch.cuda.get_arch_list())
         return False, (
             f"{name} (sm_{major}{minor}) cannot run this PyTorch's kernels, built for {built} "
-            f"({str(error).splitlines()[0]}): choose GPU T4 x2, or install a cu126 build of PyTorch"
+            f"({str(error).partition(chr(10))[0]}): choose GPU T4 x2, or install a cu126 build of PyTorch"
         )
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     return True, f"{torch.cuda.device_count()} x {name}, {memory:.0f} GiB, sm_{major}{minor}, runs kernels"
 
 
 def fit_precision(wanted: str) -> str:
-    """`auto` as what the hardware is fit for; a T4 claims bf16, but emulates it at a tenth of its fp16 speed."""
+    """`auto` as what the hardware is fit for; raises ConfigError where it is not fit for the one wanted.
+
+    A T4 claims bf16, but emulates it at a tenth of its fp16 speed.
+    """
+    if not gpu_verdict()[0]:
+        if wanted == "fp16":
+            raise ConfigError("precision=fp16 needs a GPU that can be used: give auto, which here takes fp32.")
+        return "fp32" if wanted == "auto" else wanted
     if wanted != "auto":
         return wanted
-    if not gpu_verdict()[0]:
-        return "fp32"
     return "bf16" if torch.cuda.get_device_capability(0) >= (8, 0) else "fp16"
 
 
@@ -79,19 +87,24 @@ def secret(name: str) -> str | None:
     if not on_kaggle():
         return None
 
+    answer = queue.SimpleQueue()
+
     def ask():
-        from kaggle_secrets import UserSecretsClient
+        try:
+            from kaggle_secrets import UserSecretsClient
 
-        return UserSecretsClient().get_secret(name)
+            answer.put((UserSecretsClient().get_secret(name), ""))
+        except Exception as error:  # five unrelated types, by what is missing: secret, token, network
+            answer.put((None, type(error).__name__))
 
-    asking = ThreadPoolExecutor(1)
+    threading.Thread(target=ask, daemon=True).start()  # a daemon, so that one which hangs cannot keep the process
     try:
-        return asking.submit(ask).result(timeout=SECRET_WAIT_S)
-    except Exception as error:  # five unrelated types, by what is missing: secret, token, network; none may end a run
-        print(f"The Kaggle secret {name} is not to be had ({type(error).__name__}): add it under Add-ons > Secrets.")
-        return None
-    finally:
-        asking.shutdown(wait=False)
+        found, error = answer.get(timeout=SECRET_WAIT_S)
+    except queue.Empty:
+        found, error = None, f"no answer within {SECRET_WAIT_S} s"
+    if error:
+        print(f"The Kaggle secret {name} is not to be had ({error}): add it under Add-ons > Secrets.")
+    return found
 
 
 def reachable(host: str, port: int, wait_s: float = 5.0) -> bool:

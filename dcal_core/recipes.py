@@ -60,9 +60,9 @@ def validator(config: Config, split: Split):
 
 def train_run(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progress]:
     """Train the config's recipe in a folder, going on where an earlier session stopped."""
+    run = open_run(folder, config, data["train"].index.fingerprint(), input_roots())
     torch.manual_seed(config.seed)  # the initialisation
-    model, architecture = new_model(config, input_roots())
-    run = open_run(folder, config, architecture, input_roots())
+    model = new_model(config, input_roots(), pretrained=not run.has_checkpoint)
     batches = BATCHES[config.recipe](config, data["train"])
     objective = OBJECTIVES[config.recipe](config, model, people=len(data["train"].index.people))
     budget = TimeBudget(config.time_budget_hours)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from dcal_core.config import FIELDS, Config, ConfigError, check, load, read_values
 from dcal_core.data.twins import find_indexes
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
-from dcal_core.training.checkpoints import find_trained
+from dcal_core.training.checkpoints import find_trained, move_aside
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,17 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     config = load(preset, params_dir, given)
     print(banner(title))
     print(f"Preset {preset}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
-    return Session(config, run_folder(config, preset))
+    folder = run_folder(config, preset)
+    if not config.resume:
+        move_aside(folder)
+    return Session(config, folder)
 
 
 def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
     """Describe the machine and find a trained run, whose parameters hold where they decide the weights."""
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     folder = run_folder(load(preset, params_dir, given), preset)
-    trained = find_trained(folder, input_roots())
+    trained = find_trained(folder, [] if given.get("run_dir") else input_roots())
     saved = json.loads((trained.parents[1] / "config.json").read_text())
     saved = {name: value for name, value in saved.items() if name in FIELDS}
     given = read_values(given, "the given parameters")

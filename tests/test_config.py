@@ -175,7 +175,7 @@ def test_the_largest_seed_is_kept_to_the_last_digit():
         ("image_size", 10**6, "32 to 1024"),
         ("image_size", "31", "32 to 1024"),
         ("pwca_partner", "cousin", "one of random, twin, mix"),
-        ("pwca_partner", 3, "text"),
+        ("pwca_partner", [3], "text"),
         ("run_dir", None, "text"),
         ("run_dir", ["a"], "text"),
     ],

@@ -11,7 +11,8 @@ from dcal_core.config import FIELDS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"config", "environment", "progress"},
+    {"config", "progress"},
+    {"environment"},
     {"data"},
     {"models"},
     {"training"},

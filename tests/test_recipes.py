@@ -66,7 +66,7 @@ def changed(**values) -> Config:
 
 def model_of(config: Config):
     torch.manual_seed(0)
-    return new_model(config, [])[0]
+    return new_model(config, [])
 
 
 def test_every_recipe_that_can_be_chosen_has_batches_and_an_objective():

@@ -30,7 +30,9 @@ def elsewhere(monkeypatch, tmp_path):
 def trained(folder: Path, **given) -> Path:
     """A run with a best model in a folder; returns that model's."""
     config = load("demo", PARAMS, given)
-    run, model = Run(folder, config, {"backbone": "a linear layer"}), nn.Linear(2, 2)
+    run, model = Run(folder, config, "the people and images"), nn.Linear(2, 2)
+    model.architecture = {"backbone": "a linear layer"}
+    run.create()
     run.save_model("best", model, epoch=1)
     run.save_last(model, nn.Linear(1, 1), torch.optim.SGD(model.parameters()), None, Progress(batch=3, finished=True))
     return folder / "checkpoints" / "best"

@@ -4,6 +4,7 @@
 Triplets are three pairs: siblings are a set, and splits go by family, a connected component of the pairs.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -35,6 +36,11 @@ class TwinIndex:
     paths: tuple[str | Path, ...]  # one per image, grouped by person in the order of `people`
     person_of: np.ndarray  # [images] index into people
     family_of: np.ndarray  # [people] index into families
+
+    def fingerprint(self) -> str:
+        """A hash of the people and their images, by name, wherever the images lie."""
+        names = [f"{self.people[p]}/{Path(path).name}" for p, path in zip(self.person_of, self.paths, strict=True)]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
     def images_of(self, person: int) -> np.ndarray:
         """Indices of one person's images, [n]."""

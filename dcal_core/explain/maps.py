@@ -35,10 +35,10 @@ def pair_saliency(model: nn.Module, a: Tensor, b: Tensor, grid: int) -> tuple[Te
 
     a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1]; row i of a is compared with row i of b.
     """
-    sides = [(x.float() / 255 if x.dtype == torch.uint8 else x.float()).requires_grad_() for x in (a, b)]
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        sides = [(x / 255 if x.dtype == torch.uint8 else x).detach().clone().requires_grad_() for x in (a, b)]
         scores = model.compare(*(model.encode(side) for side in sides)).diagonal()
-    gradients = torch.autograd.grad(scores.sum(), sides)
+        gradients = torch.autograd.grad(scores.sum(), sides)
     maps = []
     for side, gradient in zip(sides, gradients, strict=True):
         weight = (gradient * (side.detach() - model.mean)).sum(1, keepdim=True).abs()  # [B, 1, S, S]

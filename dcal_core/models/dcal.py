@@ -62,13 +62,18 @@ class DCAL(nn.Module):
         # GLCA has weights of its own; the last block's are the best place to start from.
         self.glca = nn.ModuleList(copy.deepcopy(vit.blocks[-1]) for _ in range(glca_blocks))
         self.glca_norm = copy.deepcopy(vit.norm) if glca_blocks else None
-        self.readout = READOUTS[readout](vit.embed_dim, patches)
+        self.readout = READOUTS[readout](vit.embed_dim, patches, with_local=bool(glca_blocks))
         self.widths = {"sa": self.readout.whole_width}
         if glca_blocks:
             self.widths["glca"] = self.readout.local_width
         if pwca_layers:
             self.widths["pwca"] = self.readout.whole_width  # a neck of its own: distracted tokens differ in statistics
         self.necks = nn.ModuleDict({branch: BatchNormNeck(width) for branch, width in self.widths.items()})
+
+    @property
+    def pretrained(self) -> nn.Module:
+        """The part that does not start from random weights, and so learns more slowly."""
+        return self.vit
 
     def embed(self, images: Tensor) -> Tensor:
         """Tokens [B, N, C] of RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size."""

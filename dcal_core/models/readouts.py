@@ -10,7 +10,7 @@ class ClsReadout(nn.Module):
     Read at CLS alone, one GLCA block gives the same numbers whatever was selected: its rows do not see one another.
     """
 
-    def __init__(self, width: int, patches: int):
+    def __init__(self, width: int, patches: int, with_local: bool = True):
         super().__init__()
         self.whole_width, self.local_width = width, 2 * width
 
@@ -30,14 +30,15 @@ class TokenReadout(nn.Module):
     certain place is thus found in tens of steps, which takes attention to CLS hundreds.
     """
 
-    def __init__(self, width: int, patches: int, reduced: int = 32):
+    def __init__(self, width: int, patches: int, with_local: bool = True, reduced: int = 32):
         super().__init__()
         self.whole_width = self.local_width = 2 * width
         self.patches = patches
-        self.read_whole, self.read_local = (
+        readers = [
             nn.Sequential(nn.Linear(width, reduced), nn.Flatten(), nn.Linear(patches * reduced, width))
-            for _ in range(2)
-        )
+            for _ in range(1 + with_local)
+        ]
+        self.read_whole, self.read_local = readers[0], readers[1] if with_local else None
 
     def whole(self, cls: Tensor, patches: Tensor) -> Tensor:
         """From CLS [B, C] and all patches [B, N, C] to [B, 2C]."""

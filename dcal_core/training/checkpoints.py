@@ -38,12 +38,19 @@ class Progress:
 class Run:
     """One run's folder: writes checkpoints and figures into it, and restores training from it."""
 
-    def __init__(self, folder: Path, config: Config, architecture: dict):
-        self.folder, self.config, self.architecture = Path(folder), config, architecture
+    def __init__(self, folder: Path, config: Config, data: str):
+        self.folder, self.config, self.data = Path(folder), config, data
         self.metrics = self.folder / "metrics.jsonl"
+
+    def create(self) -> None:
+        """Make the folder, with the parameters in it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        described = {"fingerprint": config.fingerprint()} | config.as_dict()
+        described = {"fingerprint": self.config.fingerprint()} | self.config.as_dict()
         (self.folder / "config.json").write_text(json.dumps(described, indent=1))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return (self.checkpoints / "last").is_dir()
 
     @property
     def checkpoints(self) -> Path:
@@ -57,28 +64,28 @@ class Run:
     def save_model(self, name: str, model: nn.Module, **facts) -> None:
         """Keep the model under a name, with facts such as its epoch and validation EER."""
         with replaced_folder(self.checkpoints / name) as folder:
-            save_model(folder, model, self.architecture)
+            save_model(folder, model)
             (folder / "facts.json").write_text(json.dumps(facts))
 
     def save_last(self, model: nn.Module, objective: nn.Module, optimizer, scaler, progress: Progress) -> None:
         """Keep all that going on needs."""
         with replaced_folder(self.checkpoints / "last") as folder:
-            save_model(folder, model, self.architecture)
+            save_model(folder, model)
             save_file(objective.state_dict(), folder / "objective.safetensors")
             state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
             torch.save(state, folder / "optimizer.pt")
-            facts = {"fingerprint": self.config.fingerprint()} | dataclasses.asdict(progress)
+            facts = identity(self.config, self.data) | dataclasses.asdict(progress)
             (folder / "progress.json").write_text(json.dumps(facts))
 
     def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler) -> Progress:
         """Put the last checkpoint into the given objects and drop figures logged after it; a new run starts at 0."""
+        self.create()
         last = self.checkpoints / "last"
-        if not last.is_dir():
+        if not self.has_checkpoint:
             self.forget_after(0)
             return Progress()
         facts = json.loads((last / "progress.json").read_text())
-        facts.pop("fingerprint")
-        progress = Progress(**facts)
+        progress = Progress(**{field.name: facts[field.name] for field in dataclasses.fields(Progress)})
         model.load_state_dict(load_file(last / "model.safetensors"))
         objective.load_state_dict(load_file(last / "objective.safetensors"))
         state = torch.load(last / "optimizer.pt", map_location="cpu", weights_only=True)
@@ -95,7 +102,8 @@ class Run:
 
     def history(self) -> list[dict]:
         """All figures logged so far."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.is_file() else []
+        lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]  # a kill may cut the last one short
 
 
 class replaced_folder:
@@ -119,47 +127,75 @@ class replaced_folder:
         shutil.rmtree(self.old, ignore_errors=True)
 
 
-def open_run(folder: Path, config: Config, architecture: dict, input_roots: list[Path]) -> Run:
+def identity(config: Config, data: str) -> dict[str, str]:
+    """What two sessions must agree in to be one run: the decisive parameters and the people and images trained on."""
+    return {"fingerprint": config.fingerprint(), "data": data}
+
+
+def move_aside(folder: Path) -> None:
+    """Give the run in a folder another name, if there is one: starting fresh never deletes."""
+    folder = Path(folder)
+    if (folder / "config.json").is_file():
+        aside = next(p for n in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.old{n}")).exists())
+        folder.rename(aside)
+        print(f"Fresh start: the run that was in {folder} is now in {aside}.")
+
+
+def open_run(folder: Path, config: Config, data: str, input_roots: list[Path]) -> Run:
     """The run to train in: the one in `folder`, or an attached one that is further, or a new one; raises ConfigError.
 
-    With resume=false an earlier run in the folder is moved aside, never deleted. One whose decisive parameters differ
-    is never continued.
+    data: a fingerprint of what is trained on. With resume=false what is there is neither continued nor overwritten. A
+    run with other decisive parameters or other data is never continued.
     """
-    folder = Path(folder)
-    own = read_progress(folder)
+    folder, wanted = Path(folder), identity(config, data)
     if not config.resume:
-        if folder.is_dir() and any(folder.iterdir()):
-            aside = next(p for n in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.old{n}")).exists())
-            folder.rename(aside)
-            print(f"Fresh start; the run that was in {folder} is now in {aside}.")
-        return Run(folder, config, architecture)
-    if own and own["fingerprint"] != config.fingerprint():
+        move_aside(folder)
+        return Run(folder, config, data)
+    own = read_progress(folder)
+    if own and own["fingerprint"] != wanted["fingerprint"]:
         raise ConfigError(
             f"the run in {folder} was trained with other parameters ({differences(folder, config)}): give those again "
             "to go on, resume=false to start fresh (the old run is moved aside), or another run_dir."
         )
-    attached = [(p["batch"], run) for run, p in attached_runs(input_roots) if p["fingerprint"] == config.fingerprint()]
+    if own and own["data"] != wanted["data"]:
+        raise ConfigError(
+            f"the run in {folder} was trained on other people or images: attach those again to go on, or give "
+            "resume=false to start fresh (the old run is moved aside), or another run_dir."
+        )
+    attached = [(p["batch"], run) for run, p in attached_runs(input_roots) if wanted.items() <= p.items()]
     if attached and max(attached)[0] > (own["batch"] if own else -1):
         batch, source = max(attached)
         print(f"Going on from the attached run {source}, {batch} batches done.")
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-        for path in folder.rglob("*"):
-            path.chmod(path.stat().st_mode | 0o200)  # inputs are read-only
+        copy_run(source, folder)
     elif own:
         print(f"Going on from {folder}, {own['batch']} batches done.")
     else:
         print(f"No earlier run in {folder} or attached: starting fresh.")
-    return Run(folder, config, architecture)
+    return Run(folder, config, data)
+
+
+def copy_run(source: Path, folder: Path) -> None:
+    """Copy a run to where it can be written, its last checkpoint after the rest: whole, or not there."""
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("last"))
+    with replaced_folder(folder / "checkpoints" / "last") as last:
+        shutil.copytree(source / "checkpoints" / "last", last, dirs_exist_ok=True)
+    for path in folder.rglob("*"):
+        path.chmod(path.stat().st_mode | 0o200)  # inputs are read-only
 
 
 def read_progress(folder: Path) -> dict | None:
     """The progress of the run in a folder, or None where there is none; finishes a replacement that was cut short."""
     last = Path(folder) / "checkpoints" / "last"
-    old = last.with_name("last.old")
-    if old.is_dir() and not last.exists():
-        os.replace(old, last)
+    finish_replacement(last)
     file = last / "progress.json"
     return json.loads(file.read_text()) if file.is_file() else None
+
+
+def finish_replacement(folder: Path) -> None:
+    """Put the old folder back where a replacement was cut short between its two renames."""
+    old = folder.with_name(folder.name + ".old")
+    if old.is_dir() and not folder.exists():
+        os.replace(old, folder)
 
 
 def attached_runs(input_roots: list[Path]) -> list[tuple[Path, dict]]:
@@ -177,10 +213,15 @@ def differences(folder: Path, config: Config) -> str:
 
 def find_trained(folder: Path, input_roots: list[Path]) -> Path:
     """The folder of the best model of this run, or of the one attached run; raises ConfigError."""
-    for run in [Path(folder), *(run for run, _ in attached_runs(input_roots))]:
-        if (run / "checkpoints" / "best" / "model.json").is_file():
-            return run / "checkpoints" / "best"
-    raise ConfigError(
-        f"no trained model in {folder} and none attached: run train.ipynb first, attach its output (Add Input > "
-        "Notebook Output), or give run_dir."
-    )
+    finish_replacement(Path(folder) / "checkpoints" / "best")
+    if (Path(folder) / "checkpoints" / "best" / "model.json").is_file():
+        return Path(folder) / "checkpoints" / "best"
+    found = [best for run, _ in attached_runs(input_roots) if (best := run / "checkpoints" / "best").is_dir()]
+    if len(found) > 1:
+        raise ConfigError(f"{len(found)} trained runs are attached: choose one by run_dir={found[0].parents[1]}, …")
+    if not found:
+        raise ConfigError(
+            f"no trained model in {folder} and none attached: run train.ipynb first, attach its output (Add Input > "
+            "Notebook Output), or give run_dir."
+        )
+    return found[0]

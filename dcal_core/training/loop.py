@@ -1,8 +1,10 @@
 """The training loop: it knows an objective, batches and a validator, and nothing of which system it trains."""
 
 import math
+import secrets
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -76,13 +78,13 @@ def train(
         cpu=not gpu_verdict()[0],
     )
     task = Task(model.train(), objective)
-    optimizer = torch.optim.AdamW(parameter_groups(task, model.vit, config))
+    optimizer = torch.optim.AdamW(parameter_groups(task, model.pretrained, config))
     task, optimizer = accelerator.prepare(task, optimizer)
     progress = run.restore(model, objective, optimizer, accelerator.scaler)
     if progress.finished:
         return progress
-    tracker = open_tracker(config, run.folder.name, progress.tracker_run or config.fingerprint())
-    progress.tracker_run = progress.tracker_run or config.fingerprint()
+    progress.tracker_run = progress.tracker_run or secrets.token_hex(4)
+    tracker = open_tracker(config, run.folder.name, progress.tracker_run)
     trainer = Trainer(config, accelerator, task, optimizer, batches, validate, run, budget, tracker, progress)
     try:
         trainer.run_epochs()
@@ -109,7 +111,7 @@ class Trainer:
             flip_prob=config.flip_prob,
             erase_prob=config.erase_prob,
         )
-        self.recent, self.began = [], time.monotonic() - progress.seconds
+        self.steps_now, self.recent, self.began = True, [], time.monotonic() - progress.seconds
 
     def run_epochs(self) -> None:
         """All batches that are left, with a validation and a checkpoint at the end of each epoch."""
@@ -125,7 +127,8 @@ class Trainer:
                 bar.set_postfix_str(f"loss {self.log_step():.3f}, best EER {self.progress.best_eer:.1%}", refresh=False)
             if self.progress.batch % self.batches.steps_per_epoch == 0:
                 self.end_epoch(self.progress.batch // self.batches.steps_per_epoch)
-            if self.progress.batch < self.total and self.budget.used_up():
+            if self.progress.batch < self.total and self.steps_now and self.budget.used_up():
+                self.flush()
                 self.save()
                 break
         bar.close()
@@ -138,12 +141,15 @@ class Trainer:
         batch["images"] = self.augmentation(batch["images"].float() / 255, seed=self.config.seed * 1_000_003 + position)
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * lr_at(position, self.total, self.config)
-        with accelerator.accumulate(self.task):
+        # Whether the optimiser steps follows from the batch, not from a count that an interruption would lose.
+        place = position % self.batches.steps_per_epoch + 1
+        self.steps_now = place % self.config.accumulation == 0 or place == self.batches.steps_per_epoch
+        with nullcontext() if self.steps_now else accelerator.no_sync(self.task):
             with accelerator.autocast():
                 loss, logs = self.task(batch)
             accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
+        if self.steps_now:
+            accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.recent.append(logs)
@@ -169,6 +175,7 @@ class Trainer:
     def end_epoch(self, epoch: int) -> None:
         """Validate, keep the model if it is the best or its turn has come, and save."""
         began = time.monotonic()
+        self.flush()
         if epoch % self.config.validate_every == 0 or self.progress.batch == self.total:
             figures = self.validate(self.parts.model)
             self.run.log(batch=self.progress.batch, epoch=epoch, **{f"validation/{k}": v for k, v in figures.items()})
@@ -181,6 +188,11 @@ class Trainer:
         self.progress.finished = self.progress.batch == self.total
         self.save()
         self.budget.need(time.monotonic() - began)
+
+    def flush(self) -> None:
+        """Log what has come together, so that no model is kept after a loss that is no number."""
+        if self.recent:
+            self.log_step()
 
     def save(self) -> None:
         """Write the checkpoint from which training can go on."""

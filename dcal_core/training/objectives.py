@@ -20,7 +20,7 @@ class UncertaintyWeighting(nn.Module):
         self.w = nn.ParameterDict({branch: nn.Parameter(torch.zeros(())) for branch in branches})
 
     def forward(self, losses: dict[str, Tensor]) -> Tensor:
-        w = {branch: self.w[branch].clamp(min=-3) for branch in losses}
+        w = {branch: w + (w.clamp(min=-3) - w).detach() for branch, w in self.w.items() if branch in losses}
         return sum((-w[branch]).exp() * loss + w[branch] for branch, loss in losses.items()) / 2
 
 

@@ -9,6 +9,11 @@ from dcal_core.config import Config
 from dcal_core.environment import reachable, secret
 
 
+def in_one_line(error: Exception) -> str:
+    """The type and the message of an error, which may have several lines."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 class Tracker:
     """Passes figures on to a tracker of Accelerate's, or to none; the first failure is said once and ends the
     tracking."""
@@ -23,9 +28,7 @@ class Tracker:
         try:
             getattr(self.tracker, action)(*arguments, **keywords)
         except Exception as error:  # a tracker may raise anything, and training is worth more than its curves
-            print(
-                f"Tracking ended ({type(error).__name__}: {error}); training goes on, metrics.jsonl has every figure."
-            )
+            print(f"Tracking ended ({in_one_line(error)}); training goes on, metrics.jsonl has every figure.")
             self.tracker = None
 
     def log(self, figures: dict[str, float], step: int) -> None:
@@ -45,7 +48,7 @@ def open_tracker(config: Config, run_name: str, run_id: str) -> Tracker:
     try:
         tracker = {"wandb": wandb_tracker, "mlflow": mlflow_tracker}[config.tracker](config, run_name, run_id)
     except Exception as error:  # as above
-        print(f"No tracking by {config.tracker} ({type(error).__name__}: {error}); metrics.jsonl has every figure.")
+        print(f"No tracking by {config.tracker} ({in_one_line(error)}); metrics.jsonl has every figure.")
         tracker = None
     opened = Tracker(tracker)
     opened.attempt("store_init_configuration", config.as_dict())
@@ -59,8 +62,6 @@ def wandb_tracker(config: Config, run_name: str, run_id: str) -> WandBTracker:
     online = bool(key) and reachable("api.wandb.ai", 443)
     if key:
         os.environ["WANDB_API_KEY"] = key
-    else:
-        print("wandb has no key: set the secret WANDB_API_KEY.")
     os.environ.setdefault("WANDB_NOTEBOOK_NAME", "train.ipynb")  # else it asks Kaggle for the name, and may wait 40 s
     os.environ.setdefault("WANDB_SILENT", "true")
     tracker = WandBTracker(
@@ -73,7 +74,8 @@ def wandb_tracker(config: Config, run_name: str, run_id: str) -> WandBTracker:
     )
     tracker.start()
     if not online:
-        print(f"wandb runs offline; later: wandb sync {os.path.dirname(tracker.run.dir)}")
+        why = "no network" if key else "no key in the secret WANDB_API_KEY"
+        print(f"wandb runs offline ({why}); later: wandb sync {os.path.dirname(tracker.run.dir)}")
     return tracker
 
 
@@ -82,6 +84,7 @@ def mlflow_tracker(config: Config, run_name: str, run_id: str) -> MLflowTracker:
     server = urlparse(config.mlflow_uri)
     if server.scheme.startswith("http") and not reachable(server.hostname, server.port or 80):
         raise ConnectionError(f"no MLflow server at {config.mlflow_uri}")
-    tracker = MLflowTracker(config.tracker_project, tracking_uri=config.mlflow_uri, run_name=run_name)
+    os.environ["MLFLOW_TRACKING_URI"] = config.mlflow_uri  # the tracker takes no address
+    tracker = MLflowTracker(config.tracker_project, run_name=run_name)
     tracker.start()
     return tracker

@@ -197,6 +197,14 @@ def test_policy_decides_how_often_the_partner_is_the_co_twin():
     assert (mix < 1).any() and ((mix > 0) & (mix < 1)).any()  # both kinds, also within one batch
 
 
+@pytest.mark.parametrize("policy, share", [("random", 1 / 7), ("mix", 0.5)])
+def test_images_of_one_person_are_not_all_given_the_same_person(policy, share):
+    donor = np.array([draw_partners(4, 3, policy, np.random.default_rng(seed)) // 3 for seed in range(300)])
+    first, second, third = donor.reshape(300, 8, 3).transpose(2, 0, 1)  # [draws, people] of each image
+    for one, other in ((first, second), (second, third), (first, third)):
+        assert np.mean(one == other) == pytest.approx(share, abs=0.05)
+
+
 def test_random_partners_are_all_other_people():
     met = {
         (i // 2, j // 2)

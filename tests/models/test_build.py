@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from dcal_core.config import Config, ConfigError
-from dcal_core.models import build
-from dcal_core.models.build import find_weights, load_model, new_model, save_model
+from dcal_core.models import backbones
+from dcal_core.models.backbones import find_weights
+from dcal_core.models.build import load_model, new_model, save_model
 
 TINY = "test_vit"  # timm's own: patch 16, width 64, 6 blocks
 SIZE = 64
@@ -58,7 +59,7 @@ def no_network(monkeypatch):
             raise OSError("Name or service not known")
         return create(name, pretrained=pretrained, **options)
 
-    monkeypatch.setattr(build.timm, "create_model", create_model)
+    monkeypatch.setattr(backbones.timm, "create_model", create_model)
 
 
 # Pretrained weights
@@ -68,7 +69,7 @@ def no_network(monkeypatch):
 def test_pretrained_weights_survive_construction(tmp_path, backbone):
     file = tmp_path / SOURCES[backbone]
     given = write_weights(file, backbone)
-    model, _ = new_model(config(backbone, weights=str(file)), [])
+    model = new_model(config(backbone, weights=str(file)), [])
     kept = model.vit.state_dict()
     assert given.keys() - kept.keys() == {name for name in given if name.startswith("head")}
     for name, tensor in kept.items():
@@ -81,20 +82,27 @@ def test_pretrained_weights_survive_construction(tmp_path, backbone):
 
 def test_given_file_without_a_classifier_will_do_too(tmp_path):
     given = write_weights(tmp_path / "weights.safetensors", classes=0)
-    model, _ = new_model(config(weights=str(tmp_path / "weights.safetensors")), [])
+    model = new_model(config(weights=str(tmp_path / "weights.safetensors")), [])
     assert all(torch.equal(tensor, given[name]) for name, tensor in model.vit.state_dict().items())
 
 
 def test_given_file_goes_before_random_weights(tmp_path):
     given = write_weights(tmp_path / "weights.pth")
-    model, _ = new_model(random_config(weights=str(tmp_path / "weights.pth")), [])
+    model = new_model(random_config(weights=str(tmp_path / "weights.pth")), [])
     assert torch.equal(model.vit.cls_token, given["cls_token"])
+
+
+def test_given_file_of_the_demos_backbone_is_not_passed_over(tmp_path):
+    given = backbones.hybrid_tiny(SIZE).state_dict()
+    save_file(given, tmp_path / "weights.safetensors")
+    model = new_model(random_config("hybrid_tiny", weights=str(tmp_path / "weights.safetensors")), [])
+    assert all(torch.equal(tensor, given[name]) for name, tensor in model.vit.state_dict().items())
 
 
 @pytest.mark.parametrize("image_size, grid", [(96, 6), (32, 2)])
 def test_positions_are_interpolated_to_another_image_size(tmp_path, image_size, grid):
     given = write_weights(tmp_path / "weights.pth")  # 4 x 4 positions and that of CLS
-    model, _ = new_model(config(weights=str(tmp_path / "weights.pth"), image_size=image_size), [])
+    model = new_model(config(weights=str(tmp_path / "weights.pth"), image_size=image_size), [])
     kept = model.vit.state_dict()
     positions = kept.pop("pos_embed")
     assert all(torch.equal(tensor, given[name]) for name, tensor in kept.items())
@@ -164,7 +172,7 @@ def test_attached_model_is_found_by_the_backbones_name(tmp_path, backbone, name)
 def test_attached_model_is_used_and_named(tmp_path, capsys, no_network):
     file = kaggle_file(tmp_path, "test-vit")
     given = write_weights(file)
-    model, _ = new_model(config(), [tmp_path])
+    model = new_model(config(), [tmp_path])
     assert all(torch.equal(tensor, given[name]) for name, tensor in model.vit.state_dict().items())
     assert str(file) in capsys.readouterr().out
 
@@ -175,7 +183,7 @@ def test_two_attached_files_are_a_choice_for_the_user(tmp_path):
         given = write_weights(file)
     with pytest.raises(ConfigError, match=r"2 attached files .*weights=.*model\.safetensors"):
         new_model(config(), [tmp_path])
-    model, _ = new_model(config(weights=str(files[0])), [tmp_path])
+    model = new_model(config(weights=str(files[0])), [tmp_path])
     assert torch.equal(model.vit.cls_token, given["cls_token"])
 
 
@@ -184,8 +192,17 @@ def test_without_network_and_weights_the_cure_is_told(tmp_path, no_network):
         new_model(config(), [tmp_path])
     for part in (TINY, "internet", "attach", "weights=", "allow_random_init=true"):
         assert part in str(error.value)
-    model, _ = new_model(random_config(), [tmp_path])
+    model = new_model(random_config(), [tmp_path])
     assert model.eval().encode(make_images()).parts["sa"].isfinite().all()
+
+
+def test_where_a_checkpoint_brings_the_weights_none_are_looked_for(tmp_path, no_network):
+    given = {"dropout": 0.1, "weights": str(tmp_path / "gone.pth"), "readout": "tokens"}
+    model = new_model(config(**given), [], pretrained=False)
+    same = new_model(random_config(**given | {"weights": ""}), [])
+    assert model.architecture == same.architecture
+    model.load_state_dict(same.state_dict())
+    assert model.vit.blocks[0].attn.proj_drop.p == 0.1
 
 
 # Names
@@ -233,8 +250,8 @@ def test_hybrid_tiny_has_no_pretrained_weights():
     "given, layers", [((1, 0), range(6)), ((2, 4), range(1, 4)), ((6, 6), range(5, 6)), ((0, 0), [])]
 )
 def test_layers_with_pair_attention_count_from_one(given, layers):
-    model, architecture = new_model(random_config(pwca_first=given[0], pwca_last=given[1]), [])
-    assert list(model.pwca_layers) == architecture["pwca_layers"] == list(layers)
+    model = new_model(random_config(pwca_first=given[0], pwca_last=given[1]), [])
+    assert list(model.pwca_layers) == model.architecture["pwca_layers"] == list(layers)
     assert ("pwca" in model.widths) == bool(layers)
 
 
@@ -246,13 +263,16 @@ def test_pair_attention_beyond_the_last_block_is_refused(given):
 
 def test_parameters_reach_the_model():
     options = {"dropout": 0.1, "attention_dropout": 0.2, "drop_path": 0.3, "gradient_checkpointing": True}
-    model, _ = new_model(random_config(glca_blocks=2, local_ratio=0.5, similarity="euclidean", **options), [])
+    model = new_model(random_config(glca_blocks=2, local_ratio=0.5, similarity="euclidean", **options), [])
     for block in (model.vit.blocks[-1], *model.glca):
         rates = block.attn.proj_drop.p, block.attn.attn_drop.p, block.drop_path1.drop_prob
         assert rates == pytest.approx((0.1, 0.2, 0.3))
     assert (len(model.glca), model.selected, model.similarity) == (2, 8, "euclidean")
     assert model.gradient_checkpointing
-    deit, _ = new_model(random_config("deit_tiny_patch16_224"), [])
+    assert model.widths["glca"] == 2 * model.widths["sa"] == 128  # CLS, and it and the selected patches' mean
+    by_place = new_model(random_config(readout="tokens"), [])
+    assert by_place.widths["glca"] == by_place.widths["sa"] == 128
+    deit = new_model(random_config("deit_tiny_patch16_224"), [])
     assert deit.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert deit.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
 
@@ -265,17 +285,18 @@ def test_parameters_reach_the_model():
     [
         random_config(),
         random_config(glca_blocks=2, local_ratio=0.1, pwca_first=2, pwca_last=3, similarity="euclidean"),
+        random_config(readout="tokens"),
         random_config(glca_blocks=0, pwca_first=0),
         random_config("deit_tiny_patch16_224", image_size=32),
         random_config("hybrid_tiny", image_size=32),
     ],
-    ids=["tiny", "options", "sa alone", "deit", "hybrid_tiny"],
+    ids=["tiny", "options", "by place", "sa alone", "deit", "hybrid_tiny"],
 )
 def test_a_saved_model_gives_the_same_scores_when_loaded(tmp_path, given, no_network):
-    model, architecture = new_model(given, [])
+    model = new_model(given, [])
     model.train()
     model(make_images(4, given.image_size))  # the necks' statistics leave their start
-    save_model(tmp_path, model, architecture)
+    save_model(tmp_path, model)
     loaded = load_model(tmp_path)
     assert not any(module.training for module in loaded.modules())
     images = make_images(5, given.image_size)
@@ -284,15 +305,15 @@ def test_a_saved_model_gives_the_same_scores_when_loaded(tmp_path, given, no_net
         assert torch.equal(loaded.compare(c, d), model.compare(a, b))
     assert (loaded.pwca_layers, loaded.selected) == (model.pwca_layers, model.selected)
     assert loaded.widths == model.widths
-    assert json.loads((tmp_path / "model.json").read_text()) == architecture
+    assert json.loads((tmp_path / "model.json").read_text()) == model.architecture == loaded.architecture
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 
 def test_a_model_saved_over_another_replaces_it(tmp_path):
     for seed in (0, 1):
         torch.manual_seed(seed)
-        model, architecture = new_model(random_config(), [])
-        save_model(tmp_path, model, architecture)
+        model = new_model(random_config(), [])
+        save_model(tmp_path, model)
     assert torch.equal(load_model(tmp_path).vit.cls_token, model.vit.cls_token)
 
 

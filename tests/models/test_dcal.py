@@ -6,9 +6,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dcal_core.models.attention import joint_block
-from dcal_core.models.build import hybrid_tiny
+from dcal_core.models.backbones import hybrid_tiny
 from dcal_core.models.dcal import DCAL, unit_concat
 from dcal_core.models.features import Features
+from dcal_core.models.readouts import READOUTS
 
 SIZE, PATCHES, WIDTH, DEPTH = 32, 16, 32, 3
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -18,6 +19,7 @@ BACKBONES = {
     "pre-norm": {"pre_norm": True},  # as CLIP
     "qk norm": {"qk_norm": True},
     "hybrid": None,
+    "read by place": {"reg_tokens": 4},  # with the other readout
 }
 every_backbone = pytest.mark.parametrize("kind", BACKBONES)
 
@@ -44,7 +46,7 @@ def make_model(kind="plain", *, rates=None, **options):
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
-    options = {"pwca_layers": range(DEPTH)} | options
+    options = {"pwca_layers": range(DEPTH), "readout": "tokens" if kind == "read by place" else "cls"} | options
     return DCAL(vit=vit, image_size=SIZE, mean=MEAN, std=STD, **options).eval()
 
 
@@ -71,7 +73,8 @@ def weighted(embedding):
 def test_sa_embedding_is_that_of_timms_own_forward(kind):
     model, images = make_model(kind), make_images(3)
     normalised = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    torch.testing.assert_close(model.encode(images).parts["sa"], model.vit(normalised), atol=1e-5, rtol=1e-5)
+    cls = model.encode(images).parts["sa"][:, : model.vit.embed_dim]
+    torch.testing.assert_close(cls, model.vit(normalised), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -149,10 +152,47 @@ def test_glca_of_all_patches_is_the_plain_block(kind):
 
 
 @torch.no_grad()
-def test_what_is_selected_changes_glca_but_not_its_cls_token(monkeypatch):
-    model, images = make_model(), make_images(3)
+def test_patches_read_by_place_are_put_back_where_they_were():
+    readout = READOUTS["tokens"](width=4, patches=6, reduced=2)
+    assert readout.whole_width == readout.local_width == 8
+    cls, chosen, places = torch.randn(2, 4), torch.randn(2, 3, 4), torch.tensor([[5, 0, 2], [1, 4, 3]])
+    embedding = readout.local(cls, chosen, places)
+    reduce, _, join = readout.read_local
+    for b in range(2):
+        rows = torch.zeros(6, 4)
+        for token, place in zip(chosen[b], places[b].tolist(), strict=True):
+            rows[place] = token
+        expected = torch.cat([cls[b], join(torch.cat([reduce(row) for row in rows]))])
+        torch.testing.assert_close(embedding[b], expected)
+    order = torch.tensor([2, 0, 1])  # in which order they were selected is no matter, where they were is
+    torch.testing.assert_close(readout.local(cls, chosen[:, order], places[:, order]), embedding)
+    assert not torch.allclose(readout.local(cls, chosen[:, order], places), embedding)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0])
+@torch.no_grad()
+def test_readout_by_place_gets_the_patches_of_its_branch(ratio):
+    model, images = make_model("read by place", local_ratio=ratio), make_images(2)
+    features = model.encode(images, trace=True)
+    tokens = plain_blocks(model, model.embed(images))
+    prefix = model.vit.num_prefix_tokens
+    patches = model.vit.norm(tokens)[:, prefix:]
+    torch.testing.assert_close(features.parts["sa"][:, WIDTH:], model.readout.read_whole(patches), atol=1e-5, rtol=1e-5)
+    again = model.vit.norm(model.glca[0](tokens))[:, prefix:]
+    seen = torch.zeros_like(again)
+    for b, row in enumerate(features.trace["selected"].tolist()):
+        for n in row:
+            seen[b, n - prefix] = again[b, n - prefix]
+    torch.testing.assert_close(features.parts["glca"][:, WIDTH:], model.readout.read_local(seen), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "registers", "read by place"])
+@torch.no_grad()
+def test_what_is_selected_changes_glca_but_not_its_cls_token(monkeypatch, kind):
+    model, images = make_model(kind), make_images(3)
+    prefix = model.vit.num_prefix_tokens
     before = model.encode(images, trace=True)
-    others = [[n for n in range(1, 1 + PATCHES) if n not in row] for row in before.trace["selected"].tolist()]
+    others = [[n for n in range(prefix, prefix + PATCHES) if n not in row] for row in before.trace["selected"].tolist()]
     others = torch.tensor(others)[:, : model.selected]
     monkeypatch.setattr(model, "select", lambda layers: others)
     after = model.encode(images, trace=True)
@@ -203,8 +243,9 @@ def test_share_of_selected_patches(ratio, selected):
 
 @pytest.mark.parametrize("glca_blocks", [0, 1, 3])
 @pytest.mark.parametrize("layers", [range(0), range(DEPTH)])
-def test_branches_that_run(glca_blocks, layers):
-    model = make_model(glca_blocks=glca_blocks, pwca_layers=layers).train()
+@pytest.mark.parametrize("kind", ["plain", "read by place"])
+def test_branches_that_run(kind, glca_blocks, layers):
+    model = make_model(kind, glca_blocks=glca_blocks, pwca_layers=layers).train()
     glca, pwca = ["glca"] * bool(glca_blocks), ["pwca"] * bool(layers)
     images, partner = make_images(4), torch.tensor([1, 0, 3, 2])
     assert list(model(images)) == ["sa", *glca]

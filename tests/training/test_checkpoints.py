@@ -17,6 +17,7 @@ from dcal_core.training.checkpoints import Progress, Run, find_trained, open_run
 
 CONFIG = Config(seed=3)
 ARCHITECTURE = {"backbone": "a linear layer"}
+DATA = "the people and images"
 
 
 class Parts:
@@ -25,6 +26,7 @@ class Parts:
     def __init__(self, seed: int, steps: int = 2):
         torch.manual_seed(seed)
         self.model, self.objective = nn.Linear(3, 2), nn.Linear(2, 1)
+        self.model.architecture = ARCHITECTURE
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=0.1 * (seed + 1))
         for _ in range(steps):
@@ -40,7 +42,8 @@ class Parts:
 
 def new_run(folder: Path, config: Config = CONFIG, seed: int = 0, **progress) -> Run:
     """A run in a folder; with any progress given, its last checkpoint too."""
-    run = Run(folder, config, ARCHITECTURE)
+    run = Run(folder, config, DATA)
+    run.create()
     if progress:
         run.log(batch=progress["batch"], loss=1.0)
         Parts(seed).save(run, **progress)
@@ -184,7 +187,7 @@ def test_a_crash_at_a_rename_leaves_the_old_checkpoint_to_go_on_from(tmp_path, m
             Parts(1).save(run, batch=8)
     assert read_progress(run.folder)["batch"] == 7
     parts = Parts(2)
-    assert parts.restore(open_run(run.folder, CONFIG, ARCHITECTURE, [])).batch == 7
+    assert parts.restore(open_run(run.folder, CONFIG, DATA, [])).batch == 7
     assert same(parts.model.state_dict(), Parts(0).model.state_dict())
     parts.save(run, batch=9)
     assert read_progress(run.folder)["batch"] == 9
@@ -215,20 +218,20 @@ def test_the_best_model_survives_a_crash_at_its_rename(tmp_path, monkeypatch):
 
 
 def test_nothing_there_starts_fresh(tmp_path, capsys):
-    run = open_run(tmp_path / "run", CONFIG, ARCHITECTURE, [tmp_path / "input"])
+    run = open_run(tmp_path / "run", CONFIG, DATA, [tmp_path / "input"])
     assert run.folder == tmp_path / "run" and read_progress(run.folder) is None
     assert "starting fresh" in capsys.readouterr().out
 
 
 def test_the_own_run_is_gone_on_with(tmp_path, capsys):
     new_run(tmp_path / "run", batch=7)
-    assert Parts(1).restore(open_run(tmp_path / "run", CONFIG, ARCHITECTURE, [])).batch == 7
+    assert Parts(1).restore(open_run(tmp_path / "run", CONFIG, DATA, [])).batch == 7
     assert "7 batches" in capsys.readouterr().out
 
 
 def test_parameters_that_cannot_change_the_weights_may_differ(tmp_path):
     new_run(tmp_path / "run", batch=7)
-    run = open_run(tmp_path / "run", Config(seed=3, tracker="wandb", encode_batch=1), ARCHITECTURE, [])
+    run = open_run(tmp_path / "run", Config(seed=3, tracker="wandb", encode_batch=1), DATA, [])
     assert Parts(1).restore(run).batch == 7
     assert json.loads((run.folder / "config.json").read_text())["encode_batch"] == 1
 
@@ -237,7 +240,7 @@ def test_another_fingerprint_is_refused_with_each_field_and_both_values(tmp_path
     new_run(tmp_path / "run", batch=7)
     before = (tmp_path / "run" / "config.json").read_text()
     with pytest.raises(ConfigError) as refusal:
-        open_run(tmp_path / "run", Config(seed=4, lr=0.5, encode_batch=1), ARCHITECTURE, [])
+        open_run(tmp_path / "run", Config(seed=4, lr=0.5, encode_batch=1), DATA, [])
     sentence = str(refusal.value)
     assert "seed: 3 then, 4 now" in sentence and "lr: 5e-05 then, 0.5 now" in sentence
     assert "encode_batch" not in sentence and "epochs" not in sentence
@@ -248,7 +251,7 @@ def test_another_fingerprint_is_refused_with_each_field_and_both_values(tmp_path
 def test_resume_false_moves_the_old_run_aside(tmp_path, capsys):
     for batch in (7, 8):
         new_run(tmp_path / "run", batch=batch)
-        run = open_run(tmp_path / "run", Config(seed=4, resume=False), ARCHITECTURE, [])
+        run = open_run(tmp_path / "run", Config(seed=4, resume=False), DATA, [])
         assert Parts(1).restore(run).batch == 0
     assert [read_progress(tmp_path / f"run.old{n}")["batch"] for n in (1, 2)] == [7, 8]
     assert "run.old2" in capsys.readouterr().out
@@ -256,7 +259,7 @@ def test_resume_false_moves_the_old_run_aside(tmp_path, capsys):
 
 def test_resume_false_goes_on_with_no_attached_run_either(tmp_path):
     new_run(tmp_path / "input" / "a", batch=9)
-    run = open_run(tmp_path / "run", Config(seed=3, resume=False), ARCHITECTURE, [tmp_path / "input"])
+    run = open_run(tmp_path / "run", Config(seed=3, resume=False), DATA, [tmp_path / "input"])
     assert Parts(1).restore(run).batch == 0
     assert not (tmp_path / "run.old1").exists()
 
@@ -267,7 +270,7 @@ def test_an_attached_run_that_is_further_is_copied_and_left_as_it_was(tmp_path, 
     source.save_model("best", Parts(5).model, epoch=3)
     new_run(tmp_path / "input" / "b", batch=8, seed=6)
     before = {file: file.read_bytes() for file in source.folder.rglob("*") if file.is_file()}
-    run = open_run(tmp_path / "run", CONFIG, ARCHITECTURE, [tmp_path / "input"])
+    run = open_run(tmp_path / "run", CONFIG, DATA, [tmp_path / "input"])
     parts = Parts(1)
     assert run.folder == tmp_path / "run" and parts.restore(run).batch == 9
     assert same(parts.model.state_dict(), Parts(5).model.state_dict())
@@ -283,13 +286,13 @@ def test_an_attached_run_that_is_no_further_is_left(tmp_path, attached):
     new_run(tmp_path / "run", batch=7, seed=0)
     new_run(tmp_path / "input" / "a", batch=attached, seed=5)
     parts = Parts(1)
-    assert parts.restore(open_run(tmp_path / "run", CONFIG, ARCHITECTURE, [tmp_path / "input"])).batch == 7
+    assert parts.restore(open_run(tmp_path / "run", CONFIG, DATA, [tmp_path / "input"])).batch == 7
     assert same(parts.model.state_dict(), Parts(0).model.state_dict())
 
 
 def test_an_attached_run_with_other_parameters_is_left(tmp_path):
     new_run(tmp_path / "input" / "a", config=Config(seed=4), batch=9)
-    run = open_run(tmp_path / "run", CONFIG, ARCHITECTURE, [tmp_path / "input"])
+    run = open_run(tmp_path / "run", CONFIG, DATA, [tmp_path / "input"])
     assert Parts(1).restore(run).batch == 0
 
 
@@ -309,8 +312,8 @@ def test_a_copy_of_an_attached_run_that_was_cut_short_is_no_run(tmp_path, monkey
     killing = {"copy_function": killed_in_the_checkpoint}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "copytree", killed_on_the_way)
-        open_run(tmp_path / "run", CONFIG, ARCHITECTURE, [tmp_path / "input"])
-    run = open_run(tmp_path / "run", CONFIG, ARCHITECTURE, [tmp_path / "input"])
+        open_run(tmp_path / "run", CONFIG, DATA, [tmp_path / "input"])
+    run = open_run(tmp_path / "run", CONFIG, DATA, [tmp_path / "input"])
     assert Parts(1).restore(run).batch == 9
 
 

@@ -78,10 +78,10 @@ def batches_of(config: Config) -> FamilyBatches:
     )
 
 
-def parts_of(config: Config) -> tuple[nn.Module, dict, nn.Module]:
-    """A new model, its architecture and its objective, the same ones for the same seed."""
+def parts_of(config: Config) -> tuple[nn.Module, nn.Module]:
+    """A new model and its objective, the same ones for the same seed."""
     torch.manual_seed(config.seed)
-    model, architecture = new_model(config, [])
+    model = new_model(config, [])
     objective = DCALObjective(
         widths=model.widths,
         people=2 * FAMILIES,
@@ -96,7 +96,7 @@ def parts_of(config: Config) -> tuple[nn.Module, dict, nn.Module]:
         twin_weight=1.0,
         loss_weighting="uncertainty",
     )
-    return model, architecture, objective
+    return model, objective
 
 
 class Validator:
@@ -125,8 +125,8 @@ class Budget(TimeBudget):
 
 def run_training(folder, config=CONFIG, budget=None, validate=None, wrap=lambda objective: objective):
     """Train in a folder and return its run and the progress."""
-    model, architecture, objective = parts_of(config)
-    run = open_run(folder, config, architecture, [])
+    model, objective = parts_of(config)
+    run = open_run(folder, config, "the people and images", [])
     validate, budget = validate or Validator(), budget or TimeBudget(1000.0)
     return run, train(config, model, wrap(objective), batches_of(config), validate, run, budget)
 
@@ -189,7 +189,7 @@ def test_without_warm_up_the_first_step_is_at_the_peak():
 
 
 def test_every_trainable_parameter_is_in_one_group():
-    model, _, objective = parts_of(CONFIG)
+    model, objective = parts_of(CONFIG)
     model.vit.norm.weight.requires_grad_(False)
     task = Task(model, objective)
     grouped = [id(p) for group in parameter_groups(task, model.vit, CONFIG) for p in group["params"]]
@@ -199,7 +199,7 @@ def test_every_trainable_parameter_is_in_one_group():
 
 
 def test_what_decays_and_what_learns_faster():
-    model, _, objective = parts_of(changed(weight_decay=0.25))
+    model, objective = parts_of(changed(weight_decay=0.25))
     task = Task(model, objective)
     names = {id(p): name for name, p in task.named_parameters()}
     groups = parameter_groups(task, model.vit, changed(weight_decay=0.25))
@@ -232,7 +232,7 @@ def test_a_run_finishes_with_all_checkpoints(uninterrupted):
 
 
 def test_training_moves_every_weight(uninterrupted):
-    model, _, objective = parts_of(CONFIG)
+    model, objective = parts_of(CONFIG)
     trained = state(uninterrupted[0])
     start = dict(model.named_parameters()) | dict(objective.named_parameters())
     still = {name for name, p in start.items() if p.requires_grad and torch.equal(p, trained[name])}
@@ -313,7 +313,7 @@ def test_the_tracker_gets_what_is_logged_and_is_closed(tmp_path, monkeypatch):
 
 def by_hand(config: Config, batches: int) -> dict[str, torch.Tensor]:
     """The weights after one optimiser step on the mean gradient of the first batches, in plain PyTorch."""
-    model, _, objective = parts_of(config)
+    model, objective = parts_of(config)
     model.train()
     data, everything = batches_of(config), [*model.parameters(), *objective.parameters()]
     augmentation = Augmentation(

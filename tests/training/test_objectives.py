@@ -207,7 +207,7 @@ def test_uncertainty_weight_descends_to_the_log_of_the_loss():
         optimizer.zero_grad()
         weighting({"sa": torch.tensor(3.0)}).backward()
         optimizer.step()
-    assert float(weighting.w["sa"]) == pytest.approx(math.log(3), abs=1e-3)
+    assert weighting.w["sa"].item() == pytest.approx(math.log(3), abs=1e-3)
 
 
 def test_uncertainty_weight_is_held_at_minus_three():
@@ -218,7 +218,7 @@ def test_uncertainty_weight_is_held_at_minus_three():
         loss = torch.tensor(0.01, requires_grad=True)
         total = weighting({"sa": loss})
         total.backward()
-        values.append((float(total), float(loss.grad)))
+        values.append((total.item(), loss.grad.item()))
     assert values[1] == values[2] == values[3] == pytest.approx((0.5 * (math.exp(3) * 0.01 - 3), 0.5 * math.exp(3)))
     assert values[0] != values[1]
 
@@ -231,7 +231,7 @@ def test_uncertainty_weight_comes_back_when_the_loss_rises_again():
             optimizer.zero_grad()
             weighting({"sa": torch.tensor(loss)}).backward()
             optimizer.step()
-    assert float(weighting.w["sa"]) == pytest.approx(math.log(2), abs=1e-2)
+    assert weighting.w["sa"].item() == pytest.approx(math.log(2), abs=1e-2)
 
 
 def test_fixed_weighting_is_the_mean():

@@ -1,0 +1,134 @@
+"""Backbones: timm vision transformers of the kind whose parts DCAL recombines, with their pretrained weights."""
+
+import difflib
+from functools import partial
+from pathlib import Path
+
+import timm
+from timm.layers import Attention, HybridEmbed
+from timm.models import load_state_dict
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer_hybrid import ConvStem
+from torch import nn
+
+from dcal_core.config import Config, ConfigError
+
+PLAIN = ("vision_transformer", "vision_transformer_hybrid", "deit")  # timm's modules that may hold such backbones
+WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
+
+
+def hybrid_tiny(img_size: int, **rates: float) -> VisionTransformer:
+    """The demo's backbone: a convolutional stem to stride 8, then 3 blocks of width 96; learns on a CPU within minutes.
+
+    A plain patch layer of this size learns nothing in that time, and positions drawn with a larger spread than usual
+    are told apart sooner.
+    """
+    stem = ConvStem(channels=(32, 64, 96, 96), depth=4, kernel_size=3, stride=(2, 2, 2, 1), act_layer=nn.PReLU)
+    vit = VisionTransformer(
+        img_size=img_size,
+        patch_size=1,
+        embed_dim=96,
+        depth=3,
+        num_heads=4,
+        num_classes=0,
+        embed_layer=partial(HybridEmbed, backbone=stem),
+        **rates,
+    )
+    nn.init.normal_(vit.pos_embed, std=0.5)
+    vit.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return vit
+
+
+def not_plain(name: str) -> ConfigError:
+    """The refusal of a backbone whose blocks DCAL cannot recombine."""
+    return ConfigError(
+        f"backbone={name!r} is not a plain vision transformer with a CLS token, which DCAL needs: "
+        "take a vit_*, deit_* or *_dinov2 model of timm."
+    )
+
+
+def check_name(name: str) -> None:
+    """Refuse a backbone that timm does not have, or of another kind, before anything is built; raises ConfigError."""
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        near = difflib.get_close_matches(base, ["hybrid_tiny", *timm.list_models()], n=3, cutoff=0.0)
+        raise ConfigError(f"backbone={name!r} is no timm model: try {', '.join(near)}.")
+    if name != base and name not in (tagged := timm.list_pretrained(f"{base}.*")):
+        raise ConfigError(f"backbone={name!r}: timm has {base} as {', '.join([base, *tagged])}.")
+    if not timm.models.is_model_in_modules(base, PLAIN):
+        raise not_plain(name)
+
+
+def load_weights(name: str, vit: nn.Module, file: Path) -> None:
+    """Fill the whole backbone from a file, of another image size if need be; raises ConfigError."""
+    try:
+        state = checkpoint_filter_fn(load_state_dict(str(file), weights_only=True), vit, adapt_layer_scale=True)
+        missing = vit.load_state_dict(state, strict=False).missing_keys
+    except Exception as error:  # damaged files and other architectures raise whatever their reader raises
+        reason = str(error).strip().splitlines()[-1:]
+        raise ConfigError(f"weights={file} cannot be read as {name} ({' '.join(reason)}): give another file.") from None
+    if missing:
+        raise ConfigError(
+            f"weights={file} lacks {len(missing)} tensors of {name}, first {missing[0]}: give another file."
+        )
+
+
+def check_backbone(name: str, vit: nn.Module) -> nn.Module:
+    """The backbone, if its blocks are those whose parts DCAL recombines; raises ConfigError."""
+    blocks = getattr(vit, "blocks", [])
+    plain = len(blocks) and all(type(b) is Block and isinstance(b.attn, Attention) for b in blocks)
+    if not plain or getattr(blocks[0].attn, "gate", None) is not None or getattr(vit, "cls_token", None) is None:
+        raise not_plain(name)
+    return vit
+
+
+def find_weights(backbone: str, roots: list[Path]) -> Path | None:
+    """The one attached weight file below the roots whose path names the backbone, e.g. a Kaggle model; raises
+    ConfigError."""
+    wanted = backbone.split(".")[0]
+    files = (path for root in roots for ending in WEIGHT_FILES for path in Path(root).glob(f"models/**/*{ending}"))
+    found = sorted(path for path in files if wanted in str(path).replace("-", "_").lower())
+    if len(found) > 1:
+        raise ConfigError(f"{len(found)} attached files fit backbone={backbone!r}: choose one by weights={found[0]}, …")
+    return found[0] if found else None
+
+
+def create_backbone(config: Config, **weights) -> nn.Module:
+    """The backbone as timm builds it, by default with random weights; raises ConfigError."""
+    rates = {
+        "proj_drop_rate": config.dropout,
+        "attn_drop_rate": config.attention_dropout,
+        "drop_path_rate": config.drop_path,
+    }
+    if config.backbone == "hybrid_tiny":
+        return hybrid_tiny(config.image_size, **rates)
+    check_name(config.backbone)
+    vit = timm.create_model(config.backbone, img_size=config.image_size, num_classes=0, **rates, **weights)
+    return check_backbone(config.backbone, vit)
+
+
+def pretrained_backbone(config: Config, input_roots: list[Path]) -> nn.Module:
+    """The backbone with weights from `weights`, an attached model or timm's hub; raises ConfigError."""
+    file = Path(config.weights) if config.weights else find_weights(config.backbone, input_roots)
+    if file:
+        if not file.is_file():
+            raise ConfigError(f"weights={file}: there is no such file.")
+        print(f"Pretrained weights of {config.backbone}: {file}")
+        vit = create_backbone(config)
+        load_weights(config.backbone, vit, file)
+        return vit
+    if config.allow_random_init:
+        print(f"{config.backbone} starts from random weights (allow_random_init=true).")
+        return create_backbone(config)
+    if config.backbone == "hybrid_tiny":
+        raise ConfigError("backbone=hybrid_tiny has no pretrained weights: set allow_random_init=true.")
+    try:
+        return create_backbone(config, pretrained=True)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the hub's client raises without a network, the cure is the same
+        raise ConfigError(
+            f"the pretrained weights of {config.backbone} were neither attached nor to be had from timm's hub "
+            f"({type(error).__name__}). Switch the internet on, or attach the Kaggle model of that name, or give "
+            "weights=<file>; allow_random_init=true trains from nothing."
+        ) from error
