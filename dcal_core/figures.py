@@ -37,7 +37,7 @@ def draw_curves(history: list[dict], label: str) -> Figure:
                 losses.plot(*zip(*line, strict=True), style, color=colour, label=f"{branch.upper()} {kind}")
     losses.set(title=f"Training losses ({label})", xlabel="epoch", ylabel="loss")
     if losses.lines:
-        losses.legend(fontsize=9, ncols=3, loc="upper right")
+        losses.legend(fontsize=9, ncols=3, loc="center right")
     validated = [(line["epoch"], 100 * line["validation/eer"]) for line in history if "validation/eer" in line]
     if validated:
         errors.plot(*zip(*validated, strict=True), "o-", color=COLOURS[0], markersize=4)

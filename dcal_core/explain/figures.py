@@ -19,8 +19,11 @@ def draw_pair(images: np.ndarray, maps: dict[str, np.ndarray], title: str, masks
         for axes, (name, weights) in zip(grid[side], {SIDES[side]: None, **maps}.items(), strict=True):
             axes.imshow(images[side])
             if weights is not None:
+                peak = max(weights[side].max(), 1e-12)
+                alpha = 0.2 + 0.6 * weights[side] / peak  # where there is little, the face stays visible
                 extent = (-0.5, S - 0.5, S - 0.5, -0.5)
-                axes.imshow(weights[side], cmap="viridis", alpha=0.6, extent=extent, interpolation="nearest")
+                look = {"cmap": "viridis", "alpha": alpha, "extent": extent, "interpolation": "nearest"}
+                axes.imshow(weights[side], vmin=0, vmax=peak, **look)
             if masks is not None and masks[side].any():
                 axes.contour(masks[side], levels=[0.5], colors="white" if weights is not None else "red", linewidths=1)
             axes.set_title(name, fontsize=10)

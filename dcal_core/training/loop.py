@@ -124,7 +124,8 @@ class Trainer:
             self.step(batch)
             self.progress.batch += 1
             if self.progress.batch % LOG_EVERY == 0:
-                bar.set_postfix_str(f"loss {self.log_step():.3f}, best EER {self.progress.best_eer:.1%}", refresh=False)
+                best = f", best EER {self.progress.best_eer:.1%}" if math.isfinite(self.progress.best_eer) else ""
+                bar.set_postfix_str(f"loss {self.log_step():.3f}{best}", refresh=False)
             if self.progress.batch % self.batches.steps_per_epoch == 0:
                 self.end_epoch(self.progress.batch // self.batches.steps_per_epoch)
             if self.progress.batch < self.total and self.steps_now and self.budget.used_up():
