@@ -157,10 +157,8 @@ class Trainer:
 
     def log_step(self) -> float:
         """Write the mean figures since the last time, and return the loss."""
-        figures = {
-            name: torch.stack([logs[name] for logs in self.recent if name in logs]).mean().item()
-            for name in self.recent[-1]
-        }
+        names = dict.fromkeys(name for logs in self.recent for name in logs)  # PWCA may have run in some batches only
+        figures = {name: torch.stack([log[name] for log in self.recent if name in log]).mean().item() for name in names}
         self.recent = []
         if not math.isfinite(figures["loss"]):
             raise FloatingPointError(
