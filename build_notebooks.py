@@ -156,7 +156,7 @@ def library_cells(files: list[Path], script: Path, root: Path) -> list[dict]:
     writing = [writing_cell(path, root) for path in files]
     hidden = [opening, *writing, make_cell("code", USE_CORE, HIDDEN_INPUT)]
     introduction = INTRODUCTION.format(count=len(hidden), script=script.name)
-    return [make_cell("markdown", introduction, {}), *hidden]
+    return [make_cell("markdown", introduction, {"tags": ["core"]}), *hidden]
 
 
 def script_cells(script: Path, root: Path) -> list[dict]:

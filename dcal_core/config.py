@@ -48,7 +48,9 @@ class Config:
     data_root: str = parameter("", "folder with the index files; empty: search the inputs", result=False)
     image_size: int = parameter(224, "side of the square input, px", 32, 1024)
     validation_share: float = parameter(0.15, "share of the training families held out", 0.01, 0.9)
-    max_lost_share: float = parameter(0.01, "share of missing or unreadable images that is tolerated", 0.0, 1.0)
+    max_lost_share: float = parameter(
+        0.01, "share of missing or unreadable images that is tolerated", 0.0, 1.0, result=False
+    )
     loader_workers: int = parameter(2, "processes that prepare batches; 0: the training process", 0, 64, result=False)
     synthetic_families: int = parameter(600, "drawn twin families to train on", 4, 100_000)
     synthetic_images: int = parameter(6, "images of each drawn person", 2, 100)
@@ -180,7 +182,7 @@ def read_values(values, origin):
     for name in values:
         if name not in FIELDS:
             near = difflib.get_close_matches(str(name), FIELDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else "the README lists all parameters."
+            hint = f"did you mean {near[0]}?" if near else "dcal_core/config.py lists all parameters."
             raise ConfigError(f"unknown parameter {name!r} in {origin}: {hint}")
     return {name: read_value(FIELDS[name], value) for name, value in values.items()}
 

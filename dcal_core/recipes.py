@@ -63,6 +63,7 @@ def train_run(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progre
     run = open_run(folder, config, data["train"].index.fingerprint(), input_roots())
     torch.manual_seed(config.seed)  # the initialisation
     model = new_model(config, input_roots(), pretrained=not run.has_checkpoint)
+    run.remember(data.label, list(data["train"].index.people))
     batches = BATCHES[config.recipe](config, data["train"])
     objective = OBJECTIVES[config.recipe](config, model, people=len(data["train"].index.people))
     budget = TimeBudget(config.time_budget_hours)

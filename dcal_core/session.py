@@ -1,15 +1,16 @@
 """How every notebook begins: parameters read and checked, the machine described, the run's folder found."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from dcal_core.config import FIELDS, Config, ConfigError, check, load, read_values
-from dcal_core.data.twins import find_indexes
+from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
+from dcal_core.data.twins import DataError, find_indexes
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
-from dcal_core.training.checkpoints import find_trained, move_aside
+from dcal_core.training.checkpoints import find_trained, move_aside, refuse_other_parameters
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,28 @@ class Session:
     config: Config
     folder: Path
     trained: Path | None = None
+
+    def open_data(self, names: tuple[str, ...]) -> TwinData:
+        """The data to try the trained model on; raises DataError where it has been trained on these people.
+
+        The label names the training data too where that was of another kind.
+        """
+        trained_on = json.loads((self.trained.parents[1] / "trained_on.json").read_text())
+        data = open_data(self.config, names)
+        if data.synthetic and trained_on["data"] != data.label:
+            raise DataError(
+                f"the model was trained on {trained_on['data']}, which is not to be found, and drawn twins would say "
+                "nothing about it: attach that dataset, or give data_root."
+            )
+        for split in data.splits.values():
+            seen = sorted(set(split.index.people) & set(trained_on["people"]))
+            if seen:
+                raise DataError(
+                    f"{len(seen)} people of the {split.index.name} split, first {seen[0]}, were trained on: a model is "
+                    "evaluated on people it has not seen. Attach the dataset that it was trained with."
+                )
+        mixed = trained_on["data"] == SYNTHETIC and not data.synthetic
+        return replace(data, label=f"{data.label}, model trained on {SYNTHETIC}") if mixed else data
 
     def show(self, figure: Figure, name: str) -> None:
         """Keep a figure as PNG in the run's folder, and draw that file below the cell."""
@@ -44,7 +67,9 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     print(banner(title))
     print(f"Preset {preset}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
     folder = run_folder(config, preset)
-    if not config.resume:
+    if config.resume:
+        refuse_other_parameters(folder, config)  # here already, before the data is read
+    else:
         move_aside(folder)
     return Session(config, folder)
 
@@ -56,7 +81,7 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
     trained = find_trained(folder, [] if given.get("run_dir") else input_roots())
     saved = json.loads((trained.parents[1] / "config.json").read_text())
     saved = {name: value for name, value in saved.items() if name in FIELDS}
-    given = read_values(given, "the given parameters")
+    given = {name: value for name, value in read_values(given, "the given parameters").items() if value != ""}
     for name, value in given.items():
         if FIELDS[name].metadata["result"] and value != saved.get(name, value):
             raise ConfigError(

@@ -15,6 +15,7 @@ _known = set(globals())  # so that the cell after the parameters can tell which 
 
 # %% [markdown]
 # ## Parameters
+# Which run to take up; all else is as it was trained.
 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
@@ -47,10 +48,9 @@ session = begin_with_trained("Where does the verifier look?", given, PARAMS_DIR)
 # ## Model and test families
 
 # %%
-from dcal_core.data.splits import open_data
 from dcal_core.models.build import load_model
 
-data = open_data(session.config, ("test",))
+data = session.open_data(("test",))
 index, images = data["test"].index, data["test"].images
 model = load_model(session.trained)
 grid = model.vit.patch_embed.grid_size[0]
@@ -78,18 +78,25 @@ def explain(pair):
 
 
 # %% [markdown]
-# On drawn twins the true differences are known: they are outlined in red on the photographs and in white on the maps.
+# Yellow is most, dark blue nothing. On drawn twins the marks that tell each person from the co-twin are known: they are
+# outlined in red on the drawings and in white on the maps. The verdict is that of the threshold in `report.json`, which
+# `evaluate.ipynb` writes.
 
 # %%
+import json
+
 from dcal_core.data.synthetic import marks_of
 
+report = session.folder / "report.json"
+threshold = json.loads(report.read_text())["threshold"]["value"] if report.is_file() else None
 
-def show_pair(pair, what, name):
-    """Draw a pair and its maps under a title that says who and how alike."""
+
+def show_pair(pair, what, name, masks=None):
+    """Draw a pair and its maps under a title that says who, how alike, and what the verifier makes of it."""
     faces, score, maps = explain(pair)
-    people = " and ".join(index.people[index.person_of[i]] for i in dict.fromkeys(pair))
-    masks = marks_of(data.root, [index.paths[i] for i in pair]) if data.synthetic else None
-    session.show(draw_pair(faces, maps, f"{what}: {people}, score {score:.2f} ({data.label})", masks), name)
+    people = " and ".join(dict.fromkeys(index.people[index.person_of[i]] for i in pair))
+    verdict = "" if threshold is None else f", threshold {threshold:.2f}: {'one' if score >= threshold else 'two'}"
+    session.show(draw_pair(faces, maps, f"{what}: {people}, score {score:.2f}{verdict} ({data.label})", masks), name)
 
 
 # %% [markdown]
@@ -100,22 +107,24 @@ def show_pair(pair, what, name):
 # %%
 for family in range(3):
     first, second = (index.images_of(index.people.index(person))[0] for person in index.families[family][:2])
-    show_pair([first, second], "co-twins", f"co-twins_{family}")
+    masks = marks_of(data.root, [index.paths[i] for i in (first, second)]) if data.synthetic else None
+    show_pair([first, second], "co-twins", f"co-twins_{family}", masks)
 
 # %% [markdown]
 # ### One person, twice
-# Here nothing stable differs. Saliency then shows what the model holds on to.
+# Nothing stable differs between these two images. Saliency shows what the model holds on to.
 
 # %%
 for family in range(2):
-    first, second = index.images_of(index.people.index(index.families[family][0]))[:2]
-    show_pair([first, second], "one person", f"one_person_{family}")
+    first, second = index.images_of(index.people.index(index.families[-1 - family][0]))[:2]
+    show_pair([first, second], "one person, two images", f"one_person_{family}")
 
 # %% [markdown]
 # ## What these maps can be trusted for
 # They are derivatives and attention weights of one model, not causes. Rollout and selection say nothing about a pair:
-# they are made from each image alone. Saliency is local: it says which patches would change the score if they changed
-# a little. A face examiner should look at the places it points to, and then decide by looking.
+# they are made from each image alone, and often fall on the same places in every face. Saliency is local: it says which
+# patches would change the score if they changed a little. A face examiner should look at the places it points to, and
+# then decide by looking.
 
 # %%
 print(f"Figures: {session.folder / 'figures'}")

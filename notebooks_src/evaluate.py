@@ -13,6 +13,7 @@ _known = set(globals())  # so that the cell after the parameters can tell which 
 
 # %% [markdown]
 # ## Parameters
+# Which run to take up; all else is as it was trained.
 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
@@ -48,9 +49,7 @@ config = session.config
 # test families have no say in it.
 
 # %%
-from dcal_core.data.splits import open_data
-
-data = open_data(config, ("validation", "test"))
+data = session.open_data(("validation", "test"))
 for name, split in data.splits.items():
     index = split.index
     print(f"{name}: {len(index.families)} families, {len(index.people)} people, {len(index.paths):,} images")
@@ -75,7 +74,8 @@ for name, split in data.splits.items():
 # Each figure with its 95 % interval from a bootstrap that draws whole families, since pairs of one family are no
 # independent evidence. *EER*: the error rate where false matches (co-twins taken for one person) and false non-matches
 # (one person taken for two) are equally frequent. *TAR at FMR x*: the share of genuine pairs accepted when a share x of
-# the co-twin pairs is accepted too.
+# the co-twin pairs is accepted too; where a single family could decide it, it is *not resolvable*. The columns differ
+# where families have different numbers of images.
 
 # %%
 from IPython.display import Markdown, display

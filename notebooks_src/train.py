@@ -15,7 +15,8 @@ _known = set(globals())  # so that the cell after the parameters can tell which 
 # %% [markdown]
 # ## Parameters
 # Values here, or given by `papermill -p name value`, win over the preset. **Every** parameter of `dcal_core/config.py`
-# may be added to this cell (`epochs = 3`) or given with `-p`, whether it stands here or not.
+# (in a hidden cell further down) may be added to this cell (`epochs = 3`) or given with `-p`, whether it stands here or
+# not.
 
 # %% tags=["parameters"]
 preset = "auto"  # auto, demo, kaggle_t4x2, kaggle_p100, local_2080ti
@@ -88,13 +89,14 @@ import sys
 
 if not progress.finished:
     print(f"Time budget used up after {progress.batch} batches; everything is saved in {run.checkpoints}.")
-    print("To go on, run this notebook again with this output attached (Add Input > Notebook Output), resume = True.")
+    print("To go on, run this notebook again, on Kaggle with this output attached (Add Input > Notebook Output).")
     sys.exit(0)
 
 # %% [markdown]
 # ## Curves
-# Left: the losses should fall and level off; their sum, weighted by learnt uncertainties, may be negative. Right: the
-# validation EER; where it rises again while the losses fall, the network learns its training families by heart.
+# Left: the twin losses (dashed) should fall and level off; the identity losses (solid) tell all people apart, fall
+# slowly and count by `softmax_weight`. Right: the validation EER; where it rises again while the losses fall, the
+# network learns its training families by heart.
 
 # %%
 from dcal_core.figures import draw_curves

@@ -171,9 +171,8 @@ def test_validation_changes_nothing(project):
 
 def test_library_cells_are_hidden_and_announced(project):
     cells = built(project)["cells"]
-    hidden = [cell for cell in cells if cell["metadata"].get("tags") == ["core"]]
+    announcement, *hidden = [cell for cell in cells if cell["metadata"].get("tags") == ["core"]]
     assert len(hidden) == 1 + 4 + 2 + 1  # folder, modules, presets, use
-    announcement = cells[cells.index(hidden[0]) - 1]
     assert announcement["cell_type"] == "markdown"
     assert "The next 8 hidden cells" in "".join(announcement["source"])
     assert "notebooks_src/tiny.py" in "".join(announcement["source"])

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import IPython.display
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from torch import nn
 
 from dcal_core import environment, session
 from dcal_core.config import ConfigError, load, presets
+from dcal_core.data.splits import Split, TwinData
+from dcal_core.data.twins import DataError, TwinIndex
 from dcal_core.session import Session, begin_training, begin_with_trained, choose_preset
 from dcal_core.training.checkpoints import Progress, Run
 
@@ -156,3 +159,50 @@ def test_a_figure_is_kept_as_png_and_shown_from_that_file(tmp_path, monkeypatch)
 def test_a_session_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Session(load("demo", PARAMS, {}), Path("run")).folder = Path("other")
+
+
+# ---- the data that a trained model is tried on
+
+
+def tried_on(monkeypatch, tmp_path, label: str, people: tuple[str, ...], trained_label: str, trained_people: list[str]):
+    """What a session opens for a model trained on some people, where some people are found."""
+    best = trained(tmp_path / "run")
+    Run(tmp_path / "run", load("demo", PARAMS, {}), "x").remember(trained_label, trained_people)
+    families = np.zeros(len(people), int)
+    paths = tuple(f"{person}/0.png" for person in people)
+    index = TwinIndex("test", people, (people,), paths, np.arange(len(people)), families)
+    found = TwinData(tmp_path, label, {"test": Split(index, None)})
+    monkeypatch.setattr(session, "open_data", lambda config, names: found)
+    return Session(load("demo", PARAMS, {}), tmp_path / "run", best).open_data(("test",))
+
+
+def test_unseen_people_are_opened_as_they_are(monkeypatch, tmp_path):
+    data = tried_on(monkeypatch, tmp_path, "nd-twin", ("1", "2"), "nd-twin", ["3", "4"])
+    assert data.label == "nd-twin" and data["test"].index.people == ("1", "2")
+
+
+def test_people_that_were_trained_on_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(DataError, match="1 people of the test split, first 2, were trained on"):
+        tried_on(monkeypatch, tmp_path, "nd-twin", ("1", "2"), "nd-twin", ["2", "3"])
+
+
+def test_drawn_twins_do_not_stand_in_for_the_data_that_was_trained_on(monkeypatch, tmp_path):
+    with pytest.raises(DataError, match="trained on nd-twin, which is not to be found"):
+        tried_on(monkeypatch, tmp_path, "SYNTHETIC", ("1", "2"), "nd-twin", ["3"])
+
+
+def test_a_model_trained_on_drawn_twins_says_so_on_real_ones(monkeypatch, tmp_path):
+    data = tried_on(monkeypatch, tmp_path, "nd-twin", ("1", "2"), "SYNTHETIC", ["3"])
+    assert data.label == "nd-twin, model trained on SYNTHETIC" and not data.synthetic
+
+
+def test_an_empty_parameter_leaves_that_of_the_run(monkeypatch, tmp_path):
+    trained(tmp_path / "run", data_root="photographs")
+    given = {"preset": "demo", "run_dir": str(tmp_path / "run"), "data_root": ""}
+    assert begin_with_trained("Evaluate", given, PARAMS).config.data_root == "photographs"
+
+
+def test_other_parameters_are_refused_before_the_data_is_read(tmp_path):
+    trained(tmp_path / "run")
+    with pytest.raises(ConfigError, match="lr: 0.002 then, 0.5 now"):
+        begin_training("Train", {"preset": "demo", "run_dir": str(tmp_path / "run"), "lr": 0.5}, PARAMS)

@@ -257,7 +257,7 @@ def _check_rejected(rejected: Sequence[tuple[Path, str]], total: int, max_lost_s
     count = f"{len(rejected):,} of {total:,} images cannot be decoded"
     if len(rejected) > max_lost_share * total or len(rejected) == total:
         raise DataError(
-            f"{count}, more than the allowed share of {max_lost_share:g}: replace them, unlist them or raise "
-            f"the share; first {first}"
+            f"{count}, more than max_lost_share={max_lost_share:g}: replace them, unlist them or "
+            f"raise it; first {first}"
         )
     print(f"{count} and are left out, first {first}")

@@ -19,9 +19,10 @@ from dcal_core.data.twins import (
 from dcal_core.environment import input_roots, scratch_root
 
 TEST_FAMILIES, TEST_IMAGES = 31, 8  # as many unseen families as ND-TWINS has
-ATTACH = (
-    "No twin data found: attach a dataset of train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json,"
-    " test_twin_pairs.json and the images (Add Input), or give data_root. Until then with drawn twins, SYNTHETIC."
+SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
+DRAWN = (
+    "Data: drawn twins, so every result is SYNTHETIC. For your own, attach a dataset (Add Input) or give data_root: "
+    "train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json, test_twin_pairs.json and the images."
 )
 
 
@@ -46,17 +47,15 @@ class TwinData:
 
     @property
     def synthetic(self) -> bool:
-        return self.label == "SYNTHETIC"
+        return self.label == SYNTHETIC
 
 
 def find_data(config: Config) -> Path | None:
     """The folder of the index files, or None where no data is attached; raises DataError where `data_root` has none."""
     root = find_indexes(input_roots(config.data_root))
     if root is None and config.data_root:
-        raise DataError(
-            f"data_root={config.data_root}: no train_dataset_infor.json in it or below: correct it, or leave it out to "
-            "search the attached inputs."
-        )
+        what = "no train_dataset_infor.json in it or below" if Path(config.data_root).is_dir() else "no such folder"
+        raise DataError(f"data_root={config.data_root}: {what}: correct it, or leave it out to search the inputs.")
     return root
 
 
@@ -65,7 +64,7 @@ def open_data(config: Config, names: Sequence[str] = ("train", "validation", "te
     DataError."""
     root = find_data(config)
     if root is None:
-        print(ATTACH)
+        print(DRAWN)
         root = draw_twins(config)
     train, test = (
         read_index(root / f"{s}_dataset_infor.json", root / f"{s}_twin_pairs.json", s) for s in ("train", "test")
@@ -73,7 +72,7 @@ def open_data(config: Config, names: Sequence[str] = ("train", "validation", "te
     check_disjoint(train, test)
     train, validation = split_families(train, config.validation_share, config.seed)
     splits = {index.name: open_split(index, root, config) for index in (train, validation, test) if index.name in names}
-    return TwinData(root, "SYNTHETIC" if is_drawn(root) else root.name, splits)
+    return TwinData(root, SYNTHETIC if is_drawn(root) else root.name, splits)
 
 
 def open_split(index: TwinIndex, root: Path, config: Config) -> Split:

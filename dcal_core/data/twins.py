@@ -160,8 +160,8 @@ def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIn
         print(f"{index.name}: left out, not found: {_some(missing, 'image', 'images')}")
     if len(missing) > max_lost_share * len(entries):
         raise DataError(
-            f"{index.name}: {len(missing):,} of {len(entries):,} images not under {root}, above the share "
-            f"{max_lost_share:g} allowed, first {missing[0]!r}: attach them or give the folder above them."
+            f"{index.name}: {len(missing):,} of {len(entries):,} images not under {root}, more than "
+            f"max_lost_share={max_lost_share:g}, first {missing[0]!r}: attach them, give the folder above, or raise it."
         )
     kept = index.take(list(found))
     return replace(kept, paths=tuple(Path(found[image]) for image in sorted(found)))

@@ -42,6 +42,11 @@ class Run:
         self.folder, self.config, self.data = Path(folder), config, data
         self.metrics = self.folder / "metrics.jsonl"
 
+    def remember(self, label: str, people: list[str]) -> None:
+        """Write down on which data and people the model is trained, so that nobody evaluates it on them."""
+        self.create()
+        (self.folder / "trained_on.json").write_text(json.dumps({"data": label, "people": people}))
+
     def create(self) -> None:
         """Make the folder, with the parameters in it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -151,12 +156,7 @@ def open_run(folder: Path, config: Config, data: str, input_roots: list[Path]) -
     if not config.resume:
         move_aside(folder)
         return Run(folder, config, data)
-    own = read_progress(folder)
-    if own and own["fingerprint"] != wanted["fingerprint"]:
-        raise ConfigError(
-            f"the run in {folder} was trained with other parameters ({differences(folder, config)}): give those again "
-            "to go on, resume=false to start fresh (the old run is moved aside), or another run_dir."
-        )
+    own = refuse_other_parameters(folder, config)
     if own and own["data"] != wanted["data"]:
         raise ConfigError(
             f"the run in {folder} was trained on other people or images: attach those again to go on, or give "
@@ -167,11 +167,24 @@ def open_run(folder: Path, config: Config, data: str, input_roots: list[Path]) -
         batch, source = max(attached)
         print(f"Going on from the attached run {source}, {batch} batches done.")
         copy_run(source, folder)
+    elif own and own["finished"]:
+        print(f"The run in {folder} is finished: nothing is left to train (resume=false starts fresh).")
     elif own:
         print(f"Going on from {folder}, {own['batch']} batches done.")
     else:
         print(f"No earlier run in {folder} or attached: starting fresh.")
     return Run(folder, config, data)
+
+
+def refuse_other_parameters(folder: Path, config: Config) -> dict | None:
+    """The progress of the run in a folder, or None; raises ConfigError where it had other decisive parameters."""
+    own = read_progress(folder)
+    if own and own["fingerprint"] != config.fingerprint():
+        raise ConfigError(
+            f"the run in {folder} was trained with other parameters ({differences(folder, config)}): give those again "
+            "to go on, resume=false to start fresh (the old run is moved aside), or another run_dir."
+        )
+    return own
 
 
 def copy_run(source: Path, folder: Path) -> None:
@@ -221,7 +234,7 @@ def find_trained(folder: Path, input_roots: list[Path]) -> Path:
         raise ConfigError(f"{len(found)} trained runs are attached: choose one by run_dir={found[0].parents[1]}, …")
     if not found:
         raise ConfigError(
-            f"no trained model in {folder} and none attached: run train.ipynb first, attach its output (Add Input > "
-            "Notebook Output), or give run_dir."
+            f"no trained model in {folder} and none attached: run train.ipynb first, for an epoch at least, attach its "
+            "output (Add Input > Notebook Output), or give run_dir."
         )
     return found[0]

@@ -237,7 +237,8 @@ def summarise(scores, genuine, family, threshold: float, draws=1000, seed=0, wei
 
     scores, genuine, family, weights: [P]. The threshold was frozen on other families; accuracy, fmr and fnmr
     are taken there. A TAR below `resolvable_fmr` is {"value": None, "reason": ...}. Where a class has
-    a single family, low and high are None. `counts`: genuine, impostor, families, usable draws.
+    a single family, low and high are None. A rate of 0 or 1 in all draws gets the bound that so many families
+    without an error allow, about 3 / families (rule of three). `counts`: genuine, impostor, families, usable draws.
     Source: Fogliato et al., arXiv 2306.01198, on resampling comparisons that depend on each other together.
     """
     scores, genuine, weights = _checked(scores, genuine, weights)
@@ -254,6 +255,9 @@ def summarise(scores, genuine, family, threshold: float, draws=1000, seed=0, wei
         drawn = np.concatenate([chunk[name] for chunk in chunks]) if used else None
         low, high = _interval(drawn).tolist() if used else (None, None)
         result[name] = {"value": float(value), "low": low, "high": high}
+        if low == high and value in (0, 1):  # no draw held an error: the bootstrap cannot see beyond its sample
+            bound = 1 - 0.05 ** (1 / len(names))
+            result[name]["high" if value == 0 else "low"] = bound if value == 0 else 1 - bound
 
     families = len(np.unique(member[~genuine]))
     unresolved = {"value": None, "reason": f"not resolvable with {families} families"}

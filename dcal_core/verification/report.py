@@ -255,6 +255,8 @@ def as_markdown(result: dict) -> str:
     for key, name in NAMES.items():
         cells = (as_text(result[weighting][key], key) for weighting in ("metrics", "metrics_per_family"))
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    if counts["families"] < 30:
+        lines += ["", f"*{counts['families']} families are few: read the intervals as the least there is to doubt.*"]
     return "\n".join(lines)
 
 

@@ -215,7 +215,7 @@ def test_too_many_rejected_images_stop_the_run(faces, cache):
     for path in faces[:3]:
         path.write_bytes(b"")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"3 of 10 images .* allowed share of 0\.2: replace.*0\.png \(the file"):
+        with pytest.raises(DataError, match=r"3 of 10 images .* max_lost_share=0\.2: replace.*0\.png \(the file"):
             open_images(faces, SIZE, cache, max_lost_share=0.2)
     with pytest.raises(DataError, match="3 of 3 images"):
         open_images(faces[:3], SIZE, cache, max_lost_share=1.0)

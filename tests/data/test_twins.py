@@ -227,7 +227,7 @@ def test_missing_images_are_listed_and_left_out(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train: 9 of 11 images found" in printed
     assert "not found: 2 images: '/old/set/10/10d1.jpg', '/old/set/13/13d3.jpg'" in printed
-    with pytest.raises(DataError, match="train: 2 of 11 images not under .*share 0.1 allowed.*10d1.jpg.*attach"):
+    with pytest.raises(DataError, match="train: 2 of 11 images not under .*max_lost_share=0.1.*10d1.jpg.*attach"):
         resolve_paths(index, tmp_path, max_lost_share=0.1)
 
 

@@ -271,3 +271,13 @@ def test_bad_input_is_refused_in_one_sentence(change, message):
     good = {"scores": [1.0, 2.0, 3.0, 4.0], "genuine": [1, 1, 0, 0], "family": [0, 1, 0, 1], "threshold": 0.5}
     with pytest.raises(ValueError, match=message):
         summarise(**good | change)
+
+
+@pytest.mark.parametrize("families", [3, 31])
+def test_no_error_in_n_families_still_allows_some(families):
+    family = np.repeat(np.arange(families), 4)
+    genuine = np.tile([True, True, False, False], families)
+    result = summarise(genuine.astype(float), genuine, family, threshold=0.5, draws=100)
+    bound = 1 - 0.05 ** (1 / families)  # the share at which N families without an error have a chance of 5 %
+    assert (result["eer"]["low"], result["eer"]["value"], result["eer"]["high"]) == (0, 0, pytest.approx(bound))
+    assert (result["accuracy"]["low"], result["accuracy"]["high"]) == (pytest.approx(1 - bound), 1)
