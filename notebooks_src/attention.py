@@ -11,7 +11,9 @@
 # No map proves that the model is right.
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(globals())  # so that the cell after the parameters can tell which names are new
+_known = set(
+    globals()
+)  # so that the cell after the parameters can tell which names are new
 
 # %% [markdown]
 # ## Parameters
@@ -20,10 +22,16 @@ _known = set(globals())  # so that the cell after the parameters can tell which 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
 data_root = ""  # folder with the index files; empty: search the attached inputs
-run_dir = ""  # folder of the trained run; empty: named after the preset, else the attached one
+run_dir = (
+    ""  # folder of the trained run; empty: named after the preset, else the attached one
+)
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-given = {name: value for name, value in globals().items() if name not in _known and not name.startswith("_")}
+given = {
+    name: value
+    for name, value in globals().items()
+    if name not in _known and not name.startswith("_")
+}
 
 # %%
 # <embed dcal_core>
@@ -54,7 +62,9 @@ data = session.open_data(("test",))
 index, images = data["test"].index, data["test"].images
 model = load_model(session.trained)
 grid = model.vit.patch_embed.grid_size[0]
-print(f"{len(index.families)} test families; {grid} x {grid} patches, of which GLCA selects {model.selected}")
+print(
+    f"{len(index.families)} test families; GLCA selects {model.selected} of {grid} x {grid} patches"
+)
 
 # %% [markdown]
 # ## Pairs and their maps
@@ -72,9 +82,16 @@ def explain(pair):
     with torch.no_grad():
         features = model.encode(faces, trace=True)
         score = model.compare(features[:1], features[1:]).item()
-    maps = {"rollout": rollout_map(features, grid), "GLCA selection": selection_map(features, grid)}
+    maps = {
+        "rollout": rollout_map(features, grid),
+        "GLCA selection": selection_map(features, grid),
+    }
     maps["pair saliency"] = torch.cat(pair_saliency(model, faces[:1], faces[1:], grid))
-    return faces.permute(0, 2, 3, 1).numpy(), score, {name: m.numpy() for name, m in maps.items()}
+    return (
+        faces.permute(0, 2, 3, 1).numpy(),
+        score,
+        {name: m.numpy() for name, m in maps.items()},
+    )
 
 
 # %% [markdown]
@@ -88,15 +105,20 @@ import json
 from dcal_core.data.synthetic import marks_of
 
 report = session.folder / "report.json"
-threshold = json.loads(report.read_text())["threshold"]["value"] if report.is_file() else None
+threshold = (
+    json.loads(report.read_text())["threshold"]["value"] if report.is_file() else None
+)
 
 
 def show_pair(pair, what, name, masks=None):
-    """Draw a pair and its maps under a title that says who, how alike, and what the verifier makes of it."""
+    """Draw a pair and its maps, titled with who, how alike, and the verdict."""
     faces, score, maps = explain(pair)
     people = " and ".join(dict.fromkeys(index.people[index.person_of[i]] for i in pair))
-    verdict = "" if threshold is None else f", threshold {threshold:.2f}: {'one' if score >= threshold else 'two'}"
-    session.show(draw_pair(faces, maps, f"{what}: {people}, score {score:.2f}{verdict} ({data.label})", masks), name)
+    title = f"{what}: {people}, score {score:.2f}"
+    if threshold is not None:
+        verdict = "one person" if score >= threshold else "two people"
+        title += f", threshold {threshold:.2f}: {verdict}"
+    session.show(draw_pair(faces, maps, f"{title} ({data.label})", masks), name)
 
 
 # %% [markdown]
@@ -106,8 +128,15 @@ def show_pair(pair, what, name, masks=None):
 
 # %%
 for family in range(3):
-    first, second = (index.images_of(index.people.index(person))[0] for person in index.families[family][:2])
-    masks = marks_of(data.root, [index.paths[i] for i in (first, second)]) if data.synthetic else None
+    first, second = (
+        index.images_of(index.people.index(person))[0]
+        for person in index.families[family][:2]
+    )
+    masks = (
+        marks_of(data.root, [index.paths[i] for i in (first, second)])
+        if data.synthetic
+        else None
+    )
     show_pair([first, second], "co-twins", f"co-twins_{family}", masks)
 
 # %% [markdown]

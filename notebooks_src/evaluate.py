@@ -9,7 +9,9 @@
 # It takes up the model that `train.ipynb` left, in the same place or attached as its output.
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(globals())  # so that the cell after the parameters can tell which names are new
+_known = set(
+    globals()
+)  # so that the cell after the parameters can tell which names are new
 
 # %% [markdown]
 # ## Parameters
@@ -18,10 +20,16 @@ _known = set(globals())  # so that the cell after the parameters can tell which 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
 data_root = ""  # folder with the index files; empty: search the attached inputs
-run_dir = ""  # folder of the trained run; empty: named after the preset, else the attached one
+run_dir = (
+    ""  # folder of the trained run; empty: named after the preset, else the attached one
+)
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-given = {name: value for name, value in globals().items() if name not in _known and not name.startswith("_")}
+given = {
+    name: value
+    for name, value in globals().items()
+    if name not in _known and not name.startswith("_")
+}
 
 # %%
 # <embed dcal_core>
@@ -52,7 +60,8 @@ config = session.config
 data = session.open_data(("validation", "test"))
 for name, split in data.splits.items():
     index = split.index
-    print(f"{name}: {len(index.families)} families, {len(index.people)} people, {len(index.paths):,} images")
+    families, people = len(index.families), len(index.people)
+    print(f"{name}: {families} families, {people} people, {len(index.paths):,} images")
 
 # %%
 import torch
@@ -103,7 +112,12 @@ display(Markdown(as_markdown(result)))
 # A verifier is good where the two hills stand apart. What lies on the wrong side of the threshold is an error.
 
 # %%
-from dcal_core.verification.report import draw_confusable, draw_det, draw_histogram, draw_roc
+from dcal_core.verification.report import (
+    draw_confusable,
+    draw_det,
+    draw_histogram,
+    draw_roc,
+)
 
 arguments = (scores["test"], pairs["test"].genuine, pairs["test"].family)
 session.show(draw_histogram(*arguments, threshold, data.label), "scores")
@@ -133,7 +147,17 @@ session.show(draw_confusable(result, test.images), "confusable")
 
 # %%
 report = session.folder / "report.json"
-write_json(report, result | {"model": str(session.trained), "fingerprint": config.fingerprint(), "code": CORE_HASH})
+write_json(
+    report,
+    result
+    | {
+        "model": str(session.trained),
+        "fingerprint": config.fingerprint(),
+        "code": CORE_HASH,
+    },
+)
 eer = result["metrics"]["eer"]
-print(f"EER {eer['value']:.1%}, 95 % interval {eer['low']:.1%} to {eer['high']:.1%} ({data.label})")
+print(
+    f"EER {eer['value']:.1%}, 95 % interval {eer['low']:.1%} to {eer['high']:.1%} ({data.label})"
+)
 print(f"Report: {report}\nFigures: {session.folder / 'figures'}")

@@ -10,7 +10,9 @@
 # on a CPU, and marks every result SYNTHETIC.
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(globals())  # so that the cell after the parameters can tell which names are new
+_known = set(
+    globals()
+)  # so that the cell after the parameters can tell which names are new
 
 # %% [markdown]
 # ## Parameters
@@ -20,13 +22,19 @@ _known = set(globals())  # so that the cell after the parameters can tell which 
 
 # %% tags=["parameters"]
 preset = "auto"  # auto, demo, kaggle_t4x2, kaggle_p100, local_2080ti
-resume = True  # go on from the newest checkpoint; False: move the old run aside and start fresh
+resume = (
+    True  # go on from the newest checkpoint; False: move the old run aside and start fresh
+)
 seed = 0  # of the split, the initialisation and the batches
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-given = {name: value for name, value in globals().items() if name not in _known and not name.startswith("_")}
+given = {
+    name: value
+    for name, value in globals().items()
+    if name not in _known and not name.startswith("_")
+}
 
 # %%
 # <embed dcal_core>
@@ -58,7 +66,8 @@ from dcal_core.data.splits import open_data
 data = open_data(session.config, ("train", "validation"))
 for name, split in data.splits.items():
     index = split.index
-    print(f"{name}: {len(index.families)} families, {len(index.people)} people, {len(index.paths):,} images")
+    families, people = len(index.families), len(index.people)
+    print(f"{name}: {families} families, {people} people, {len(index.paths):,} images")
 
 # %% [markdown]
 # Each row below is one family: some images of one sibling, then of the other. Look for what stays the same within a
@@ -67,7 +76,9 @@ for name, split in data.splits.items():
 # %%
 from dcal_core.figures import draw_families
 
-session.show(draw_families(data["train"].index, data["train"].images, data.label), "families")
+session.show(
+    draw_families(data["train"].index, data["train"].images, data.label), "families"
+)
 
 # %% [markdown]
 # ## Training
@@ -88,8 +99,10 @@ run, progress = train_run(session.config, session.folder, data)
 import sys
 
 if not progress.finished:
-    print(f"Time budget used up after {progress.batch} batches; everything is saved in {run.checkpoints}.")
-    print("To go on, run this notebook again, on Kaggle with this output attached (Add Input > Notebook Output).")
+    print(
+        f"Time budget used up after {progress.batch} batches; saved in {run.checkpoints}."
+    )
+    print("To go on, run this notebook again; on Kaggle, with this output attached to it.")
     sys.exit(0)
 
 # %% [markdown]
@@ -102,7 +115,10 @@ if not progress.finished:
 from dcal_core.figures import draw_curves
 
 session.show(draw_curves(run.history(), data.label), "curves")
-print(f"Best validation EER {progress.best_eer:.1%} ({data.label}), after {progress.seconds / 60:.1f} min of training")
+minutes = progress.seconds / 60
+print(
+    f"Best validation EER {progress.best_eer:.1%} ({data.label}), {minutes:.1f} min of training"
+)
 print(f"Model: {run.checkpoints / 'best'}")
 
 # %% [markdown]
