@@ -269,3 +269,12 @@ def test_triplets_in_a_batch_fit_its_people():
         assert (anchor == positive).all() and (anchor != negative).all()
         assert (index.family_of[anchor] == index.family_of[negative]).all()
         assert (batch["triplets"][0] != batch["triplets"][1]).all()
+
+
+def test_partners_do_not_tell_whose_images_they_are_given_to():
+    # were the partners of one person's images all of one person, PWCA could learn to recognise the partner instead
+    random, families, images = np.random.default_rng(0), 8, 4
+    draws = np.array([draw_partners(families, images, "random", random) for _ in range(50)]) // images
+    partners = draws.reshape(-1, images)  # for each person and draw, the people that distract the images
+    shared = np.mean([len(set(row)) == 1 for row in partners])
+    assert shared < 0.02  # by chance 1 / 15 ** 3
