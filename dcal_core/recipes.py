@@ -60,11 +60,12 @@ def validator(config: Config, split: Split):
 
 def train_run(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progress]:
     """Train the config's recipe in a folder, going on where an earlier session stopped."""
-    run = open_run(folder, config, data["train"].index.fingerprint(), input_roots())
+    index = data["train"].index
+    run = open_run(folder, config, index.fingerprint(), input_roots())
     torch.manual_seed(config.seed)  # the initialisation
     model = new_model(config, input_roots(), pretrained=not run.has_checkpoint)
-    run.remember(data.label, list(data["train"].index.people))
+    run.remember(data.label, list(index.people))
     batches = BATCHES[config.recipe](config, data["train"])
-    objective = OBJECTIVES[config.recipe](config, model, people=len(data["train"].index.people))
+    objective = OBJECTIVES[config.recipe](config, model, people=len(index.people))
     budget = TimeBudget(config.time_budget_hours)
     return run, train(config, model, objective, batches, validator(config, data["validation"]), run, budget)

@@ -78,10 +78,9 @@ class DCAL(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Tokens [B, N, C] of RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images
-        if images.shape[-1] != self.image_size or images.shape[-2] != self.image_size:
-            images = F.interpolate(images, (self.image_size, self.image_size), mode="bicubic", antialias=True).clamp(
-                0, 1
-            )
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
         x = self.vit.patch_embed((images - self.mean) / self.std)
         return self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(x)))
 
