@@ -121,13 +121,16 @@ def imported_files(path: Path, root: Path) -> set[Path]:
 
 
 def core_files(script: Path, root: Path) -> list[Path]:
-    """Return every dcal_core file that a script needs, directly or through another, in order of path."""
+    """Return every dcal_core file that a script needs, directly or through another, in order of path.
+
+    With them goes `__main__.py`, by which training in several processes starts each of them.
+    """
     found, pending = set(), [script]
     while pending:
         new = imported_files(pending.pop(), root) - found
         found |= new
         pending += new
-    return sorted(found)
+    return sorted(found | {path for path in [root / "dcal_core/__main__.py"] if found and path.is_file()})
 
 
 def make_cell(kind: str, source: str, metadata: dict) -> dict:

@@ -43,6 +43,7 @@ class Config:
     time_budget_hours: float = parameter(
         11.0, "wall time after which a run saves and ends, h", 0.0, 1000.0, result=False
     )
+    nproc: int = parameter(1, "processes that train together, one GPU each", 1, 64, result=False)
 
     # data
     data_root: str = parameter("", "folder with the index files; empty: search the inputs", result=False)
@@ -64,6 +65,8 @@ class Config:
     contrast: float = parameter(0.2, "largest change of contrast, share", 0.0, 1.0)
     flip_prob: float = parameter(0.0, "mirroring; twins differ by asymmetries, hence off", 0.0, 1.0)
     erase_prob: float = parameter(0.0, "random erasing of a rectangle", 0.0, 1.0)
+    mixup_alpha: float = parameter(0.0, "blends two people, with shares from Beta(alpha, alpha); 0: off", 0.0, 10.0)
+    cutmix_alpha: float = parameter(0.0, "pastes a rectangle of another person, as mixup_alpha; 0: off", 0.0, 10.0)
 
     # model
     backbone: str = parameter("vit_base_patch16_224", "a timm vision transformer, or hybrid_tiny (the demo's)")
@@ -79,8 +82,16 @@ class Config:
     attention_dropout: float = parameter(0.0, "dropout of attention weights", 0.0, 0.9)
     drop_path: float = parameter(0.1, "stochastic depth of the deepest block", 0.0, 0.9)
     readout: str = parameter("cls", "cls: the paper's; tokens: by place, for aligned faces", choices=("cls", "tokens"))
-    similarity: str = parameter("cosine", "how two embeddings are compared", choices=("cosine", "euclidean"))
+    neck: str = parameter("bn", "batch norm between a branch and its losses", choices=("bn", "none"))
+    similarity: str = parameter(
+        "cosine",
+        "how two embeddings are compared; learned: by heads that the pair itself weighs",
+        choices=("cosine", "euclidean", "learned"),
+    )
+    similarity_temperature: float = parameter(0.07, "temperature of the learned similarity's weights", 0.001, 10.0)
     gradient_checkpointing: bool = parameter(False, "less memory, about a third more time", result=False)
+    compile: bool = parameter(False, "torch.compile in training: minutes at the start, faster steps", result=False)
+    channels_last: bool = parameter(False, "memory layout that convolutional stems prefer on a GPU", result=False)
 
     # losses, one set per branch (SA, GLCA, PWCA)
     margin_softmax: str = parameter("cosface", "identity loss over all people", choices=("cosface", "arcface"))
@@ -90,30 +101,40 @@ class Config:
     label_smoothing: float = parameter(0.1, "label smoothing of the identity loss", 0.0, 0.9)
     twin_loss: str = parameter(
         "triplet",
-        "metric loss against the co-twin; softmax: same person among the family",
-        choices=("triplet", "softmax"),
+        "metric loss on pairs of images; supcon: supervised contrastive; verification: same person or not",
+        choices=("triplet", "supcon", "verification"),
     )
     twin_margin: float = parameter(0.5, "margin of the triplet loss, cosine", 0.0, 2.0)
-    twin_temperature: float = parameter(0.1, "temperature of the twin softmax", 0.001, 10.0)
+    twin_temperature: float = parameter(0.1, "temperature of the contrastive loss", 0.001, 10.0)
     twin_weight: float = parameter(1.0, "weight of the twin loss", 0.0, 100.0)
+    positive_ratio: float = parameter(0.5, "same-person share of the pairs in the verification loss", 0.01, 0.99)
+    hard_negative_ratio: float = parameter(0.5, "co-twin share of the pairs", 0.0, 0.99)
+    soft_negative_ratio: float = parameter(0.0, "share of pairs of unrelated people", 0.0, 0.99)
     loss_weighting: str = parameter("uncertainty", "weights of the branches", choices=("uncertainty", "fixed"))
 
     # optimisation
-    families_per_batch: int = parameter(4, "families in a batch, two siblings of each", 1, 4096)
+    families_per_batch: int = parameter(4, "families in a batch, over all processes; two siblings each", 1, 4096)
     images_per_person: int = parameter(4, "images of each sibling in a batch", 2, 1024)
     steps_per_epoch: int = parameter(0, "steps in an epoch; 0: as many images as there are", 0, 1_000_000)
     epochs: int = parameter(100, "epochs", 1, 100_000)
     lr: float = parameter(5e-5, "peak learning rate of the backbone", 0.0, 10.0)
     head_lr_factor: float = parameter(10.0, "learning rate of new layers over that of the backbone", 0.01, 1000.0)
     min_lr: float = parameter(1e-6, "learning rate at the end", 0.0, 10.0)
+    layer_decay: float = parameter(1.0, "learning rate of a block over that of the block above it", 0.1, 1.0)
     warmup_share: float = parameter(0.05, "share of the steps with linear warm-up, before the cosine", 0.0, 0.9)
     weight_decay: float = parameter(0.05, "AdamW weight decay of matrices", 0.0, 10.0)
-    accumulation: int = parameter(1, "batches whose gradients make one step", 1, 4096)
+    ema_decay: float = parameter(0.0, "moving average of the weights, which is then what is kept; 0: off", 0.0, 0.99999)
+    accumulation: int = parameter(
+        1, "parts in which a batch is worked through, to save memory; doubled where it runs out", 1, 4096, result=False
+    )
     grad_clip: float = parameter(1.0, "largest norm of the gradient", 1e-3, 1e6)
     precision: str = parameter("auto", "auto: what the GPU is fit for", choices=("auto", "fp32", "fp16", "bf16"))
 
     # validation, checkpoints, tracking
     validate_every: int = parameter(1, "epochs between validations", 1, 10_000, result=False)
+    patience: int = parameter(
+        0, "validations without a better EER after which training ends; 0: never", 0, 10_000, result=False
+    )
     checkpoint_every: int = parameter(
         5, "epochs between kept checkpoints, beside last and best", 1, 10_000, result=False
     )
@@ -223,6 +244,37 @@ def check(config):
         )
     if config.min_lr > config.lr:
         raise ConfigError(f"min_lr={config.min_lr:g} is above lr={config.lr:g}: lower it.")
+    if abs(config.positive_ratio + config.hard_negative_ratio + config.soft_negative_ratio - 1) > 1e-6:
+        raise ConfigError(
+            f"positive_ratio={config.positive_ratio:g}, hard_negative_ratio={config.hard_negative_ratio:g} and "
+            f"soft_negative_ratio={config.soft_negative_ratio:g} are shares of the pairs: let their sum be 1."
+        )
+    check_parts(config)
+    check_mixing(config)
     if config.softmax_weight == 0 and config.twin_weight == 0:
         raise ConfigError("softmax_weight and twin_weight are both 0, so nothing would be learnt: raise one.")
     return config
+
+
+def check_parts(config):
+    """Refuse a batch that cannot be cut into equal parts of whole families; raises ConfigError."""
+    parts = config.nproc * config.accumulation
+    if config.families_per_batch % parts:
+        raise ConfigError(
+            f"families_per_batch={config.families_per_batch} cannot be cut into nproc={config.nproc} x "
+            f"accumulation={config.accumulation} equal parts of whole families: take a multiple of {parts}."
+        )
+
+
+def check_mixing(config):
+    """Refuse blended people where something must know whom it sees; raises ConfigError."""
+    mixing = [f"{name}={getattr(config, name):g}" for name in ("mixup_alpha", "cutmix_alpha") if getattr(config, name)]
+    if not mixing:
+        return
+    blends = f"{' and '.join(mixing)}: two people are blended in one image"
+    if config.twin_weight:
+        raise ConfigError(f"{blends}, which to twin_loss={config.twin_loss} is neither of them: set twin_weight=0.")
+    if config.pwca_first and config.pwca_prob:
+        raise ConfigError(f"{blends}, one of whom may be the person in its PWCA partner: set pwca_prob=0.")
+    if config.similarity == "learned":
+        raise ConfigError(f"{blends}, and similarity=learned is trained on pairs: take cosine or euclidean.")

@@ -14,7 +14,7 @@ import torch
 from dcal_core.config import ConfigError
 
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
-STARTED = time.monotonic()
+STARTED = float(os.environ.get("DCAL_STARTED", time.monotonic()))  # of the session, also for a process started in it
 SECRET_WAIT_S = 15
 
 

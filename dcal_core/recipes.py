@@ -1,18 +1,27 @@
 """Where the systems differ in training: a recipe's name to its batches and its objective, and the run that joins
 them."""
 
+import argparse
+import json
+import re
+import sys
+import tempfile
+import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from dcal_core.config import Config
+from dcal_core.config import Config, ConfigError, UserError, check_given
 from dcal_core.data.batches import FamilyBatches
-from dcal_core.data.splits import Split, TwinData
-from dcal_core.environment import TimeBudget, input_roots
+from dcal_core.data.splits import Split, TwinData, open_data
+from dcal_core.distributed import FAILED, LaunchError, join, launch, launched, leave, main_first, rank, world_size
+from dcal_core.environment import TimeBudget, gpu_verdict, input_roots
 from dcal_core.models.build import new_model
+from dcal_core.session import begin_training
 from dcal_core.training.checkpoints import Progress, Run, open_run
-from dcal_core.training.loop import train
+from dcal_core.training.loop import MemoryShort, start_accelerator, train
 from dcal_core.training.objectives import DCALObjective
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
@@ -29,6 +38,11 @@ def dcal_batches(config: Config, split: Split) -> FamilyBatches:
         seed=config.seed,
         pwca_prob=config.pwca_prob if config.pwca_first else 0.0,
         pwca_partner=config.pwca_partner,
+        mixup_alpha=config.mixup_alpha,
+        cutmix_alpha=config.cutmix_alpha,
+        parts=config.accumulation,
+        rank=rank(),
+        world=world_size(),
     )
 
 
@@ -36,9 +50,12 @@ def dcal_objective(config: Config, model: nn.Module, people: int) -> DCALObjecti
     """Identity margin softmax and twin loss on each branch, weighted against one another."""
     names = (
         "margin_softmax softmax_margin softmax_scale softmax_weight label_smoothing "
-        "twin_loss twin_margin twin_temperature twin_weight loss_weighting"
+        "twin_loss twin_margin twin_temperature twin_weight "
+        "positive_ratio hard_negative_ratio soft_negative_ratio loss_weighting"
     )
-    return DCALObjective(widths=model.widths, people=people, **{name: getattr(config, name) for name in names.split()})
+    options = {name: getattr(config, name) for name in names.split()}
+    learned = config.similarity == "learned"
+    return DCALObjective(widths=model.widths, people=people, learned_similarity=learned, **options)
 
 
 BATCHES = {"dcal": dcal_batches}
@@ -59,13 +76,73 @@ def validator(config: Config, split: Split):
 
 
 def train_run(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progress]:
-    """Train the config's recipe in a folder, going on where an earlier session stopped."""
+    """Train the config's recipe in a folder, going on where an earlier session stopped; with nproc > 1 in several
+    processes, which torchrun starts."""
+    if config.nproc > 1 and not launched():
+        return train_in_processes(config, folder, data)
     index = data["train"].index
-    run = open_run(folder, config, index.fingerprint(), input_roots())
+    accelerator = start_accelerator(config)
+    with main_first():
+        run = open_run(folder, config, index.fingerprint(), input_roots())
     torch.manual_seed(config.seed)  # the initialisation
     model = new_model(config, input_roots(), pretrained=not run.has_checkpoint)
-    run.remember(data.label, list(index.people))
+    run.remember(data.label, list(index.people))  # now that nothing has been refused
     batches = BATCHES[config.recipe](config, data["train"])
     objective = OBJECTIVES[config.recipe](config, model, people=len(index.people))
+    validate = validator(config, data["validation"])
     budget = TimeBudget(config.time_budget_hours)
-    return run, train(config, model, objective, batches, validator(config, data["validation"]), run, budget)
+    return run, train(config, accelerator, model, objective, batches, validate, run, budget)
+
+
+def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progress]:
+    """Train in config.nproc processes, anew in smaller parts where the memory of one ran out; raises ConfigError,
+    LaunchError."""
+    usable, verdict = gpu_verdict()
+    if usable and torch.cuda.device_count() < config.nproc:
+        raise ConfigError(f"nproc={config.nproc}, one GPU each, but here is {verdict}: lower it.")
+    config = replace(config, run_dir=str(folder), resume=True)  # what was to be moved aside has been
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "parameters.yaml"
+        while True:
+            file.write_text(json.dumps(config.as_dict()))  # JSON is YAML
+            try:
+                launch(["train", "-f", str(file)], config.nproc)
+                break
+            except LaunchError as error:
+                cure = re.search(rf"{MemoryShort.__name__}.* accumulation=(\d+)", str(error))
+                if not cure:
+                    raise
+                config = replace(config, accumulation=int(cure[1]))
+                print(f"Out of memory, so all processes begin again with accumulation={config.accumulation}.")
+    run = Run(folder, config, data["train"].index.fingerprint())
+    return run, run.progress()
+
+
+def main(arguments: list[str]) -> int:
+    """What train.ipynb does, without its figures: `python -m dcal_core train`, alone or started by torchrun."""
+    parser = argparse.ArgumentParser(prog="python -m dcal_core train", description="Train a preset's model.")
+    parser.add_argument("--preset", default="auto", help="a name in params/, or auto")
+    parser.add_argument("-f", "--file", type=Path, help="a preset's file anywhere else")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    options = parser.parse_args(arguments)
+    preset, params_dir = options.preset, Path(__file__).parents[1] / "params"
+    if options.file:
+        preset, params_dir = options.file.stem, options.file.parent
+    try:
+        given = {"preset": preset, **dict(options.p)}
+        check_given(given, params_dir)
+        join()
+        session = begin_training("Train a twin verifier", given, params_dir)
+        with main_first():  # it draws or decodes the images, the others find them
+            data = open_data(session.config, ("train", "validation"))
+        run, progress = train_run(session.config, session.folder, data)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        print(f"{FAILED if launched() else ''}{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return 1
+    if launched() or session.config.nproc == 1:  # else the first of the launched processes has said it
+        best, done = f"{progress.best_eer:.1%} ({data.label})", f"{progress.batch} batches"
+        print(f"Best validation EER {best}, {done}, in {run.checkpoints}")
+    leave()
+    return 0

@@ -88,7 +88,8 @@ session.show(
 # network. Each branch must name the person among all (margin softmax) and tell the person from the co-twin.
 #
 # After every epoch the held-out families are verified. Their equal error rate (EER) chooses the best checkpoint. When
-# the time budget is used up the run saves and ends cleanly; the next session goes on from there.
+# the time budget is used up the run saves and ends cleanly; the next session goes on from there. With `nproc = 2` both
+# GPUs of a T4 x2 share each batch; what their processes print comes out here.
 
 # %%
 from dcal_core.recipes import train_run

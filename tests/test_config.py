@@ -176,6 +176,19 @@ def test_the_largest_seed_is_kept_to_the_last_digit():
         ("image_size", "31", "32 to 1024"),
         ("pwca_partner", "cousin", "one of random, twin, mix"),
         ("pwca_partner", [3], "text"),
+        ("twin_loss", "softmax", "one of triplet, supcon, verification"),
+        ("neck", "ln", "one of bn, none"),
+        ("similarity", "dot", "one of cosine, euclidean, learned"),
+        ("similarity_temperature", 0, "0.001 to 10"),
+        ("positive_ratio", 1.0, "0.01 to 0.99"),
+        ("hard_negative_ratio", -0.1, "0 to 0.99"),
+        ("layer_decay", 1.1, "0.1 to 1"),
+        ("ema_decay", 1.0, "0 to 0.99999"),
+        ("nproc", 0, "1 to 64"),
+        ("nproc", "two", "a whole number"),
+        ("patience", -1, "0 to 10000"),
+        ("mixup_alpha", -0.2, "0 to 10"),
+        ("compile", "maybe", "true or false"),
         ("run_dir", None, "text"),
         ("run_dir", ["a"], "text"),
     ],
@@ -243,6 +256,27 @@ def test_a_preset_that_is_no_map_in_yaml_is_refused_by_its_name(folder, text):
         ({"pwca_first": 3, "pwca_last": 2}, ["pwca_last=2", "pwca_first=3"]),
         ({"lr": "1e-4", "min_lr": "2e-4"}, ["min_lr=0.0002", "lr=0.0001"]),
         ({"softmax_weight": 0, "twin_weight": 0}, ["softmax_weight", "twin_weight"]),
+        ({"positive_ratio": 0.6}, ["positive_ratio=0.6", "hard_negative_ratio=0.5", "soft_negative_ratio=0", "be 1"]),
+        ({"soft_negative_ratio": 0.25}, ["positive_ratio=0.5", "soft_negative_ratio=0.25"]),
+        ({"positive_ratio": 0.3}, ["positive_ratio=0.3", "be 1"]),
+        (  # nobody would differ
+            {"positive_ratio": 0.99, "hard_negative_ratio": 0, "soft_negative_ratio": 0},
+            ["hard_negative_ratio", "soft_negative_ratio"],
+        ),
+        ({"families_per_batch": 5, "nproc": 2}, ["families_per_batch=5", "nproc=2", "multiple of 2"]),
+        ({"families_per_batch": 4, "accumulation": 3}, ["families_per_batch=4", "accumulation=3", "multiple of 3"]),
+        (
+            {"families_per_batch": 6, "nproc": 2, "accumulation": 2},
+            ["families_per_batch=6", "nproc=2", "accumulation=2", "multiple of 4"],
+        ),
+        ({"mixup_alpha": 0.2}, ["mixup_alpha=0.2", "twin_loss=triplet", "twin_weight=0"]),
+        ({"cutmix_alpha": 1, "twin_loss": "supcon"}, ["cutmix_alpha=1", "twin_loss=supcon", "twin_weight=0"]),
+        ({"mixup_alpha": 0.2, "twin_weight": 0}, ["mixup_alpha=0.2", "PWCA", "pwca_prob=0"]),
+        ({"cutmix_alpha": 0.2, "twin_weight": 0, "pwca_prob": 0.1}, ["cutmix_alpha=0.2", "pwca_prob=0"]),
+        (
+            {"mixup_alpha": 0.2, "cutmix_alpha": 1, "twin_weight": 0, "pwca_prob": 0, "similarity": "learned"},
+            ["mixup_alpha=0.2 and cutmix_alpha=1", "similarity=learned", "cosine or euclidean"],
+        ),
     ],
 )
 def test_parameters_that_disagree_are_refused_together(folder, given_values, named):
@@ -259,6 +293,15 @@ def test_parameters_that_disagree_are_refused_together(folder, given_values, nam
         {"lr": 1e-4, "min_lr": 1e-4},
         {"softmax_weight": 0},
         {"twin_weight": 0},
+        {"positive_ratio": 0.2, "hard_negative_ratio": 0.7, "soft_negative_ratio": 0.1},  # 0.2 + 0.7 + 0.1 < 1
+        {"positive_ratio": 0.5, "hard_negative_ratio": 0.0, "soft_negative_ratio": 0.5},
+        {"families_per_batch": 8, "nproc": 2, "accumulation": 4},
+        {"families_per_batch": 1, "nproc": 1, "accumulation": 1},
+        {"mixup_alpha": 0.2, "twin_weight": 0, "pwca_prob": 0},
+        {"cutmix_alpha": 1.0, "twin_weight": 0, "pwca_first": 0},
+        {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "twin_weight": 0, "pwca_prob": 0, "similarity": "euclidean"},
+        {"similarity": "learned"},
+        {"similarity": "learned", "twin_loss": "verification", "neck": "none"},
     ],
 )
 def test_parameters_that_agree_at_the_limit_are_taken(folder, given_values):
@@ -308,8 +351,11 @@ def test_the_fingerprint_changes_with_decisive_parameters_and_no_others(field):
 
 def test_what_the_weights_depend_on_is_decisive_and_where_things_lie_is_not():
     decisive = {name for name, field in FIELDS.items() if field.metadata["result"]}
-    assert {"recipe", "seed", "image_size", "lr", "epochs", "families_per_batch", "accumulation"} <= decisive
+    assert {"recipe", "seed", "image_size", "lr", "epochs", "families_per_batch", "neck", "similarity"} <= decisive
+    assert {"mixup_alpha", "positive_ratio", "layer_decay", "ema_decay", "similarity_temperature"} <= decisive
     assert decisive.isdisjoint({"run_dir", "resume", "time_budget_hours", "loader_workers", "tracker", "data_root"})
+    # in how many parts and processes, and how fast, a batch is worked through
+    assert decisive.isdisjoint({"accumulation", "nproc", "compile", "channels_last", "gradient_checkpointing"})
 
 
 def test_the_fingerprint_is_the_same_however_a_value_was_written(folder):

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import runpy
 import socket
 import sys
 import threading
@@ -224,6 +225,13 @@ def test_the_budget_counts_from_the_start_of_the_session():
     assert not TimeBudget(1.0, started=time.monotonic() - 3500).used_up()
     assert TimeBudget(1.0, started=time.monotonic() - 3700).used_up()
     assert TimeBudget(0.0).used_up()
+
+
+def test_a_process_that_a_session_starts_counts_from_its_beginning(monkeypatch):
+    monkeypatch.setenv("DCAL_STARTED", "12.5")  # set by whoever starts processes
+    assert runpy.run_path(environment.__file__)["STARTED"] == 12.5
+    monkeypatch.delenv("DCAL_STARTED")
+    assert time.monotonic() - 5 < runpy.run_path(environment.__file__)["STARTED"] <= time.monotonic()
 
 
 def test_the_budget_keeps_half_as_much_again_as_saving_took():

@@ -13,13 +13,16 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"config", "progress"},
     {"environment"},
+    {"distributed"},
     {"data"},
     {"models"},
     {"training"},
     {"verification"},
     {"explain"},
     {"deploy"},
-    {"figures", "recipes", "session"},
+    {"figures", "session"},
+    {"recipes"},
+    {"bench"},
     {"__main__"},
 )
 KNOW_THE_RECIPES = {"config.py", "models/build.py", "recipes.py"}  # in config they are the choices of `recipe`
@@ -95,6 +98,8 @@ def test_an_import_against_the_flow_is_seen():
     assert against_the_flow("training/loop.py", "from dcal_core.verification.metrics import roc_auc")
     assert against_the_flow("training/loop.py", "def f():\n    from dcal_core import verification")
     assert against_the_flow("config.py", "from dcal_core.environment import banner")
+    assert against_the_flow("environment.py", "from dcal_core.distributed import rank")
+    assert against_the_flow("models/dcal.py", "from dcal_core.bench.naive import NaiveDCAL")
     assert against_the_flow("session.py", "from dcal_core.recipes import train_run")
     assert against_the_flow("data/images.py", "from . import twins")
     assert not against_the_flow("explain/maps.py", "from dcal_core.models import features\nimport torch")

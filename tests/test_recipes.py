@@ -2,21 +2,27 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dcal_core import environment, recipes
-from dcal_core.config import FIELDS, Config, ConfigError
+from dcal_core import environment, recipes, session
+from dcal_core.config import FIELDS, Config, ConfigError, load
 from dcal_core.data import splits
 from dcal_core.data.splits import open_data
 from dcal_core.data.synthetic import generate
+from dcal_core.distributed import FAILED, LaunchError
 from dcal_core.models.build import load_model, new_model
-from dcal_core.recipes import BATCHES, OBJECTIVES, dcal_batches, dcal_objective, train_run, validator
+from dcal_core.recipes import BATCHES, OBJECTIVES, dcal_batches, dcal_objective, main, train_run, validator
 from dcal_core.training import loop
+from dcal_core.training.checkpoints import Progress, Run
+from dcal_core.training.loop import MemoryShort
 from dcal_core.training.objectives import FixedWeighting, UncertaintyWeighting
+from dcal_core.training.pair_losses import SupConLoss, TripletLoss, VerificationLoss
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
 
@@ -75,19 +81,40 @@ def test_every_recipe_that_can_be_chosen_has_batches_and_an_objective():
 
 def test_batches_are_made_as_the_parameters_say(data):
     batches = dcal_batches(changed(pwca_prob=1.0, steps_per_epoch=0), data["train"])
-    batch = batches[0]
-    assert batch["images"].shape == (3 * 2 * 2, 3, 32, 32) and "partner" in batch
+    (batch,) = batches[0]
+    assert batch["images"].shape == (3 * 2 * 2, 3, 32, 32) and "partner" in batch and "blend" not in batch
     assert batches.steps_per_epoch == 9 * 2 * 3 // 12  # 9 families are left to train on
     assert dcal_batches(CONFIG, data["train"]).steps_per_epoch == 2
 
 
+def test_batches_are_cut_and_shared_out_as_the_parameters_and_the_processes_say(data, monkeypatch):
+    whole = dcal_batches(changed(families_per_batch=6), data["train"])[0][0]["images"]
+    monkeypatch.setattr(recipes, "world_size", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(recipes, "rank", lambda rank=rank: rank)
+        shares.append(dcal_batches(changed(families_per_batch=6, accumulation=2, nproc=3), data["train"])[0])
+    assert [len(parts) for parts in shares] == [2, 2, 2]
+    assert torch.equal(torch.cat([share[part]["images"] for part in range(2) for share in shares]), whole)
+
+
+@pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 0.4)], ids=["mixup", "cutmix"])
+def test_people_are_blended_as_the_parameters_say(data, alphas):
+    config = changed(mixup_alpha=alphas[0], cutmix_alpha=alphas[1], twin_weight=0.0, pwca_prob=0.0)
+    parts = [part for step in range(10) for part in dcal_batches(config, data["train"])[step]]
+    for part in parts:
+        assert (part["person"] != part["other"]).all() and 0 <= part["share"] <= 1
+    values = [len(part["blend"].unique()) for part in parts]  # everywhere the same, or a rectangle of ones
+    assert max(values) == (1 if alphas[0] else 2)
+
+
 def test_batches_depend_on_the_seed(data):
-    people = [dcal_batches(changed(seed=seed), data["train"])[0]["person"].tolist() for seed in (0, 0, 1)]
+    people = [dcal_batches(changed(seed=seed), data["train"])[0][0]["person"].tolist() for seed in (0, 0, 1)]
     assert people[0] == people[1] != people[2]
 
 
 def test_twins_distract_each_other_where_that_is_asked_for(data):
-    batch = dcal_batches(changed(pwca_partner="twin", pwca_prob=1.0), data["train"])[0]
+    (batch,) = dcal_batches(changed(pwca_partner="twin", pwca_prob=1.0), data["train"])[0]
     index, partner = data["train"].index, batch["person"][batch["partner"]]
     assert (batch["person"] != partner).all()
     assert np.array_equal(index.family_of[batch["person"]], index.family_of[partner])
@@ -95,7 +122,7 @@ def test_twins_distract_each_other_where_that_is_asked_for(data):
 
 def test_without_pair_wise_blocks_nobody_has_a_partner(data):
     batches = dcal_batches(changed(pwca_first=0, pwca_prob=1.0), data["train"])
-    assert not any("partner" in batches[step] for step in range(10))
+    assert not any("partner" in part for step in range(10) for part in batches[step])
 
 
 def test_the_objective_is_made_as_the_parameters_say():
@@ -105,10 +132,63 @@ def test_the_objective_is_made_as_the_parameters_say():
     for branch, head in objective.identity.items():
         assert head.centres.shape == (7, 192 if branch == "glca" else 96)
         assert (head.margin, head.scale, head.label_smoothing) == (0.3, 20.0, 0.2)
-    assert (objective.softmax_weight, objective.twin_weight) == (0.25, 0.75)
+    assert objective.weights == {"identity": 0.25, "twin": 0.75} and objective.similarity is None
     assert isinstance(objective.weighting, UncertaintyWeighting)
     fixed = dcal_objective(changed(loss_weighting="fixed"), model_of(config), people=7)
     assert isinstance(fixed.weighting, FixedWeighting)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("triplet", TripletLoss), ("supcon", SupConLoss), ("verification", VerificationLoss)]
+)
+def test_the_pair_loss_is_the_one_that_is_asked_for(name, kind):
+    model = model_of(CONFIG)
+    ratios = {"positive_ratio": 0.2, "hard_negative_ratio": 0.1, "soft_negative_ratio": 0.7}
+    config = changed(twin_loss=name, twin_margin=0.4, twin_temperature=0.3, **ratios)
+    objective = dcal_objective(config, model, people=7)
+    assert {type(loss) for loss in objective.twin.values()} == {kind}
+    expected = {"triplet": (0.4, 0.1, 0.7), "supcon": (0.3, 0.1, 0.7), "verification": (0.2, 0.1, 0.7)}[name]
+    cosine = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    cosine, (person, family) = cosine + cosine.T - 1, (torch.arange(8) // 2, torch.arange(8) // 4)
+    ours = objective.twin["sa"](cosine, person, family)
+    assert torch.equal(ours, kind(*expected)(cosine, person, family))
+    assert not torch.equal(ours, kind(*[number * 1.1 for number in expected])(cosine, person, family))
+
+
+def test_a_learned_similarity_is_trained_beside_the_branches():
+    config = changed(similarity="learned", positive_ratio=0.2, hard_negative_ratio=0.1, soft_negative_ratio=0.7)
+    objective = dcal_objective(config, model_of(config), people=7)
+    assert isinstance(objective.similarity, VerificationLoss) and "similarity" in objective.weighting.w
+    similarity, (person, family) = torch.eye(8), (torch.arange(8) // 2, torch.arange(8) // 4)
+    expected = VerificationLoss(0.2, 0.1, 0.7)(similarity, person, family)
+    assert torch.equal(objective.similarity(similarity, person, family), expected)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"similarity": "learned"},
+        {"neck": "none", "readout": "tokens"},
+        {"glca_blocks": 0},
+        {"glca_blocks": 2, "loss_weighting": "fixed"},
+        {"softmax_weight": 0.0, "twin_loss": "verification"},
+        {"twin_weight": 0.0, "pwca_first": 0},
+        {"pwca_prob": 0.0},
+        {"mixup_alpha": 1.0, "twin_weight": 0.0, "pwca_prob": 0.0},  # as config.py demands
+    ],
+    ids=str,
+)
+def test_every_parameter_takes_part_in_every_step(data, given):
+    # Training in several processes ends with an error where one does not (unless 0 < pwca_prob < 1: see loop.py).
+    config = changed(**given)
+    model = model_of(config).train()
+    objective = dcal_objective(config, model, people=18)
+    (part,) = dcal_batches(config, data["train"])[0]
+    loss, _ = objective(model, part | {"images": part["images"].float() / 255})
+    loss.backward()
+    parameters = [*model.named_parameters(), *objective.named_parameters()]
+    assert [name for name, p in parameters if p.requires_grad and p.grad is None] == []
 
 
 def test_branches_that_do_not_run_have_no_losses():
@@ -161,7 +241,7 @@ def test_an_attached_run_is_gone_on_with(data, tmp_path, capsys):
 def test_the_initialisation_depends_on_the_seed_alone(data, tmp_path, monkeypatch):
     seen = []
 
-    def keep(config, model, *_):
+    def keep(config, accelerator, model, *_):
         seen.append(model.vit.cls_token.detach().clone())
 
     monkeypatch.setattr(recipes, "train", keep)
@@ -175,3 +255,123 @@ def test_parameters_that_the_model_refuses_leave_no_run(data, tmp_path):
     with pytest.raises(ConfigError, match="3 blocks"):
         train_run(changed(pwca_last=4), tmp_path / "run", data)
     assert not (tmp_path / "run").exists()
+
+
+# ---- several processes
+
+
+class Launched:
+    """Stands in for torchrun: trains in this process as one of those that were launched, after some failures."""
+
+    def __init__(self, monkeypatch, data, failures=()):
+        self.monkeypatch, self.data, self.failures, self.configs = monkeypatch, data, list(failures), []
+        monkeypatch.setattr(recipes, "launch", self)
+        monkeypatch.setattr(recipes, "launched", lambda: False)
+        monkeypatch.setattr(recipes, "gpu_verdict", lambda: (False, "no GPU"))
+
+    def __call__(self, command, processes):
+        assert command[:2] == ["train", "-f"] and len(command) == 3
+        file = Path(command[2])
+        config = load(file.stem, file.parent, {})
+        assert processes == config.nproc
+        self.configs.append(config)
+        if self.failures:
+            raise LaunchError(f"one of {processes} processes failed: {self.failures.pop(0)}")
+        with self.monkeypatch.context() as patched:
+            patched.setattr(recipes, "launched", lambda: True)
+            train_run(config, Path(config.run_dir), self.data)
+
+
+def test_several_processes_train_the_run_that_is_then_here(data, tmp_path, monkeypatch):
+    launched = Launched(monkeypatch, data)
+    config = changed(nproc=3, run_dir="elsewhere", resume=False, lr=1e-3)
+    run, progress = train_run(config, tmp_path / "some run.v2", data)
+    assert launched.configs == [dataclasses.replace(config, run_dir=str(tmp_path / "some run.v2"), resume=True)]
+    assert run.folder == tmp_path / "some run.v2" and (run.checkpoints / "best").is_dir()
+    assert progress.finished and progress.batch == 4 and progress.best_eer < 1
+
+
+def test_processes_short_of_memory_begin_again_with_smaller_parts(data, tmp_path, monkeypatch, capsys):
+    config = changed(families_per_batch=6, nproc=3)
+    parts = SimpleNamespace(batches=dcal_batches(config, data["train"]))
+    with monkeypatch.context() as patched, pytest.raises(MemoryShort) as short:
+        patched.setattr(loop, "world_size", lambda: 3)
+        loop.Trainer.use_less_memory(parts)
+    launched = Launched(monkeypatch, data, [f"MemoryShort: {short.value}"])
+    _, progress = train_run(config, tmp_path / "run", data)
+    assert [config.accumulation for config in launched.configs] == [1, 2] and progress.finished
+    assert "accumulation=2" in capsys.readouterr().out
+
+
+def test_another_failure_of_a_process_is_passed_on(data, tmp_path, monkeypatch):
+    launched = Launched(monkeypatch, data, ["DataError: 3 families give accumulation=2"])
+    with pytest.raises(LaunchError, match="DataError: 3 families"):
+        train_run(changed(nproc=3), tmp_path / "run", data)
+    assert len(launched.configs) == 1
+
+
+def test_more_processes_than_gpus_are_refused(data, tmp_path, monkeypatch):
+    launched = Launched(monkeypatch, data)
+    monkeypatch.setattr(recipes, "gpu_verdict", lambda: (True, "2 x Tesla T4"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="nproc=3, one GPU each, but here is 2 x Tesla T4: lower it"):
+        train_run(changed(nproc=3), tmp_path / "run", data)
+    assert not launched.configs
+
+
+# ---- from a shell
+
+
+@pytest.fixture
+def shell(monkeypatch, data):
+    """Calls the command with the drawn twins at hand and a training that ends at once; returns what was trained."""
+    monkeypatch.setattr(recipes, "open_data", lambda config, names: data)
+    monkeypatch.setattr(session, "gpu_verdict", lambda: (False, "no GPU"))
+    seen = []
+
+    def train_run(config, folder, given):
+        seen.append((config, folder, given))
+        return Run(folder, config, "x"), Progress(batch=4, best_eer=0.125, finished=True)
+
+    monkeypatch.setattr(recipes, "train_run", train_run)
+    return seen
+
+
+def test_the_command_trains_a_preset_with_the_given_parameters(shell, data, tmp_path, capsys):
+    assert main(["--preset", "demo", "-p", "epochs", "3", "-p", "run_dir", "here"]) == 0
+    params = Path(recipes.__file__).parents[1] / "params"
+    assert shell == [(load("demo", params, {"epochs": 3, "run_dir": "here"}), tmp_path / "here", data)]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "12.5%" in last and data.label in last and str(tmp_path / "here" / "checkpoints") in last
+
+
+def test_the_command_takes_a_presets_file_from_anywhere(shell, tmp_path):
+    (tmp_path / "mine.yaml").write_text("epochs: 7\n")
+    assert main(["-f", str(tmp_path / "mine.yaml"), "-p", "lr", "1e-4"]) == 0
+    config, folder, _ = shell[0]
+    assert (config.epochs, config.lr, folder) == (7, 1e-4, tmp_path / "runs" / "mine")
+
+
+def test_the_command_says_in_a_sentence_what_the_user_can_mend(shell, capsys):
+    assert main(["--preset", "demo", "-p", "epoch", "3"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "ConfigError: unknown parameter 'epoch' in the given parameters: did you mean epochs?"
+    ]
+    assert shell == []
+
+
+def test_the_command_shows_where_anything_else_failed(shell, monkeypatch, capsys):
+    def fail(config, names):
+        raise RuntimeError("something broke")
+
+    monkeypatch.setattr(recipes, "open_data", fail)
+    assert main(["--preset", "demo"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and error.splitlines()[-1] == "RuntimeError: something broke"
+
+
+def test_a_launched_process_says_why_it_ends_as_its_launcher_expects(shell, monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "launched", lambda: True)
+    monkeypatch.setattr(recipes, "join", lambda: None)
+    assert main(["--preset", "demo", "-p", "epochs", "0"]) == 1
+    assert capsys.readouterr().err.startswith(f"{FAILED}ConfigError: parameter epochs=0: takes 1 to ")

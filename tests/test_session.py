@@ -37,7 +37,8 @@ def trained(folder: Path, **given) -> Path:
     model.architecture = {"backbone": "a linear layer"}
     run.create()
     run.save_model("best", model, epoch=1)
-    run.save_last(model, nn.Linear(1, 1), torch.optim.SGD(model.parameters()), None, Progress(batch=3, finished=True))
+    progress = Progress(batch=3, finished=True)
+    run.save_last(model, nn.Linear(1, 1), torch.optim.SGD(model.parameters()), None, progress, average=None)
     return folder / "checkpoints" / "best"
 
 

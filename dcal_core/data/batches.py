@@ -1,9 +1,10 @@
-"""Which images make a batch: families x two siblings x images, as a pure function of (seed, epoch, step).
+"""Which images make a batch: families x two siblings x images, as a pure function of (seed, step).
 
-Nothing is remembered between batches, so going on after an interruption means asking for the next step.
+Nothing is remembered between batches, so going on after an interruption means asking for the next step. A batch is cut
+into parts, worked through one after the other, and a part is shared out over processes; no family is ever cut.
 """
 
-import itertools
+import math
 
 import numpy as np
 import torch
@@ -13,14 +14,19 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
 SIBLINGS = 2  # of each family in a batch; of larger families two are drawn
+FAMILIES, IMAGES, PARTNERS, DONORS, BLEND = range(5)  # what a generator is for: the first number of its key
 
 
 class FamilyBatches(Dataset):
-    """Training batches by step: item s is a dict of images, person, triplets and partner.
+    """Training batches by step: item s is a list of parts, each a dict of what one process (rank) needs of it.
 
-    images: uint8 [B, 3, S, S] with B = families x 2 x images_per_person; every family is drawn equally often, whatever
-    number of images it has. person: index [B] among the people. triplets: rows (anchor, same person, co-twin), [3, T].
-    partner: [B], which image distracts each one in PWCA, never one of the same person; missing in steps without PWCA.
+    A part has W = world x b images, of which b = families_per_batch / (parts x world) x 2 x images_per_person are this
+    rank's. Every family is drawn equally often, and which images a batch has does not depend on how it is cut.
+
+    images: uint8 [b, 3, S, S], this rank's. person, family: [W], among those of the index, of all ranks in their order.
+    partner: [b], which of these images distracts each one in PWCA, never the same person's; missing in steps without.
+    With mixup or cutmix: donor [b], which of these images is blended into each one, never the same person's; other [W],
+    the donors' people, of all ranks; blend [1, 1, S, S], the weight of the donor's pixels, and share, its mean.
     """
 
     def __init__(
@@ -34,6 +40,11 @@ class FamilyBatches(Dataset):
         seed: int,
         pwca_prob: float = 0.0,
         pwca_partner: str = "random",
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        parts: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ):
         families = [np.flatnonzero(index.family_of == f) for f in range(len(index.families))]
         self.families = [people for people in families if len(people) >= SIBLINGS]
@@ -42,13 +53,35 @@ class FamilyBatches(Dataset):
                 f"{len(self.families)} families with twins in the {index.name} split are too few for "
                 f"families_per_batch={families_per_batch}: lower it, or lower validation_share."
             )
+        if families_per_batch % (parts * world):
+            raise DataError(
+                f"families_per_batch={families_per_batch} cannot be cut into {parts} parts x {world} processes with "
+                f"equally many whole families: take a multiple of {parts * world}, or change accumulation or nproc."
+            )
         self.images_of = [np.flatnonzero(index.person_of == p) for p in range(len(index.people))]
-        self.store, self.seed = store, seed
+        self.store, self.family_of, self.seed = store, index.family_of, seed
         self.families_per_batch, self.images_per_person = families_per_batch, images_per_person
         self.pwca_prob, self.pwca_partner = pwca_prob, pwca_partner
+        self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
+        self.parts, self.rank, self.world = parts, rank, world
         self.batch_size = families_per_batch * SIBLINGS * images_per_person
         self.steps_per_epoch = steps_per_epoch or max(1, len(index.paths) // self.batch_size)
-        self.triplets = torch.from_numpy(twin_triplets(families_per_batch, images_per_person))
+
+    def cut(self, parts: int) -> None:
+        """From the next loader on, cut batches into so many parts, or the next larger number that divides evenly, but
+        never further than to one family per process and part."""
+        families = self.families_per_batch // self.world
+        self.parts = next(n for n in range(min(parts, families), families + 1) if families % n == 0)
+
+    def halve(self) -> None:
+        """Cut batches into at least twice as many parts; DataError where a part is down to one family per process."""
+        if self.parts * self.world == self.families_per_batch:
+            raise DataError(
+                f"one family per process is the least that a part can hold, and families_per_batch="
+                f"{self.families_per_batch} is cut that far ({SIBLINGS} x images_per_person={self.images_per_person} "
+                "images at once): lower images_per_person or image_size, or set gradient_checkpointing=true."
+            )
+        self.cut(2 * self.parts)
 
     def random(self, *key: int) -> np.random.Generator:
         """A generator that depends on the seed and the key alone."""
@@ -58,39 +91,44 @@ class FamilyBatches(Dataset):
         """The families of a step: all families in a shuffled order, then all again in another."""
         steps_per_round = len(self.families) // self.families_per_batch
         turn, place = divmod(step, steps_per_round)
-        order = self.random(0, turn).permutation(len(self.families))
+        order = self.random(FAMILIES, turn).permutation(len(self.families))
         return [self.families[f] for f in order[place * self.families_per_batch :][: self.families_per_batch]]
 
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        random = self.random(1, step)
+    def __getitem__(self, step: int) -> list[dict[str, torch.Tensor]]:
+        random = self.random(IMAGES, step)
         people = np.concatenate([random.choice(f, SIBLINGS, replace=False) for f in self.drawn_families(step)])
         k = self.images_per_person
         images = [random.choice(own := self.images_of[p], k, replace=len(own) < k) for p in people]
-        batch = {
-            "images": self.store.batch(np.concatenate(images)),
-            "person": torch.from_numpy(np.repeat(people, k)),
-            "triplets": self.triplets,
-        }
-        if random.random() < self.pwca_prob:
-            batch["partner"] = torch.from_numpy(draw_partners(self.families_per_batch, k, self.pwca_partner, random))
-        return batch
+        distracted = random.random() < self.pwca_prob
+        images = np.concatenate(images).reshape(self.parts, self.world, -1)[:, self.rank]  # [parts, b]
+        person = np.repeat(people, k).reshape(self.parts, -1)  # [parts, W]
+        return [self.part(step, j, images[j], person[j], distracted) for j in range(self.parts)]
+
+    def part(
+        self, step: int, number: int, images: np.ndarray, person: np.ndarray, distracted: bool
+    ) -> dict[str, torch.Tensor]:
+        """One part of a batch, of this rank's images [b] and all ranks' people [W]."""
+        part = {"images": self.store.batch(images), "person": person, "family": self.family_of[person]}
+        if distracted:
+            part["partner"] = self.partners(self.pwca_partner, PARTNERS, step, number, self.rank)
+        if self.mixup_alpha or self.cutmix_alpha:
+            donors = [self.partners("random", DONORS, step, number, rank) for rank in range(self.world)]
+            part["donor"] = donors[self.rank]
+            part["other"] = np.take_along_axis(person.reshape(self.world, -1), np.stack(donors), axis=1).ravel()
+            # One blend for all ranks, since its share weighs the losses of all their images together.
+            random = self.random(BLEND, step, number)
+            blend = draw_blend(part["images"].shape[-1], self.mixup_alpha, self.cutmix_alpha, random)
+            part |= {"blend": blend[None, None], "share": blend.mean()}
+        return {name: torch.as_tensor(value) for name, value in part.items()}
+
+    def partners(self, policy: str, *key: int) -> np.ndarray:
+        """Another person's image for each image of one rank's share of a part, [b]."""
+        families = self.families_per_batch // (self.parts * self.world)
+        return draw_partners(families, self.images_per_person, policy, self.random(*key))
 
     def loader(self, start: int, stop: int, workers: int, pin: bool) -> DataLoader:
         """Batches of the steps start to stop - 1, made ahead by worker processes and pinned for copying to a GPU."""
         return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin)
-
-
-def twin_triplets(families: int, images: int) -> np.ndarray:
-    """All (anchor, same person, co-twin) rows of a batch of families x 2 x images, [3, T]."""
-    rows = np.arange(families * SIBLINGS * images).reshape(families, SIBLINGS, images)
-    triplets = [
-        (anchor, positive, negative)
-        for family in rows
-        for own, other in (family, family[::-1])
-        for anchor, positive in itertools.permutations(own, 2)
-        for negative in other
-    ]
-    return np.array(triplets).T
 
 
 def draw_partners(families: int, images: int, policy: str, random: np.random.Generator) -> np.ndarray:
@@ -118,3 +156,19 @@ def draw_donors(families: int, policy: str, random: np.random.Generator) -> np.n
     around = random.permutation(people[~exchange].ravel())
     donors[around] = np.roll(around, 1)
     return donors
+
+
+def draw_blend(size: int, mixup_alpha: float, cutmix_alpha: float, random: np.random.Generator) -> np.ndarray:
+    """Weight [size, size] of a donor's pixels: the same everywhere (mixup, arXiv 1710.09412), or 1 in a rectangle and
+    0 around it (cutmix, arXiv 1905.04899). A coin decides where both alphas are above 0."""
+    cutmix = not mixup_alpha or (cutmix_alpha > 0 and random.random() < 0.5)
+    alpha = cutmix_alpha if cutmix else mixup_alpha
+    share = 1 - random.beta(alpha, alpha)
+    if not cutmix:
+        return np.full((size, size), share, np.float32)
+    half = size * math.sqrt(share) / 2
+    centre = random.uniform(0, size, (2, 1))
+    (top, bottom), (left, right) = np.rint(centre + [-half, half]).clip(0, size).astype(int)
+    blend = np.zeros((size, size), np.float32)
+    blend[top:bottom, left:right] = 1
+    return blend

@@ -1,4 +1,4 @@
-"""Face images, decoded once into a memory map on disk, cut into batches and augmented from there."""
+"""Face images, decoded once into a memory map on disk and cut into batches from there."""
 
 import hashlib
 import io
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from PIL import Image, ImageOps
-from torchvision.transforms import v2
 
 from dcal_core.data.twins import DataError
 from dcal_core.progress import progress_line
@@ -53,56 +52,6 @@ def _reopen(file: Path, kept: np.ndarray, rejected: list[tuple[Path, str]]) -> I
 
 class Unreadable(Exception):
     """One image cannot be decoded; the message is the reason."""
-
-
-class Augmentation:
-    """Random affine, colour, flip and erasing of images [B, 3, S, S] in [0, 1], on their device.
-
-    rotation_deg: largest rotation, degrees. shift, scale, brightness, contrast: largest change as a share.
-    flip_prob, erase_prob: probabilities. groups: number of different draws in a batch.
-    """
-
-    def __init__(
-        self,
-        *,
-        rotation_deg: float,
-        shift: float,
-        scale: float,
-        brightness: float,
-        contrast: float,
-        flip_prob: float,
-        erase_prob: float,
-        groups: int = 8,
-    ):
-        steps = []  # what is off is left out, so that it costs nothing and resamples nothing
-        if rotation_deg or shift or scale:
-            scales = (1 - scale, 1 + scale)
-            bilinear = v2.InterpolationMode.BILINEAR
-            steps.append(v2.RandomAffine(rotation_deg, (shift, shift), scales, interpolation=bilinear))
-        if brightness or contrast:
-            steps.append(v2.ColorJitter(brightness=brightness, contrast=contrast))
-        if flip_prob:
-            steps.append(v2.RandomHorizontalFlip(flip_prob))
-        if erase_prob:
-            steps.append(v2.RandomErasing(erase_prob))
-        self.transform = v2.Compose(steps) if steps else None
-        self.groups = groups
-
-    @torch.no_grad()
-    def __call__(self, images: torch.Tensor, seed: int) -> torch.Tensor:
-        """Augmented images, a pure function of (images, seed): global generators stay as they were."""
-        if self.transform is None:
-            return images
-        # v2 draws on the CPU, also for images on a GPU. torch.manual_seed would reseed the GPUs as well.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            # v2 draws once per call, hence the groups. They are cut at random: a batch is ordered by person,
-            # and a draw shared by the images of one person would give the person away.
-            order = torch.randperm(len(images)).to(images.device, non_blocking=True)
-            augmented = torch.empty_like(images)
-            for group in order.chunk(self.groups):
-                augmented[group] = self.transform(images[group])
-        return augmented
 
 
 def open_images(

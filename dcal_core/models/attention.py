@@ -2,65 +2,138 @@
 
 Dual Cross-Attention Learning, Zhu et al., CVPR 2022, arXiv 2205.02151: self-attention (SA); pair-wise cross-attention
 (PWCA, section 3.3); global-local cross-attention (GLCA, section 3.2); attention rollout, which tells GLCA where.
-B images, N tokens (prefix tokens, CLS the first, then patches), H heads of width d, C = H d channels.
+B images, N tokens (prefix tokens, CLS the first, then patches), H heads of width d, C = H d channels. `rope` holds the
+rotary positions of the patches, [P, .] or [B, 1, P, .], for backbones that have them.
 """
 
 import torch
 import torch.nn.functional as F
+from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
 
-def project(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of tokens x [B, N, C], each [B, H, N, d]."""
-    B, N, _ = x.shape
-    qkv = attention.qkv(x).reshape(B, N, 3, attention.num_heads, -1)  # [B, N, 3, H, d]
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, N, d]
-    return attention.q_norm(q), attention.k_norm(k), v
+def turned(attention: nn.Module, x: Tensor, rope: Tensor | None) -> Tensor:
+    """Queries or keys [B, H, N, d] with the patches turned by their rotary positions; prefix tokens have none."""
+    if rope is None:
+        return x
+    prefix, patches = x.split([x.shape[2] - rope.shape[-2], rope.shape[-2]], 2)
+    return torch.cat([prefix, apply_rot_embed_cat(patches, rope, half=attention.rotate_half).type_as(x)], 2)
+
+
+def project(attention: nn.Module, x: Tensor, rope: Tensor | None = None, kinds: str = "qkv") -> list[Tensor]:
+    """Queries, keys and values of tokens x [B, N, C], or those of them that `kinds` names, each [B, H, N, d]."""
+    qkv, first, C = attention.qkv, "qkv".index(kinds), attention.qkv.out_features // 3
+    bias = qkv.bias
+    if getattr(attention, "q_bias", None) is not None:  # EVA keeps them apart; its keys' never learns
+        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    rows = slice(first * C, (first + len(kinds)) * C)
+    projected = F.linear(x, qkv.weight[rows], bias if bias is None else bias[rows])
+    parts = projected.unflatten(-1, (len(kinds), attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [., B, H, N, d]
+    norms = {"q": attention.q_norm, "k": attention.k_norm}
+    return [
+        part if kind == "v" else turned(attention, norms[kind](part), rope)
+        for kind, part in zip(kinds, parts.unbind(0), strict=True)
+    ]
 
 
 def attend(attention: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v by the fused kernel, [B, H, Nq, d]; the map itself is never written to memory."""
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=attention.attn_drop.p if attention.training else 0.0)
+    """softmax(q kᵀ / √d) v by the fused kernel, heads joined, [B, Nq, C]; the map is never written to memory."""
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
+
+
+class BesidePartner(torch.autograd.Function):
+    """Keys or values [B, H, N, d] with those of image partner[i] behind those of image i, [B, H, 2N, d].
+
+    partner: a permutation [B]. Indexing and concatenating would do the same with twice the memory traffic, and, going
+    back, add up by atomics what a permutation need only put in order.
+    """
+
+    @staticmethod
+    def forward(ctx, own: Tensor, partner: Tensor) -> Tensor:
+        ctx.save_for_backward(partner)
+        images = torch.stack([torch.arange(len(partner), device=partner.device), partner], 1)  # [B, 2]
+        tokens = own.transpose(1, 2).index_select(0, images.flatten())  # [2B, N, H, d], as the projection left them
+        return tokens.unflatten(0, (-1, 2)).flatten(1, 2).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (partner,) = ctx.saved_tensors
+        own, lent = grad.chunk(2, 2)
+        return torch.empty_like(own).index_copy_(0, partner, lent).add_(own), None
+
+
+def scaled(block: nn.Module, place: int, x: Tensor) -> Tensor:
+    """A block's first or second residual with its layer scale: a module in plain blocks, a parameter in EVA's."""
+    if hasattr(block, "ls1"):
+        return getattr(block, f"ls{place}")(x)
+    gamma = getattr(block, f"gamma_{place}")
+    return x if gamma is None else gamma * x
 
 
 def finish(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a pre-norm block: join the heads [B, H, N, d], project, add to x [B, N, C], then the FFN."""
-    joined = attended.transpose(1, 2).flatten(2)  # [B, N, C]
-    x = x + block.drop_path1(block.ls1(block.attn.proj_drop(block.attn.proj(block.attn.norm(joined)))))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    """The rest of a pre-norm block: project what was attended to and add it to x, both [B, N, C], then the FFN."""
+    x = x + block.drop_path1(scaled(block, 1, block.attn.proj_drop(block.attn.proj(block.attn.norm(attended)))))
+    return x + block.drop_path2(scaled(block, 2, block.mlp(block.norm2(x))))
 
 
-def joint_block(block: nn.Module, x: Tensor, partner: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def joint_block(
+    block: nn.Module, x: Tensor, rope: Tensor | None = None, partner: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """One block on the SA stream and, behind it along the batch, the PWCA stream; also returns q and k of all streams.
 
     Without `partner`, x [B, N, C] is one plain self-attention stream. With it, x is [2B, N, C] and the second half
     attends to its own tokens and those of image partner[i] in one softmax: softmax(Q₁ [K₁; K₂]ᵀ / √d) [V₁; V₂]
     (equation 4). Both streams share every linear layer in one call and part only in the attention itself.
     """
-    q, k, v = project(block.attn, block.norm1(x))
+    q, k, v = project(block.attn, block.norm1(x), rope)
     if partner is None:
         attended = attend(block.attn, q, k, v)
     else:
-        B = len(partner)
-        (q1, q2), (k1, k2), (v1, v2) = (t.split(B) for t in (q, k, v))
+        (q1, q2), (k1, k2), (v1, v2) = (t.split(len(partner)) for t in (q, k, v))
         own = attend(block.attn, q1, k1, v1)
-        pair = attend(block.attn, q2, torch.cat([k2, k2[partner]], 2), torch.cat([v2, v2[partner]], 2))
-        attended = torch.cat([own, pair])  # [2B, H, N, d]
+        pair = attend(block.attn, q2, BesidePartner.apply(k2, partner), BesidePartner.apply(v2, partner))
+        attended = torch.cat([own, pair])  # [2B, N, C]
     return finish(block, x, attended), q, k
 
 
-def global_local_block(block: nn.Module, local: Tensor, tokens: Tensor) -> Tensor:
-    """One GLCA block: local tokens [B, L, C] query all tokens [B, N, C], softmax(Qˡ Kᵍᵀ / √d) Vᵍ (equation 3), then
-    the FFN."""
-    q, _, _ = project(block.attn, block.norm1(local))
-    _, k, v = project(block.attn, block.norm1(tokens))
-    return finish(block, local, attend(block.attn, q, k, v))
+def rows_block(
+    block: nn.Module,
+    rows: Tensor,
+    tokens: Tensor,
+    rows_rope: Tensor | None = None,
+    rope: Tensor | None = None,
+    partner: Tensor | None = None,
+) -> Tensor:
+    """One block for some rows [B, L, C] only, which query all tokens [B, N, C], and those of image partner[i] if given.
+
+    As a GLCA block, softmax(Qˡ Kᵍᵀ / √d) Vᵍ (equation 3), then the FFN on these rows alone.
+    """
+    (q,) = project(block.attn, block.norm1(rows), rows_rope, "q")
+    k, v = project(block.attn, block.norm1(tokens), rope, "kv")
+    if partner is not None:
+        k, v = BesidePartner.apply(k, partner), BesidePartner.apply(v, partner)
+    return finish(block, rows, attend(block.attn, q, k, v))
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) in fp32, [B, H, n, N], of queries [B, H, n, d] and keys [B, H, N, d]."""
+    # Flattened first, since matmul would copy the transposed keys, which do not lie in a row.
+    scores = torch.bmm((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    return scores.softmax(-1, dtype=torch.float32).unflatten(0, q.shape[:2])
 
 
 def attention_map(q: Tensor, k: Tensor) -> Tensor:
-    """The head mean of softmax(q kᵀ / √d) in fp32, [B, N, N], from q and k [B, H, N, d]."""
-    scores = q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5  # [B, H, N, N]
-    return scores.softmax(-1).mean(1)
+    """The head mean of the attention weights, [B, n, N]."""
+    return attention_weights(q, k).mean(1)
+
+
+def one_layer_down(row: Tensor, weights: Tensor) -> Tensor:
+    """r ← ½ (r + r S), [B, N], of a rollout row r [B, n] whose places beyond n are 0, with S the head mean of attention
+    weights [B, H, n, N]."""
+    _, H, n, N = weights.shape
+    passed = row.repeat(1, H).unsqueeze(1) @ weights.flatten(1, 2) / H  # [B, 1, N]
+    return (F.pad(row, (0, N - n)) + passed.squeeze(1)) / 2
 
 
 @torch.no_grad()
@@ -68,10 +141,10 @@ def rollout_row(queries: list[Tensor], keys: list[Tensor]) -> Tensor:
     """The CLS row of the attention rollout through all given layers (first to last), [B, N], each row summing to 1.
 
     Rollout is Ŝ = S̄_L ⋯ S̄_1 with S̄ = ½ S + ½ I (equations 1 and 2). Only row 0 is wanted, so a row vector is taken
-    from the last layer down to the first, r ← ½ (r + r S): the same numbers without a product of two N x N matrices.
+    from the last layer down to the first: the same numbers without a product of two N x N matrices.
     """
-    B, _, N, _ = queries[0].shape
-    row = F.one_hot(torch.zeros(B, dtype=torch.long, device=queries[0].device), N).float()  # [B, N]
-    for q, k in zip(reversed(queries), reversed(keys), strict=True):
-        row = (row + torch.einsum("bn,bnm->bm", row, attention_map(q, k))) / 2
+    row = torch.ones(len(queries[0]), 1, device=queries[0].device)  # CLS; the last layer needs no other row of S
+    with torch.autocast(row.device.type, enabled=False):  # the row stays in fp32
+        for q, k in zip(reversed(queries), reversed(keys), strict=True):
+            row = one_layer_down(row, attention_weights(q[:, :, : row.shape[1]], k))
     return row

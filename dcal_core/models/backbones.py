@@ -6,14 +6,15 @@ from pathlib import Path
 
 import timm
 from timm.layers import Attention, HybridEmbed
-from timm.models import load_state_dict
+from timm.models import eva, load_state_dict
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
 from dcal_core.config import Config, ConfigError
 
-PLAIN = ("vision_transformer", "vision_transformer_hybrid", "deit")  # timm's modules that may hold such backbones
+PLAIN = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # timm's modules that may hold such
+BLOCKS = {(Block, Attention), (eva.EvaBlock, eva.EvaAttention)}  # eva: DINOv3 among others
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
 
 
@@ -43,7 +44,7 @@ def not_plain(name: str) -> ConfigError:
     """The refusal of a backbone whose blocks DCAL cannot recombine."""
     return ConfigError(
         f"backbone={name!r} is not a plain vision transformer with a CLS token, which DCAL needs: "
-        "take a vit_*, deit_* or *_dinov2 model of timm."
+        "take a vit_*, deit_*, *_dinov2 or *_dinov3 model of timm."
     )
 
 
@@ -62,7 +63,11 @@ def check_name(name: str) -> None:
 def load_weights(name: str, vit: nn.Module, file: Path) -> None:
     """Fill the whole backbone from a file, of another image size if need be; raises ConfigError."""
     try:
-        state = checkpoint_filter_fn(load_state_dict(str(file), weights_only=True), vit, adapt_layer_scale=True)
+        state = load_state_dict(str(file), weights_only=True)
+        if isinstance(vit, eva.Eva):
+            state = eva.checkpoint_filter_fn(state, vit)
+        else:
+            state = checkpoint_filter_fn(state, vit, adapt_layer_scale=True)
         missing = vit.load_state_dict(state, strict=False).missing_keys
     except Exception as error:  # damaged files and other architectures raise whatever their reader raises
         reason = str(error).strip().splitlines()[-1:]
@@ -76,8 +81,11 @@ def load_weights(name: str, vit: nn.Module, file: Path) -> None:
 def check_backbone(name: str, vit: nn.Module) -> nn.Module:
     """The backbone, if its blocks are those whose parts DCAL recombines; raises ConfigError."""
     blocks = getattr(vit, "blocks", [])
-    plain = len(blocks) and all(type(b) is Block and isinstance(b.attn, Attention) for b in blocks)
-    if not plain or getattr(blocks[0].attn, "gate", None) is not None or getattr(vit, "cls_token", None) is None:
+    attentions = [getattr(block, "attn", None) for block in blocks]
+    known = all((type(b), type(attention)) in BLOCKS for b, attention in zip(blocks, attentions, strict=True))
+    if not attentions or not known or attentions[0].qkv is None or getattr(attentions[0], "gate", None) is not None:
+        raise not_plain(name)  # qkv: some project q, k and v apart
+    if getattr(vit, "cls_token", None) is None or getattr(vit, "rope_mixed", False):
         raise not_plain(name)
     return vit
 
@@ -93,6 +101,11 @@ def find_weights(backbone: str, roots: list[Path]) -> Path | None:
     return found[0] if found else None
 
 
+def timm_backbone(name: str, image_size: int, **options) -> nn.Module:
+    """A model of timm's for images of one size, so that positions are made once and not for each batch."""
+    return timm.create_model(name, img_size=image_size, num_classes=0, dynamic_img_size=False, **options)
+
+
 def create_backbone(config: Config, **weights) -> nn.Module:
     """The backbone as timm builds it, by default with random weights; raises ConfigError."""
     rates = {
@@ -103,8 +116,7 @@ def create_backbone(config: Config, **weights) -> nn.Module:
     if config.backbone == "hybrid_tiny":
         return hybrid_tiny(config.image_size, **rates)
     check_name(config.backbone)
-    vit = timm.create_model(config.backbone, img_size=config.image_size, num_classes=0, **rates, **weights)
-    return check_backbone(config.backbone, vit)
+    return check_backbone(config.backbone, timm_backbone(config.backbone, config.image_size, **rates, **weights))
 
 
 def pretrained_backbone(config: Config, input_roots: list[Path]) -> nn.Module:

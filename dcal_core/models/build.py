@@ -7,12 +7,11 @@ execute code when read.
 import json
 from pathlib import Path
 
-import timm
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dcal_core.config import Config, ConfigError
-from dcal_core.models.backbones import create_backbone, hybrid_tiny, pretrained_backbone
+from dcal_core.models.backbones import create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
 from dcal_core.models.dcal import DCAL
 
 
@@ -21,7 +20,8 @@ def architecture_of(config: Config, vit: nn.Module) -> dict:
     depth = len(vit.blocks)
     if max(config.pwca_first, config.pwca_last) > depth:
         raise ConfigError(f"pwca_first, pwca_last: {config.backbone} has {depth} blocks; lower them.")
-    pwca = range(config.pwca_first - 1, config.pwca_last or depth) if config.pwca_first else range(0)
+    paired = config.pwca_first and config.pwca_prob  # without, its neck would wait for gradients that never come
+    pwca = range(config.pwca_first - 1, config.pwca_last or depth) if paired else range(0)
     return {
         "recipe": config.recipe,
         "backbone": config.backbone,
@@ -32,13 +32,15 @@ def architecture_of(config: Config, vit: nn.Module) -> dict:
         "glca_blocks": config.glca_blocks,
         "pwca_layers": list(pwca),
         "readout": config.readout,
+        "neck": config.neck,
         "similarity": config.similarity,
+        "temperature": config.similarity_temperature,
     }
 
 
 def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = False) -> DCAL:
     """The model of an architecture around its backbone; it keeps the architecture, to be saved with its weights."""
-    names = ("image_size", "mean", "std", "local_ratio", "glca_blocks", "readout", "similarity")
+    names = ("image_size", "mean", "std", "local_ratio", "glca_blocks", "readout", "neck", "similarity", "temperature")
     layers = architecture["pwca_layers"]
     model = DCAL(
         vit=vit,
@@ -56,9 +58,14 @@ def new_model(config: Config, input_roots: list[Path], pretrained: bool = True) 
     return assemble(architecture_of(config, vit), vit, config.gradient_checkpointing)
 
 
+def save_state(file: Path, module: nn.Module) -> None:
+    """Write a module's tensors, whatever their layout in memory."""
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
+
+
 def save_model(folder: Path, model: nn.Module) -> None:
     """Write the model, its weights and `model.architecture`, into a folder."""
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, Path(folder) / "model.safetensors")
+    save_state(Path(folder) / "model.safetensors", model)
     (Path(folder) / "model.json").write_text(json.dumps(model.architecture, indent=1))
 
 
@@ -69,7 +76,7 @@ def load_model(folder: Path) -> nn.Module:
         raise ConfigError(f"{folder} holds no trained model (model.json is missing): train first, or set run_dir.")
     architecture = json.loads((folder / "model.json").read_text())
     name, size = architecture["backbone"], architecture["image_size"]
-    vit = hybrid_tiny(size) if name == "hybrid_tiny" else timm.create_model(name, img_size=size, num_classes=0)
+    vit = hybrid_tiny(size) if name == "hybrid_tiny" else timm_backbone(name, size)
     model = assemble(architecture, vit)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()

@@ -10,12 +10,15 @@ import math
 
 import torch
 import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dcal_core.models.attention import global_local_block, joint_block, rollout_row
+from dcal_core.distributed import gather
+from dcal_core.models.attention import joint_block, rollout_row, rows_block
 from dcal_core.models.features import Features
 from dcal_core.models.readouts import READOUTS
+from dcal_core.models.similarity import SIMILARITIES
 
 
 def unit_concat(parts: dict[str, Tensor]) -> Tensor:
@@ -32,10 +35,11 @@ class BatchNormNeck(nn.BatchNorm1d):
 
 
 class DCAL(nn.Module):
-    """A twin verifier on any timm ViT: `encode` gives an SA and a GLCA embedding, `compare` their mean cosine.
+    """A twin verifier on any timm ViT: `encode` gives an SA and a GLCA embedding, `compare` scores pairs of them.
 
     local_ratio: R, the share of patches that GLCA selects. glca_blocks: M. pwca_layers: indices of the blocks, from
     0, in which PWCA pairs the images. mean, std: of the RGB values in [0, 1] that the backbone was trained on.
+    neck: "bn" or "none". similarity, temperature: see `similarity.py`.
     """
 
     def __init__(
@@ -49,11 +53,13 @@ class DCAL(nn.Module):
         glca_blocks: int = 1,
         pwca_layers: range = range(0),
         readout: str = "cls",
+        neck: str = "bn",
         similarity: str = "cosine",
+        temperature: float = 0.07,
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        self.vit, self.image_size, self.similarity = vit, image_size, similarity
+        self.vit, self.image_size = vit, image_size
         self.pwca_layers, self.gradient_checkpointing = pwca_layers, gradient_checkpointing
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -61,88 +67,118 @@ class DCAL(nn.Module):
         self.selected = max(1, math.ceil(local_ratio * patches))  # L patches
         # GLCA has weights of its own; the last block's are the best place to start from.
         self.glca = nn.ModuleList(copy.deepcopy(vit.blocks[-1]) for _ in range(glca_blocks))
-        self.glca_norm = copy.deepcopy(vit.norm) if glca_blocks else None
+        self.glca_norm = copy.deepcopy(self.norm) if glca_blocks else None
         self.readout = READOUTS[readout](vit.embed_dim, patches, with_local=bool(glca_blocks))
         self.widths = {"sa": self.readout.whole_width}
         if glca_blocks:
             self.widths["glca"] = self.readout.local_width
         if pwca_layers:
             self.widths["pwca"] = self.readout.whole_width  # a neck of its own: distracted tokens differ in statistics
-        self.necks = nn.ModuleDict({branch: BatchNormNeck(width) for branch, width in self.widths.items()})
+        make_neck = BatchNormNeck if neck == "bn" else nn.Identity
+        self.necks = nn.ModuleDict({branch: make_neck(width) for branch, width in self.widths.items()})
+        compared = sum(width for branch, width in self.widths.items() if branch != "pwca")
+        self.similarity = SIMILARITIES[similarity](compared, temperature)
 
     @property
-    def pretrained(self) -> nn.Module:
-        """The part that does not start from random weights, and so learns more slowly."""
-        return self.vit
+    def norm(self) -> nn.Module:
+        """The backbone's last norm, which timm moves behind the pooling where it pools patches."""
+        return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Tokens [B, N, C] of RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size."""
+    def pretrained_depths(self) -> dict[str, int]:
+        """How many blocks lie above each parameter that starts from pretrained weights, by its name; for the others,
+        which are not named, there is no such start."""
+        layers = group_parameters(self.vit, self.vit.group_matcher(coarse=False), reverse=True)
+        last = max(layer for name, layer in layers.items() if name.startswith("blocks."))
+        depths = {f"vit.{name}": max(0, last - layer) for name, layer in layers.items()}
+        return depths | {name: 0 for name, _ in self.named_parameters() if name.startswith("glca")}
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, N, C] of RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size; and their rotary
+        positions, where the backbone has such."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
-        x = self.vit.patch_embed((images - self.mean) / self.std)
-        return self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(x)))
+        x = self.vit._pos_embed(self.vit.patch_embed((images - self.mean) / self.std))
+        x, rope = x if isinstance(x, tuple) else (x, None)
+        return self.vit.norm_pre(x), rope
 
-    def run_blocks(self, x: Tensor, partner: Tensor | None = None) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """All blocks on tokens x [B, N, C]: the last tokens, [2B, N, C] with PWCA behind SA, and q, k and x of SA per
-        block."""
-        B, layers = len(x), {"q": [], "k": [], "x": []}
+    def run_blocks(
+        self, x: Tensor, rope: Tensor | None, partner: Tensor | None, trace: bool
+    ) -> tuple[Tensor, Tensor | None, dict[str, list[Tensor]]]:
+        """All blocks on tokens x [B, N, C]: the last tokens of SA and of PWCA, and per block q and k of SA, with
+        `trace` also its tokens x.
+
+        Where only CLS is read, the last block computes nothing but CLS for PWCA.
+        """
+        B, layers = len(x), {"q": [], "k": []} | ({"x": []} if trace else {})
+        distracted = None
         for i, block in enumerate(self.vit.blocks):
-            pairing = partner is not None and i in self.pwca_layers
-            if pairing and len(x) == B:
+            pairing = partner if i in self.pwca_layers else None
+            if pairing is not None and len(x) == B:
                 x = torch.cat([x, x])  # until the first pairing both streams are one
-            arguments = (block, x, partner if pairing else None)
+            if len(x) > B and block is self.vit.blocks[-1] and not self.readout.reads_patches:
+                distracted = rows_block(block, x[B:, :1], x[B:], rope=rope, partner=pairing)  # [B, 1, C]
+                x, pairing = x[:B], None
             if self.gradient_checkpointing and self.training:
-                x, q, k = checkpoint(joint_block, *arguments, use_reentrant=False)
+                x, q, k = checkpoint(joint_block, block, x, rope, pairing, use_reentrant=False)
             else:
-                x, q, k = joint_block(*arguments)
-            for name, tensor in zip("qkx", (q, k, x), strict=True):
+                x, q, k = joint_block(block, x, rope, pairing)
+            for name, tensor in zip(layers, (q, k, x), strict=False):
                 layers[name].append(tensor[:B].detach())
-        return x, layers
+        if len(x) > B:
+            x, distracted = x.split(B)
+        return x, distracted, layers
 
     def select(self, layers: dict[str, list[Tensor]]) -> Tensor:
         """Indices [B, L], among all N tokens, of the patches that rollout from CLS ranks highest."""
         prefix = self.vit.num_prefix_tokens  # CLS, and registers, which hold no place in the image
         return rollout_row(layers["q"], layers["k"])[:, prefix:].topk(self.selected).indices + prefix
 
-    def look_again(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+    def look_again(self, tokens: Tensor, chosen: Tensor, rope: Tensor | None) -> Tensor:
         """GLCA: CLS and the chosen tokens [B, L] through its blocks, [B, 1 + L, C], normalised."""
         rows = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)  # [B, 1 + L]
         local = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        local_rope = None if rope is None else rope[chosen - self.vit.num_prefix_tokens].unsqueeze(1)  # [B, 1, L, .]
         for block in self.glca:
-            local = global_local_block(block, local, tokens)
+            local = rows_block(block, local, tokens, local_rope, rope)
         return self.glca_norm(local)
 
-    def branches(self, images: Tensor, partner: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The embedding of every branch that runs, [B, width], and the intermediates by name."""
-        x, layers = self.run_blocks(self.embed(images), partner)
-        B, prefix = len(images), self.vit.num_prefix_tokens
-        whole = self.vit.norm(x)
-        embeddings = self.readout.whole(whole[:, 0], whole[:, prefix:])  # SA, and PWCA behind it
-        parts = {"sa": embeddings[:B]}
-        trace = {f"{name}.{i}": t for name, tensors in layers.items() for i, t in enumerate(tensors)}
+    def read(self, tokens: Tensor) -> Tensor:
+        """A whole stream's last tokens [B, N, C] to its embedding [B, width]."""
+        tokens = self.norm(tokens)
+        return self.readout.whole(tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :])
+
+    def branches(
+        self, images: Tensor, partner: Tensor | None = None, trace: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The output of every branch that runs, [B, width], before its neck, and the intermediates by name."""
+        tokens, rope = self.embed(images)
+        tokens, distracted, layers = self.run_blocks(tokens, rope, partner, trace)
+        parts = {"sa": self.read(tokens)}
+        inside = {f"{name}.{i}": t for name, tensors in layers.items() for i, t in enumerate(tensors)}
         if self.glca:
             chosen = self.select(layers)
-            local = self.look_again(x[:B], chosen)
-            parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], chosen - prefix)
-            trace |= {"selected": chosen, "local": local}
-        if len(x) > B:
-            parts["pwca"] = embeddings[B:]
-        return {branch: self.necks[branch](part) for branch, part in parts.items()}, trace
+            local = self.look_again(tokens, chosen, rope)
+            parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], chosen - self.vit.num_prefix_tokens)
+            inside |= {"selected": chosen, "local": local}
+        if distracted is not None:
+            parts["pwca"] = self.read(distracted)
+        return parts, inside
 
     def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:
-        """Training: the embedding of each branch, [B, width]; PWCA runs where `partner` [B] names each image's
-        distractor."""
-        return self.branches(images, partner)[0]
+        """Training: the embedding of each branch, [B, width], of the images of all processes; PWCA runs where
+        `partner` [b] names each own image's distractor."""
+        parts, _ = self.branches(images, partner)
+        return {branch: self.necks[branch](gather(part)) for branch, part in parts.items()}
 
     def encode(self, images: Tensor, trace: bool = False) -> Features:
         """SA and GLCA embeddings of RGB images [B, 3, h, w]; `trace` adds q, k, tokens per block and the selected
         indices."""
-        parts, intermediates = self.branches(images)
-        return Features(parts, intermediates if trace else {})
+        parts, inside = self.branches(images, trace=trace)
+        parts = {branch: self.necks[branch](part) for branch, part in parts.items()}
+        return Features(parts, inside if trace else {})
 
     def compare(self, a: Features, b: Features) -> Tensor:
-        """Scores [Na, Nb], higher = more alike: the mean of the branches' cosines, or minus the Euclidean distance."""
-        cosine = unit_concat(a.parts) @ unit_concat(b.parts).T
-        return cosine if self.similarity == "cosine" else -(2 - 2 * cosine).clamp(min=0).sqrt()
+        """Scores [Na, Nb], higher = more alike, of the branches' embeddings joined at equal weight."""
+        return self.similarity(unit_concat(a.parts), unit_concat(b.parts))

@@ -10,6 +10,8 @@ class ClsReadout(nn.Module):
     Read at CLS alone, one GLCA block gives the same numbers whatever was selected: its rows do not see one another.
     """
 
+    reads_patches = False  # of whole streams
+
     def __init__(self, width: int, patches: int, with_local: bool = True):
         super().__init__()
         self.whole_width, self.local_width = width, 2 * width
@@ -29,6 +31,8 @@ class TokenReadout(nn.Module):
     Each patch is reduced to a few channels, then a linear layer has weights of its own for each place. A mark at a
     certain place is thus found in tens of steps, which takes attention to CLS hundreds.
     """
+
+    reads_patches = True
 
     def __init__(self, width: int, patches: int, with_local: bool = True, reduced: int = 32):
         super().__init__()

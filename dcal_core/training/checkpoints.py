@@ -17,19 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from dcal_core.config import Config, ConfigError
-from dcal_core.models.build import save_model
+from dcal_core.distributed import main_only
+from dcal_core.models.build import save_model, save_state
 
 
 @dataclass
 class Progress:
-    """Where a run stands: batches done, best validation EER so far, seconds of training, and whether it is finished."""
+    """Where a run stands: batches done, best validation EER so far and validations since, parts that a batch is worked
+    through in, seconds of training, and whether it is finished."""
 
     batch: int = 0
     best_eer: float = float("inf")
+    stale: int = 0
+    parts: int = 1
     seconds: float = 0.0
     tracker_run: str = ""
     finished: bool = False
@@ -42,16 +46,23 @@ class Run:
         self.folder, self.config, self.data = Path(folder), config, data
         self.metrics = self.folder / "metrics.jsonl"
 
+    @main_only
     def remember(self, label: str, people: list[str]) -> None:
         """Write down on which data and people the model is trained, so that nobody evaluates it on them."""
         self.create()
         (self.folder / "trained_on.json").write_text(json.dumps({"data": label, "people": people}))
 
+    @main_only
     def create(self) -> None:
         """Make the folder, with the parameters in it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         described = {"fingerprint": self.config.fingerprint()} | self.config.as_dict()
         (self.folder / "config.json").write_text(json.dumps(described, indent=1))
+
+    def progress(self) -> Progress:
+        """Where the last checkpoint stands."""
+        facts = json.loads((self.checkpoints / "last" / "progress.json").read_text())
+        return Progress(**{field.name: facts[field.name] for field in dataclasses.fields(Progress)})
 
     @property
     def has_checkpoint(self) -> bool:
@@ -61,38 +72,44 @@ class Run:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    @main_only
     def log(self, **figures) -> None:
         """Append a line of figures to metrics.jsonl."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(figures) + "\n")
 
+    @main_only
     def save_model(self, name: str, model: nn.Module, **facts) -> None:
         """Keep the model under a name, with facts such as its epoch and validation EER."""
         with replaced_folder(self.checkpoints / name) as folder:
             save_model(folder, model)
             (folder / "facts.json").write_text(json.dumps(facts))
 
-    def save_last(self, model: nn.Module, objective: nn.Module, optimizer, scaler, progress: Progress) -> None:
-        """Keep all that going on needs."""
+    @main_only
+    def save_last(self, model: nn.Module, objective: nn.Module, optimizer, scaler, progress: Progress, average) -> None:
+        """Keep all that going on needs; average: the moving average of the model, or None."""
         with replaced_folder(self.checkpoints / "last") as folder:
             save_model(folder, model)
-            save_file(objective.state_dict(), folder / "objective.safetensors")
+            save_state(folder / "objective.safetensors", objective)
+            if average:
+                save_state(folder / "average.safetensors", average.module)
             state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
             torch.save(state, folder / "optimizer.pt")
             facts = identity(self.config, self.data) | dataclasses.asdict(progress)
             (folder / "progress.json").write_text(json.dumps(facts))
 
-    def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler) -> Progress:
+    def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler, average) -> Progress:
         """Put the last checkpoint into the given objects and drop figures logged after it; a new run starts at 0."""
         self.create()
         last = self.checkpoints / "last"
         if not self.has_checkpoint:
             self.forget_after(0)
             return Progress()
-        facts = json.loads((last / "progress.json").read_text())
-        progress = Progress(**{field.name: facts[field.name] for field in dataclasses.fields(Progress)})
+        progress = self.progress()
         model.load_state_dict(load_file(last / "model.safetensors"))
         objective.load_state_dict(load_file(last / "objective.safetensors"))
+        if average:
+            average.module.load_state_dict(load_file(last / "average.safetensors"))
         state = torch.load(last / "optimizer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
         if scaler and state["scaler"]:
@@ -100,6 +117,7 @@ class Run:
         self.forget_after(progress.batch)
         return progress
 
+    @main_only
     def forget_after(self, batch: int) -> None:
         """Drop the figures of batches that will be done again."""
         kept = [line for line in self.history() if line["batch"] <= batch]
@@ -137,6 +155,7 @@ def identity(config: Config, data: str) -> dict[str, str]:
     return {"fingerprint": config.fingerprint(), "data": data}
 
 
+@main_only
 def move_aside(folder: Path) -> None:
     """Give the run in a folder another name, if there is one: starting fresh never deletes."""
     folder = Path(folder)
@@ -187,6 +206,7 @@ def refuse_other_parameters(folder: Path, config: Config) -> dict | None:
     return own
 
 
+@main_only
 def copy_run(source: Path, folder: Path) -> None:
     """Copy a run to where it can be written, its last checkpoint after the rest: whole, or not there."""
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("last"))

@@ -6,17 +6,26 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from dcal_core.config import Config
+from dcal_core.config import Config, ConfigError
+from dcal_core.data.augmentation import Augmentation, blend_people
 from dcal_core.data.batches import FamilyBatches
-from dcal_core.data.images import Augmentation
+from dcal_core.distributed import of_main, rank, world_size
 from dcal_core.environment import TimeBudget, fit_precision, gpu_verdict
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
-from dcal_core.training.tracking import open_tracker
+from dcal_core.training.tracking import Tracker, open_tracker
+
+
+class MemoryShort(ConfigError):
+    """The memory of one process's GPU does not hold its part of a batch."""
+
 
 LOG_EVERY = 10  # batches; reading a figure waits for the device
 
@@ -32,16 +41,16 @@ class Task(nn.Module):
         return self.objective(self.model, batch)
 
 
-def parameter_groups(task: Task, pretrained: nn.Module, config: Config) -> list[dict]:
-    """AdamW groups: new layers learn head_lr_factor times faster; only matrices decay, and no embedding or class
-    centre."""
-    slow = {id(p) for p in pretrained.parameters()}
+def parameter_groups(task: Task, config: Config) -> list[dict]:
+    """AdamW groups: a pretrained layer learns at layer_decay ^ (layers above it), new layers at head_lr_factor; only
+    matrices decay, and no embedding or class centre."""
+    depths = {f"model.{name}": depth for name, depth in task.model.pretrained_depths().items()}
     groups = {}
     for name, p in task.named_parameters():
         if not p.requires_grad:
             continue
-        factor = 1.0 if id(p) in slow else config.head_lr_factor
-        decays = p.ndim >= 2 and not name.endswith(("pos_embed", "cls_token", "reg_token", "centres"))
+        factor = config.layer_decay ** depths[name] if name in depths else config.head_lr_factor
+        decays = p.ndim >= 2 and not name.endswith(("pos_embed", "_token", "centres"))
         groups.setdefault((factor, decays), []).append(p)
     return [
         {"params": params, "lr": 0.0, "factor": factor, "weight_decay": config.weight_decay * decays}
@@ -58,8 +67,19 @@ def lr_at(step: int, steps: int, config: Config) -> float:
     return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
+def start_accelerator(config: Config) -> Accelerator:
+    """Device, precision and, where several processes have joined, how they train together."""
+    rarely = 0 < config.pwca_prob < 1  # then the PWCA branch's layers have no gradient in some steps
+    return Accelerator(
+        mixed_precision=fit_precision(config.precision).replace("fp32", "no"),
+        cpu=not gpu_verdict()[0],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=rarely)],
+    )
+
+
 def train(
     config: Config,
+    accelerator: Accelerator,
     model: nn.Module,
     objective: nn.Module,
     batches: FamilyBatches,
@@ -67,27 +87,35 @@ def train(
     run: Run,
     budget: TimeBudget,
 ) -> Progress:
-    """Train until the last epoch or until the time budget is used up, either way ending in a checkpoint.
+    """Train until the last epoch, until patience or the time budget is used up, in any case ending in a checkpoint.
 
     validate: model -> figures, of which `eer` chooses the best checkpoint. Returns the progress; `finished` tells
-    which end.
+    whether nothing is left to do. Raises DataError where the memory cannot hold one family, and MemoryShort where one
+    process of several has to make all of them begin again with smaller parts.
     """
-    accelerator = Accelerator(
-        mixed_precision=fit_precision(config.precision).replace("fp32", "no"),
-        gradient_accumulation_steps=config.accumulation,
-        cpu=not gpu_verdict()[0],
-    )
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    average = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+    if world_size() > 1 and accelerator.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.compile:
+        model.compile()
     task = Task(model.train(), objective)
-    optimizer = torch.optim.AdamW(parameter_groups(task, model.pretrained, config))
+    optimizer = torch.optim.AdamW(parameter_groups(task, config))
     task, optimizer = accelerator.prepare(task, optimizer)
-    progress = run.restore(model, objective, optimizer, accelerator.scaler)
+    if average:
+        average.to(accelerator.device)
+    progress = run.restore(model, objective, optimizer, accelerator.scaler, average)
+    if of_main(progress.batch) != progress.batch:
+        raise ConfigError(f"process {rank()} sees another run than process 0 does: let all of them share {run.folder}.")
     if progress.finished:
         return progress
     progress.tracker_run = progress.tracker_run or secrets.token_hex(4)
-    tracker = open_tracker(config, run.folder.name, progress.tracker_run)
-    trainer = Trainer(config, accelerator, task, optimizer, batches, validate, run, budget, tracker, progress)
+    tracker = Tracker() if rank() else open_tracker(config, run.folder.name, progress.tracker_run)
+    trainer = Trainer(config, accelerator, task, optimizer, average, batches, validate, run, budget, tracker, progress)
     try:
-        trainer.run_epochs()
+        while not trainer.run_batches():
+            trainer.use_less_memory()
     finally:
         tracker.finish()
     return progress
@@ -96,12 +124,15 @@ def train(
 class Trainer:
     """The loop's moving parts, together."""
 
-    def __init__(self, config, accelerator, task, optimizer, batches, validate, run, budget, tracker, progress):
+    def __init__(
+        self, config, accelerator, task, optimizer, average, batches, validate, run, budget, tracker, progress
+    ):
         self.config, self.accelerator, self.task, self.optimizer = config, accelerator, task, optimizer
-        self.batches, self.validate, self.run, self.budget = batches, validate, run, budget
+        self.average, self.batches, self.validate, self.run, self.budget = average, batches, validate, run, budget
         self.tracker, self.progress = tracker, progress
         self.total = config.epochs * batches.steps_per_epoch
         self.parts = accelerator.unwrap_model(task)
+        self.kept = average.module if average else self.parts.model  # what is validated and kept
         self.augmentation = Augmentation(
             rotation_deg=config.rotation_deg,
             shift=config.shift,
@@ -111,49 +142,93 @@ class Trainer:
             flip_prob=config.flip_prob,
             erase_prob=config.erase_prob,
         )
-        self.steps_now, self.recent, self.began = True, [], time.monotonic() - progress.seconds
+        self.recent, self.began = [], time.monotonic() - progress.seconds
+        batches.cut(max(batches.parts, progress.parts))  # as the session before found that it must
 
-    def run_epochs(self) -> None:
-        """All batches that are left, with a validation and a checkpoint at the end of each epoch."""
-        start, config = self.progress.batch, self.config
-        loader = self.batches.loader(
-            start, self.total, config.loader_workers, pin=self.accelerator.device.type == "cuda"
-        )
-        bar = progress_line(loader, desc="training", total=self.total, initial=start, unit="batch")
-        for batch in bar:
-            self.step(batch)
-            self.progress.batch += 1
-            if self.progress.batch % LOG_EVERY == 0:
-                best = f", best EER {self.progress.best_eer:.1%}" if math.isfinite(self.progress.best_eer) else ""
-                bar.set_postfix_str(f"loss {self.log_step():.3f}{best}", refresh=False)
-            if self.progress.batch % self.batches.steps_per_epoch == 0:
-                self.end_epoch(self.progress.batch // self.batches.steps_per_epoch)
-            if self.progress.batch < self.total and self.steps_now and self.budget.used_up():
-                self.flush()
-                self.save()
-                break
-        bar.close()
+    def run_batches(self) -> bool:
+        """All batches that are left, with a validation and a checkpoint at the end of each epoch; False where memory
+        ran out."""
+        progress, config = self.progress, self.config
+        cuda = self.accelerator.device.type == "cuda"
+        loader = self.batches.loader(progress.batch, self.total, config.loader_workers, pin=cuda)
+        line = {"desc": "training", "total": self.total, "initial": progress.batch, "unit": "batch"}
+        with progress_line(loader, **line, disable=rank() > 0) as bar:
+            for parts in bar:
+                if not self.find_gradients(parts):
+                    return False
+                self.step()
+                if progress.batch % LOG_EVERY == 0:
+                    best = f", best EER {progress.best_eer:.1%}" if math.isfinite(progress.best_eer) else ""
+                    bar.set_postfix_str(f"loss {self.log_step():.3f}{best}", refresh=False)
+                if progress.batch % self.batches.steps_per_epoch == 0:
+                    self.end_epoch(progress.batch // self.batches.steps_per_epoch)
+                if progress.finished:
+                    break
+                if self.time_is_up():
+                    self.flush()
+                    self.save()
+                    break
+        if progress.finished and progress.batch < self.total:
+            print(f"No better EER in {progress.stale} validations (patience): training ends at batch {progress.batch}.")
+        return True
 
-    def step(self, batch: dict[str, Tensor]) -> None:
-        """One batch: augment, forward, backward, and the optimiser once enough batches have come together."""
-        accelerator, position = self.accelerator, self.progress.batch
-        torch.manual_seed(self.config.seed * 1_000_003 + position)  # dropout depends on the step alone: nothing to save
-        batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-        batch["images"] = self.augmentation(batch["images"].float() / 255, seed=self.config.seed * 1_000_003 + position)
+    def find_gradients(self, parts: list[dict[str, Tensor]]) -> bool:
+        """Forward and backward through the parts of a batch; False where the device's memory does not hold one."""
+        try:
+            for number, part in enumerate(parts):
+                last = number == len(parts) - 1
+                with nullcontext() if last else self.accelerator.no_sync(self.task):
+                    with self.accelerator.autocast():
+                        loss, logs = self.task(self.prepare(part, number))
+                    self.accelerator.backward(loss / len(parts))
+                self.recent.append(logs)
+        except torch.OutOfMemoryError:
+            del self.recent[len(self.recent) - number :]  # what this batch has logged so far
+            return False
+        return True
+
+    def prepare(self, part: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        """A part of a batch on the device, augmented; all that is random follows from the seed, the batch, the part
+        and the process."""
+        key = (self.config.seed, self.progress.batch, number, rank())
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        torch.manual_seed(seed)  # dropout and stochastic depth
+        part = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in part.items()}
+        part["images"] = self.augmentation(part["images"].float() / 255, seed=seed)
+        if "blend" in part:
+            part["images"] = blend_people(part["images"], part["donor"], part["blend"])
+        return part
+
+    def step(self) -> None:
+        """One step of the optimiser, with the gradients that have come together."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * lr_at(position, self.total, self.config)
-        # Whether the optimiser steps follows from the batch, not from a count that an interruption would lose.
-        place = position % self.batches.steps_per_epoch + 1
-        self.steps_now = place % self.config.accumulation == 0 or place == self.batches.steps_per_epoch
-        with nullcontext() if self.steps_now else accelerator.no_sync(self.task):
-            with accelerator.autocast():
-                loss, logs = self.task(batch)
-            accelerator.backward(loss)
-        if self.steps_now:
-            accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        self.recent.append(logs)
+            group["lr"] = group["factor"] * lr_at(self.progress.batch, self.total, self.config)
+        self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress.batch += 1
+        if self.average:
+            self.average.update(self.parts.model, self.progress.batch)
+
+    def use_less_memory(self) -> None:
+        """Work through batches in smaller parts from here on; raises DataError where they hold one family already."""
+        self.batches.halve()
+        if world_size() > 1:  # the others wait for this process, which cannot tell them: all must begin again
+            raise MemoryShort(f"a GPU's memory does not hold a part of a batch: give accumulation={self.batches.parts}")
+        self.optimizer.zero_grad()
+        self.progress.parts = self.batches.parts
+        torch.cuda.empty_cache()
+        families = self.batches.families_per_batch // self.batches.parts
+        print(
+            f"Out of memory at batch {self.progress.batch}: from here on each batch is worked through in "
+            f"{self.batches.parts} parts of {families} families (accumulation)."
+        )
+
+    def time_is_up(self) -> bool:
+        """Whether the time budget is used up; several processes ask the first of them, every few batches."""
+        if world_size() == 1:
+            return self.budget.used_up()
+        return self.progress.batch % LOG_EVERY == 0 and of_main(self.budget.used_up())
 
     def log_step(self) -> float:
         """Write the mean figures since the last time, and return the loss."""
@@ -173,18 +248,21 @@ class Trainer:
 
     def end_epoch(self, epoch: int) -> None:
         """Validate, keep the model if it is the best or its turn has come, and save."""
-        began = time.monotonic()
+        began, progress = time.monotonic(), self.progress
         self.flush()
-        if epoch % self.config.validate_every == 0 or self.progress.batch == self.total:
-            figures = self.validate(self.parts.model)
-            self.run.log(batch=self.progress.batch, epoch=epoch, **{f"validation/{k}": v for k, v in figures.items()})
-            self.tracker.log({f"validation/{k}": v for k, v in figures.items()}, self.progress.batch)
-            if figures["eer"] < self.progress.best_eer:
-                self.progress.best_eer = figures["eer"]
-                self.run.save_model("best", self.parts.model, epoch=epoch, **figures)
+        progress.finished = progress.batch == self.total
+        if epoch % self.config.validate_every == 0 or progress.finished:
+            figures = self.validate(self.kept)
+            self.run.log(batch=progress.batch, epoch=epoch, **{f"validation/{k}": v for k, v in figures.items()})
+            self.tracker.log({f"validation/{k}": v for k, v in figures.items()}, progress.batch)
+            progress.stale += 1
+            if figures["eer"] < progress.best_eer:
+                progress.best_eer, progress.stale = figures["eer"], 0
+                self.run.save_model("best", self.kept, epoch=epoch, **figures)
+            if self.config.patience and progress.stale >= self.config.patience:
+                progress.finished = True
         if epoch % self.config.checkpoint_every == 0:
-            self.run.save_model(f"epoch_{epoch}", self.parts.model, epoch=epoch)
-        self.progress.finished = self.progress.batch == self.total
+            self.run.save_model(f"epoch_{epoch}", self.kept, epoch=epoch)
         self.save()
         self.budget.need(time.monotonic() - began)
 
@@ -196,6 +274,5 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint from which training can go on."""
         self.progress.seconds = time.monotonic() - self.began
-        self.run.save_last(
-            self.parts.model, self.parts.objective, self.optimizer, self.accelerator.scaler, self.progress
-        )
+        model, objective = self.parts.model, self.parts.objective
+        self.run.save_last(model, objective, self.optimizer, self.accelerator.scaler, self.progress, self.average)

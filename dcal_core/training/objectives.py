@@ -1,11 +1,12 @@
 """What training minimises: `objective(model, batch) -> (loss, logs)`; the loop knows nothing else."""
 
 import torch
-from pytorch_metric_learning.distances import CosineSimilarity
-from pytorch_metric_learning.losses import SupConLoss, TripletMarginLoss
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcal_core.models.features import Features
 from dcal_core.models.margins import MarginSoftmax
+from dcal_core.training.pair_losses import SupConLoss, TripletLoss, VerificationLoss
 
 
 class UncertaintyWeighting(nn.Module):
@@ -38,10 +39,10 @@ WEIGHTINGS = {"uncertainty": UncertaintyWeighting, "fixed": FixedWeighting}
 
 
 class DCALObjective(nn.Module):
-    """Per branch an identity margin softmax plus a twin loss, whose negatives are images of the co-twin only.
+    """Per branch an identity margin softmax plus a loss on the pairs of images; a part of weight 0 does not exist.
 
-    widths: branch -> width of its embedding. twin_loss "triplet": cosine triplets (anchor, same person, co-twin) with
-    twin_margin. "softmax": each anchor must pick its person's images among its family's, at twin_temperature.
+    widths: branch -> width of its embedding. The ratios weigh genuine, co-twin and unrelated pairs against one another.
+    learned_similarity: the similarity that the model compares by is trained too, to verify pairs.
     """
 
     def __init__(
@@ -58,33 +59,64 @@ class DCALObjective(nn.Module):
         twin_margin: float,
         twin_temperature: float,
         twin_weight: float,
+        positive_ratio: float,
+        hard_negative_ratio: float,
+        soft_negative_ratio: float,
         loss_weighting: str,
+        learned_similarity: bool = False,
     ):
         super().__init__()
-        self.identity = nn.ModuleDict(
-            {
-                branch: MarginSoftmax(width, people, margin_softmax, softmax_margin, softmax_scale, label_smoothing)
-                for branch, width in widths.items()
-            }
-        )
-        if twin_loss == "triplet":
-            self.twin = TripletMarginLoss(margin=twin_margin, distance=CosineSimilarity())
-        else:
-            self.twin = SupConLoss(temperature=twin_temperature)
-        self.softmax_weight, self.twin_weight = softmax_weight, twin_weight
-        self.weighting = WEIGHTINGS[loss_weighting](widths)
+        negatives = hard_negative_ratio, soft_negative_ratio
+        new_twin_loss = {
+            "triplet": lambda: TripletLoss(twin_margin, *negatives),
+            "supcon": lambda: SupConLoss(twin_temperature, *negatives),
+            "verification": lambda: VerificationLoss(positive_ratio, *negatives),
+        }[twin_loss]
+        self.identity, self.twin = nn.ModuleDict(), nn.ModuleDict()
+        for branch, width in widths.items():
+            if softmax_weight:
+                self.identity[branch] = MarginSoftmax(
+                    width, people, margin_softmax, softmax_margin, softmax_scale, label_smoothing
+                )
+            if twin_weight:
+                self.twin[branch] = new_twin_loss()
+        self.similarity = VerificationLoss(positive_ratio, *negatives) if learned_similarity else None
+        self.weights = {"identity": softmax_weight, "twin": twin_weight}
+        self.weighting = WEIGHTINGS[loss_weighting]([*widths, "similarity"] if learned_similarity else widths)
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of images [B, 3, S, S], with person [B], triplets [3, T] (rows of the batch) and perhaps partner
-        [B]."""
+        """The loss of images [b, 3, S, S], this process's, with person and family [B] of those of all processes.
+
+        Perhaps partner [b]; perhaps other [B], whom each image was blended with, and share [], how much of it is they.
+        The model gives each branch's embeddings of all processes, [B, width].
+        """
         embeddings = model(batch["images"], batch.get("partner"))
         losses, logs = {}, {}
         with torch.autocast(batch["images"].device.type, enabled=False):  # cosines times 30 need fp32
+            embeddings = {branch: embedding.float() for branch, embedding in embeddings.items()}
             for branch, embedding in embeddings.items():
-                embedding = embedding.float()
-                identity = self.identity[branch](embedding, batch["person"])
-                twin = self.twin(embedding, batch["person"], tuple(batch["triplets"]))
-                losses[branch] = self.softmax_weight * identity + self.twin_weight * twin
-                logs |= {f"{branch}/identity": identity.detach(), f"{branch}/twin": twin.detach()}
+                parts = self.parts(branch, embedding, batch)
+                losses[branch] = sum(self.weights[name] * part for name, part in parts.items())
+                logs |= {f"{branch}/{name}": part for name, part in parts.items()}
+            if self.similarity is not None:
+                # Where images are compared they have no partners, so there is no PWCA.
+                compared = Features({branch: part for branch, part in embeddings.items() if branch != "pwca"})
+                score = model.compare(compared, compared)
+                losses["similarity"] = self.similarity(score, batch["person"], batch["family"])
+                logs["similarity/verification"] = losses["similarity"]
             loss = self.weighting(losses)
-        return loss, logs | {"loss": loss.detach()}
+        return loss, {name: value.detach() for name, value in logs.items()} | {"loss": loss.detach()}
+
+    def parts(self, branch: str, embedding: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The unweighted losses of a branch's embedding [B, width]; where two people were blended, the identity loss
+        is of both, each by their share (mixup, Zhang et al., ICLR 2018, arXiv 1710.09412)."""
+        parts = {}
+        if branch in self.identity:
+            parts["identity"] = self.identity[branch](embedding, batch["person"])
+            if "other" in batch:
+                of_other = self.identity[branch](embedding, batch["other"])
+                parts["identity"] = (1 - batch["share"]) * parts["identity"] + batch["share"] * of_other
+        if branch in self.twin:
+            unit = F.normalize(embedding, dim=-1)
+            parts["twin"] = self.twin[branch](unit @ unit.T, batch["person"], batch["family"])
+        return parts

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dcal_core.data.twins import TwinIndex
+from dcal_core.distributed import gather, rank, world_size
 from dcal_core.models.features import Features
 from dcal_core.progress import progress_line
 
@@ -60,15 +61,24 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def encode_images(model, store, batch_size: int, device="cpu", progress=True) -> Features:
     """Encode every image of the store once, in order, and return the features on the CPU.
 
-    model: on `device` already; store: an `ImageStore`, `batch(indices) -> uint8 [B, 3, S, S]`.
+    model: on `device` already; store: an `ImageStore`, `batch(indices) -> uint8 [B, 3, S, S]`. Of several processes
+    each encodes an equal share, and all return the features of all images.
     """
     if len(store.images) == 0:
         raise ValueError("the store holds no images")
-    starts = range(0, len(store.images), batch_size)
+    share = -(-len(store.images) // world_size())
+    own = np.arange(rank() * share, (rank() + 1) * share).clip(max=len(store.images) - 1)  # the last one fills up
+    starts = range(0, share, batch_size)
     with _evaluating(model):
-        batches = (np.arange(start, min(start + batch_size, len(store.images))) for start in starts)
-        batches = progress_line(batches, desc="encoding", total=len(starts), unit="batch", disable=not progress)
-        return Features.cat(model.encode(store.batch(batch).to(device)).to("cpu") for batch in batches)
+        batches = progress_line(
+            (own[start : start + batch_size] for start in starts),
+            desc="encoding",
+            total=len(starts),
+            unit="batch",
+            disable=not progress,
+        )
+        features = Features.cat(model.encode(store.batch(batch).to(device)) for batch in batches)
+        return features.map(gather)[: len(store.images)].to("cpu")
 
 
 def score_pairs(model, features: Features, pairs: Pairs, block=64, device="cpu") -> np.ndarray:

@@ -1,16 +1,17 @@
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 import torch
 from numpy.lib.format import open_memmap
 
-from dcal_core.data.batches import FamilyBatches, draw_partners, twin_triplets
+from dcal_core.data.batches import FamilyBatches, draw_blend, draw_partners
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
 POLICIES = ["random", "twin", "mix"]
+SIZE = 8
 
 
 def make_index(families, images_each):
@@ -30,10 +31,10 @@ def make_index(families, images_each):
 
 
 class NumberedStore:
-    """Images of one pixel that show their own number."""
+    """Images that show their own number everywhere."""
 
     def batch(self, indices):
-        return torch.as_tensor(np.asarray(indices))[:, None, None, None]
+        return torch.as_tensor(np.asarray(indices))[:, None, None, None].repeat(1, 3, SIZE, SIZE)
 
 
 def make_batches(families=(2, 2, 2, 2), images_each=6, store=None, **options):
@@ -48,10 +49,23 @@ def make_batches(families=(2, 2, 2, 2), images_each=6, store=None, **options):
     return FamilyBatches(make_index(families, images_each), store or NumberedStore(), **options)
 
 
+def whole(batches, step):
+    """The batch of a step that is not cut."""
+    (part,) = batches[step]
+    return part
+
+
+def numbers(part):
+    """Which images a part shows."""
+    return part["images"][:, 0, 0, 0].tolist()
+
+
 def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert torch.equal(one[name], other[name]), name
 
 
 # What is in a batch
@@ -64,13 +78,17 @@ def test_a_batch_is_families_of_two_siblings_of_so_many_images(families_per_batc
         [2, 3, 1, 2, 2], families_per_batch=families_per_batch, images_per_person=images, pwca_partner="mix"
     )
     for step in range(20):
-        batch = batches[step]
+        batch = whole(batches, step)
+        assert batch.keys() == {"images", "person", "family", "partner"}
         count = families_per_batch * 2 * images
-        assert batch["images"].shape == (count, 1, 1, 1) and batch["person"].shape == (count,)
-        assert len(batch["partner"]) == count == batches.batch_size
-        numbers, person = batch["images"].flatten().numpy(), batch["person"].numpy()
-        assert np.array_equal(index.person_of[numbers], person)  # each image carries its own person's label
-        assert len(set(numbers)) == count  # enough images: none twice
+        assert batch["images"].shape == (count, 3, SIZE, SIZE)
+        assert batch["person"].shape == batch["family"].shape == batch["partner"].shape == (count,)
+        assert batch["person"].dtype == batch["family"].dtype == batch["partner"].dtype == torch.int64
+        assert count == batches.batch_size
+        person = batch["person"].numpy()
+        assert np.array_equal(index.person_of[numbers(batch)], person)  # each image carries its own person's label
+        assert np.array_equal(index.family_of[person], batch["family"])
+        assert len(set(numbers(batch))) == count  # enough images: none twice
         people = person.reshape(families_per_batch, 2, images)
         assert (people == people[:, :, :1]).all()
         assert (people[:, 0, 0] != people[:, 1, 0]).all()
@@ -83,22 +101,22 @@ def test_too_few_images_are_drawn_with_replacement():
     own = {0: {0}, 1: {1, 2}, 2: {3, 4, 5, 6, 7}, 3: {8, 9, 10}}
     seen = {person: set() for person in own}
     for step in range(30):
-        batch = batches[step]
+        batch = whole(batches, step)
         for person in own:
-            numbers = batch["images"].flatten()[batch["person"] == person].tolist()
-            assert len(numbers) == 3 and set(numbers) <= own[person]
-            assert len(set(numbers)) == 3 or len(own[person]) < 3
-            seen[person] |= set(numbers)
+            drawn = np.array(numbers(batch))[batch["person"] == person].tolist()
+            assert len(drawn) == 3 and set(drawn) <= own[person]
+            assert len(set(drawn)) == 3 or len(own[person]) < 3
+            seen[person] |= set(drawn)
     assert seen == own
 
 
 def test_families_of_three_give_two_siblings_and_families_of_one_none():
     batches = make_batches([1, 3, 2, 1], families_per_batch=2)
-    drawn = Counter(tuple(sorted(set(batches[step]["person"].tolist()) & {1, 2, 3})) for step in range(300))
+    people = [set(whole(batches, step)["person"].tolist()) for step in range(300)]
+    drawn = Counter(tuple(sorted(some & {1, 2, 3})) for some in people)
     assert set(drawn) == set(combinations([1, 2, 3], 2))
     assert min(drawn.values()) > 60  # a hundred each, give or take
-    assert all({4, 5} <= set(batches[step]["person"].tolist()) for step in range(20))
-    assert not any({0, 6} & set(batches[step]["person"].tolist()) for step in range(100))
+    assert all({4, 5} <= some and not {0, 6} & some for some in people)
 
 
 @pytest.mark.parametrize("images_each", [6, [4, 40, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]])
@@ -106,9 +124,7 @@ def test_every_family_is_drawn_once_a_round(images_each):
     batches = make_batches([2] * 6, images_each, families_per_batch=2)
     orders = []
     for turn in range(5):
-        drawn = [
-            person // 2 for step in range(3 * turn, 3 * turn + 3) for person in batches[step]["person"][::6].tolist()
-        ]
+        drawn = [f for step in range(3 * turn, 3 * turn + 3) for f in whole(batches, step)["family"][::6].tolist()]
         assert sorted(drawn) == list(range(6))
         orders.append(tuple(drawn))
     assert len(set(orders)) > 1
@@ -118,7 +134,7 @@ def test_families_left_over_in_one_round_are_not_always_the_same():
     batches = make_batches([2] * 5, families_per_batch=2)
     counts = Counter()
     for turn in range(200):
-        drawn = [person // 2 for step in (2 * turn, 2 * turn + 1) for person in batches[step]["person"][::6].tolist()]
+        drawn = [f for step in (2 * turn, 2 * turn + 1) for f in whole(batches, step)["family"][::6].tolist()]
         assert len(set(drawn)) == 4
         counts.update(drawn)
     assert set(counts) == set(range(5)) and min(counts.values()) > 140  # 160 each, give or take
@@ -134,14 +150,100 @@ def test_steps_of_an_epoch():
     assert make_batches([2] * 4, 10).steps_per_epoch == 80 // 12
     assert make_batches([2] * 2, 2).steps_per_epoch == 1
     assert make_batches([2] * 4, 10, steps_per_epoch=77).steps_per_epoch == 77
+    assert make_batches([2] * 4, 10, parts=2).steps_per_epoch == 80 // 12
 
 
-# A pure function of (seed, step)
+# Cut into parts and shared out over ranks
 
 
+CUTS = [(1, 1), (2, 1), (6, 1), (1, 2), (1, 6), (3, 2), (2, 3)]  # parts, world
+SIX = {"families": [2, 3, 2, 1, 2, 2, 2, 2, 3], "families_per_batch": 6, "pwca_prob": 0.5}
+
+
+def all_ranks(parts, world, **options):
+    return [make_batches(parts=parts, rank=rank, world=world, **options) for rank in range(world)]
+
+
+@pytest.mark.parametrize("parts, world", CUTS)
+def test_a_cut_batch_has_the_same_images_in_the_same_order(parts, world):
+    uncut, ranks = make_batches(**SIX), all_ranks(parts, world, **SIX)
+    for step in range(10):
+        batch, shares = whole(uncut, step), [batches[step] for batches in ranks]
+        assert [len(share) for share in shares] == [parts] * world
+        size = 36 // (parts * world)
+        together = {name: [] for name in ("images", "person", "family")}
+        for part in range(parts):
+            for share in shares:
+                assert share[part]["images"].shape == (size, 3, SIZE, SIZE)
+                together["images"].append(share[part]["images"])
+                for name in ("person", "family"):  # of all ranks, on each of them
+                    assert torch.equal(share[part][name], shares[0][part][name])
+                assert share[part].keys() == batch.keys()  # one coin for PWCA
+            together["person"].append(shares[0][part]["person"])
+            together["family"].append(shares[0][part]["family"])
+        for name, values in together.items():
+            assert torch.equal(torch.cat(values), batch[name]), name
+
+
+@pytest.mark.parametrize("parts, world", CUTS)
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_batch_depends_on_seed_and_step_alone(policy):
-    options = {"pwca_prob": 0.5, "pwca_partner": policy, "families": (2, 3, 2, 2, 1)}
+def test_partners_are_among_the_own_images_of_a_part(policy, parts, world):
+    options = SIX | {"pwca_prob": 1.0, "pwca_partner": policy, "images_per_person": 6}
+    seen = set()
+    for batches in all_ranks(parts, world, **options):
+        for step in range(10):
+            for part in batches[step]:
+                own = part["person"].chunk(world)[batches.rank]
+                assert sorted(part["partner"].tolist()) == list(range(len(own)))
+                assert (own[part["partner"]] != own).all()
+                seen.add(tuple(part["partner"].tolist()))
+    assert len(seen) == 10 * parts * world  # neither parts nor ranks repeat one another
+
+
+@pytest.mark.parametrize("families_per_batch, parts, world", [(5, 2, 1), (4, 1, 3), (4, 4, 2), (6, 2, 2)])
+def test_a_batch_that_would_cut_a_family_is_refused(families_per_batch, parts, world):
+    message = (
+        rf"families_per_batch={families_per_batch} .*{parts} parts x {world} processes .* multiple of {parts * world}"
+    )
+    with pytest.raises(DataError, match=message):
+        make_batches([2] * 8, families_per_batch=families_per_batch, parts=parts, world=world)
+
+
+@pytest.mark.parametrize(
+    "families, world, expected",
+    [(8, 1, [1, 2, 4, 8]), (8, 2, [1, 2, 4]), (5, 1, [1, 5]), (6, 1, [1, 2, 6]), (9, 1, [1, 3, 9]), (15, 3, [1, 5])],
+)
+def test_batches_are_halved_down_to_one_family(families, world, expected):
+    batches = make_batches([2] * families, families_per_batch=families, world=world)
+    before = whole(batches, 3)
+    for parts, more in pairwise(expected):
+        assert batches.parts == parts
+        batches.halve()
+        assert batches.parts == more == len(batches[3])
+        as_new = make_batches([2] * families, families_per_batch=families, world=world, parts=more)
+        assert_equal(batches[3], as_new[3])
+    if world == 1:
+        assert numbers(before) == [number for part in batches[3] for number in numbers(part)]
+    message = rf"one family per process .*families_per_batch={families} .*images_per_person=3 .*gradient_checkpointing"
+    with pytest.raises(DataError, match=message):
+        batches.halve()
+    assert batches.parts == expected[-1]
+
+
+@pytest.mark.parametrize("parts, expected", [(1, 1), (2, 2), (4, 6), (6, 6), (100, 6)])
+def test_batches_are_cut_at_least_so_far(parts, expected):
+    batches = make_batches([2] * 12, families_per_batch=12, world=2)
+    batches.cut(parts)
+    assert batches.parts == len(batches[0]) == expected
+
+
+# A pure function of (seed, step, rank, parts, world)
+
+
+@pytest.mark.parametrize("cut", [{}, {"parts": 2}, {"rank": 1, "world": 2, "mixup_alpha": 1.0, "cutmix_alpha": 1.0}])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_batch_depends_on_seed_step_and_cut_alone(policy, cut):
+    options = {"pwca_prob": 0.5, "pwca_partner": policy, "families": (2, 3, 2, 2, 1)} | cut
     one = make_batches(**options)
     forwards = [one[step] for step in range(12)]
     np.random.seed(1)
@@ -150,21 +252,22 @@ def test_a_batch_depends_on_seed_and_step_alone(policy):
         assert_equal(make_batches(**options)[step], forwards[step])
         assert_equal(one[step], forwards[step])
     other = make_batches(seed=1, **options)
-    assert not any(torch.equal(other[step]["images"], forwards[step]["images"]) for step in range(12))
-    assert len({tuple(batch["images"].flatten().tolist()) for batch in forwards}) == 12
+    assert not any(numbers(other[step][0]) == numbers(forwards[step][0]) for step in range(12))
+    assert len({tuple(numbers(parts[0])) for parts in forwards}) == 12
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_loader_gives_the_steps_asked_for(tmp_path, workers):
     pixels = open_memmap(tmp_path / "images.npy", "w+", np.uint8, (48, 3, 2, 2))
     pixels[:] = np.arange(48, dtype=np.uint8)[:, None, None, None]
     store = ImageStore(images=pixels, kept=np.arange(48), rejected=[])
-    batches = make_batches(store=store, pwca_prob=0.5)
+    batches = make_batches(store=store, pwca_prob=0.5, parts=2, mixup_alpha=0.5, cutmix_alpha=0.5)
     loaded = list(batches.loader(5, 9, workers=workers, pin=False))
     assert len(loaded) == 4
-    for step, batch in enumerate(loaded, start=5):
-        assert_equal(batch, batches[step])
-        assert batch["images"].dtype == torch.uint8 and batch["images"].shape == (12, 3, 2, 2)
+    for step, parts in enumerate(loaded, start=5):
+        assert_equal(parts, batches[step])
+        assert len(parts) == 2
+        assert all(part["images"].dtype == torch.uint8 and part["images"].shape == (6, 3, 2, 2) for part in parts)
 
 
 # Partners
@@ -228,7 +331,7 @@ def test_partners_in_a_batch_fit_its_people(policy):
     batches = make_batches([2, 3, 2], pwca_partner=policy)
     partners = set()
     for step in range(40):
-        batch = batches[step]
+        batch = whole(batches, step)
         person, partner = batch["person"], batch["partner"]
         assert sorted(partner.tolist()) == list(range(12))
         assert (person[partner] != person).all()
@@ -239,36 +342,7 @@ def test_partners_in_a_batch_fit_its_people(policy):
 @pytest.mark.parametrize("prob, low, high", [(0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)])
 def test_share_of_the_steps_with_partners(prob, low, high):
     batches = make_batches(pwca_prob=prob)
-    assert low <= sum("partner" in batches[step] for step in range(200)) <= high
-
-
-# Triplets
-
-
-@pytest.mark.parametrize("families, images", [(1, 2), (2, 2), (3, 4)])
-def test_triplets_are_all_of_anchor_same_person_and_co_twin(families, images):
-    count = families * 2 * images
-    person, family = np.arange(count) // images, np.arange(count) // (2 * images)
-    expected = {
-        (a, p, n)
-        for a in range(count)
-        for p in range(count)
-        for n in range(count)
-        if a != p and person[a] == person[p] and person[a] != person[n] and family[a] == family[n]
-    }
-    triplets = twin_triplets(families, images)
-    assert triplets.shape == (3, len(expected))
-    assert set(map(tuple, triplets.T.tolist())) == expected
-
-
-def test_triplets_in_a_batch_fit_its_people():
-    index, batches = make_index([2, 3, 2], 6), make_batches([2, 3, 2])
-    for step in range(10):
-        batch = batches[step]
-        anchor, positive, negative = batch["person"][batch["triplets"]].numpy()
-        assert (anchor == positive).all() and (anchor != negative).all()
-        assert (index.family_of[anchor] == index.family_of[negative]).all()
-        assert (batch["triplets"][0] != batch["triplets"][1]).all()
+    assert low <= sum("partner" in whole(batches, step) for step in range(200)) <= high
 
 
 def test_partners_do_not_tell_whose_images_they_are_given_to():
@@ -278,3 +352,75 @@ def test_partners_do_not_tell_whose_images_they_are_given_to():
     partners = draws.reshape(-1, images)  # for each person and draw, the people that distract the images
     shared = np.mean([len(set(row)) == 1 for row in partners])
     assert shared < 0.02  # by chance 1 / 15 ** 3
+
+
+# Blended people
+
+
+ALPHAS = [{"mixup_alpha": 0.4}, {"cutmix_alpha": 1.0}, {"mixup_alpha": 0.4, "cutmix_alpha": 1.0}]
+
+
+@pytest.mark.parametrize("alphas", ALPHAS, ids=lambda alphas: "+".join(alphas))
+@pytest.mark.parametrize("parts, world", CUTS)
+def test_donors_are_other_people_and_known_to_all_ranks(parts, world, alphas):
+    ranks, blends = all_ranks(parts, world, **SIX | alphas), set()
+    for step in range(10):
+        shares = [batches[step] for batches in ranks]
+        for part in range(parts):
+            together = [share[part] for share in shares]
+            person = together[0]["person"].chunk(world)
+            other = torch.cat([own[part["donor"]] for own, part in zip(person, together, strict=True)])
+            assert (other != together[0]["person"]).all()
+            for one in together:
+                assert torch.equal(one["other"], other)
+                assert sorted(one["donor"].tolist()) == list(range(36 // (parts * world)))
+                assert torch.equal(one["blend"], together[0]["blend"]) and one["share"] == together[0]["share"]
+                assert one["blend"].shape == (1, 1, SIZE, SIZE) and one["blend"].dtype == torch.float32
+                assert one["share"].shape == () and one["share"].dtype == torch.float32
+                torch.testing.assert_close(one["share"], one["blend"].mean())
+            blends.add(together[0]["blend"].numpy().tobytes())
+    assert len(blends) > 6 * parts  # parts do not repeat one another, save for rectangles that do by chance
+
+
+def test_no_blending_leaves_nothing_in_the_batch_and_changes_no_images():
+    plain, mixed = make_batches(), make_batches(mixup_alpha=1.0, cutmix_alpha=1.0)
+    for step in range(10):
+        assert_equal([{name: whole(mixed, step)[name] for name in whole(plain, step)}], plain[step])
+        assert not whole(plain, step).keys() & {"donor", "other", "blend", "share"}
+
+
+def test_donors_and_partners_are_drawn_independently():
+    batches = make_batches(mixup_alpha=1.0)
+    same = [(part["donor"] == part["partner"]).float().mean() for step in range(100) for part in batches[step]]
+    assert np.mean(same) < 0.2  # one in nine images of other people
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
+def test_mixup_gives_all_pixels_one_weight(alpha):
+    blends = [draw_blend(4, alpha, 0.0, np.random.default_rng(seed)) for seed in range(2000)]
+    assert all((blend == blend[0, 0]).all() and 0 <= blend[0, 0] <= 1 for blend in blends)
+    weights = np.array([blend[0, 0] for blend in blends])
+    assert weights.mean() == pytest.approx(0.5, abs=0.03)
+    assert weights.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)  # of Beta(alpha, alpha)
+
+
+def test_cutmix_gives_a_rectangle_to_the_donor():
+    shares, inside = [], []
+    for seed in range(2000):
+        blend = draw_blend(64, 0.0, 1.0, np.random.default_rng(seed))
+        rows, columns = blend.any(1), blend.any(0)
+        assert np.array_equal(blend, np.outer(rows, columns))
+        assert all(np.abs(np.diff(line.astype(int))).sum() <= 2 for line in (rows, columns))  # in one piece
+        shares.append(blend.mean())
+        if not (blend[0].any() or blend[-1].any() or blend[:, 0].any() or blend[:, -1].any()):
+            inside.append((rows.sum(), columns.sum()))
+    assert all(abs(height - width) <= 1 for height, width in inside)  # a square, unless the border clips it
+    # of a square of side s, s ** 2 uniform, whose centre is anywhere, s ** 2 (1 - s / 4) ** 2 lies inside on average
+    assert np.mean(shares) == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.02)
+    assert min(shares) < 0.01 and max(shares) > 0.85
+
+
+def test_a_fair_coin_chooses_between_mixup_and_cutmix():
+    blends = [draw_blend(16, 5.0, 1.0, np.random.default_rng(seed)) for seed in range(400)]
+    pasted = sum(set(np.unique(blend)) <= {0, 1} for blend in blends)
+    assert 160 < pasted < 240

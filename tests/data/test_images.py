@@ -10,12 +10,10 @@ import torch
 from PIL import Image
 
 from dcal_core.data import images as module
-from dcal_core.data.images import Augmentation, Unreadable, decode, open_images
+from dcal_core.data.images import Unreadable, decode, open_images
 from dcal_core.data.twins import DataError
 
 SIZE = 16
-OFF = dict(rotation_deg=0, shift=0, scale=0, brightness=0, contrast=0, flip_prob=0, erase_prob=0)
-STRONG = dict(rotation_deg=30, shift=0.1, scale=0.2, brightness=0.4, contrast=0.4, flip_prob=0.5, erase_prob=0.5)
 
 
 def picture(seed: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
@@ -285,68 +283,3 @@ def test_store_is_sent_to_other_processes_by_name(faces, cache):
     received = pickle.loads(sent)
     assert isinstance(received.images, np.memmap)
     assert torch.equal(received.batch([3, 1]), store.batch([3, 1]))
-
-
-@pytest.fixture
-def batch():
-    return torch.stack([torch.tensor(pixels(picture(number))) for number in range(12)]) / 255
-
-
-def test_augmentation_is_a_pure_function_of_images_and_seed(batch):
-    augment, before = Augmentation(**STRONG), batch.clone()
-    torch.manual_seed(1)
-    first = augment(batch, seed=7)
-    torch.manual_seed(2)
-    torch.rand(5)
-    assert torch.equal(augment(batch, seed=7), first)
-    assert not torch.equal(augment(batch, seed=8), first)
-    assert torch.equal(batch, before)
-    assert first.shape == batch.shape and first.dtype == batch.dtype
-    assert first.min() >= 0 and first.max() <= 1
-
-
-def test_augmentation_leaves_the_global_generators_alone(batch):
-    states = torch.get_rng_state(), np.random.get_state()[1].copy()
-    Augmentation(**STRONG)(batch, seed=7)
-    assert torch.equal(torch.get_rng_state(), states[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
-
-
-def test_all_zero_is_the_identity(batch):
-    assert torch.equal(Augmentation(**OFF)(batch, seed=0), batch)
-
-
-def test_flips_follow_their_probability(batch):
-    mirrored = batch.flip(-1)
-    assert torch.equal(Augmentation(**OFF | {"flip_prob": 1})(batch, seed=0), mirrored)
-    never = Augmentation(**OFF | {"flip_prob": 0, "brightness": 1e-6})
-    sometimes = Augmentation(**OFF | {"flip_prob": 0.5})
-    flipped = 0
-    for seed in range(20):
-        assert torch.allclose(never(batch, seed), batch, atol=1e-4)
-        for image, original, mirror in zip(sometimes(batch, seed), batch, mirrored, strict=True):
-            assert torch.equal(image, original) or torch.equal(image, mirror)
-            flipped += torch.equal(image, mirror)
-    assert 0.3 < flipped / (20 * len(batch)) < 0.7
-
-
-@pytest.mark.parametrize("name, value", [*STRONG.items()])
-def test_each_parameter_has_an_effect(batch, name, value):
-    assert not torch.allclose(Augmentation(**OFF | {name: value})(batch, seed=3), batch, atol=1e-3)
-
-
-def test_groups_share_a_draw_and_are_cut_independently_of_the_order():
-    same = torch.full((16, 3, 4, 4), 0.5)  # one image 16 times: equal results are equal draws
-    augment = Augmentation(**OFF | {"brightness": 0.5}, groups=4)
-    groupings = []
-    for seed in range(5):
-        levels = augment(same, seed)[:, 0, 0, 0].tolist()
-        assert sorted(levels.count(level) for level in set(levels)) == [4, 4, 4, 4]
-        groupings.append(tuple(levels.index(level) for level in levels))
-    assert len(set(groupings)) == 5
-    neighbours = tuple(number // 4 * 4 for number in range(16))
-    assert neighbours not in groupings
-
-
-def test_fewer_images_than_groups(batch):
-    assert Augmentation(**STRONG, groups=8)(batch[:3], seed=0).shape == batch[:3].shape

@@ -5,22 +5,37 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from dcal_core.explain.figures import draw_pair
 from dcal_core.explain.maps import layers_of, pair_saliency, rollout_map, selection_map
 from dcal_core.models.dcal import DCAL
+from dcal_core.models.features import Features
 
 SIZE, GRID, DEPTH = 32, 4, 3
-PREFIX = {1: {}, 5: {"reg_tokens": 4, "no_embed_class": True}}  # CLS alone, or with registers
-each_prefix = pytest.mark.parametrize("prefix", PREFIX)
+BACKBONES = {
+    "plain": (VisionTransformer, {}),
+    "registers": (VisionTransformer, {"reg_tokens": 4, "no_embed_class": True}),
+    "dinov3": (
+        Eva,
+        {
+            "global_pool": "token",
+            "use_rot_pos_emb": True,
+            "rope_type": "dinov3",
+            "use_abs_pos_emb": False,
+            "num_reg_tokens": 4,
+        },
+    ),
+}
+PREFIX = {"plain": 1, "registers": 5, "dinov3": 5}  # CLS alone, or with registers
+each_backbone = pytest.mark.parametrize("kind", BACKBONES)
 
 
-def make_model(prefix=1):
+def make_model(kind="plain"):
     torch.manual_seed(0)
-    vit = VisionTransformer(
-        img_size=SIZE, patch_size=8, embed_dim=32, depth=DEPTH, num_heads=2, num_classes=0, **PREFIX[prefix]
-    )
+    make, options = BACKBONES[kind]
+    vit = make(img_size=SIZE, patch_size=8, embed_dim=32, depth=DEPTH, num_heads=2, num_classes=0, **options)
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
@@ -36,57 +51,69 @@ def encode(model, count=3):
     return model.encode(make_images(count), trace=True)
 
 
-@each_prefix
-def test_layers_come_first_to_last(prefix):
-    features = encode(make_model(prefix))
+@each_backbone
+def test_layers_come_first_to_last(kind):
+    features = encode(make_model(kind))
     for name in "qkx":
         layers = layers_of(features, name)
         assert len(layers) == DEPTH
         assert all(layer is features.trace[f"{name}.{i}"] for i, layer in enumerate(layers))
 
 
-@each_prefix
-def test_rollout_map_is_the_cls_row_over_the_patches(prefix):
-    features = encode(make_model(prefix))
+@each_backbone
+def test_maps_of_some_images_are_those_of_all(kind):
+    model = make_model(kind)
+    together = encode(model, count=4)
+    with torch.no_grad():
+        batches = [model.encode(images, trace=True) for images in make_images(4).split(2)]
+    for features in (Features.cat(batches)[1:], together[1:]):
+        torch.testing.assert_close(rollout_map(features, GRID), rollout_map(together, GRID)[1:])
+        assert torch.equal(selection_map(features, GRID), selection_map(together, GRID)[1:])
+
+
+@each_backbone
+def test_rollout_map_is_the_cls_row_over_the_patches(kind):
+    features = encode(make_model(kind))
     maps = rollout_map(features, GRID)
     assert maps.shape == (3, GRID, GRID)
     torch.testing.assert_close(maps.sum((1, 2)), torch.ones(3))
     for b in range(3):
-        product = torch.eye(prefix + GRID * GRID)
+        product = torch.eye(PREFIX[kind] + GRID * GRID)
         for i in range(DEPTH):
             q, k = features.trace[f"q.{i}"][b], features.trace[f"k.{i}"][b]
             S = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1).mean(0)
             product = (0.5 * S + 0.5 * torch.eye(len(S))) @ product
-        patches = product[0, prefix:]
+        patches = product[0, PREFIX[kind] :]
         for row in range(GRID):
             for column in range(GRID):
                 expected = float(patches[row * GRID + column] / patches.sum())
                 assert float(maps[b, row, column]) == pytest.approx(expected, abs=1e-5)
 
 
-@each_prefix
-def test_selection_map_marks_what_was_selected(prefix):
-    model = make_model(prefix)
+@each_backbone
+def test_selection_map_marks_what_was_selected(kind):
+    model = make_model(kind)
     features = encode(model)
     maps = selection_map(features, GRID)
     assert maps.shape == (3, GRID, GRID)
     assert set(maps.unique().tolist()) == {0.0, 1.0}
     for b in range(3):
-        marked = [prefix + row * GRID + column for row, column in maps[b].nonzero().tolist()]
+        marked = [PREFIX[kind] + row * GRID + column for row, column in maps[b].nonzero().tolist()]
         assert marked == sorted(features.trace["selected"][b].tolist())
         assert len(marked) == model.selected == 5
 
 
-@each_prefix
-def test_selected_patches_have_the_largest_rollout(prefix):
-    features = encode(make_model(prefix))
+@each_backbone
+def test_selected_patches_have_the_largest_rollout(kind):
+    features = encode(make_model(kind))
     rollout, selected = rollout_map(features, GRID), selection_map(features, GRID).bool()
     for b in range(3):
         assert rollout[b][selected[b]].min() >= rollout[b][~selected[b]].max()
 
 
-def test_saliency_is_gradient_times_input_averaged_over_each_patch():
-    model, a, b = make_model(), make_images(2, seed=1), make_images(2, seed=2)
+@each_backbone
+def test_saliency_is_gradient_times_input_averaged_over_each_patch(kind):
+    model, a, b = make_model(kind), make_images(2, seed=1), make_images(2, seed=2)
     maps = pair_saliency(model, a, b, GRID)
     for side, saliency in enumerate(maps):
         assert saliency.shape == (2, GRID, GRID)

@@ -1,15 +1,20 @@
 import json
+from functools import partial
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from timm.models.eva import Eva
+from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
+from torch import nn
 
 from dcal_core.config import Config, ConfigError
 from dcal_core.models import backbones
-from dcal_core.models.backbones import find_weights
+from dcal_core.models.backbones import check_backbone, find_weights, load_weights
 from dcal_core.models.build import load_model, new_model, save_model
+from dcal_core.models.similarity import Euclidean, Learned
 
 TINY = "test_vit"  # timm's own: patch 16, width 64, 6 blocks
 SIZE = 64
@@ -111,6 +116,67 @@ def test_positions_are_interpolated_to_another_image_size(tmp_path, image_size, 
     new = F.interpolate(old, (grid, grid), mode="bicubic", antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
     torch.testing.assert_close(positions[:, 1:], new)
     assert model.eval().encode(make_images(2, image_size)).parts["sa"].shape == (2, 64)
+
+
+EVAS = {
+    "dinov3": {
+        "use_rot_pos_emb": True,
+        "rope_type": "dinov3",
+        "rope_rotate_half": True,
+        "use_abs_pos_emb": False,
+        "num_reg_tokens": 4,
+        "init_values": 1e-5,
+        "qkv_bias": False,
+        "dynamic_img_size": True,
+        "use_fc_norm": False,
+    },
+    "eva02": {"use_rot_pos_emb": True, "swiglu_mlp": True, "scale_mlp": True, "global_pool": "token"},
+}
+
+
+def make_eva(kind, **options):
+    """A little model of timm's EVA family, which DINOv3 belongs to."""
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, **EVAS[kind], **options}
+    return Eva(**{"num_classes": 0} | options)
+
+
+@pytest.mark.parametrize("kind", EVAS)
+def test_an_eva_model_is_filled_from_its_own_weights(tmp_path, kind):
+    given = make_eva(kind, num_classes=7).state_dict()
+    given = {name: torch.randn_like(tensor) for name, tensor in given.items()}
+    save_file(given, tmp_path / "weights.safetensors")
+    vit = make_eva(kind)
+    load_weights(kind, vit, tmp_path / "weights.safetensors")
+    kept = vit.state_dict()
+    assert given.keys() - kept.keys() == {"head.weight", "head.bias"}
+    assert all(torch.equal(tensor, given[name]) for name, tensor in kept.items())
+    larger = make_eva(kind, img_size=48)
+    load_weights(kind, larger, tmp_path / "weights.safetensors")
+    assert torch.equal(larger.blocks[0].attn.qkv.weight, given["blocks.0.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize("lacking", ["blocks.1.norm2.weight", "blocks.0.attn.qkv.weight", "cls_token"])
+@pytest.mark.parametrize("kind", EVAS)
+def test_what_a_file_lacks_of_an_eva_model_is_named(tmp_path, kind, lacking):
+    given = make_eva(kind).state_dict()
+    del given[lacking]
+    save_file(given, tmp_path / "weights.safetensors")
+    with pytest.raises(ConfigError, match=rf"lacks 1 tensors of some_name, first {lacking}: give another file\."):
+        load_weights("some_name", make_eva(kind), tmp_path / "weights.safetensors")
+
+
+def test_weights_as_meta_publishes_dinov3_are_renamed(tmp_path):
+    given = make_eva("dinov3").state_dict()
+    names = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "reg_token": "storage_tokens"}
+    published = {"rope_embed.periods": torch.ones(4), "mask_token": torch.ones(1, 32)}
+    for name, tensor in given.items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        published[name] = tensor + 1
+    save_file(published, tmp_path / "weights.safetensors")
+    vit = make_eva("dinov3")
+    load_weights("dinov3", vit, tmp_path / "weights.safetensors")
+    assert all(torch.equal(tensor, given[name] + 1) for name, tensor in vit.state_dict().items())
 
 
 def without_one_norm(state):
@@ -233,6 +299,78 @@ def test_backbones_without_plain_blocks_and_a_cls_token_are_refused(backbone):
         new_model(random_config(backbone), [])
 
 
+def make_plain(**options):
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, **options}
+    return VisionTransformer(**{"num_classes": 0} | options)
+
+
+def gated(vit, block):
+    """The backbone with a gate behind one attention, as some of timm's have in all blocks."""
+    vit.blocks[block].attn.gate = nn.Linear(32, 32)
+    return vit
+
+
+NOT_PLAIN = {
+    "positions by layer": lambda: make_eva("dinov3", rope_type="mixed", rope_rotate_half=False),
+    "three projections": lambda: make_eva("eva02", qkv_fused=False),
+    "another attention": lambda: make_eva("eva02", attn_type="rope"),
+    "norms behind": lambda: make_eva("eva02", use_post_norm=True),
+    "a gate": lambda: gated(make_eva("dinov3"), 0),
+    "a gate, plain": lambda: gated(make_plain(), 0),
+    "no CLS": lambda: make_eva("dinov3", class_token=False),
+    "no CLS, plain": lambda: make_plain(class_token=False, global_pool="avg"),
+    "parallel layers": lambda: make_plain(block_fn=ParallelScalingBlock),
+    "no blocks": lambda: nn.Linear(2, 2),
+    "no block at all": lambda: make_plain(depth=0),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+def test_blocks_that_cannot_be_recombined_are_refused(kind):
+    sentence = (
+        "backbone='some_name' is not a plain vision transformer with a CLS token, which DCAL needs: "
+        "take a vit_*, deit_*, *_dinov2 or *_dinov3 model of timm."
+    )
+    with pytest.raises(ConfigError) as error:
+        check_backbone("some_name", NOT_PLAIN[kind]())
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_plain,
+        lambda: make_plain(global_pool="avg", fc_norm=True),
+        lambda: make_plain(reg_tokens=4, init_values=1e-5, qk_norm=True),
+        lambda: make_eva("dinov3"),
+        lambda: make_eva("eva02"),
+        lambda: make_eva("eva02", global_pool="avg"),
+    ],
+    ids=["plain", "plain, pooled", "registers", "dinov3", "eva02", "eva02, pooled"],
+)
+def test_blocks_that_can_are_taken_and_nothing_is_frozen(make):
+    vit = make()
+    assert check_backbone("some_name", vit) is vit
+    assert all(parameter.requires_grad for name, parameter in vit.named_parameters() if name != "pos_embed")
+
+
+@pytest.mark.parametrize("backbone", ["vit_small_patch16_dinov3", "eva02_tiny_patch14_224"])
+def test_models_of_the_eva_family_are_built_by_their_names(monkeypatch, backbone):
+    small = partial(timm.create_model, embed_dim=48, depth=2, num_heads=3)  # else seconds go by for random weights
+    monkeypatch.setattr(backbones.timm, "create_model", small)
+    model = new_model(random_config(backbone, image_size=56 if "14" in backbone else 64, drop_path=0.2), [])
+    assert isinstance(model.vit, Eva) and model.vit.blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
+    assert model.eval().encode(make_images()).parts["glca"].shape == (3, 96)
+
+
+@pytest.mark.parametrize("backbone", ["vit_small_patch16_rope_mixed_224", "eva02_base_patch14_224", "eva02_tiny_.no"])
+def test_other_models_of_the_eva_family_are_refused_by_their_names(monkeypatch, backbone):
+    small = partial(timm.create_model, embed_dim=48, depth=2, num_heads=3)
+    monkeypatch.setattr(backbones.timm, "create_model", small)
+    with pytest.raises(ConfigError, match=f"backbone='{backbone}'"):
+        new_model(random_config(backbone, image_size=56 if "14" in backbone else 64), [])
+
+
 def test_kind_of_backbone_is_no_matter_of_the_network(no_network):
     with pytest.raises(ConfigError, match="plain vision transformer"):
         new_model(config("resnet18"), [])
@@ -255,20 +393,34 @@ def test_layers_with_pair_attention_count_from_one(given, layers):
     assert ("pwca" in model.widths) == bool(layers)
 
 
+def test_pair_attention_in_no_step_is_none():
+    model = new_model(random_config(pwca_prob=0.0), [])
+    assert model.architecture["pwca_layers"] == [] and "pwca" not in model.widths
+
+
 @pytest.mark.parametrize("given", [(1, 7), (7, 0), (7, 8)])
 def test_pair_attention_beyond_the_last_block_is_refused(given):
     with pytest.raises(ConfigError, match="has 6 blocks"):
         new_model(random_config(pwca_first=given[0], pwca_last=given[1]), [])
 
 
+def necks(model):
+    return model.necks.values()
+
+
 def test_parameters_reach_the_model():
     options = {"dropout": 0.1, "attention_dropout": 0.2, "drop_path": 0.3, "gradient_checkpointing": True}
     model = new_model(random_config(glca_blocks=2, local_ratio=0.5, similarity="euclidean", **options), [])
+    assert isinstance(model.similarity, Euclidean) and all(isinstance(neck, nn.BatchNorm1d) for neck in necks(model))
     for block in (model.vit.blocks[-1], *model.glca):
         rates = block.attn.proj_drop.p, block.attn.attn_drop.p, block.drop_path1.drop_prob
         assert rates == pytest.approx((0.1, 0.2, 0.3))
-    assert (len(model.glca), model.selected, model.similarity) == (2, 8, "euclidean")
+    assert (len(model.glca), model.selected) == (2, 8)
     assert model.gradient_checkpointing
+    learned = new_model(random_config(similarity="learned", similarity_temperature=0.2, neck="none"), [])
+    assert isinstance(learned.similarity, Learned) and learned.similarity.temperature == 0.2
+    assert all(isinstance(neck, nn.Identity) for neck in necks(learned))
+    assert not learned.gradient_checkpointing
     assert model.widths["glca"] == 2 * model.widths["sa"] == 128  # CLS, and it and the selected patches' mean
     by_place = new_model(random_config(readout="tokens"), [])
     assert by_place.widths["glca"] == by_place.widths["sa"] == 128
@@ -289,14 +441,22 @@ def test_parameters_reach_the_model():
         random_config(glca_blocks=0, pwca_first=0),
         random_config("deit_tiny_patch16_224", image_size=32),
         random_config("hybrid_tiny", image_size=32),
+        random_config(neck="none"),
+        random_config(similarity="learned", similarity_temperature=0.3),
+        random_config("hybrid_tiny", image_size=32, similarity="learned", neck="none", readout="tokens"),
     ],
-    ids=["tiny", "options", "by place", "sa alone", "deit", "hybrid_tiny"],
+    ids=["tiny", "options", "by place", "sa alone", "deit", "hybrid_tiny", "no necks", "learned", "learned, no necks"],
 )
 def test_a_saved_model_gives_the_same_scores_when_loaded(tmp_path, given, no_network):
     model = new_model(given, [])
     model.train()
     model(make_images(4, given.image_size))  # the necks' statistics leave their start
+    for weights in model.similarity.parameters():
+        nn.init.normal_(weights, std=0.1)
     save_model(tmp_path, model)
+    names = load_file(tmp_path / "model.safetensors").keys()
+    assert any(name.startswith("necks") for name in names) == (given.neck == "bn")
+    assert any(name.startswith("similarity") for name in names) == (given.similarity == "learned")
     loaded = load_model(tmp_path)
     assert not any(module.training for module in loaded.modules())
     images = make_images(5, given.image_size)
@@ -307,6 +467,36 @@ def test_a_saved_model_gives_the_same_scores_when_loaded(tmp_path, given, no_net
     assert loaded.widths == model.widths
     assert json.loads((tmp_path / "model.json").read_text()) == model.architecture == loaded.architecture
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_the_architecture_is_kept_as_plain_values(tmp_path):
+    given = random_config(pwca_first=2, local_ratio=0.1, similarity="learned", similarity_temperature=0.3, neck="none")
+    save_model(tmp_path, new_model(given, []))
+    assert json.loads((tmp_path / "model.json").read_text()) == {
+        "recipe": "dcal",
+        "backbone": TINY,
+        "image_size": SIZE,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "local_ratio": 0.1,
+        "glca_blocks": 1,
+        "pwca_layers": [1, 2, 3, 4, 5],
+        "readout": "cls",
+        "neck": "none",
+        "similarity": "learned",
+        "temperature": 0.3,
+    }
+
+
+def test_an_eva_model_is_saved_and_loaded_by_its_name(tmp_path, monkeypatch):
+    small = partial(timm.create_model, embed_dim=48, depth=2, num_heads=3)
+    monkeypatch.setattr(timm, "create_model", small)
+    model = new_model(random_config("vit_small_patch16_dinov3"), []).eval()
+    save_model(tmp_path, model)
+    images = make_images(3)
+    with torch.no_grad():
+        for name, part in load_model(tmp_path).encode(images).parts.items():
+            assert torch.equal(part, model.encode(images).parts[name])
 
 
 def test_a_model_saved_over_another_replaces_it(tmp_path):

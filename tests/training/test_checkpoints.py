@@ -1,5 +1,6 @@
 """A run's folder: what an interruption leaves, which run is gone on with, and that reading one runs no code."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from timm.utils import ModelEmaV3
 from torch import nn
 
+from dcal_core import distributed
 from dcal_core.config import Config, ConfigError
 from dcal_core.training import checkpoints
 from dcal_core.training.checkpoints import Progress, Run, find_trained, open_run, read_progress, replaced_folder
@@ -33,11 +37,11 @@ class Parts:
             self.objective(self.model(torch.randn(4, 3))).sum().backward()
             self.optimizer.step()
 
-    def save(self, run: Run, **progress) -> None:
-        run.save_last(self.model, self.objective, self.optimizer, None, Progress(**progress))
+    def save(self, run: Run, average=None, **progress) -> None:
+        run.save_last(self.model, self.objective, self.optimizer, None, Progress(**progress), average)
 
-    def restore(self, run: Run) -> Progress:
-        return run.restore(self.model, self.objective, self.optimizer, None)
+    def restore(self, run: Run, average=None) -> Progress:
+        return run.restore(self.model, self.objective, self.optimizer, None, average)
 
 
 def new_run(folder: Path, config: Config = CONFIG, seed: int = 0, **progress) -> Run:
@@ -79,9 +83,9 @@ def test_what_was_saved_is_restored(tmp_path):
     run = new_run(tmp_path / "run")
     saved, other = Parts(0), Parts(1)
     run.log(batch=7, loss=1.0)
-    progress = Progress(batch=7, best_eer=0.2, seconds=3.5, tracker_run="abc", finished=True)
-    run.save_last(saved.model, saved.objective, saved.optimizer, None, progress)
-    assert other.restore(run) == progress
+    progress = Progress(batch=7, best_eer=0.2, stale=3, parts=4, seconds=3.5, tracker_run="abc", finished=True)
+    saved.save(run, **dataclasses.asdict(progress))
+    assert other.restore(run) == run.progress() == progress
     assert same(saved.model.state_dict(), other.model.state_dict())
     assert same(saved.objective.state_dict(), other.objective.state_dict())
     before, after = saved.optimizer.state_dict(), other.optimizer.state_dict()
@@ -100,9 +104,32 @@ def test_the_state_of_a_gradient_scaler_is_kept(tmp_path):
     scaler, other = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (128.0, 2.0))
     scaler.scale(torch.ones(1))  # it starts with its first use
     run.log(batch=1)
-    run.save_last(parts.model, parts.objective, parts.optimizer, scaler, Progress(batch=1))
-    run.restore(parts.model, parts.objective, parts.optimizer, other)
+    run.save_last(parts.model, parts.objective, parts.optimizer, scaler, Progress(batch=1), None)
+    run.restore(parts.model, parts.objective, parts.optimizer, other, None)
     assert other.get_scale() == 128.0
+
+
+def test_the_moving_average_is_kept_beside_the_model(tmp_path):
+    run, saved, other = new_run(tmp_path / "run"), Parts(0), Parts(1)
+    averages = [ModelEmaV3(parts.model) for parts in (saved, other)]
+    averages[0].module.weight.data.fill_(0.5)
+    saved.save(run, averages[0], batch=1)
+    other.restore(run, averages[1])
+    assert same(averages[0].module.state_dict(), averages[1].module.state_dict())
+    assert same(saved.model.state_dict(), other.model.state_dict())
+    assert (averages[1].module.weight == 0.5).all() and (other.model.weight != 0.5).any()
+    saved.save(run, batch=2)
+    assert not (run.checkpoints / "last" / "average.safetensors").exists()
+
+
+def test_tensors_of_any_layout_in_memory_are_kept(tmp_path):
+    run, model = new_run(tmp_path / "run"), nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    model.architecture = ARCHITECTURE
+    assert not model.weight.is_contiguous()
+    parts = Parts(0)
+    run.save_last(model, model, parts.optimizer, None, Progress(batch=1), ModelEmaV3(model))
+    for name in ("model", "objective", "average"):
+        assert same(load_file(run.checkpoints / "last" / f"{name}.safetensors"), dict(model.state_dict()))
 
 
 def test_figures_logged_after_the_checkpoint_are_dropped(tmp_path):
@@ -129,6 +156,34 @@ def test_a_line_of_figures_cut_short_by_a_kill_is_dropped(tmp_path):
         file.write('{"batch": 20, "lo')
     parts.restore(run)
     assert run.history() == [{"batch": 10, "loss": 1.0}]
+
+
+# ---- several processes
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    attached = new_run(tmp_path / "input" / "a", batch=9)
+    run = new_run(tmp_path / "run", batch=7)
+    run.log(batch=8, loss=1.0)
+    before = files(tmp_path)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    other = Parts(1)
+    assert other.restore(run).batch == 7 and same(other.model.state_dict(), Parts(0).model.state_dict())
+    run.log(batch=9, loss=1.0)
+    other.save(run, batch=9)
+    run.save_model("best", other.model)
+    run.remember("people", ["1"])
+    open_run(run.folder, CONFIG, DATA, [attached.folder])
+    open_run(run.folder, Config(seed=4, resume=False), DATA, [])
+    Run(tmp_path / "new", CONFIG, DATA).create()
+    assert files(tmp_path) == before and not (tmp_path / "new").exists()
+    monkeypatch.undo()
+    other.save(run, batch=9)
+    assert files(tmp_path) != before
 
 
 # ---- interruptions

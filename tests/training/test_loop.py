@@ -3,24 +3,29 @@
 import dataclasses
 import json
 import math
+import re
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_objectives import Waits
 from torch import nn
 
 from dcal_core.config import Config, ConfigError
+from dcal_core.data.augmentation import Augmentation
 from dcal_core.data.batches import FamilyBatches
-from dcal_core.data.images import Augmentation, ImageStore
-from dcal_core.data.twins import TwinIndex
+from dcal_core.data.images import ImageStore
+from dcal_core.data.splits import Split
+from dcal_core.data.twins import DataError, TwinIndex
 from dcal_core.environment import TimeBudget
 from dcal_core.models.build import load_model, new_model
+from dcal_core.recipes import dcal_batches, dcal_objective
 from dcal_core.training import loop
 from dcal_core.training.checkpoints import open_run
-from dcal_core.training.loop import LOG_EVERY, Task, lr_at, parameter_groups, train
-from dcal_core.training.objectives import DCALObjective
+from dcal_core.training.loop import LOG_EVERY, MemoryShort, Task, lr_at, parameter_groups, start_accelerator, train
 
 FAMILIES, IMAGES, SIZE = 6, 3, 32
 CONFIG = Config(
@@ -39,10 +44,18 @@ CONFIG = Config(
     drop_path=0.1,
     pwca_prob=0.5,
     erase_prob=0.5,
+    softmax_margin=0.2,
+    softmax_scale=16.0,
+    softmax_weight=0.5,
+    label_smoothing=0.0,
+    twin_loss="supcon",
     precision="fp32",
     loader_workers=0,
     checkpoint_every=1,
 )
+# timm's own for tests: 6 blocks of width 64 on 4 patches, and no batch norm where DCAL's necks have none.
+PLAIN = {"backbone": "test_vit", "neck": "none", "dropout": 0.0, "drop_path": 0.0}
+STILL = dict.fromkeys(("rotation_deg", "shift", "scale", "brightness", "contrast", "flip_prob", "erase_prob"), 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -67,36 +80,23 @@ def batches_of(config: Config) -> FamilyBatches:
     )
     shape = (len(index.paths), 3, SIZE, SIZE)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return FamilyBatches(
-        index,
-        ImageStore(images, np.arange(len(images)), []),
-        families_per_batch=config.families_per_batch,
-        images_per_person=config.images_per_person,
-        steps_per_epoch=config.steps_per_epoch,
-        seed=config.seed,
-        pwca_prob=config.pwca_prob,
-    )
+    return dcal_batches(config, Split(index, ImageStore(images, np.arange(len(images)), [])))
 
 
 def parts_of(config: Config) -> tuple[nn.Module, nn.Module]:
     """A new model and its objective, the same ones for the same seed."""
     torch.manual_seed(config.seed)
     model = new_model(config, [])
-    objective = DCALObjective(
-        widths=model.widths,
-        people=2 * FAMILIES,
-        margin_softmax="cosface",
-        softmax_margin=0.2,
-        softmax_scale=16.0,
-        softmax_weight=0.5,
-        label_smoothing=0.0,
-        twin_loss="softmax",
-        twin_margin=0.5,
-        twin_temperature=0.1,
-        twin_weight=1.0,
-        loss_weighting="uncertainty",
-    )
-    return model, objective
+    return model, dcal_objective(config, model, people=2 * FAMILIES)
+
+
+def augmentation_of(config: Config) -> Augmentation:
+    return Augmentation(**{name: getattr(config, name) for name in STILL})
+
+
+def seed_of(config: Config, batch: int, number: int, rank: int = 0) -> int:
+    """The seed of all that is random with a part of a batch."""
+    return int(np.random.SeedSequence((config.seed, batch, number, rank)).generate_state(1)[0])
 
 
 class Validator:
@@ -123,12 +123,26 @@ class Budget(TimeBudget):
         return self.left <= 0
 
 
+class Recording(nn.Module):
+    """An objective that keeps the batches it is called with, and the seed of torch's generator."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.seen, self.seeds = inner, [], []
+
+    def forward(self, model, batch):
+        self.seen.append(batch)
+        self.seeds.append(torch.initial_seed())
+        return self.inner(model, batch)
+
+
 def run_training(folder, config=CONFIG, budget=None, validate=None, wrap=lambda objective: objective):
     """Train in a folder and return its run and the progress."""
     model, objective = parts_of(config)
     run = open_run(folder, config, "the people and images", [])
     validate, budget = validate or Validator(), budget or TimeBudget(1000.0)
-    return run, train(config, model, wrap(objective), batches_of(config), validate, run, budget)
+    accelerator = start_accelerator(config)
+    return run, train(config, accelerator, model, wrap(objective), batches_of(config), validate, run, budget)
 
 
 def weights(run, name: str = "last") -> dict[str, torch.Tensor]:
@@ -140,12 +154,29 @@ def state(run) -> dict[str, torch.Tensor]:
     last = run.checkpoints / "last"
     optimizer = torch.load(last / "optimizer.pt", weights_only=True)["optimizer"]["state"]
     moments = {f"optimizer.{i}.{key}": value for i, held in optimizer.items() for key, value in held.items()}
-    return weights(run) | load_file(last / "objective.safetensors") | moments
+    averages = {f"average.{name}": value for name, value in average(run).items()}
+    objective = {n.replace("inner.", ""): value for n, value in load_file(last / "objective.safetensors").items()}
+    return weights(run) | objective | moments | averages
+
+
+def average(run) -> dict[str, torch.Tensor]:
+    file = run.checkpoints / "last" / "average.safetensors"
+    return load_file(file) if file.is_file() else {}
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], **tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.allclose(a[name], b[name], **tolerance)] == []
+
+
+def steps_in(run) -> int:
+    """Steps that the optimiser has taken."""
+    return max(int(value) for name, value in state(run).items() if name.endswith(".step"))
 
 
 def validations(run) -> list[dict]:
@@ -192,31 +223,45 @@ def test_every_trainable_parameter_is_in_one_group():
     model, objective = parts_of(CONFIG)
     model.vit.norm.weight.requires_grad_(False)
     task = Task(model, objective)
-    grouped = [id(p) for group in parameter_groups(task, model.vit, CONFIG) for p in group["params"]]
+    grouped = [id(p) for group in parameter_groups(task, CONFIG) for p in group["params"]]
     trainable = [id(p) for p in task.parameters() if p.requires_grad]
     assert len(grouped) == len(set(grouped)) and set(grouped) == set(trainable)
     assert len(trainable) < len(list(task.parameters()))
 
 
-def test_what_decays_and_what_learns_faster():
-    model, objective = parts_of(changed(weight_decay=0.25))
-    task = Task(model, objective)
+def described_groups(config: Config) -> dict[str, tuple[float, float]]:
+    """Each parameter's name with the factor of its learning rate and its weight decay."""
+    task = Task(*parts_of(config))
     names = {id(p): name for name, p in task.named_parameters()}
-    groups = parameter_groups(task, model.vit, changed(weight_decay=0.25))
-    assert len(groups) == 4 and {(g["factor"], g["weight_decay"]) for g in groups} == {
-        (factor, decay) for factor in (1.0, 3.0) for decay in (0.0, 0.25)
-    }
-    for group in groups:
-        for p in group["params"]:
-            name = names[id(p)]
-            assert group["factor"] == (1.0 if name.startswith("model.vit.") else 3.0), name
-            plain = p.ndim < 2 or any(part in name for part in ("pos_embed", "cls_token", "centres"))
-            assert group["weight_decay"] == (0.0 if plain else 0.25), name
-    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    groups = parameter_groups(task, config)
+    assert all(group["lr"] == 0.0 for group in groups)
+    assert len({(group["factor"], group["weight_decay"]) for group in groups}) == len(groups)
+    return {names[id(p)]: (group["factor"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_what_decays_and_what_learns_faster():
+    described = described_groups(changed(weight_decay=0.25))
+    shapes = {name: p.ndim for name, p in Task(*parts_of(CONFIG)).named_parameters()}
+    for name, (factor, decay) in described.items():
+        assert factor == (1.0 if name.startswith(("model.vit.", "model.glca")) else 3.0), name
+        plain = shapes[name] < 2 or any(part in name for part in ("pos_embed", "cls_token", "centres"))
+        assert decay == (0.0 if plain else 0.25), name
+    decayed = {name for name, (_, decay) in described.items() if decay}
     assert {"model.vit.blocks.0.attn.qkv.weight", "model.glca.0.mlp.fc1.weight"} <= decayed
-    whole = {names[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
+    whole = described.keys() - decayed
     assert {"model.vit.pos_embed", "model.vit.cls_token", "objective.weighting.w.sa"} <= whole
     assert {"objective.identity.sa.centres", "model.vit.blocks.0.norm1.weight", "model.necks.sa.weight"} <= whole
+
+
+def test_a_block_learns_slower_than_the_block_above_it():
+    described, plain = described_groups(changed(layer_decay=0.5)), described_groups(CONFIG)
+    assert all(decay == plain[name][1] for name, (_, decay) in described.items()) and described.keys() == plain.keys()
+    above = {"blocks.0.": 2, "blocks.1.": 1, "blocks.2.": 0, "norm.": 0, "patch_embed.": 3, "pos_": 3, "cls_": 3}
+    for name, (factor, _) in described.items():
+        depths = [depth for start, depth in above.items() if name.startswith(f"model.vit.{start}")]
+        expected = 0.5 ** depths[0] if depths else 1.0 if name.startswith("model.glca") else 3.0
+        assert factor == expected, name
+    assert {factor for factor, _ in described.values()} == {0.125, 0.25, 0.5, 1.0, 3.0}
 
 
 # ---- a run from end to end
@@ -282,18 +327,6 @@ def test_figures_are_logged_with_batch_epoch_and_learning_rate(tmp_path):
 
 
 def test_a_logged_loss_is_the_mean_since_the_last_one(tmp_path):
-    class Counting(nn.Module):
-        """A loss whose figure counts the batches."""
-
-        def __init__(self, inner):
-            super().__init__()
-            self.inner, self.calls = inner, 0
-
-        def forward(self, model, batch):
-            loss, _ = self.inner(model, batch)
-            self.calls += 1
-            return loss, {"loss": torch.tensor(float(self.calls))}
-
     run, _ = run_training(tmp_path / "run", changed(epochs=1, steps_per_epoch=2 * LOG_EVERY), wrap=Counting)
     first, second = (np.arange(1, LOG_EVERY + 1).mean() + n * LOG_EVERY for n in (0, 1))
     assert [line["loss"] for line in run.history() if "loss" in line] == [first, second]
@@ -308,53 +341,368 @@ def test_the_tracker_gets_what_is_logged_and_is_closed(tmp_path, monkeypatch):
     assert "loss" in logged[0][1] and logged[1][1].keys() == {"validation/eer", "validation/auc"}
 
 
-# ---- one step, and several batches to one
+# ---- one step, and the parts of a batch
 
 
-def by_hand(config: Config, batches: int) -> dict[str, torch.Tensor]:
-    """The weights after one optimiser step on the mean gradient of the first batches, in plain PyTorch."""
+def by_hand(config: Config) -> dict[str, torch.Tensor]:
+    """The weights after one step of the optimiser on the mean gradient of a batch's parts, in plain PyTorch."""
     model, objective = parts_of(config)
     model.train()
-    data, everything = batches_of(config), [*model.parameters(), *objective.parameters()]
-    augmentation = Augmentation(
-        rotation_deg=config.rotation_deg,
-        shift=config.shift,
-        scale=config.scale,
-        brightness=config.brightness,
-        contrast=config.contrast,
-        flip_prob=config.flip_prob,
-        erase_prob=config.erase_prob,
-    )
-    for position in range(batches):
-        key = config.seed * 1_000_003 + position
-        torch.manual_seed(key)
-        batch = data[position]
-        batch["images"] = augmentation(batch["images"].float() / 255, seed=key)
-        (objective(model, batch)[0] / batches).backward()
+    everything, parts = [*model.parameters(), *objective.parameters()], batches_of(config)[0]
+    for number, part in enumerate(parts):
+        torch.manual_seed(seed := seed_of(config, 0, number))
+        part["images"] = augmentation_of(config)(part["images"].float() / 255, seed=seed)
+        (objective(model, part)[0] / len(parts)).backward()
     norm = nn.utils.clip_grad_norm_(everything, config.grad_clip)
     assert norm > config.grad_clip  # else the clipping is not tried
-    groups = parameter_groups(Task(model, objective), model.vit, config)
+    groups = parameter_groups(Task(model, objective), config)
     for group in groups:
-        group["lr"] = group["factor"] * lr_at(batches - 1, config.epochs * config.steps_per_epoch, config)
+        group["lr"] = group["factor"] * lr_at(0, config.epochs * config.steps_per_epoch, config)
     torch.optim.AdamW(groups).step()
     return model.state_dict()
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
-def test_accumulated_batches_make_one_step_on_their_mean_gradient(tmp_path, accumulation):
-    config = changed(epochs=1, steps_per_epoch=accumulation, accumulation=accumulation, grad_clip=0.01, pwca_prob=1.0)
+def test_a_step_is_made_on_the_mean_gradient_of_the_parts(tmp_path, accumulation):
+    steps = {"epochs": 1, "steps_per_epoch": 1, "grad_clip": 0.01, "pwca_prob": 1.0, "layer_decay": 0.7}
+    config = changed(families_per_batch=6, accumulation=accumulation, **steps)
     trained = weights(run_training(tmp_path / "run", config)[0])
-    expected = by_hand(config, accumulation)
-    assert trained.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.allclose(trained[name], value, rtol=1e-4, atol=1e-6), name
+    assert_close(trained, by_hand(config), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("accumulation", "steps"), [(1, 6), (2, 3), (3, 2), (6, 1)])
-def test_the_optimiser_steps_once_per_accumulation(tmp_path, accumulation, steps):
-    run, _ = run_training(tmp_path / "run", changed(accumulation=accumulation, epochs=1, steps_per_epoch=6))
-    counted = {value.item() for name, value in state(run).items() if name.endswith(".step")}
-    assert max(counted) == steps
+def test_parts_make_the_same_steps_as_the_whole_batch_where_nothing_looks_across_families(tmp_path):
+    options = PLAIN | STILL | {"families_per_batch": 4, "pwca_first": 0, "grad_clip": 1e6}
+    runs = [run_training(tmp_path / str(n), changed(accumulation=n, **options))[0] for n in (1, 2, 4)]
+    whole = state(runs[0])
+    # The softmax takes out a shift of the keys: its gradient is rounding alone, which Adam makes as large as any other.
+    compared = [{n: w for n, w in weights(run).items() if not n.endswith("qkv.bias")} for run in runs]
+    for run, trained in zip(runs[1:], compared[1:], strict=True):
+        assert_close(compared[0], trained, rtol=0.0, atol=1e-5)
+        # Nor do the moments differ, which unlike Adam's steps show a gradient of the wrong size.
+        apart = {name: (whole[name] - value).norm() for name, value in state(run).items() if "exp_avg" in name}
+        assert [name for name, distance in apart.items() if distance > 1e-3 * whole[name].norm() + 1e-7] == []
+        for a, b in zip(runs[0].history(), run.history(), strict=True):
+            assert a == pytest.approx(b, abs=1e-3)
+    start = parts_of(changed(**options))[0].state_dict()
+    assert (whole["vit.cls_token"] - start["vit.cls_token"]).abs().max() > 1e-3  # a hundred times as much
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_the_optimiser_steps_once_per_batch(tmp_path, accumulation):
+    recorded = []
+    config = changed(accumulation=accumulation, families_per_batch=4, epochs=1)
+    run, progress = run_training(tmp_path / "run", config, wrap=lambda o: recorded.append(Recording(o)) or recorded[0])
+    assert steps_in(run) == progress.batch == 3
+    assert [len(part["images"]) for part in recorded[0].seen] == [16 // accumulation] * 3 * accumulation
+
+
+# ---- memory
+
+
+class Short(Recording):
+    """An objective for whose parts the memory does not suffice: of more than `most` images, or in certain calls."""
+
+    def __init__(self, inner: nn.Module, most: int = 1000, calls: tuple[int, ...] = (), backward: bool = False):
+        super().__init__(inner)
+        self.most, self.calls, self.backward = most, calls, backward
+
+    def run_out(self, *_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def forward(self, model, batch):
+        short = len(batch["images"]) > self.most or len(self.seen) + 1 in self.calls
+        if short and not self.backward:
+            self.seen.append(batch)
+            self.run_out()
+        loss, logs = super().forward(model, batch)
+        if short:
+            loss.register_hook(self.run_out)
+        return loss, logs
+
+
+def train_short(folder, config, budget=None, **short):
+    """Train with memory that runs out; also returns the objective, with the parts that it has seen."""
+    kept = []
+    run, progress = run_training(folder, config, budget, wrap=lambda o: kept.append(Short(o, **short)) or kept[0])
+    return run, progress, kept[0]
+
+
+def assert_whole_families(part: dict[str, torch.Tensor]) -> None:
+    """Each family of a part is there with two people and two images of each."""
+    assert len(part["images"]) == len(part["person"]) == len(part["family"])
+    for family in part["family"].unique():
+        people, counts = part["person"][part["family"] == family].unique(return_counts=True)
+        assert len(people) == 2 and counts.tolist() == [2, 2]
+    assert (part["person"] // 2 == part["family"]).all()
+
+
+def test_where_memory_runs_out_training_goes_on_in_smaller_parts(tmp_path, capsys):
+    config = changed(families_per_batch=4, pwca_prob=1.0)
+    run, progress, objective = train_short(tmp_path / "run", config, most=8)
+    said = capsys.readouterr().out
+    assert said.count("Out of memory") == 1 and "at batch 0" in said and "2 parts of 2 families" in said
+    assert progress.finished and progress.batch == steps_in(run) == 6 and progress.parts == 2
+    assert [len(part["images"]) for part in objective.seen] == [16] + [8] * 12
+    for part in objective.seen:
+        assert_whole_families(part)
+    expected, _ = run_training(tmp_path / "expected", dataclasses.replace(config, accumulation=2))
+    assert_same(state(expected), state(run))
+    assert expected.history() == run.history()
+
+
+def test_a_later_session_begins_with_the_smaller_parts(tmp_path, capsys):
+    config = changed(families_per_batch=4)
+    run, progress, _ = train_short(tmp_path / "run", config, Budget(2), most=8)
+    assert progress.batch == 2
+    assert json.loads((run.checkpoints / "last" / "progress.json").read_text())["parts"] == 2
+    capsys.readouterr()
+    run, progress, objective = train_short(tmp_path / "run", config, most=8)
+    assert progress.finished and {len(part["images"]) for part in objective.seen} == {8}
+    assert "Out of memory" not in capsys.readouterr().out
+    assert_same(state(run_training(tmp_path / "whole", dataclasses.replace(config, accumulation=2))[0]), state(run))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("call", [1, 2])
+def test_what_was_done_of_a_batch_when_memory_ran_out_leaves_no_trace(tmp_path, call, backward):
+    config = changed(**PLAIN | {"families_per_batch": 4, "accumulation": 2, "pwca_prob": 1.0})
+    run, progress, objective = train_short(tmp_path / "run", config, calls=(call,), backward=backward)
+    assert [len(part["images"]) for part in objective.seen] == [8] * call + [4] * 24
+    assert progress.parts == 4 and steps_in(run) == 6
+    expected, _ = run_training(tmp_path / "expected", dataclasses.replace(config, accumulation=4))
+    assert_same(state(expected), state(run))
+    assert expected.history() == run.history()
+
+
+class Counting(nn.Module):
+    """An objective whose figure counts its calls."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.calls = inner, 0
+
+    def forward(self, model, batch):
+        loss, _ = self.inner(model, batch)
+        self.calls += 1
+        return loss, {"loss": torch.tensor(float(self.calls))}
+
+
+def test_nothing_of_a_batch_that_did_not_fit_is_logged(tmp_path):
+    config = changed(families_per_batch=4, accumulation=2, epochs=1, steps_per_epoch=2)
+    short = {"calls": (4,), "backward": True}  # the second part of the second batch
+    run, _ = run_training(tmp_path / "run", config, wrap=lambda o: Short(Counting(o), **short))
+    lines = [(line["batch"], line["loss"]) for line in run.history() if "loss" in line]
+    assert lines == [(2, pytest.approx((1 + 2 + 5 + 6 + 7 + 8) / 6))]
+
+
+def test_parts_are_halved_again_where_that_is_not_enough(tmp_path, capsys):
+    config = changed(families_per_batch=4, epochs=1)
+    _, progress, objective = train_short(tmp_path / "run", config, most=4)
+    assert progress.finished and progress.parts == 4
+    assert [len(part["images"]) for part in objective.seen] == [16, 8] + [4] * 12
+    assert capsys.readouterr().out.count("Out of memory") == 2
+
+
+def test_memory_that_does_not_hold_one_family_ends_the_run_with_the_cures(tmp_path):
+    with pytest.raises(DataError, match="lower images_per_person or image_size, or set gradient_checkpointing=true"):
+        train_short(tmp_path / "run", CONFIG, most=3)
+    assert list((tmp_path / "run").rglob("model.safetensors")) == []
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(Short, "run_out", lambda *_: (_ for _ in ()).throw(RuntimeError("a kernel failed")))
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        train_short(tmp_path / "run", CONFIG, calls=(1,))
+
+
+def test_one_process_of_several_tells_what_all_must_begin_again_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "world_size", lambda: 2)
+    with pytest.raises(MemoryShort, match=r"give accumulation=2$"):
+        train_short(tmp_path / "run", CONFIG, most=7)
+
+
+# ---- the moving average
+
+
+def test_the_average_follows_timms_formula_and_is_what_is_validated_and_kept(tmp_path):
+    config = changed(ema_decay=0.5, epochs=3, steps_per_epoch=1)
+    after = []
+    for _ in range(3):  # of each batch, in a session of its own
+        run, _ = run_training(tmp_path / "run", config, Budget(1))
+        after.append((weights(run), average(run)))
+    expected = after[0][0]
+    for (trained, averaged), decay in zip(after, (0.0, 1 - 2 ** (-2 / 3), 0.5), strict=True):  # 1 - 3 ^ (-2/3) > 0.5
+        for name, value in trained.items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+            else:
+                expected[name] = value
+        assert_close(averaged, expected, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(trained["vit.cls_token"], averaged["vit.cls_token"])
+    validate = Validator(0.4, 0.2, 0.3)
+    whole, _ = run_training(tmp_path / "whole", config, validate=validate)
+    assert_same(state(run), state(whole))
+    assert_same(weights(whole, "best"), after[1][1])
+    assert_same(weights(whole, "epoch_3"), average(whole))
+    model = load_model(whole.checkpoints / "epoch_3")
+    assert validations(whole)[-1]["validation/auc"] == Validator()(model)["auc"]
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_an_interrupted_run_of_averaged_parts_ends_as_the_uninterrupted_one(averaged, tmp_path, stop):
+    whole, config = averaged
+    run, progress = run_training(tmp_path / "run", config, Budget(stop))
+    assert progress.batch == stop
+    run, progress = run_training(tmp_path / "run", config)
+    assert progress.finished
+    assert_same(state(whole), state(run))
+    assert_same(weights(whole, "best"), weights(run, "best"))
+    assert validations(whole) == validations(run)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """An uninterrupted run with a moving average, in parts, and with learning rates by layer."""
+    config = changed(ema_decay=0.9, accumulation=2, layer_decay=0.6, channels_last=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+        return run_training(tmp_path_factory.mktemp("runs") / "averaged", config)[0], config
+
+
+# ---- the end for want of progress
+
+
+def test_training_ends_after_so_many_validations_without_a_better_eer(tmp_path, capsys):
+    config = changed(epochs=9, steps_per_epoch=1, patience=2)
+    errors = (0.4, 0.5, 0.3, 0.3, 0.35, 0.1)  # an equal one is not better
+    validate = Validator(*errors)
+    run, progress = run_training(tmp_path / "run", config, validate=validate)
+    assert progress.finished and (progress.batch, progress.best_eer, progress.stale) == (5, 0.3, 2)
+    assert validate.calls == 5
+    assert re.search(r"No better EER in 2 validations \(patience\): .* 5\b", capsys.readouterr().out)
+    assert json.loads((run.checkpoints / "best" / "facts.json").read_text())["epoch"] == 3
+    assert_same(weights(run, "best"), weights(run, "epoch_3"))
+    before = {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
+    _, progress = run_training(tmp_path / "run", config, validate=Validator(0.0))
+    assert progress.finished and progress.batch == 5
+    assert "nothing is left to train" in capsys.readouterr().out
+    assert before == {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
+
+
+def test_validations_without_a_better_eer_are_counted_over_sessions(tmp_path):
+    config = changed(epochs=9, steps_per_epoch=1, patience=3)
+    _, progress = run_training(tmp_path / "run", config, Budget(3), Validator(0.4, 0.5, 0.5))
+    assert not progress.finished and progress.stale == 2
+    _, progress = run_training(tmp_path / "run", config, validate=Validator(0.5, 0.1))
+    assert progress.finished and progress.batch == 4
+
+
+def test_only_validations_count_towards_patience(tmp_path):
+    config = changed(epochs=9, steps_per_epoch=1, patience=1, validate_every=3)
+    assert run_training(tmp_path / "run", config, validate=Validator(0.4, 0.5, 0.1))[1].batch == 6
+
+
+# ---- speed
+
+
+def test_compiling_is_of_the_whole_model_and_changes_nothing_else(uninterrupted, tmp_path, monkeypatch):
+    compile, compiled = nn.Module.compile, []
+
+    def compile_eagerly(module):
+        compiled.append(module)
+        compile(module, backend="eager")  # dynamo reads the code; the default backend would take minutes
+
+    monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
+    config = changed(compile=True, epochs=1, steps_per_epoch=1, dropout=0.0, drop_path=0.0, pwca_prob=1.0)
+    run, progress = run_training(tmp_path / "run", config)
+    assert progress.finished and len(compiled) == 1 and set(weights(run)) == set(weights(uninterrupted[0]))
+    plain, _ = run_training(tmp_path / "plain", dataclasses.replace(config, compile=False))
+    assert len(compiled) == 1
+    assert_close(weights(plain), weights(run), rtol=1e-3, atol=1e-5)
+
+
+def test_channels_last_reaches_the_model_and_changes_no_result(tmp_path):
+    layouts, runs = [], []
+
+    class Looking(Recording):
+        def forward(self, model, batch):
+            stem = [p for p in model.vit.patch_embed.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+            layouts.append(all(p.is_contiguous(memory_format=torch.channels_last) for p in stem) and len(stem) > 0)
+            return super().forward(model, batch)
+
+    for channels_last in (True, False):
+        config = changed(channels_last=channels_last, epochs=1)
+        run_training(tmp_path / str(channels_last), config, Budget(1), wrap=Looking)
+        runs.append(run_training(tmp_path / str(channels_last), config, wrap=Looking)[0])
+    assert layouts == [True] * 3 + [False] * 3
+    losses = [[line["loss"] for line in run.history() if "loss" in line] for run in runs]
+    assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"twin_loss": "supcon", "ema_decay": 0.9, "accumulation": 2},
+        {"twin_loss": "triplet", "soft_negative_ratio": 0.1, "hard_negative_ratio": 0.4, "similarity": "learned"},
+        {"twin_weight": 0.0, "pwca_prob": 0.0, "mixup_alpha": 1.0, "cutmix_alpha": 1.0},
+        {"backbone": "test_vit", "gradient_checkpointing": True, "readout": "tokens", "margin_softmax": "arcface"},
+    ],
+)
+def test_no_step_waits_for_the_device(tmp_path, monkeypatch, changes):
+    waits, of_optimizer, update = Waits(), [], torch.optim.AdamW.step
+
+    def watched(method):
+        def run(*arguments):
+            with waits:
+                return method(*arguments)
+
+        return run
+
+    def step(*arguments, **keywords):
+        """AdamW reads how many steps it has taken, which it counts on the CPU: nothing to wait for."""
+        count = len(waits.seen)
+        update(*arguments, **keywords)
+        of_optimizer.extend(waits.seen[count:])
+        del waits.seen[count:]
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    for name in ("find_gradients", "step"):
+        monkeypatch.setattr(loop.Trainer, name, watched(getattr(loop.Trainer, name)))
+    run, _ = run_training(tmp_path / "run", changed(**{"pwca_prob": 1.0, "flip_prob": 0.5, "epochs": 1} | changes))
+    assert waits.seen == [] and steps_in(run) == 3
+    assert set(of_optimizer) == {"_local_scalar_dense"}  # so what waits is seen
+
+
+# ---- what is done to the images
+
+
+@pytest.mark.parametrize("mixing", ["mixup_alpha", "cutmix_alpha"])
+def test_people_are_blended_after_their_images_are_augmented(tmp_path, mixing):
+    config = changed(**{mixing: 1.0}, twin_weight=0.0, pwca_prob=0.0, epochs=1, families_per_batch=4, accumulation=2)
+    kept = []
+    run_training(tmp_path / "run", config, wrap=lambda o: kept.append(Recording(o)) or kept[0])
+    given = batches_of(config)
+    for (batch, number), seen in zip(product(range(3), range(2)), kept[0].seen, strict=True):
+        part = given[batch][number]
+        images = augmentation_of(config)(part["images"].float() / 255, seed=seed_of(config, batch, number))
+        expected = (1 - part["blend"]) * images + part["blend"] * images[part["donor"]]
+        torch.testing.assert_close(seen["images"], expected)
+        assert not torch.allclose(seen["images"], images)
+        assert torch.equal(seen["other"], part["other"]) and torch.equal(seen["share"], part["share"])
+
+
+def test_what_is_random_differs_by_batch_part_and_process(tmp_path, monkeypatch):
+    config, augmented, drawn = changed(families_per_batch=4, accumulation=2, epochs=1), [], []
+    draw = Augmentation.draw
+    monkeypatch.setattr(Augmentation, "draw", lambda self, n, seed: augmented.append(seed) or draw(self, n, seed))
+    for folder, rank in (("a", 0), ("b", 1), ("c", 0)):
+        monkeypatch.setattr(loop, "rank", lambda rank=rank: rank)
+        kept = []
+        run_training(tmp_path / folder, config, wrap=lambda o, kept=kept: kept.append(Recording(o)) or kept[0])
+        drawn += kept[0].seeds
+    assert augmented == drawn  # one seed for the augmentation and for dropout
+    assert drawn[:6] == drawn[12:] == [seed_of(config, batch, part) for batch, part in product(range(3), range(2))]
+    assert len(set(drawn)) == 12
 
 
 # ---- interruptions
@@ -378,25 +726,6 @@ def test_a_run_interrupted_at_every_batch_ends_the_same(uninterrupted, tmp_path)
         run, progress = run_training(tmp_path / "run", budget=Budget(1))
         assert progress.batch == batch and progress.finished == (batch == 6)
     assert_same(state(uninterrupted[0]), state(run))
-
-
-@pytest.mark.parametrize("stop", [1, 2, 3])
-def test_an_interruption_between_accumulated_batches_leaves_no_trace_either(tmp_path, stop):
-    config = changed(accumulation=2, steps_per_epoch=2)
-    whole, _ = run_training(tmp_path / "whole", config)
-    run_training(tmp_path / "run", config, budget=Budget(stop))
-    run, progress = run_training(tmp_path / "run", config)
-    assert progress.finished
-    assert_same(state(whole), state(run))
-
-
-def test_an_epoch_that_ends_between_accumulated_batches_leaves_no_trace_either(tmp_path):
-    config = changed(accumulation=2, steps_per_epoch=3)
-    whole, _ = run_training(tmp_path / "whole", config)
-    run_training(tmp_path / "run", config, budget=Budget(3))
-    run, progress = run_training(tmp_path / "run", config)
-    assert progress.finished
-    assert_same(state(whole), state(run))
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(uninterrupted, tmp_path):

@@ -3,17 +3,23 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_metric_learning.losses import SupConLoss
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcal_core.data.batches import twin_triplets
 from dcal_core.training.objectives import DCALObjective, FixedWeighting, UncertaintyWeighting
 
 DEGREES = [0, 25, 40, 75, 100, 170, 185, 300]  # two families x two siblings x two images
-PERSON = torch.arange(8) // 2
+PERSON, FAMILY = torch.arange(8) // 2, torch.arange(8) // 4
+THREE = ("sa", "glca", "pwca")
+TWIN_LOSSES = ["triplet", "supcon", "verification"]
 
 
 class Angles(nn.Module):
-    """Embeds image i at its own angle, in every branch at another length; PWCA runs where there are partners."""
+    """Embeds image i at its own angle, in every branch at another length; PWCA runs where there are partners.
+
+    Images are all of this process; the embeddings are those of all processes.
+    """
 
     def __init__(self, degrees=DEGREES, branches=("sa",)):
         super().__init__()
@@ -25,6 +31,11 @@ class Angles(nn.Module):
         circle = torch.stack([angle.cos(), angle.sin()], 1)
         parts = {branch: (i + 1) * circle for i, branch in enumerate(self.branches)}
         return {branch: part for branch, part in parts.items() if branch != "pwca" or partner is not None}
+
+    def compare(self, a, b):
+        self.compared = set(a.parts), set(b.parts)
+        a, b = (F.normalize(sum(features.parts.values()), dim=-1) for features in (a, b))
+        return a @ b.T
 
 
 def make_objective(branches=("sa",), people=4, **options):
@@ -39,15 +50,16 @@ def make_objective(branches=("sa",), people=4, **options):
         "twin_margin": 0.5,
         "twin_temperature": 0.1,
         "twin_weight": 1.0,
+        "positive_ratio": 0.5,
+        "hard_negative_ratio": 0.5,
+        "soft_negative_ratio": 0.0,
         "loss_weighting": "fixed",
     } | options
     return DCALObjective(widths={branch: 2 for branch in branches}, people=people, **options)
 
 
-def make_batch(partner=None):
-    images = torch.zeros(8, 3, 2, 2, dtype=torch.uint8)
-    batch = {"images": images, "person": PERSON, "triplets": torch.from_numpy(twin_triplets(2, 2))}
-    return batch if partner is None else batch | {"partner": partner}
+def make_batch(**more):
+    return {"images": torch.zeros(8, 3, 2, 2, dtype=torch.uint8), "person": PERSON, "family": FAMILY} | more
 
 
 def cosine(i, j, degrees=DEGREES):
@@ -75,7 +87,7 @@ def naive_triplet(margin, degrees=DEGREES):
     return sum(violated) / len(violated) if violated else 0.0
 
 
-def naive_softmax(temperature, degrees=DEGREES):
+def naive_supcon(temperature, degrees=DEGREES):
     """The mean over anchors of -log of the share that the same person's images have among the family's."""
     losses = []
     for a in range(8):
@@ -86,16 +98,26 @@ def naive_softmax(temperature, degrees=DEGREES):
     return sum(losses) / len(losses)
 
 
-def naive_identity(centres, margin, scale, smoothing):
+def naive_verification(degrees=DEGREES):
+    """The mean over genuine and the mean over co-twin pairs, half each."""
+    means = []
+    for same, sign in ((True, 1), (False, -1)):
+        pairs = [(a, b) for a in range(8) for b in others_of(a, same=same)]
+        losses = [math.log(1 + math.exp(-sign * (10 * cosine(a, b, degrees) - 5))) for a, b in pairs]
+        means.append(sum(losses) / len(losses))
+    return sum(means) / 2
+
+
+def naive_identity(centres, margin, scale, smoothing, people=(0, 0, 1, 1, 2, 2, 3, 3)):
     losses = []
     for i, degrees in enumerate(DEGREES):
         angle = math.radians(degrees)
         logits = []
         for person, (x, y) in enumerate(centres.tolist()):
             near = (math.cos(angle) * x + math.sin(angle) * y) / math.hypot(x, y)
-            logits.append(scale * (near - margin * (person == i // 2)))
+            logits.append(scale * (near - margin * (person == people[i])))
         total = math.log(sum(map(math.exp, logits)))
-        targets = [smoothing / 4 + (1 - smoothing) * (person == i // 2) for person in range(4)]
+        targets = [smoothing / 4 + (1 - smoothing) * (person == people[i]) for person in range(4)]
         losses.append(sum(t * (total - logit) for t, logit in zip(targets, logits, strict=True)))
     return sum(losses) / 8
 
@@ -111,20 +133,37 @@ def test_triplet_loss_is_the_naive_loop(margin):
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
-def test_twin_softmax_is_the_naive_loop(temperature):
-    objective = make_objective(twin_loss="softmax", twin_temperature=temperature, softmax_weight=0.0)
+def test_supcon_is_the_naive_loop(temperature):
+    objective = make_objective(twin_loss="supcon", twin_temperature=temperature, softmax_weight=0.0)
     loss, logs = objective(Angles(), make_batch())
-    assert float(logs["sa/twin"]) == pytest.approx(naive_softmax(temperature), rel=1e-4)
-    assert float(loss.detach()) == pytest.approx(naive_softmax(temperature), rel=1e-4)
+    assert float(logs["sa/twin"]) == pytest.approx(naive_supcon(temperature), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(naive_supcon(temperature), rel=1e-4)
 
 
 def test_negatives_are_co_twins_alone():
     """Families as near to one another as can be, twins opposite: nothing is left to lose."""
     degrees = [0, 0, 180, 180, 0, 0, 180, 180]
-    for twin_loss in ("triplet", "softmax"):
+    for twin_loss in ("triplet", "supcon"):
         _, logs = make_objective(twin_loss=twin_loss)(Angles(degrees), make_batch())
         assert float(logs["sa/twin"]) == pytest.approx(0.0, abs=1e-6)
     assert naive_triplet(0.5, degrees) == 0
+
+
+@pytest.mark.parametrize("twin_loss", TWIN_LOSSES)
+def test_a_soft_share_takes_unrelated_people_as_negatives(twin_loss):
+    degrees = [0, 0, 180, 180, 0, 0, 180, 180]
+    twin = []
+    for soft in (0.0, 0.1, 0.3):
+        objective = make_objective(twin_loss=twin_loss, hard_negative_ratio=0.5 - soft, soft_negative_ratio=soft)
+        _, logs = objective(Angles(degrees), make_batch())
+        twin.append(float(logs["sa/twin"]))
+    assert twin[0] < twin[1] and (twin[1] < twin[2] or twin_loss == "triplet")  # whose mean is over what is violated
+
+
+def test_verification_is_the_naive_loop():
+    loss, logs = make_objective(twin_loss="verification", softmax_weight=0.0)(Angles(), make_batch())
+    assert float(logs["sa/twin"]) == pytest.approx(naive_verification(), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(naive_verification(), rel=1e-4)
 
 
 def test_identity_loss_is_the_naive_loop():
@@ -135,7 +174,15 @@ def test_identity_loss_is_the_naive_loop():
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("twin_loss", ["triplet", "softmax"])
+def test_identity_loss_of_blended_people_is_of_both_by_their_share():
+    objective, other = make_objective(twin_weight=0.0), [3, 3, 2, 0, 1, 0, 2, 2]
+    loss, _ = objective(Angles(), make_batch(other=torch.tensor(other), share=torch.tensor(0.3)))
+    arguments = (objective.identity["sa"].centres.detach(), 0.2, 8.0, 0.1)
+    expected = 0.7 * naive_identity(*arguments) + 0.3 * naive_identity(*arguments, other)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("twin_loss", TWIN_LOSSES)
 def test_loss_falls_as_twins_move_apart(twin_loss):
     losses = []
     for apart in (5, 30, 60, 90):
@@ -145,7 +192,7 @@ def test_loss_falls_as_twins_move_apart(twin_loss):
     assert losses == sorted(losses, reverse=True) and losses[0] > 2 * losses[-1]
 
 
-@pytest.mark.parametrize("twin_loss", ["triplet", "softmax"])
+@pytest.mark.parametrize("twin_loss", TWIN_LOSSES)
 def test_descending_moves_twins_apart(twin_loss):
     model, objective = Angles([0, 6, 3, 9, 180, 186, 183, 189]), make_objective(twin_loss=twin_loss)
     optimizer = torch.optim.Adam(
@@ -168,6 +215,12 @@ def test_descending_moves_twins_apart(twin_loss):
 # Their sum
 
 
+def test_images_are_of_this_process_and_people_of_all():
+    whole, _ = make_objective()(Angles(), make_batch())
+    part, _ = make_objective()(Angles(), make_batch(images=torch.zeros(4, 3, 2, 2)))
+    assert float(whole.detach()) == float(part.detach())
+
+
 def test_parts_are_weighted_within_a_branch():
     loss, logs = make_objective(softmax_weight=0.7, twin_weight=3.0)(Angles(), make_batch())
     assert float(loss.detach()) == pytest.approx(
@@ -175,13 +228,37 @@ def test_parts_are_weighted_within_a_branch():
     )
 
 
+@pytest.mark.parametrize("part, absent", [("identity", "softmax_weight"), ("twin", "twin_weight")])
+def test_a_part_of_no_weight_is_not_there(part, absent):
+    objective = make_objective(THREE, twin_loss="verification", **{absent: 0.0})
+    loss, logs = objective(Angles(branches=THREE), make_batch())
+    assert loss.isfinite() and not any(part in name for name in logs) and len(logs) == 3
+    assert not any(part in name for name, _ in objective.named_parameters())
+    assert list(objective.parameters())
+
+
+def test_learned_similarity_verifies_pairs_of_the_branches_that_compare():
+    options = {"softmax_weight": 0.0, "twin_loss": "verification"}
+    objective, model = make_objective(THREE, learned_similarity=True, **options), Angles(branches=THREE)
+    loss, logs = objective(model, make_batch(partner=torch.arange(8)))
+    assert model.compared == ({"sa", "glca"}, {"sa", "glca"})
+    assert float(logs["similarity/verification"]) == pytest.approx(naive_verification(), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(naive_verification(), rel=1e-4)  # the mean of four alike
+    assert set(logs) == {f"{branch}/twin" for branch in THREE} | {"similarity/verification", "loss"}
+    assert not any(value.requires_grad for value in logs.values())
+    assert "similarity" in make_objective(learned_similarity=True, loss_weighting="uncertainty").weighting.w
+    plain = make_objective(THREE)
+    plain(model := Angles(branches=THREE), make_batch())
+    assert not hasattr(model, "compared") and plain.similarity is None
+
+
 @pytest.mark.parametrize(
-    "partner, branches", [(None, {"sa", "glca"}), (torch.arange(8).flip(0), {"sa", "glca", "pwca"})]
+    "partner, branches", [({}, {"sa", "glca"}), ({"partner": torch.arange(8).flip(0)}, {"sa", "glca", "pwca"})]
 )
 @pytest.mark.parametrize("weighting", ["uncertainty", "fixed"])
 def test_only_the_branches_that_ran_are_summed_and_logged(weighting, partner, branches):
-    objective = make_objective(("sa", "glca", "pwca"), loss_weighting=weighting)
-    loss, logs = objective(Angles(branches=("sa", "glca", "pwca")), make_batch(partner))
+    objective = make_objective(THREE, loss_weighting=weighting)
+    loss, logs = objective(Angles(branches=THREE), make_batch(**partner))
     assert set(logs) == {f"{branch}/{part}" for branch in branches for part in ("identity", "twin")} | {"loss"}
     sums = [float(logs[f"{branch}/identity"] + logs[f"{branch}/twin"]) for branch in branches]
     expected = sum(sums) / (2 if weighting == "uncertainty" else len(branches))  # every w starts at 0
@@ -244,26 +321,79 @@ def test_fixed_weighting_is_the_mean():
 # Gradients
 
 
-@pytest.mark.parametrize("twin_loss", ["triplet", "softmax"])
+@pytest.mark.parametrize("twin_loss", TWIN_LOSSES)
 @pytest.mark.parametrize("margin_softmax", ["cosface", "arcface"])
 def test_gradient_reaches_model_centres_and_weights(margin_softmax, twin_loss):
-    branches = ("sa", "glca", "pwca")
     options = {"margin_softmax": margin_softmax, "twin_loss": twin_loss, "loss_weighting": "uncertainty"}
-    objective, model = make_objective(branches, **options), Angles(branches=branches)
-    loss, _ = objective(model, make_batch(torch.arange(8).flip(0)))
+    objective, model = make_objective(THREE, learned_similarity=True, **options), Angles(branches=THREE)
+    loss, _ = objective(model, make_batch(partner=torch.arange(8).flip(0)))
     loss.backward()
     assert (model.degrees.grad != 0).all()
-    for branch in branches:
-        assert (objective.identity[branch].centres.grad != 0).all()
-        assert objective.weighting.w[branch].grad != 0
-    assert len(list(objective.parameters())) == 6
+    assert all((parameter.grad != 0).all() for parameter in objective.parameters())
+    lines = 2 * (3 if twin_loss == "verification" else 0) + 2  # scale and bias: of each branch, of the similarity
+    assert len(list(objective.parameters())) == 3 + 4 + lines
 
 
-@pytest.mark.parametrize("twin_loss", ["triplet", "softmax"])
+@pytest.mark.parametrize("twin_loss", TWIN_LOSSES)
 def test_losses_are_fp32_under_mixed_precision(twin_loss):
-    objective, model = make_objective(twin_loss=twin_loss, softmax_scale=30.0), Angles()
-    expected, _ = objective(model, make_batch())
+    objective = make_objective(twin_loss=twin_loss, softmax_scale=30.0, learned_similarity=True)
+    expected, _ = objective(Angles(), make_batch())
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = objective(model, make_batch())
+        loss, _ = objective(Angles(), make_batch())
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected)
+
+
+# Speed
+
+
+class Waits(TorchDispatchMode):
+    """Records the operations that on a GPU make the host wait: those whose result it must see to go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        waits = name in ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_unique2", "equal")
+        if name in ("index", "index_put", "index_put_", "_unsafe_index"):  # a mask's number of trues is the length
+            waits |= any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        if waits:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "fixed"])
+@pytest.mark.parametrize("margin_softmax", ["cosface", "arcface"])
+@pytest.mark.parametrize("twin_loss", TWIN_LOSSES)
+def test_neither_loss_nor_gradients_wait_for_the_device(twin_loss, margin_softmax, weighting):
+    options = {"twin_loss": twin_loss, "margin_softmax": margin_softmax, "loss_weighting": weighting}
+    ratios = {"hard_negative_ratio": 0.3, "soft_negative_ratio": 0.2}
+    objective, model = make_objective(THREE, learned_similarity=True, **options, **ratios), Angles(branches=THREE)
+    batch = make_batch(partner=torch.arange(8), other=PERSON.flip(0), share=torch.tensor(0.3))
+    with Waits() as waits:
+        loss, _ = objective(model, batch)
+        loss.backward()
+    assert waits.seen == []
+    assert (model.degrees.grad != 0).any()
+
+
+def test_operations_that_wait_are_seen():
+    x = torch.arange(4.0)
+    for wait in (
+        x.max().item,
+        x.nonzero,
+        lambda: x[x > 1],
+        lambda: bool((x > 1).any()),
+        lambda: x.masked_select(x > 1),
+    ):
+        with Waits() as waits:
+            wait()
+        assert len(waits.seen) == 1
+    with Waits() as waits:
+        x.clone()[x > 1] = 0.0
+    assert waits.seen
+    with Waits() as waits:
+        SupConLoss()(torch.randn(8, 4), PERSON)
+    assert len(waits.seen) > 1

@@ -9,6 +9,7 @@ from torch import nn
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex, read_index
 from dcal_core.models.features import Features
+from dcal_core.verification import protocol
 from dcal_core.verification.protocol import Pairs, encode_images, score_pairs, twin_pairs
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
@@ -91,6 +92,25 @@ def test_every_image_is_encoded_once_in_order(batch_size):
     features = encode_images(model, store, batch_size, progress=False)
     assert len(features) == 7 and sum(model.encoded) == 7 and max(model.encoded) <= batch_size
     whole = torch.from_numpy(store.images).float().mean((2, 3))
+    torch.testing.assert_close(features.parts["mean"], whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+@pytest.mark.parametrize(("images", "processes"), [(7, 2), (8, 4), (7, 3), (5, 4), (2, 3)])
+def test_each_process_encodes_an_equal_share(monkeypatch, images, processes, batch_size):
+    shares = []
+    monkeypatch.setattr(protocol, "world_size", lambda: processes)
+    monkeypatch.setattr(protocol, "gather", lambda part: shares.append(part) or part)
+    store, models = toy_store(images), [Toy() for _ in range(processes)]
+    for rank, model in enumerate(models):
+        monkeypatch.setattr(protocol, "rank", lambda rank=rank: rank)
+        encode_images(model, store, batch_size, progress=False)
+    assert {sum(model.encoded) for model in models} == {-(-images // processes)}
+    everything = torch.cat(shares)  # what gathering would leave in each process
+    monkeypatch.setattr(protocol, "gather", lambda part: everything)
+    features = encode_images(Toy(), store, batch_size, progress=False)
+    whole = torch.from_numpy(store.images).float().mean((2, 3))
+    assert len(features) == images
     torch.testing.assert_close(features.parts["mean"], whole, rtol=1e-4, atol=1e-4)
 
 

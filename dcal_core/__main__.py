@@ -1,0 +1,24 @@
+"""`python -m dcal_core <command>`: what the notebooks do, from a shell."""
+
+import importlib
+import sys
+
+COMMANDS = {  # name: module and function, imported when asked for, and what it does
+    "train": ("dcal_core.recipes", "main", "train a preset's model; also what torchrun starts"),
+    "bench": ("dcal_core.bench.measure", "main", "measure speed and memory against a plain vision transformer"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command that the first argument names with the others; returns the exit status."""
+    if not arguments or arguments[0] not in COMMANDS:
+        print("usage: python -m dcal_core <command> [options]; <command> --help says more")
+        for name, (_, _, meaning) in COMMANDS.items():
+            print(f"  {name:<8}{meaning}")
+        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+    module, function, _ = COMMANDS[arguments[0]]
+    return getattr(importlib.import_module(module), function)(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,166 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as v2
+
+from dcal_core.data.augmentation import Augmentation, blend_people
+
+OFF = dict(rotation_deg=0, shift=0, scale=0, brightness=0, contrast=0, flip_prob=0, erase_prob=0)
+STRONG = dict(rotation_deg=30, shift=0.1, scale=0.2, brightness=0.4, contrast=0.4, flip_prob=0.5, erase_prob=0.5)
+SIZE = 24
+
+
+@pytest.fixture
+def batch():
+    """Twelve smooth random images."""
+    coarse = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, SIZE, mode="bilinear")
+
+
+def by_torchvision(image, angle, right, down, zoom, side, brightness, contrast):
+    """One image changed by the drawn figures, one step of torchvision after the other."""
+    moved = [right.item() * SIZE / 2, down.item() * SIZE / 2]
+    degrees = math.degrees(angle.item())
+    image = v2.affine(image, degrees, moved, zoom.item(), [0.0, 0.0], interpolation=InterpolationMode.BILINEAR)
+    image = v2.horizontal_flip(image) if side < 0 else image
+    return v2.adjust_contrast(v2.adjust_brightness(image, brightness.item()), contrast.item())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rotation_deg": 180},
+        {"shift": 0.3},
+        {"scale": 0.5},
+        {"brightness": 1},
+        {"contrast": 1},
+        {"flip_prob": 0.5, "shift": 0.1},
+        STRONG | {"erase_prob": 0},
+    ],
+    ids=lambda options: "+".join(options),
+)
+def test_each_image_is_changed_as_torchvision_does(batch, options):
+    augment = Augmentation(**OFF | options)
+    drawn = augment.draw(len(batch), seed=5)[:7].T
+    expected = [by_torchvision(image, *figures) for image, figures in zip(batch, drawn, strict=True)]
+    torch.testing.assert_close(augment(batch, seed=5), torch.stack(expected), atol=1e-4, rtol=0)
+
+
+def test_draws_stay_within_their_limits_and_reach_them():
+    angle, right, down, zoom, side, brightness, contrast = Augmentation(**STRONG).draw(20_000, seed=0)[:7]
+    for drawn, middle, largest in [
+        (angle, 0, math.radians(30)),
+        (right, 0, 0.2),  # of half sides
+        (down, 0, 0.2),
+        (zoom, 1, 0.2),
+        (brightness, 1, 0.4),
+        (contrast, 1, 0.4),
+    ]:
+        assert drawn.min() == pytest.approx(middle - largest, abs=1e-3)
+        assert drawn.max() == pytest.approx(middle + largest, abs=1e-3)
+        assert drawn.mean() == pytest.approx(middle, abs=0.01)
+    assert set(side.tolist()) == {-1, 1} and abs(side.mean()) < 0.03
+    together = torch.corrcoef(torch.stack([angle, right, down, zoom, side, brightness, contrast]))
+    assert (together - torch.eye(7)).abs().max() < 0.05
+
+
+def test_augmentation_is_a_pure_function_of_images_and_seed(batch):
+    augment, before = Augmentation(**STRONG), batch.clone()
+    torch.manual_seed(1)
+    first = augment(batch, seed=7)
+    torch.manual_seed(2)
+    torch.rand(5)
+    assert torch.equal(augment(batch, seed=7), first)
+    assert not torch.equal(augment(batch, seed=8), first)
+    assert torch.equal(batch, before)
+    assert first.shape == batch.shape and first.dtype == batch.dtype
+    assert first.min() >= 0 and first.max() <= 1
+
+
+@pytest.mark.parametrize("name, value", [*STRONG.items()])
+def test_the_given_images_stay_as_they_were(batch, name, value):
+    before = batch.clone()
+    Augmentation(**OFF | {name: value})(batch, seed=3)
+    assert torch.equal(batch, before)
+
+
+def test_augmentation_leaves_the_global_generators_alone(batch):
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    Augmentation(**STRONG)(batch, seed=7)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+
+
+def test_all_zero_is_the_identity(batch):
+    assert torch.equal(Augmentation(**OFF)(batch, seed=0), batch)
+
+
+def test_flips_alone_are_exact_and_follow_their_probability(batch):
+    mirrored = batch.flip(-1)
+    assert torch.equal(Augmentation(**OFF | {"flip_prob": 1})(batch, seed=0), mirrored)
+    sometimes = Augmentation(**OFF | {"flip_prob": 0.5})
+    flipped = 0
+    for seed in range(20):
+        for image, original, mirror in zip(sometimes(batch, seed), batch, mirrored, strict=True):
+            assert torch.equal(image, original) or torch.equal(image, mirror)
+            flipped += torch.equal(image, mirror)
+    assert 0.3 < flipped / (20 * len(batch)) < 0.7
+
+
+def test_one_rectangle_is_erased():
+    white, shares = torch.ones(200, 3, 64, 64), []
+    for image in Augmentation(**OFF | {"erase_prob": 0.5})(white, seed=0):
+        erased = image[0] == 0
+        assert torch.equal(image, (~erased).float().expand(3, -1, -1))
+        rows, columns = erased.any(1), erased.any(0)
+        assert torch.equal(erased, rows[:, None] & columns)
+        assert all(len(torch.unique_consecutive(line)) <= 3 for line in (rows, columns))  # in one piece
+        shares.append(erased.float().mean().item())
+        if shares[-1]:
+            assert 0.015 < shares[-1] < 0.35 and 0.2 < rows.sum() / columns.sum() < 5
+    erased = np.array([share for share in shares if share])
+    assert 0.4 < len(erased) / len(shares) < 0.6 and erased.mean() == pytest.approx(0.175, abs=0.03)
+
+
+@pytest.mark.parametrize("name, value", [*STRONG.items()])
+def test_each_parameter_has_an_effect(batch, name, value):
+    assert not torch.allclose(Augmentation(**OFF | {name: value})(batch, seed=3), batch, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rotation_deg", "shift", "scale", "brightness", "contrast"])
+def test_no_two_images_share_a_draw(batch, name):
+    # a draw common to the images of one person would give that person away
+    same = batch[:1].expand(16, -1, -1, -1)
+    augmented = Augmentation(**OFF | {name: STRONG[name]})(same, seed=0)
+    distance = torch.cdist(augmented.flatten(1), augmented.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+    assert (distance + torch.eye(16) > 1e-4).all()
+
+
+def test_people_are_blended_by_weight(batch):
+    donor = torch.tensor([3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8])
+    torch.testing.assert_close(
+        blend_people(batch, donor, torch.full((1, 1, SIZE, SIZE), 0.25)), 0.75 * batch + 0.25 * batch[donor]
+    )
+    weight = torch.zeros(1, 1, SIZE, SIZE)
+    weight[..., 2:9, 5:20] = 1
+    pasted = batch.clone()
+    pasted[..., 2:9, 5:20] = batch[donor][..., 2:9, 5:20]
+    assert torch.equal(blend_people(batch, donor, weight), pasted)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_and_is_not_waited_for(batch):
+    augment, donor, weight = Augmentation(**STRONG), torch.arange(12).roll(1), torch.full((1, 1, SIZE, SIZE), 0.25)
+    on_gpu = [tensor.cuda() for tensor in (batch, donor, weight)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        augmented = augment(on_gpu[0], seed=7)
+        blended = blend_people(*on_gpu)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    # an erased box's edge that rounds to the other side of a pixel's centre would change that pixel alone
+    assert torch.isclose(augmented.cpu(), augment(batch, seed=7), atol=1e-4).float().mean() > 0.99
+    torch.testing.assert_close(blended.cpu(), blend_people(batch, donor, weight))
