@@ -11,7 +11,7 @@ QUIETLY := grep --line-buffered -vE '^(Writing|Input Notebook|Output Notebook|Ex
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
-.PHONY: demo test lint notebooks
+.PHONY: demo test bench lint notebooks
 
 .venv/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -42,6 +42,10 @@ demo: .venv/installed
 
 test: .venv/installed-tests
 	.venv/bin/python -m pytest
+
+# Speed and memory against a plain vision transformer, each as a ratio in this run; BENCH holds its options.
+bench: .venv/installed
+	.venv/bin/python -m dcal_core bench $(BENCH)
 
 lint: .venv/installed-tests
 	.venv/bin/ruff check .
