@@ -6,6 +6,9 @@ SEED ?= 0
 RUN := runs/demo$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 # Threads that wait for one another spin only briefly: on a busy machine they would rob the ones they wait for.
 export GOMP_SPINCOUNT ?= 5000
+# What one layer frees the next one takes; given back to the system in between, each page would be made anew.
+export MALLOC_MMAP_THRESHOLD_ ?= 33554432
+export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 PAPERMILL := .venv/bin/papermill --no-progress-bar --log-output
 QUIETLY := grep --line-buffered -vE '^(Writing|Input Notebook|Output Notebook|Executing|Ending|Black|\[IPKernelApp|<IPython)|^$$'
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \

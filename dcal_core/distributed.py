@@ -139,7 +139,8 @@ def launch(command: Sequence[str], processes: int) -> None:
     ) as group:
         try:
             for line in group.stdout:
-                reasons += [line.removeprefix(FAILED).strip()] if line.startswith(FAILED) else []
+                _, failed, reason = line.partition(FAILED)  # perhaps behind another process's progress line
+                reasons += [reason.strip()] if failed else []
                 if not reasons:  # what follows is torchrun's account of how it ended the others
                     print(line, end="", flush=True)
         except BaseException:

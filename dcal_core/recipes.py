@@ -100,7 +100,8 @@ def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Ru
     usable, verdict = gpu_verdict()
     if usable and torch.cuda.device_count() < config.nproc:
         raise ConfigError(f"nproc={config.nproc}, one GPU each, but here is {verdict}: lower it.")
-    config = replace(config, run_dir=str(folder), resume=True)  # what was to be moved aside has been
+    config = replace(config, run_dir=str(folder))
+    run = Run(folder, config, data["train"].index.fingerprint())
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "parameters.yaml"
         while True:
@@ -112,9 +113,10 @@ def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Ru
                 cure = re.search(rf"{MemoryShort.__name__}.* accumulation=(\d+)", str(error))
                 if not cure:
                     raise
-                config = replace(config, accumulation=int(cure[1]))
+                # With resume=false no attached run is gone on with, but what these processes themselves have kept is.
+                resume = config.resume or run.has_checkpoint
+                config = replace(config, accumulation=int(cure[1]), resume=resume)
                 print(f"Out of memory, so all processes begin again with accumulation={config.accumulation}.")
-    run = Run(folder, config, data["train"].index.fingerprint())
     return run, run.progress()
 
 
@@ -139,7 +141,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        print(f"{FAILED if launched() else ''}{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        reason = f"{FAILED if launched() else ''}{type(error).__name__}: {error}\n"
+        print(reason, end="", file=sys.stderr, flush=True)  # in one piece, since the other processes write too
         return 1
     if launched() or session.config.nproc == 1:  # else the first of the launched processes has said it
         best, done = f"{progress.best_eer:.1%} ({data.label})", f"{progress.batch} batches"

@@ -286,7 +286,7 @@ def test_several_processes_train_the_run_that_is_then_here(data, tmp_path, monke
     launched = Launched(monkeypatch, data)
     config = changed(nproc=3, run_dir="elsewhere", resume=False, lr=1e-3)
     run, progress = train_run(config, tmp_path / "some run.v2", data)
-    assert launched.configs == [dataclasses.replace(config, run_dir=str(tmp_path / "some run.v2"), resume=True)]
+    assert launched.configs == [dataclasses.replace(config, run_dir=str(tmp_path / "some run.v2"))]
     assert run.folder == tmp_path / "some run.v2" and (run.checkpoints / "best").is_dir()
     assert progress.finished and progress.batch == 4 and progress.best_eer < 1
 

@@ -28,7 +28,7 @@ def read_setting(arguments: list[str]) -> tuple[Setting, Path]:
     parser = argparse.ArgumentParser(prog="python -m dcal_core bench", description=__doc__)
     parser.add_argument("--backbone", default="vit_base_patch16_224" if gpu else "vit_small_patch16_224")
     parser.add_argument("--batch", type=int, default=32 if gpu else 8, help="images, a multiple of 4")
-    parser.add_argument("--repeats", type=int, default=20 if gpu else 5, help="rounds of a training step")
+    parser.add_argument("--repeats", type=int, default=20 if gpu else 7, help="rounds of a training step")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     parser.add_argument("--quick", action="store_true", help="a tiny model and one round: shows only that it runs")
     given = parser.parse_args(arguments)
@@ -58,7 +58,8 @@ def all_rows(setting: Setting) -> Iterator[Row]:
         large, images = setting.memory[-1]
         yield from speed_rows(setting, large, images)
     yield from memory_rows(setting)
-    yield from rollout_rows(setting)
+    yield from rollout_rows(setting, setting.size, setting.batch)
+    yield from rollout_rows(setting, 2 * setting.size, setting.batch // 4)
     yield from input_rows(setting)
     yield from scoring_rows(setting)
     yield comparing_row(setting)

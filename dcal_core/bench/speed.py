@@ -40,7 +40,7 @@ def speed_rows(setting: Setting, size: int, images: int) -> Iterator[Row]:
     for subject in subjects.values():
         subject.model.eval()
     encodings = {kind: subject.encoding(batch["images"]) for kind, subject in subjects.items()}
-    seconds = alternate(encodings, 2 * setting.repeats, setting.wait, setting.warmups)
+    seconds = alternate(encodings, 4 * setting.repeats, setting.wait, setting.warmups)
     limit = shape.encoding() / shape.plain()
     name, goal = f"encoding, {size} px: DCAL / ", 1.08 if shape.width >= WIDE else 1.12
     yield ratio(

@@ -82,18 +82,22 @@ def joint_block(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One block on the SA stream and, behind it along the batch, the PWCA stream; also returns q and k of all streams.
 
-    Without `partner`, x [B, N, C] is one plain self-attention stream. With it, x is [2B, N, C] and the second half
-    attends to its own tokens and those of image partner[i] in one softmax: softmax(Q₁ [K₁; K₂]ᵀ / √d) [V₁; V₂]
-    (equation 4). Both streams share every linear layer in one call and part only in the attention itself.
+    Without `partner`, x [B, N, C] is one plain self-attention stream. With it, x is [2B, N, C], or [B, N, C] where both
+    streams are still the same, and comes out as [2B, N, C]: the second half attends to its own tokens and those of
+    image partner[i] in one softmax, softmax(Q₁ [K₁; K₂]ᵀ / √d) [V₁; V₂] (equation 4). Both streams share every linear
+    layer in one call and part only in the attention itself.
     """
     q, k, v = project(block.attn, block.norm1(x), rope)
     if partner is None:
         attended = attend(block.attn, q, k, v)
     else:
-        (q1, q2), (k1, k2), (v1, v2) = (t.split(len(partner)) for t in (q, k, v))
-        own = attend(block.attn, q1, k1, v1)
+        B = len(partner)
+        streams = list(zip(q.split(B), k.split(B), v.split(B), strict=True))  # one or two
+        own = attend(block.attn, *streams[0])
+        q2, k2, v2 = streams[-1]
         pair = attend(block.attn, q2, BesidePartner.apply(k2, partner), BesidePartner.apply(v2, partner))
         attended = torch.cat([own, pair])  # [2B, N, C]
+        x = x if len(x) > B else torch.cat([x, x])
     return finish(block, x, attended), q, k
 
 
@@ -118,8 +122,9 @@ def rows_block(
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) in fp32, [B, H, n, N], of queries [B, H, n, d] and keys [B, H, N, d]."""
-    # Flattened first, since matmul would copy the transposed keys, which do not lie in a row.
-    scores = torch.bmm((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    # Flattened first, since matmul would copy the transposed keys; beta=0: nothing is added.
+    nothing, keys = q.new_empty(1, 1, 1), k.flatten(0, 1).transpose(1, 2)
+    scores = torch.baddbmm(nothing, q.flatten(0, 1), keys, beta=0, alpha=q.shape[-1] ** -0.5)
     return scores.softmax(-1, dtype=torch.float32).unflatten(0, q.shape[:2])
 
 
@@ -128,12 +133,18 @@ def attention_map(q: Tensor, k: Tensor) -> Tensor:
     return attention_weights(q, k).mean(1)
 
 
+def last_layer_row(attention: Tensor) -> Tensor:
+    """½ (e + S₀), the CLS row of ½ (I + S), [B, N], from the CLS rows S₀ [B, N] of the last layer's head-mean maps."""
+    row = attention / 2
+    row[:, 0] += 0.5
+    return row
+
+
 def one_layer_down(row: Tensor, weights: Tensor) -> Tensor:
-    """r ← ½ (r + r S), [B, N], of a rollout row r [B, n] whose places beyond n are 0, with S the head mean of attention
-    weights [B, H, n, N]."""
-    _, H, n, N = weights.shape
-    passed = row.repeat(1, H).unsqueeze(1) @ weights.flatten(1, 2) / H  # [B, 1, N]
-    return (F.pad(row, (0, N - n)) + passed.squeeze(1)) / 2
+    """r ← ½ (r + r S), [B, N], of a rollout row r [B, N], S the head mean of attention weights [B, H, N, N]."""
+    H = weights.shape[1]
+    own, lent = row.unsqueeze(1), row.repeat(1, H).unsqueeze(1)  # [B, 1, N], [B, 1, H N]
+    return torch.baddbmm(own, lent, weights.flatten(1, 2), beta=0.5, alpha=0.5 / H).squeeze(1)
 
 
 @torch.no_grad()
@@ -143,8 +154,8 @@ def rollout_row(queries: list[Tensor], keys: list[Tensor]) -> Tensor:
     Rollout is Ŝ = S̄_L ⋯ S̄_1 with S̄ = ½ S + ½ I (equations 1 and 2). Only row 0 is wanted, so a row vector is taken
     from the last layer down to the first: the same numbers without a product of two N x N matrices.
     """
-    row = torch.ones(len(queries[0]), 1, device=queries[0].device)  # CLS; the last layer needs no other row of S
-    with torch.autocast(row.device.type, enabled=False):  # the row stays in fp32
-        for q, k in zip(reversed(queries), reversed(keys), strict=True):
-            row = one_layer_down(row, attention_weights(q[:, :, : row.shape[1]], k))
+    with torch.autocast(queries[0].device.type, enabled=False):  # the row stays in fp32
+        row = last_layer_row(attention_map(queries[-1][:, :, :1], keys[-1])[:, 0])  # of CLS alone
+        for q, k in zip(reversed(queries[:-1]), reversed(keys[:-1]), strict=True):
+            row = one_layer_down(row, attention_weights(q, k))
     return row

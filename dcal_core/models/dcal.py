@@ -113,19 +113,20 @@ class DCAL(nn.Module):
         """
         B, layers = len(x), {"q": [], "k": []} | ({"x": []} if trace else {})
         distracted = None
+        # q and k are views that hold v too: where no gradient needs it anyway, copies let its memory be used again.
+        keep = Tensor.detach if torch.is_grad_enabled() else Tensor.contiguous
         for i, block in enumerate(self.vit.blocks):
             pairing = partner if i in self.pwca_layers else None
-            if pairing is not None and len(x) == B:
-                x = torch.cat([x, x])  # until the first pairing both streams are one
-            if len(x) > B and block is self.vit.blocks[-1] and not self.readout.reads_patches:
-                distracted = rows_block(block, x[B:, :1], x[B:], rope=rope, partner=pairing)  # [B, 1, C]
+            apart = pairing is not None or len(x) > B  # until the first pairing both streams are one
+            if apart and block is self.vit.blocks[-1] and not self.readout.reads_patches:
+                distracted = rows_block(block, x[-B:, :1], x[-B:], rope=rope, partner=pairing)  # [B, 1, C]
                 x, pairing = x[:B], None
             if self.gradient_checkpointing and self.training:
                 x, q, k = checkpoint(joint_block, block, x, rope, pairing, use_reentrant=False)
             else:
                 x, q, k = joint_block(block, x, rope, pairing)
             for name, tensor in zip(layers, (q, k, x), strict=False):
-                layers[name].append(tensor[:B].detach())
+                layers[name].append(keep(tensor[:B]))
         if len(x) > B:
             x, distracted = x.split(B)
         return x, distracted, layers

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -58,6 +59,16 @@ def parameter_groups(task: Task, config: Config) -> list[dict]:
     ]
 
 
+def synchronise(module: nn.Module) -> None:
+    """Let the batch norms of pixels take their statistics over all processes; those of embeddings get the rows of all
+    anyway. timm's conversion, since PyTorch's drops the activation that timm joins to a norm."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, convert_sync_batchnorm(child))
+        else:
+            synchronise(child)
+
+
 def lr_at(step: int, steps: int, config: Config) -> float:
     """The backbone's learning rate at a step: linear warm-up to lr, then a cosine down to min_lr."""
     warmup = config.warmup_share * steps
@@ -97,7 +108,7 @@ def train(
         model.to(memory_format=torch.channels_last)
     average = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
     if world_size() > 1 and accelerator.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        synchronise(model)
     if config.compile:
         model.compile()
     task = Task(model.train(), objective)

@@ -639,6 +639,32 @@ def test_channels_last_reaches_the_model_and_changes_no_result(tmp_path):
     assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+class Prepared(Exception):
+    """Raised where training would be distributed, with what would be."""
+
+
+def test_on_several_gpus_batch_norms_of_pixels_see_all_processes_and_keep_their_activations(tmp_path, monkeypatch):
+    def prepare(task, optimizer):
+        raise Prepared(task)
+
+    monkeypatch.setattr(loop, "world_size", lambda: 2)
+    accelerator = SimpleNamespace(device=torch.device("cuda"), prepare=prepare)
+    model, objective = parts_of(CONFIG)
+    images, names = torch.rand(2, 3, SIZE, SIZE), list(model.state_dict())
+    expected = model.eval().encode(images).parts
+    run = open_run(tmp_path / "run", CONFIG, "the people and images", [])
+    with pytest.raises(Prepared) as prepared:
+        train(CONFIG, accelerator, model, objective, batches_of(CONFIG), Validator(), run, TimeBudget(1000.0))
+    model = prepared.value.args[0].model.eval()
+    assert list(model.state_dict()) == names  # in this order, by which the moving average goes
+    for name, part in model.encode(images).parts.items():
+        torch.testing.assert_close(part, expected[name])
+    synchronised = {name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)}
+    # The necks are given the rows of all processes anyway, and this kind waits for the device.
+    assert synchronised and all(name.startswith("vit.patch_embed.") for name in synchronised)
+    assert not [m for m in model.vit.patch_embed.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,0 +1,338 @@
+"""Several processes: that two with half of each batch train as one does, and how they are started and ended."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import two_processes
+from safetensors.torch import load_file
+
+from dcal_core import distributed, recipes
+from dcal_core.config import Config, load
+from dcal_core.distributed import LaunchError, gather, launch, main_first, main_only, of_main, rank, world_size
+from dcal_core.recipes import train_in_processes
+from dcal_core.training import loop
+from dcal_core.training.checkpoints import Progress
+from dcal_core.training.loop import MemoryShort
+
+ROOT = Path(__file__).parents[1]
+NEVER_S = 60  # what is waited for at most, and takes a second or two
+
+
+# ---- training
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes have done: the folder, what each of them saw, and what they printed."""
+    folder = tmp_path_factory.mktemp("together")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        [*torchrun, two_processes.__file__, str(folder)],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as group:
+        try:
+            printed, errors = group.communicate(timeout=200)
+        except subprocess.TimeoutExpired:
+            group.terminate()  # and it the two, one of which waits for the other
+            raise
+    assert group.returncode == 0, errors[-3000:]
+    seen = [torch.load(folder / f"rank{number}.pt", weights_only=True) for number in range(2)]
+    return SimpleNamespace(runs=folder / "runs", seen=seen, printed=printed)
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch):
+    monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Those of the model, of the objective and of the moving average, if there is one."""
+    files = (run / "checkpoints" / "last").glob("*.safetensors")
+    return {f"{file.stem}.{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def moments(run: Path) -> dict[str, torch.Tensor]:
+    """What AdamW has summed up of the gradients; unlike its steps this shows a gradient of the wrong size."""
+    state = torch.load(run / "checkpoints" / "last" / "optimizer.pt", weights_only=True)["optimizer"]["state"]
+    return {f"{number}.{name}": value for number, held in state.items() for name, value in held.items()}
+
+
+def logged(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def distances(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, float]:
+    assert a.keys() == b.keys()
+    return {name: (a[name].double() - b[name].double()).abs().max().item() for name in a}
+
+
+@pytest.mark.parametrize("case", two_processes.CASES)
+def test_two_processes_with_half_of_each_batch_train_as_one_with_all_of_it(together, on_a_cpu, tmp_path, case):
+    assert case not in together.seen[0]["failed"], together.seen[0]["failed"][case]
+    changes = two_processes.CASES[case]
+    batches = two_processes.Joined(dataclasses.replace(two_processes.CONFIG, **changes))
+    run, progress, kept = two_processes.run_case(tmp_path / "alone", batches, **changes)
+    assert progress.finished and progress.batch == 5
+    trained, alone = weights(together.runs / case), weights(run.folder)
+    assert {name: apart for name, apart in distances(trained, alone).items() if apart > 1e-5} == {}
+    assert any(name.endswith("running_var") for name in trained)  # the necks' statistics are of the whole batch too
+    one, both = moments(run.folder), moments(together.runs / case)
+    assert one.keys() == both.keys()
+    assert [name for name in one if (one[name] - both[name]).norm() > 1e-3 * one[name].norm()] == []
+    for a, b in zip(logged(run.folder), logged(together.runs / case), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    # The comparison says something: training has moved what is compared.
+    new = {f"model.{name}": tensor for name, tensor in two_processes.model_of(run.config).state_dict().items()}
+    moved = distances(new, {name: trained[name] for name in new})
+    assert moved["model.vit.cls_token"] > 5e-4 and moved["model.necks.sa.running_mean"] > 1e-2
+    for seen in together.seen:
+        assert max(distances(seen["kept"][case], kept).values()) < 1e-5
+
+
+def test_branches_rest_in_some_steps_and_run_in_others():
+    """Else the case `rarely` would try nothing."""
+    changes = two_processes.CASES["rarely"]
+    batches = two_processes.batches_of(dataclasses.replace(two_processes.CONFIG, **changes))
+    assert len({"partner" in batches[step][0] for step in range(5)}) == 2
+
+
+@pytest.mark.parametrize("case", two_processes.CASES)
+def test_all_processes_keep_the_same_weights(together, case):
+    kept = [seen["kept"][case] for seen in together.seen]
+    assert kept[0].keys() == kept[1].keys() and all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+    of_file = load_file(together.runs / case / "checkpoints" / "best" / "model.safetensors")
+    assert all(torch.equal(kept[0][name], of_file[name]) for name in kept[0])
+    averaged = together.runs / case / "checkpoints" / "last" / "average.safetensors"
+    assert averaged.is_file() == (case == "rarely")
+    assert not averaged.is_file() or all(torch.equal(kept[0][n], tensor) for n, tensor in load_file(averaged).items())
+
+
+def test_gathering_sums_the_gradients_of_all_processes_losses(together):
+    for number, seen in enumerate(together.seen):
+        rows, gradient = seen["gathered"]
+        assert rows.tolist() == [[0, 1, 2], [3, 4, 5], [10, 11, 12], [13, 14, 15]]
+        assert gradient.tolist() == (2 * torch.arange(12.0).view(4, 3)[2 * number :][:2]).tolist()
+
+
+def test_an_odd_number_of_images_is_encoded_by_two_processes_as_by_one(together):
+    alone = two_processes.encode()
+    for seen in together.seen:
+        assert seen["encoded"].keys() == alone.keys() == {"sa", "glca"}
+        for name, part in alone.items():
+            assert len(part) == two_processes.ENCODED
+            torch.testing.assert_close(seen["encoded"][name], part)
+
+
+def test_what_process_0_has_and_does(together):
+    assert [seen["of_main"] for seen in together.seen] == [0, 0]
+    assert [seen["main_only"] for seen in together.seen] == ["done", None]
+    assert [seen["turns"] for seen in together.seen] == [["first"], ["first"]]  # process 1 has waited for it
+
+
+def test_only_process_0_writes_and_prints(together):
+    assert together.seen[1]["written"] == [] and len(together.seen[0]["written"]) > 20
+    assert "Printed by process 0 of 2." in together.printed and "Printed by process 1" not in together.printed
+    for case in two_processes.CASES:
+        files = [path.name for path in (together.runs / case).rglob("*") if path.is_file()]
+        assert files.count("config.json") == files.count("metrics.jsonl") == files.count("progress.json") == 1
+        batches = [(line["batch"], "loss" in line) for line in logged(together.runs / case)]
+        assert batches == [(5, True), (5, False)]
+
+
+def test_process_0_decides_when_time_is_up_and_going_on_leaves_no_trace(together):
+    for seen in together.seen:  # the time of process 1 is up from the start, then that of process 0
+        assert seen["batches"] == [(12, True), (10, False), (12, True)]
+    stopped, unhurried = (together.runs / name for name in ("stopped", "unhurried"))
+    for held in (weights, moments):
+        assert max(distances(held(stopped), held(unhurried)).values()) == 0.0
+
+
+def test_one_process_is_alone(tmp_path):
+    rows = torch.ones(2, 3)
+    assert (rank(), world_size()) == (0, 1) and gather(rows) is rows and of_main(rows) is rows
+    with main_first():
+        assert main_only(lambda number: number + 1)(1) == 2
+    assert not distributed.launched()
+    distributed.join()
+    distributed.leave()
+    assert world_size() == 1
+
+
+# ---- starting and ending them
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder, from which dcal_core can be imported by nobody who is not told where it is."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def stand_in(elsewhere, monkeypatch):
+    """Gives `launch` other code to run in place of dcal_core; that code finds its folder in `here`."""
+    package = elsewhere / "home" / "dcal_core"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(distributed, "__file__", str(package / "distributed.py"))
+
+    def write(code: str) -> Path:
+        start = "import os, sys, time\nfrom pathlib import Path\nhere, rank = Path(sys.argv[1]), os.environ['RANK']\n"
+        (package / "__main__.py").write_text(f"{start}(here / rank).write_text(str(os.getpid()))\n{code}")
+        return elsewhere
+
+    return write
+
+
+def hear(monkeypatch, heard) -> None:
+    """Let `launch` call a function with each line in place of printing it."""
+    monkeypatch.setattr(distributed, "print", lambda line, **_: heard(line), raising=False)
+
+
+def has_ended(process: int) -> bool:
+    status = Path(f"/proc/{process}/status")
+    return not status.is_file() or "State:\tZ" in status.read_text()
+
+
+def test_lines_are_passed_on_and_the_first_failure_ends_the_others_with_its_reason(stand_in, monkeypatch):
+    here = stand_in("""
+if rank == "0":
+    print("Started", sys.argv[2], flush=True)
+    while not (here / "heard").exists():
+        time.sleep(0.05)
+    print("\\rtraining:  50%|####", end="", flush=True)
+    (here / "half").touch()
+    time.sleep(60)
+ends = time.monotonic() + 30
+while not (here / "half").exists() and time.monotonic() < ends:
+    time.sleep(0.05)
+print("A process failed: MemoryShort: too small: give accumulation=4\\n", end="", file=sys.stderr, flush=True)
+sys.exit(1)
+""")
+    lines = []
+
+    def heard(line):
+        lines.append(line)
+        if line.startswith("Started"):
+            (here / "heard").touch()  # so process 1 fails only if this line came before the end
+
+    hear(monkeypatch, heard)
+    began = time.monotonic()
+    with pytest.raises(LaunchError) as failure:
+        launch([str(here), "an argument"], 2)
+    assert time.monotonic() - began < NEVER_S
+    assert (here / "half").exists()
+    assert str(failure.value) == "one of 2 processes failed: MemoryShort: too small: give accumulation=4"
+    assert "Started an argument\n" in lines
+    assert not [line for line in lines if "A process failed" in line or "torch" in line or "Traceback" in line]
+    assert all(has_ended(int((here / number).read_text())) for number in "01")
+
+
+def test_an_interrupt_ends_all_processes(stand_in, monkeypatch):
+    here = stand_in('print("Started", flush=True)\ntime.sleep(60)\n')
+    lines = []
+
+    def heard(line):
+        lines.append(line)
+        if lines.count("Started\n") == 2:
+            raise KeyboardInterrupt
+
+    hear(monkeypatch, heard)
+    with pytest.raises(KeyboardInterrupt):
+        launch([str(here)], 2)
+    ends = time.monotonic() + 20
+    while not all(ended := [has_ended(int((here / number).read_text())) for number in "01"]):
+        assert time.monotonic() < ends, ended
+        time.sleep(0.1)
+
+
+def test_a_process_that_cannot_go_on_says_so_in_one_sentence(elsewhere, capfd):
+    """The real dcal_core, which nobody has installed; process 1 waits for the data that process 0 does not find."""
+    with pytest.raises(LaunchError) as failure:
+        launch(["train", "-p", "data_root", "nowhere", "-p", "nproc", "2"], 2)
+    sentence = "DataError: data_root=nowhere: no such folder: correct it, or leave it out to search the inputs."
+    assert str(failure.value) == f"one of 2 processes failed: {sentence}"
+    printed = "".join(capfd.readouterr())
+    assert printed.count("Train a twin verifier") == 1
+    assert "Traceback" not in printed and "A process failed" not in printed
+    assert list(Path().iterdir()) == []
+
+
+# ---- training in processes, anew where the memory of one ran out
+
+
+class Launched:
+    """Stands in for `launch`: keeps the configs that it is given, ends with the given errors, then trains to the end;
+    `keeps` says whether a launch that fails has saved a checkpoint by then."""
+
+    def __init__(self):
+        self.configs, self.errors, self.keeps = [], [], False
+
+    def __call__(self, command, processes):
+        config = load(Path(command[2]).stem, Path(command[2]).parent, {})
+        self.configs.append(config)
+        if self.keeps or not self.errors:
+            last = Path(config.run_dir) / "checkpoints" / "last"
+            last.mkdir(parents=True, exist_ok=True)
+            (last / "progress.json").write_text(json.dumps(dataclasses.asdict(Progress(batch=6, finished=True))))
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    monkeypatch.setattr(recipes, "launch", stand_in := Launched())
+    monkeypatch.setattr(recipes, "gpu_verdict", lambda: (False, "no GPU"))
+    return stand_in
+
+
+DATA = {"train": SimpleNamespace(index=SimpleNamespace(fingerprint=lambda: "the people and images"))}
+TWO = Config(nproc=2, families_per_batch=8)
+
+
+def memory_short(parts: int) -> LaunchError:
+    """How `launch` ends where a process gives up for want of memory."""
+    batches = SimpleNamespace(halve=lambda: None, parts=parts)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(MemoryShort) as short:
+        patched.setattr(loop, "world_size", lambda: 2)
+        loop.Trainer.use_less_memory(SimpleNamespace(batches=batches))
+    return LaunchError(f"one of 2 processes failed: MemoryShort: {short.value}")
+
+
+def test_all_begin_again_in_smaller_parts_as_often_as_the_memory_of_one_runs_out(launched, tmp_path, capsys):
+    launched.errors += [memory_short(2), memory_short(4)]
+    _, progress = train_in_processes(TWO, tmp_path / "demo", DATA)
+    assert [config.accumulation for config in launched.configs] == [1, 2, 4] and progress.finished
+    assert {dataclasses.replace(config, accumulation=1) for config in launched.configs} == {launched.configs[0]}
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and said[0].endswith("accumulation=2.") and said[1].endswith("accumulation=4.")
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), LaunchError("one of 2 processes failed: see the lines above")])
+def test_other_ends_are_passed_on(launched, tmp_path, end):
+    launched.errors.append(end)
+    with pytest.raises(type(end)) as raised:
+        train_in_processes(TWO, tmp_path / "demo", DATA)
+    assert raised.value is end and len(launched.configs) == 1
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_fresh_start_takes_no_attached_run_and_goes_on_only_from_what_it_has_kept(launched, tmp_path, keeps):
+    launched.errors, launched.keeps = [memory_short(2)], keeps
+    train_in_processes(dataclasses.replace(TWO, resume=False), tmp_path / "demo", DATA)
+    assert [config.resume for config in launched.configs] == [False, keeps]

@@ -1,0 +1,199 @@
+"""What test_distributed.py has two processes do together, and one alone for comparison.
+
+torchrun two_processes.py <folder>: leaves a run for each case in the folder, and rank0.pt and rank1.pt beside them
+with what either process saw.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from dcal_core.config import Config
+from dcal_core.data.batches import FamilyBatches
+from dcal_core.data.images import ImageStore
+from dcal_core.data.splits import Split
+from dcal_core.data.twins import TwinIndex
+from dcal_core.distributed import gather, join, leave, main_first, main_only, of_main, rank, world_size
+from dcal_core.models.build import architecture_of, assemble
+from dcal_core.recipes import dcal_batches, dcal_objective
+from dcal_core.training.checkpoints import Progress, Run, open_run
+from dcal_core.training.loop import start_accelerator, train
+from dcal_core.verification.protocol import encode_images
+
+FAMILIES, IMAGES, SIZE, ENCODED = 8, 3, 32, 47  # an odd number of images to encode
+CONFIG = Config(
+    allow_random_init=True,
+    image_size=SIZE,
+    families_per_batch=4,
+    images_per_person=2,
+    steps_per_epoch=5,
+    epochs=1,
+    lr=3e-4,
+    warmup_share=0.0,
+    drop_path=0.0,
+    twin_loss="supcon",
+    precision="fp32",
+    loader_workers=0,
+    **dict.fromkeys(("rotation_deg", "shift", "scale", "brightness", "contrast"), 0.0),
+)
+MIXED = {"positive_ratio": 0.4, "hard_negative_ratio": 0.4, "soft_negative_ratio": 0.2}
+CASES = {
+    "whole": {},
+    "parts": {"accumulation": 2},
+    "rarely": {"pwca_prob": 0.5, "similarity": "learned", "twin_loss": "verification", "ema_decay": 0.5, **MIXED},
+    "never": {"pwca_prob": 0.0, "twin_weight": 0.0, "mixup_alpha": 1.0, "accumulation": 2},
+}
+LONG = {"steps_per_epoch": 12}  # beyond the tenth batch, at which processes agree on whether time is up
+
+
+class Budget:
+    """A time budget that is used up, or not, in this process."""
+
+    def __init__(self, used_up: bool = False):
+        self.used_up, self.need = lambda: used_up, lambda seconds: None
+
+
+class Validator:
+    """Gives a constant EER and keeps the weights that it was given."""
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        self.kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return {"eer": 0.25}
+
+
+class Joined:
+    """The batches of two processes as one process would be given them: no image has a partner in the other half."""
+
+    def __init__(self, config: Config):
+        self.halves = [batches_of(config) for _ in range(2)]
+        for number, half in enumerate(self.halves):
+            half.rank, half.world = number, 2
+        self.steps_per_epoch, self.parts = config.steps_per_epoch, config.accumulation
+
+    def cut(self, parts: int) -> None:
+        assert parts == self.parts
+
+    def loader(self, start: int, stop: int, *_, **__):
+        for step in range(start, stop):
+            yield [self.join(*parts) for parts in zip(*(half[step] for half in self.halves), strict=True)]
+
+    def join(self, first: dict, second: dict) -> dict[str, torch.Tensor]:
+        assert first.keys() == second.keys() and len(first["images"]) == len(second["images"])
+        joined = {"images": torch.cat([first["images"], second["images"]])}
+        for name in first.keys() & {"partner", "donor"}:
+            joined[name] = torch.cat([first[name], second[name] + len(first["images"])])
+        for name in first.keys() - joined.keys():  # of the images of both
+            assert torch.equal(first[name], second[name]), name
+        return first | joined
+
+
+def split() -> Split:
+    """Twins without names, with random images."""
+    people = tuple(f"{number:02d}" for number in range(2 * FAMILIES))
+    index = TwinIndex(
+        name="train",
+        people=people,
+        families=tuple(zip(people[::2], people[1::2], strict=True)),
+        paths=tuple(f"{person}/{n}.png" for person in people for n in range(IMAGES)),
+        person_of=np.repeat(np.arange(len(people)), IMAGES),
+        family_of=np.repeat(np.arange(FAMILIES), 2),
+    )
+    shape = (len(index.paths), 3, SIZE, SIZE)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return Split(index, ImageStore(images, np.arange(len(images)), []))
+
+
+def batches_of(config: Config) -> FamilyBatches:
+    return dcal_batches(config, split())
+
+
+def model_of(config: Config) -> nn.Module:
+    """A small model without batch norm but in its necks, and without weights whose gradient is rounding alone, which
+    Adam would make as large as any other: what the softmax of the attention or a neck takes out again."""
+    torch.manual_seed(config.seed)
+    sizes = {"img_size": SIZE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+    vit = VisionTransformer(**sizes, qkv_bias=False)
+    vit.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    vit.norm.requires_grad_(False)
+    return assemble(architecture_of(config, vit), vit)
+
+
+def run_case(folder: Path, batches=None, used_up: bool = False, **changes) -> tuple[Run, Progress, dict]:
+    """Train in a folder; returns the run, its progress and the weights that were validated."""
+    config = dataclasses.replace(CONFIG, **changes)
+    accelerator, model, validate = start_accelerator(config), model_of(config), Validator()
+    objective = dcal_objective(config, model, people=2 * FAMILIES)
+    run = open_run(folder, config, "the people and images", [])
+    batches = batches or batches_of(config)
+    progress = train(config, accelerator, model, objective, batches, validate, run, Budget(used_up))
+    return run, progress, getattr(validate, "kept", {})
+
+
+def encode() -> dict[str, torch.Tensor]:
+    """The features of an odd number of images by a new model."""
+    store = ImageStore(split().images.images[:ENCODED], np.arange(ENCODED), [])
+    return encode_images(model_of(CONFIG), store, 5, progress=False).parts
+
+
+def gather_rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of all processes, and the gradient of a loss that every process computes of all of them."""
+    own = (torch.arange(6.0).view(2, 3) + 10 * rank()).requires_grad_()
+    rows = gather(own.T.contiguous().T)  # of any layout
+    (rows * torch.arange(3.0 * len(rows)).view(-1, 3)).sum().backward()
+    return rows.detach(), own.grad
+
+
+def take_turns(folder: Path) -> list[str]:
+    """What this process finds where process 0 writes first."""
+    with main_first():
+        if rank() == 0:
+            time.sleep(0.3)
+            (folder / "first").write_text("")
+        return sorted(path.name for path in folder.glob("first"))
+
+
+def watch_writing(folder: Path) -> list[str]:
+    """The files and folders below a folder that this process opens to write, makes or renames from now on."""
+    written = []
+
+    def watch(event: str, arguments: tuple) -> None:
+        writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod")
+        writes |= event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if writes and isinstance(arguments[0], str | Path) and str(arguments[0]).startswith(str(folder)):
+            written.append(str(arguments[0]))
+
+    sys.addaudithook(watch)
+    return written
+
+
+def main(folder: Path) -> None:
+    join()
+    print(f"Printed by process {rank()} of {world_size()}.")
+    seen = {"gathered": gather_rows(), "encoded": encode(), "turns": take_turns(folder)}
+    seen["of_main"] = of_main({"rank": rank()})["rank"]
+    seen["main_only"] = main_only(lambda: "done")()
+    seen["written"] = watch_writing(folder / "runs")
+    runs = folder / "runs"
+    seen["kept"], seen["failed"] = {}, {}
+    for name, changes in CASES.items():
+        try:
+            _, _, seen["kept"][name] = run_case(runs / name, **changes)
+        except RuntimeError as error:
+            seen["failed"][name] = str(error)
+    # Whose time is up does not matter but in process 0, which lets both stop at the same batch.
+    progress = [run_case(runs / "unhurried", used_up=rank() == 1, **LONG)[1]]
+    progress += [run_case(runs / "stopped", used_up=used_up, **LONG)[1] for used_up in (rank() == 0, False)]
+    seen["batches"] = [(p.batch, p.finished) for p in progress]
+    torch.save(seen, folder / f"rank{rank()}.pt")
+    leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
