@@ -10,7 +10,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -87,9 +86,11 @@ class DCAL(nn.Module):
     def pretrained_depths(self) -> dict[str, int]:
         """How many blocks lie above each parameter that starts from pretrained weights, by its name; for the others,
         which are not named, there is no such start."""
-        layers = group_parameters(self.vit, self.vit.group_matcher(coarse=False), reverse=True)
-        last = max(layer for name, layer in layers.items() if name.startswith("blocks."))
-        depths = {f"vit.{name}": max(0, last - layer) for name, layer in layers.items()}
+        depths, count = {}, len(self.vit.blocks)
+        for name, _ in self.vit.named_parameters():
+            part, _, rest = name.partition(".")
+            above = count - 1 - int(rest.split(".")[0]) if part == "blocks" else count
+            depths[f"vit.{name}"] = 0 if part in ("norm", "fc_norm") else above
         return depths | {name: 0 for name, _ in self.named_parameters() if name.startswith("glca")}
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
