@@ -13,7 +13,7 @@ from dcal_core.bench.naive import rollout
 from dcal_core.bench.subjects import Setting, Subject, batches_of, random_store, to_device, twin_index
 from dcal_core.bench.timing import Row, Spread, alternate, ratio
 from dcal_core.data.images import ImageStore, open_images
-from dcal_core.models.attention import attention_map, last_layer_row, one_layer_down, rollout_row
+from dcal_core.models.attention import attention_map, rollout_row
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
 
 OFTEN = 5  # times as many rounds for what takes milliseconds
@@ -26,14 +26,6 @@ FAMILIES, IMAGES_EACH = 2, 15  # of the test set that is scored; ND-TWINS has ab
 SAMPLED_PAIRS = 12  # that go through the model one by one
 
 
-def cls_row(maps: list[Tensor]) -> Tensor:
-    """The CLS row of the rollout of head-mean maps [B, N, N], first layer to last, without a product of two of them."""
-    row = last_layer_row(maps[-1][:, 0])
-    for layer in reversed(maps[:-1]):
-        row = one_layer_down(row, layer.unsqueeze(1))
-    return row
-
-
 @torch.inference_mode()
 def rollout_rows(setting: Setting, size: int, images: int, layers: int = 12) -> Iterator[Row]:
     """Rollout of random attention as a row that goes down the layers, beside the product of whole matrices.
@@ -44,27 +36,15 @@ def rollout_rows(setting: Setting, size: int, images: int, layers: int = 12) -> 
     heads, tokens = vit.blocks[0].attn.num_heads, vit.patch_embed.num_patches + vit.num_prefix_tokens
     torch.manual_seed(0)
     shape = (2, layers, images, heads, tokens, vit.embed_dim // heads)
-    queries, keys = (list(t) for t in torch.randn(shape, device=setting.device))
-    maps = [attention_map(q, k) for q, k in zip(queries, keys, strict=True)]
-    whole = rollout(maps)[:, 0]
-    torch.testing.assert_close(cls_row(maps), whole)
-    torch.testing.assert_close(rollout_row(queries, keys), whole)
-
-    def time(**works) -> dict[str, np.ndarray]:
-        """Seconds of one call, which finds the caches as the call before it left them, and not the other work."""
-        several = {name: lambda work=work: [work() for _ in range(IN_A_ROW)] for name, work in works.items()}
-        seconds = alternate(several, setting.repeats, setting.wait)
-        return {name: figures / IN_A_ROW for name, figures in seconds.items()}
-
-    name = f"rollout, {size} px: row / whole product"
+    queries, keys = torch.randn(shape, device=setting.device)
+    maps = list(map(attention_map, queries, keys))
+    torch.testing.assert_close(rollout_row(maps), rollout(maps)[:, 0])
+    works = {"row": lambda: rollout_row(maps), "whole": lambda: rollout(maps)}
+    # Some calls in a row, which find the caches as the same work left them, and not the other's.
+    several = {name: lambda work=work: [work() for _ in range(IN_A_ROW)] for name, work in works.items()}
+    seconds = {name: s / IN_A_ROW for name, s in alternate(several, OFTEN * setting.repeats, setting.wait).items()}
     goal = 0.05 if size == setting.size else None
-    given = time(row=lambda: cls_row(maps), whole=lambda: rollout(maps))
-    yield ratio(f"{name}, maps given", given, "row", "whole", goal=goal, note="the same numbers")
-    made = time(
-        row=lambda: rollout_row(queries, keys),
-        whole=lambda: rollout([attention_map(q, k) for q, k in zip(queries, keys, strict=True)]),
-    )
-    yield ratio(f"{name}, with the maps", made, "row", "whole")
+    yield ratio(f"rollout, {size} px: row / whole product", seconds, "row", "whole", goal=goal, note="the same numbers")
 
 
 def write_jpegs(folder: Path, size: int) -> list[Path]:

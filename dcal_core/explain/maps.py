@@ -7,7 +7,7 @@ pair's own score does that better (measured on drawn twins, whose true differenc
 import torch
 from torch import Tensor, nn
 
-from dcal_core.models.attention import rollout_row
+from dcal_core.models.attention import attention_map, rollout_row
 from dcal_core.models.features import Features
 
 
@@ -18,7 +18,8 @@ def layers_of(features: Features, name: str) -> list[Tensor]:
 
 def rollout_map(features: Features, grid: int) -> Tensor:
     """How much each patch has gone into the CLS token by attention rollout, [B, g, g], each summing to 1."""
-    row = rollout_row(layers_of(features, "q"), layers_of(features, "k"))[:, -grid * grid :]
+    maps = map(attention_map, layers_of(features, "q"), layers_of(features, "k"))
+    row = rollout_row(list(maps))[:, -grid * grid :]
     return (row / row.sum(-1, keepdim=True)).unflatten(1, (grid, grid))
 
 

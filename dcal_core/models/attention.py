@@ -42,6 +42,31 @@ def attend(attention: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) in fp32, [B, H, n, N], of queries [B, H, n, d] and keys [B, H, N, d]."""
+    # Flattened first, since matmul would copy the transposed keys; beta=0: nothing is added.
+    nothing, keys = q.new_empty(1, 1, 1), k.flatten(0, 1).transpose(1, 2)
+    scores = torch.baddbmm(nothing, q.flatten(0, 1), keys, beta=0, alpha=q.shape[-1] ** -0.5)
+    return scores.softmax(-1, dtype=torch.float32).unflatten(0, q.shape[:2])
+
+
+@torch.no_grad()
+def attention_map(q: Tensor, k: Tensor) -> Tensor:
+    """The head mean of the attention weights, [B, n, N], without gradient."""
+    return attention_weights(q, k).mean(1)
+
+
+def attend_seen(attention: nn.Module, q: Tensor, k: Tensor, v: Tensor, seen: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What `attend` gives, [B, N, C], and the attention map [b, n, N] of the first `seen` = (b, n) images, queries."""
+    b, n = seen
+    if (b, n) != (len(q), q.shape[2]) or torch.is_grad_enabled():
+        return attend(attention, q, k, v), attention_map(q[:b, :, :n], k[:b])
+    # Without gradients nothing keeps the weights, and forming them once for both is cheaper than the fused kernel.
+    weights = attention_weights(q, k)
+    attended = attention.attn_drop(weights).to(v.dtype).flatten(0, 1) @ v.flatten(0, 1)  # [B H, N, d]
+    return attended.unflatten(0, v.shape[:2]).transpose(1, 2).flatten(2), weights.mean(1)
+
+
 class BesidePartner(torch.autograd.Function):
     """Keys or values [B, H, N, d] with those of image partner[i] behind those of image i, [B, H, 2N, d].
 
@@ -78,27 +103,30 @@ def finish(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
 
 
 def joint_block(
-    block: nn.Module, x: Tensor, rope: Tensor | None = None, partner: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One block on the SA stream and, behind it along the batch, the PWCA stream; also returns q and k of all streams.
+    block: nn.Module,
+    x: Tensor,
+    rope: Tensor | None = None,
+    partner: Tensor | None = None,
+    seen: tuple[int, int] = (0, 0),
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One block on the SA stream and, behind it along the batch, the PWCA stream; also returns the SA attention map
+    [b, n, N] of the first `seen` = (b, n) images and tokens, and the queries and keys of all streams.
 
     Without `partner`, x [B, N, C] is one plain self-attention stream. With it, x is [2B, N, C], or [B, N, C] where both
     streams are still the same, and comes out as [2B, N, C]: the second half attends to its own tokens and those of
     image partner[i] in one softmax, softmax(Q₁ [K₁; K₂]ᵀ / √d) [V₁; V₂] (equation 4). Both streams share every linear
     layer in one call and part only in the attention itself.
     """
+    B = len(x) if partner is None else len(partner)
     q, k, v = project(block.attn, block.norm1(x), rope)
-    if partner is None:
-        attended = attend(block.attn, q, k, v)
-    else:
-        B = len(partner)
-        streams = list(zip(q.split(B), k.split(B), v.split(B), strict=True))  # one or two
-        own = attend(block.attn, *streams[0])
+    streams = list(zip(q.split(B), k.split(B), v.split(B), strict=True))  # one or two
+    attended, seen_map = attend_seen(block.attn, *streams[0], seen)
+    if partner is not None:
         q2, k2, v2 = streams[-1]
         pair = attend(block.attn, q2, BesidePartner.apply(k2, partner), BesidePartner.apply(v2, partner))
-        attended = torch.cat([own, pair])  # [2B, N, C]
+        attended = torch.cat([attended, pair])  # [2B, N, C]
         x = x if len(x) > B else torch.cat([x, x])
-    return finish(block, x, attended), q, k
+    return finish(block, x, attended), seen_map, q, k
 
 
 def rows_block(
@@ -120,42 +148,17 @@ def rows_block(
     return finish(block, rows, attend(block.attn, q, k, v))
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) in fp32, [B, H, n, N], of queries [B, H, n, d] and keys [B, H, N, d]."""
-    # Flattened first, since matmul would copy the transposed keys; beta=0: nothing is added.
-    nothing, keys = q.new_empty(1, 1, 1), k.flatten(0, 1).transpose(1, 2)
-    scores = torch.baddbmm(nothing, q.flatten(0, 1), keys, beta=0, alpha=q.shape[-1] ** -0.5)
-    return scores.softmax(-1, dtype=torch.float32).unflatten(0, q.shape[:2])
-
-
-def attention_map(q: Tensor, k: Tensor) -> Tensor:
-    """The head mean of the attention weights, [B, n, N]."""
-    return attention_weights(q, k).mean(1)
-
-
-def last_layer_row(attention: Tensor) -> Tensor:
-    """½ (e + S₀), the CLS row of ½ (I + S), [B, N], from the CLS rows S₀ [B, N] of the last layer's head-mean maps."""
-    row = attention / 2
-    row[:, 0] += 0.5
-    return row
-
-
-def one_layer_down(row: Tensor, weights: Tensor) -> Tensor:
-    """r ← ½ (r + r S), [B, N], of a rollout row r [B, N], S the head mean of attention weights [B, H, N, N]."""
-    H = weights.shape[1]
-    own, lent = row.unsqueeze(1), row.repeat(1, H).unsqueeze(1)  # [B, 1, N], [B, 1, H N]
-    return torch.baddbmm(own, lent, weights.flatten(1, 2), beta=0.5, alpha=0.5 / H).squeeze(1)
-
-
 @torch.no_grad()
-def rollout_row(queries: list[Tensor], keys: list[Tensor]) -> Tensor:
-    """The CLS row of the attention rollout through all given layers (first to last), [B, N], each row summing to 1.
+def rollout_row(maps: list[Tensor]) -> Tensor:
+    """The CLS row of the attention rollout through layers with these maps, [B, N], each row summing to 1.
 
-    Rollout is Ŝ = S̄_L ⋯ S̄_1 with S̄ = ½ S + ½ I (equations 1 and 2). Only row 0 is wanted, so a row vector is taken
-    from the last layer down to the first: the same numbers without a product of two N x N matrices.
+    maps: first layer to last, [B, N, N] each, of the last the row of CLS alone, [B, 1, N], is enough. Rollout is
+    Ŝ = S̄_L ⋯ S̄_1 with S̄ = ½ S + ½ I (equations 1 and 2). Only row 0 is wanted, so a row vector r ← ½ (r + r S) is
+    taken from the last layer down to the first: the same numbers without a product of two N x N matrices.
     """
-    with torch.autocast(queries[0].device.type, enabled=False):  # the row stays in fp32
-        row = last_layer_row(attention_map(queries[-1][:, :, :1], keys[-1])[:, 0])  # of CLS alone
-        for q, k in zip(reversed(queries[:-1]), reversed(keys[:-1]), strict=True):
-            row = one_layer_down(row, attention_weights(q, k))
-    return row
+    row = maps[-1][:, :1] / 2
+    row[:, :, 0] += 0.5
+    with torch.autocast(row.device.type, enabled=False):  # the row stays in fp32
+        for layer in reversed(maps[:-1]):
+            row = torch.baddbmm(row, row, layer, beta=0.5, alpha=0.5)
+    return row.squeeze(1)

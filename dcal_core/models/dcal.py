@@ -106,36 +106,36 @@ class DCAL(nn.Module):
 
     def run_blocks(
         self, x: Tensor, rope: Tensor | None, partner: Tensor | None, trace: bool
-    ) -> tuple[Tensor, Tensor | None, dict[str, list[Tensor]]]:
-        """All blocks on tokens x [B, N, C]: the last tokens of SA and of PWCA, and per block q and k of SA, with
-        `trace` also its tokens x.
+    ) -> tuple[Tensor, Tensor | None, list[Tensor], dict[str, Tensor]]:
+        """All blocks on tokens x [B, N, C]: the last tokens of SA and of PWCA, the attention maps of SA [B, N, N] that
+        GLCA needs, of the last block the row of CLS alone, and with `trace` each block's q, k and tokens x of SA.
 
         Where only CLS is read, the last block computes nothing but CLS for PWCA.
         """
-        B, layers = len(x), {"q": [], "k": []} | ({"x": []} if trace else {})
-        distracted = None
-        # q and k are views that hold v too: where no gradient needs it anyway, copies let its memory be used again.
-        keep = Tensor.detach if torch.is_grad_enabled() else Tensor.contiguous
+        B, N, _ = x.shape
+        distracted, maps, inside = None, [], {}
         for i, block in enumerate(self.vit.blocks):
-            pairing = partner if i in self.pwca_layers else None
+            last, pairing = block is self.vit.blocks[-1], partner if i in self.pwca_layers else None
             apart = pairing is not None or len(x) > B  # until the first pairing both streams are one
-            if apart and block is self.vit.blocks[-1] and not self.readout.reads_patches:
+            if apart and last and not self.readout.reads_patches:
                 distracted = rows_block(block, x[-B:, :1], x[-B:], rope=rope, partner=pairing)  # [B, 1, C]
                 x, pairing = x[:B], None
+            work = (block, x, rope, pairing, (B if self.glca else 0, 1 if last else N))
             if self.gradient_checkpointing and self.training:
-                x, q, k = checkpoint(joint_block, block, x, rope, pairing, use_reentrant=False)
+                x, seen, q, k = checkpoint(joint_block, *work, use_reentrant=False)
             else:
-                x, q, k = joint_block(block, x, rope, pairing)
-            for name, tensor in zip(layers, (q, k, x), strict=False):
-                layers[name].append(keep(tensor[:B]))
+                x, seen, q, k = joint_block(*work)
+            maps.append(seen)
+            if trace:
+                inside |= {f"{name}.{i}": tensor[:B].detach() for name, tensor in zip("qkx", (q, k, x), strict=True)}
         if len(x) > B:
             x, distracted = x.split(B)
-        return x, distracted, layers
+        return x, distracted, maps, inside
 
-    def select(self, layers: dict[str, list[Tensor]]) -> Tensor:
+    def select(self, maps: list[Tensor]) -> Tensor:
         """Indices [B, L], among all N tokens, of the patches that rollout from CLS ranks highest."""
         prefix = self.vit.num_prefix_tokens  # CLS, and registers, which hold no place in the image
-        return rollout_row(layers["q"], layers["k"])[:, prefix:].topk(self.selected).indices + prefix
+        return rollout_row(maps)[:, prefix:].topk(self.selected).indices + prefix
 
     def look_again(self, tokens: Tensor, chosen: Tensor, rope: Tensor | None) -> Tensor:
         """GLCA: CLS and the chosen tokens [B, L] through its blocks, [B, 1 + L, C], normalised."""
@@ -156,11 +156,10 @@ class DCAL(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The output of every branch that runs, [B, width], before its neck, and the intermediates by name."""
         tokens, rope = self.embed(images)
-        tokens, distracted, layers = self.run_blocks(tokens, rope, partner, trace)
+        tokens, distracted, maps, inside = self.run_blocks(tokens, rope, partner, trace)
         parts = {"sa": self.read(tokens)}
-        inside = {f"{name}.{i}": t for name, tensors in layers.items() for i, t in enumerate(tensors)}
         if self.glca:
-            chosen = self.select(layers)
+            chosen = self.select(maps)
             local = self.look_again(tokens, chosen, rope)
             parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], chosen - self.vit.num_prefix_tokens)
             inside |= {"selected": chosen, "local": local}

@@ -8,6 +8,8 @@ from torch import nn
 
 from dcal_core.models.attention import (
     BesidePartner,
+    attend,
+    attend_seen,
     attention_map,
     joint_block,
     project,
@@ -236,7 +238,7 @@ def test_partner_is_the_named_image_and_no_other():
 def test_queries_and_keys_of_every_stream_come_back(kind):
     block, x = make_block(kind), tokens(4)
     for partner in (None, torch.tensor([1, 0])):
-        _, q, k = joint_block(block, x, rope_of(kind), partner)
+        *_, q, k = joint_block(block, x, rope_of(kind), partner)
         expected_q, expected_k, _ = split_heads(block, x)
         torch.testing.assert_close(q, expected_q)
         torch.testing.assert_close(k, expected_k)
@@ -325,6 +327,28 @@ def test_attention_map_is_the_mean_of_the_heads_softmaxes():
     torch.testing.assert_close(half.sum(-1), torch.ones(2, TOKENS))
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("seen", [(0, 0), (3, 1), (2, TOKENS), (3, TOKENS)])
+def test_attending_is_the_same_however_much_of_the_map_is_asked_for(seen, gradients):
+    attention = make_block().attn
+    q, k, v = project(attention, tokens(3))
+    with torch.set_grad_enabled(gradients):
+        attended, seen_map = attend_seen(attention, q, k, v, seen)
+    torch.testing.assert_close(attended, attend(attention, q, k, v), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(seen_map, attention_map(q, k)[: seen[0], : seen[1]])
+    assert attended.requires_grad == gradients and not seen_map.requires_grad
+
+
+@torch.no_grad()
+def test_attention_dropout_holds_where_the_map_is_kept():
+    attention = make_block(attn_drop=0.5).attn.train()
+    q, k, v = project(attention, tokens(3))
+    seen = (3, TOKENS)
+    first, second = attend_seen(attention, q, k, v, seen), attend_seen(attention, q, k, v, seen)
+    assert not torch.allclose(first[0], second[0])
+    assert torch.equal(first[1], second[1])  # rollout sees the weights before dropout
+
+
 def queries_and_keys(depth, dtype=torch.float32):
     """Those of `depth` layers, [2, 3, 6, 4] each."""
     random = torch.Generator().manual_seed(depth)
@@ -334,7 +358,7 @@ def queries_and_keys(depth, dtype=torch.float32):
 @pytest.mark.parametrize("depth", [1, 2, 5, 12])
 def test_rollout_row_is_the_cls_row_of_the_full_product(depth):
     queries, keys = queries_and_keys(depth)
-    row = rollout_row(queries, keys)
+    row = rollout_row(list(map(attention_map, queries, keys)))
     torch.testing.assert_close(row.double(), naive_rollout(queries, keys)[:, 0], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(row.sum(-1), torch.ones(2))
     if depth > 1:  # layers the other way round are another answer, so the oracle does watch the order
@@ -344,10 +368,10 @@ def test_rollout_row_is_the_cls_row_of_the_full_product(depth):
 @pytest.mark.parametrize("depth", [1, 12])
 def test_rollout_row_stays_in_fp32_under_mixed_precision(depth):
     queries, keys = queries_and_keys(depth, torch.bfloat16)
-    plain = rollout_row(queries, keys)
+    plain = rollout_row(list(map(attention_map, queries, keys)))
     with torch.autocast("cpu", torch.bfloat16):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16  # it is on
-        row = rollout_row(queries, keys)
+        row = rollout_row(list(map(attention_map, queries, keys)))
     assert row.dtype == torch.float32 and torch.equal(row, plain)
     torch.testing.assert_close(row.sum(-1), torch.ones(2), atol=1e-5, rtol=0)
     # bfloat16 has 8 bits; here only the scores q k have been rounded to them
@@ -356,4 +380,12 @@ def test_rollout_row_stays_in_fp32_under_mixed_precision(depth):
 
 def test_rollout_row_keeps_no_graph():
     q = torch.randn(1, 2, 4, 8, requires_grad=True)
-    assert not rollout_row([q], [q]).requires_grad
+    assert not attention_map(q, q).requires_grad
+    assert not rollout_row([torch.rand(1, 4, 4, requires_grad=True)] * 2).requires_grad
+
+
+def test_rollout_row_needs_of_the_last_layer_the_row_of_cls_alone_and_changes_no_map():
+    maps = list(torch.rand(3, 2, 5, 5))
+    before = [layer.clone() for layer in maps]
+    torch.testing.assert_close(rollout_row([*maps[:-1], maps[-1][:, :1]]), rollout_row(maps))
+    assert all(map(torch.equal, maps, before))

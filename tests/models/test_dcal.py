@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dcal_core.models import dcal
-from dcal_core.models.attention import joint_block
+from dcal_core.models.attention import attention_map, joint_block
 from dcal_core.models.backbones import hybrid_tiny
 from dcal_core.models.dcal import DCAL, unit_concat
 from dcal_core.models.features import Features
@@ -239,7 +239,7 @@ def test_what_is_selected_changes_glca_but_not_its_cls_token(monkeypatch, kind):
     before = model.encode(images, trace=True)
     others = [[n for n in range(prefix, prefix + PATCHES) if n not in row] for row in before.trace["selected"].tolist()]
     others = torch.tensor(others)[:, : model.selected]
-    monkeypatch.setattr(model, "select", lambda layers: others)
+    monkeypatch.setattr(model, "select", lambda maps: others)
     after = model.encode(images, trace=True)
     assert ((before.parts["glca"] - after.parts["glca"]).abs().amax(1) > 1e-3).all()
     # The trap: each query row goes through attention and FFN alone, so a read-out at CLS would not see the selection.
@@ -271,7 +271,7 @@ def test_prefix_tokens_are_never_selected_however_much_attention_they_get(kind):
     q, k = torch.ones(1, 2, prefix + PATCHES, 16), torch.zeros(1, 2, prefix + PATCHES, 16)
     k[:, :, :prefix] = 2.0
     k[:, :, wanted] = 0.5
-    chosen = model.select({"q": [q] * DEPTH, "k": [k] * DEPTH})
+    chosen = model.select([attention_map(q, k)] * DEPTH)
     assert sorted(chosen[0].tolist()) == wanted
 
 
@@ -450,8 +450,8 @@ def test_encoding_is_deterministic():
 def test_trace_names_every_intermediate(kind):
     model, images = make_model(kind), make_images(2)
     assert model.encode(images).trace == {}
-    *_, kept = model.run_blocks(*model.embed(images), partner=None, trace=False)
-    assert set(kept) == {"q", "k"}  # which rollout needs
+    *_, maps, kept = model.run_blocks(*model.embed(images), partner=None, trace=False)
+    assert kept == {} and [len(rows[0]) for rows in maps] == [len(maps[0][0])] * (DEPTH - 1) + [1]
     features = model.encode(images, trace=True)
     assert set(features.trace) == {f"{name}.{i}" for name in "qkx" for i in range(DEPTH)} | {"selected", "local"}
     tokens, heads = model.vit.num_prefix_tokens + PATCHES, model.vit.blocks[0].attn.num_heads
