@@ -4,6 +4,7 @@ import importlib
 import sys
 
 COMMANDS = {  # name: module and function, imported when asked for, and what it does
+    "prepare": ("dcal_core.prepare", "main", "check the data and write what to leave out"),
     "train": ("dcal_core.recipes", "main", "train a preset's model; also what torchrun starts"),
     "bench": ("dcal_core.bench.measure", "main", "measure speed and memory against a plain vision transformer"),
 }

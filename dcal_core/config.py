@@ -39,6 +39,9 @@ class Config:
     recipe: str = parameter("dcal", "which of the systems is trained", choices=("dcal",))
     run_dir: str = parameter("", "folder of this run; empty: by preset below the output folder", result=False)
     resume: bool = parameter(True, "go on from the newest checkpoint; false: move the old run aside", result=False)
+    resume_from: str = parameter(
+        "", "folder of an earlier run or model to go on from; empty: the own and the attached ones", result=False
+    )
     seed: int = parameter(0, "seed of data split, initialisation, batches and augmentation", 0, 2**31 - 1)
     time_budget_hours: float = parameter(
         11.0, "wall time after which a run saves and ends, h", 0.0, 1000.0, result=False
@@ -51,6 +54,12 @@ class Config:
     validation_share: float = parameter(0.15, "share of the training families held out", 0.01, 0.9)
     max_lost_share: float = parameter(
         0.01, "share of missing or unreadable images that is tolerated", 0.0, 1.0, result=False
+    )
+    exclusions: str = parameter(
+        "", "file of images to leave out; empty: excluded_images.csv, where prepare wrote it", result=False
+    )
+    drop_suggested: bool = parameter(
+        False, "prepare adds to that file what it suggests to leave out, unreviewed", result=False
     )
     loader_workers: int = parameter(2, "processes that prepare batches; 0: the training process", 0, 64, result=False)
     synthetic_families: int = parameter(600, "drawn twin families to train on", 4, 100_000)
@@ -71,6 +80,11 @@ class Config:
     # model
     backbone: str = parameter("vit_base_patch16_224", "a timm vision transformer, or hybrid_tiny (the demo's)")
     weights: str = parameter("", "file of pretrained weights; empty: attached model, then timm's hub", result=False)
+    trust_weights: bool = parameter(
+        False,
+        "unpickle `weights`, which may run any code in them: only where you trust their source",
+        result=False,
+    )
     allow_random_init: bool = parameter(False, "train without pretrained weights")
     local_ratio: float = parameter(0.3, "R: share of patches that GLCA selects", 0.0, 1.0)
     glca_blocks: int = parameter(1, "M: global-local blocks", 0, 12)
@@ -128,6 +142,9 @@ class Config:
         1, "parts in which a batch is worked through, to save memory; doubled where it runs out", 1, 4096, result=False
     )
     grad_clip: float = parameter(1.0, "largest norm of the gradient", 1e-3, 1e6)
+    max_skipped: int = parameter(
+        20, "steps in a row without a finite loss and gradient after which training ends", 1, 10_000, result=False
+    )
     precision: str = parameter("auto", "auto: what the GPU is fit for", choices=("auto", "fp32", "fp16", "bf16"))
 
     # validation, checkpoints, tracking
@@ -138,6 +155,8 @@ class Config:
     checkpoint_every: int = parameter(
         5, "epochs between kept checkpoints, beside last and best", 1, 10_000, result=False
     )
+    save_minutes: float = parameter(10.0, "minutes between checkpoints within an epoch", 0.0, 1000.0, result=False)
+    disk_budget_gb: float = parameter(15.0, "largest size of the run's folder, GB", 0.001, 100_000.0, result=False)
     encode_batch: int = parameter(64, "images encoded at once outside training", 1, 4096, result=False)
     bootstrap_draws: int = parameter(1000, "draws of families behind each interval", 100, 100_000, result=False)
     tracker: str = parameter("none", "experiment tracker", choices=("none", "wandb", "mlflow"), result=False)
@@ -251,6 +270,13 @@ def check(config):
         )
     check_parts(config)
     check_mixing(config)
+    if "@" in config.mlflow_uri:
+        raise ConfigError(
+            "mlflow_uri holds a name or a password, which would stand in the run's files: give them by the environment "
+            "variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
+    if config.resume_from and not config.resume:
+        raise ConfigError("resume_from names what to go on from, and resume=false forbids it: leave one of them out.")
     if config.softmax_weight == 0 and config.twin_weight == 0:
         raise ConfigError("softmax_weight and twin_weight are both 0, so nothing would be learnt: raise one.")
     return config

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -137,6 +138,10 @@ def launch(command: Sequence[str], processes: int) -> None:
         errors="replace",
         start_new_session=True,  # an interrupt comes to this process, which passes it on to all of them
     ) as group:
+        # Asked to end, this process passes it on: they save, and end by themselves.
+        before = None
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, lambda *_: os.killpg(group.pid, signal.SIGTERM))
         try:
             for line in group.stdout:
                 _, failed, reason = line.partition(FAILED)  # perhaps behind another process's progress line
@@ -146,6 +151,9 @@ def launch(command: Sequence[str], processes: int) -> None:
         except BaseException:
             os.killpg(group.pid, signal.SIGTERM)
             raise
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
     if group.returncode:
         reason = reasons[0] if reasons else f"see the lines above (exit status {group.returncode})"
         raise LaunchError(f"one of {processes} processes failed: {reason}")

@@ -3,10 +3,13 @@
 import os
 import platform
 import queue
+import signal
 import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +19,8 @@ from dcal_core.config import ConfigError
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 STARTED = float(os.environ.get("DCAL_STARTED", time.monotonic()))  # of the session, also for a process started in it
 SECRET_WAIT_S = 15
+SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN")
+SHORTEST_SECRET = 6  # characters; anything shorter is found in ordinary words
 
 
 def on_kaggle() -> bool:
@@ -87,24 +92,57 @@ def secret(name: str) -> str | None:
     if not on_kaggle():
         return None
 
-    answer = queue.SimpleQueue()
+    def ask() -> str:
+        from kaggle_secrets import UserSecretsClient
 
-    def ask():
-        try:
-            from kaggle_secrets import UserSecretsClient
+        return UserSecretsClient().get_secret(name)
 
-            answer.put((UserSecretsClient().get_secret(name), ""))
-        except Exception as error:  # five unrelated types, by what is missing: secret, token, network
-            answer.put((None, type(error).__name__))
-
-    threading.Thread(target=ask, daemon=True).start()  # a daemon, so that one which hangs cannot keep the process
     try:
-        found, error = answer.get(timeout=SECRET_WAIT_S)
-    except queue.Empty:
-        found, error = None, f"no answer within {SECRET_WAIT_S} s"
-    if error:
-        print(f"The Kaggle secret {name} is not to be had ({error}): add it under Add-ons > Secrets.")
-    return found
+        return Aside().call(SECRET_WAIT_S, ask)
+    except Exception as error:  # five unrelated types, by what is missing: secret, token, network
+        print(f"The Kaggle secret {name} is not to be had ({type(error).__name__}): add it under Add-ons > Secrets.")
+        return None
+
+
+class Aside:
+    """A thread that makes all calls to something that may hang, which can then keep neither training nor the process
+    from ending. One thread for all of them, since MLflow knows a run only in the thread that started it."""
+
+    def __init__(self):
+        self.jobs, self.thread = queue.SimpleQueue(), None
+
+    def call(self, wait_s: float, function: Callable, *arguments, **keywords):
+        """What the function returns or raises; raises TimeoutError where that takes longer than wait_s seconds."""
+        if self.thread is None:
+            self.thread = threading.Thread(target=self.work, daemon=True)
+            self.thread.start()
+        answer = queue.SimpleQueue()
+        self.jobs.put((answer, function, arguments, keywords))
+        try:
+            found, error = answer.get(timeout=wait_s)
+        except queue.Empty:
+            raise TimeoutError(f"no answer within {wait_s:g} s") from None
+        if error is not None:
+            raise error
+        return found
+
+    def work(self) -> None:
+        """Make the calls, one after the other."""
+        while True:
+            answer, function, arguments, keywords = self.jobs.get()
+            try:
+                answer.put((function(*arguments, **keywords), None))
+            except BaseException as error:  # it is raised where the call was made
+                answer.put((None, error))
+
+
+def in_one_line(error: Exception) -> str:
+    """The type and the message of an error, which may have several lines, without any secret that stands in it."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    for name in SECRETS:
+        if len(os.environ.get(name, "")) >= SHORTEST_SECRET:
+            text = text.replace(os.environ[name], f"<{name}>")
+    return text
 
 
 def reachable(host: str, port: int, wait_s: float = 5.0) -> bool:
@@ -130,3 +168,17 @@ class TimeBudget:
     def used_up(self) -> bool:
         """Whether only the reserve is left."""
         return time.monotonic() > self.end - self.reserve_s
+
+
+@contextmanager
+def asked_to_end() -> Iterator[threading.Event]:
+    """Sets an event when the system asks this process to end (SIGTERM), so that it can save first."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

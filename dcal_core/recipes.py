@@ -1,7 +1,6 @@
 """Where the systems differ in training: a recipe's name to its batches and its objective, and the run that joins
 them."""
 
-import argparse
 import json
 import re
 import sys
@@ -16,13 +15,25 @@ from torch import nn
 from dcal_core.config import Config, ConfigError, UserError, check_given
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.splits import Split, TwinData, open_data
-from dcal_core.distributed import FAILED, LaunchError, join, launch, launched, leave, main_first, rank, world_size
+from dcal_core.distributed import (
+    FAILED,
+    LaunchError,
+    join,
+    launch,
+    launched,
+    leave,
+    main_first,
+    of_main,
+    rank,
+    world_size,
+)
 from dcal_core.environment import TimeBudget, gpu_verdict, input_roots
 from dcal_core.models.build import new_model
-from dcal_core.session import begin_training
-from dcal_core.training.checkpoints import Progress, Run, open_run
+from dcal_core.session import begin_training, read_command
+from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import MemoryShort, start_accelerator, train
 from dcal_core.training.objectives import DCALObjective
+from dcal_core.training.resume import open_run, people_behind, shapes_of, take_over
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
 
@@ -82,16 +93,34 @@ def train_run(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progre
         return train_in_processes(config, folder, data)
     index = data["train"].index
     accelerator = start_accelerator(config)
-    with main_first():
-        run = open_run(folder, config, index.fingerprint(), input_roots())
     torch.manual_seed(config.seed)  # the initialisation
-    model = new_model(config, input_roots(), pretrained=not run.has_checkpoint)
-    run.remember(data.label, list(index.people))  # now that nothing has been refused
+    model = new_model(config, input_roots(), pretrained=False)
+    shapes = shapes_of(model)
+    run = of_main(None if rank() else open_run(folder, config, index.fingerprint(), input_roots(), shapes))
+    people = list(index.people)
+    if run.weights_from:
+        people = sorted({*people, *seen_before(run.weights_from, data["validation"])})
+        take_over(model, run.weights_from)
+    elif not run.saved:
+        torch.manual_seed(config.seed)
+        model = new_model(config, input_roots())
+    run.remember(data.label, people)  # now that nothing has been refused
     batches = BATCHES[config.recipe](config, data["train"])
     objective = OBJECTIVES[config.recipe](config, model, people=len(index.people))
     validate = validator(config, data["validation"])
     budget = TimeBudget(config.time_budget_hours)
     return run, train(config, accelerator, model, objective, batches, validate, run, budget)
+
+
+def seen_before(weights: Path, validation: Split) -> list[str]:
+    """The people on whom the model in a folder was trained; raises ConfigError where one of them is validated on."""
+    people = people_behind(weights)
+    if both := sorted(set(people) & set(validation.index.people)):
+        raise ConfigError(
+            f"resume_from={weights}: {len(both)} of the people to validate on, first {both[0]}, were trained on there: "
+            "give the seed and validation_share of that run."
+        )
+    return people
 
 
 def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progress]:
@@ -114,7 +143,7 @@ def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Ru
                 if not cure:
                     raise
                 # With resume=false no attached run is gone on with, but what these processes themselves have kept is.
-                resume = config.resume or run.has_checkpoint
+                resume = config.resume or bool(run.saved)
                 config = replace(config, accumulation=int(cure[1]), resume=resume)
                 print(f"Out of memory, so all processes begin again with accumulation={config.accumulation}.")
     return run, run.progress()
@@ -122,16 +151,8 @@ def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Ru
 
 def main(arguments: list[str]) -> int:
     """What train.ipynb does, without its figures: `python -m dcal_core train`, alone or started by torchrun."""
-    parser = argparse.ArgumentParser(prog="python -m dcal_core train", description="Train a preset's model.")
-    parser.add_argument("--preset", default="auto", help="a name in params/, or auto")
-    parser.add_argument("-f", "--file", type=Path, help="a preset's file anywhere else")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
-    options = parser.parse_args(arguments)
-    preset, params_dir = options.preset, Path(__file__).parents[1] / "params"
-    if options.file:
-        preset, params_dir = options.file.stem, options.file.parent
+    given, params_dir = read_command("train", "Train a preset's model.", arguments)
     try:
-        given = {"preset": preset, **dict(options.p)}
         check_given(given, params_dir)
         join()
         session = begin_training("Train a twin verifier", given, params_dir)

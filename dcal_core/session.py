@@ -1,6 +1,6 @@
 """How every notebook begins: parameters read and checked, the machine described, the run's folder found."""
 
-import json
+import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from dcal_core.config import FIELDS, Config, ConfigError, check, load, read_valu
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError, find_indexes
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
-from dcal_core.training.checkpoints import find_trained, move_aside, refuse_other_parameters
+from dcal_core.storage import DamagedError, read_json
+from dcal_core.training.resume import find_trained, move_aside, refuse_other_parameters
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Session:
 
         The label names the training data too where that was of another kind.
         """
-        trained_on = json.loads((self.trained.parents[1] / "trained_on.json").read_text())
+        trained_on = self.trained_on()
         data = open_data(self.config, names)
         if data.synthetic and trained_on["data"] != data.label:
             raise DataError(
@@ -43,6 +44,16 @@ class Session:
         mixed = trained_on["data"] == SYNTHETIC and not data.synthetic
         return replace(data, label=f"{data.label}, model trained on {SYNTHETIC}") if mixed else data
 
+    def trained_on(self) -> dict:
+        """On which data and people the model was trained; raises DataError where nothing says so."""
+        file = self.trained.parents[1] / "trained_on.json"
+        if not file.is_file():
+            raise DataError(f"{file} is missing, which says whom the model was trained on: attach the whole run.")
+        found = read_json(file)
+        if not isinstance(found.get("data"), str) or not isinstance(found.get("people"), list):
+            raise DamagedError(f"{file} is damaged: it names no data or no people; attach the run again.")
+        return found
+
     def show(self, figure: Figure, name: str) -> None:
         """Keep a figure as PNG in the run's folder, and draw that file below the cell."""
         from IPython.display import Image, display  # only notebooks have it
@@ -51,6 +62,19 @@ class Session:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
         display(Image(filename=path))
+
+
+def read_command(command: str, description: str, arguments: list[str]) -> tuple[dict, Path]:
+    """The parameters given to a command, as a notebook would be given them, and the folder of the presets."""
+    parser = argparse.ArgumentParser(prog=f"python -m dcal_core {command}", description=description)
+    parser.add_argument("--preset", default="auto", help="a name in params/, or auto")
+    parser.add_argument("-f", "--file", type=Path, help="a preset's file anywhere else")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    options = parser.parse_args(arguments)
+    preset, params_dir = options.preset, Path(__file__).parents[1] / "params"
+    if options.file:
+        preset, params_dir = options.file.stem, options.file.parent
+    return {"preset": preset, **dict(options.p)}, params_dir
 
 
 def choose_preset(preset: str, data_root: str) -> str:
@@ -79,8 +103,8 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     folder = run_folder(load(preset, params_dir, given), preset)
     trained = find_trained(folder, [] if given.get("run_dir") else input_roots())
-    saved = json.loads((trained.parents[1] / "config.json").read_text())
-    saved = {name: value for name, value in saved.items() if name in FIELDS}
+    saved = read_json(trained.parents[1] / "config.json")
+    saved = read_values({name: value for name, value in saved.items() if name in FIELDS}, trained.parents[1])
     given = {name: value for name, value in read_values(given, "the given parameters").items() if value != ""}
     for name, value in given.items():
         if FIELDS[name].metadata["result"] and value != saved.get(name, value):

@@ -28,6 +28,9 @@ resume = (
 seed = 0  # of the split, the initialisation and the batches
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
+resume_from = (
+    ""  # an earlier run or model to go on from; empty: this run's own, or attached
+)
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 given = {
@@ -88,8 +91,9 @@ session.show(
 # network. Each branch must name the person among all (margin softmax) and tell the person from the co-twin.
 #
 # After every epoch the held-out families are verified. Their equal error rate (EER) chooses the best checkpoint. When
-# the time budget is used up the run saves and ends cleanly; the next session goes on from there. With `nproc = 2` both
-# GPUs of a T4 x2 share each batch; what their processes print comes out here.
+# the time budget is used up, or the system asks to end, the run saves and ends cleanly; the next session goes on from
+# there, and after a kill from the last checkpoint, of which there is one at every epoch and every `save_minutes` within
+# one. With `nproc = 2` both GPUs of a T4 x2 share each batch; what their processes print comes out here.
 
 # %%
 from dcal_core.recipes import train_run
@@ -100,10 +104,7 @@ run, progress = train_run(session.config, session.folder, data)
 import sys
 
 if not progress.finished:
-    print(
-        f"Time budget used up after {progress.batch} batches; saved in {run.checkpoints}."
-    )
-    print("To go on, run this notebook again; on Kaggle, with this output attached to it.")
+    print("On Kaggle, attach this output to the next session, and run all again.")
     sys.exit(0)
 
 # %% [markdown]
@@ -120,6 +121,8 @@ minutes = progress.seconds / 60
 print(
     f"Best validation EER {progress.best_eer:.1%} ({data.label}), {minutes:.1f} min of training"
 )
+if progress.skipped:
+    print(f"{progress.skipped} steps had no finite loss or gradient and were skipped.")
 print(f"Model: {run.checkpoints / 'best'}")
 
 # %% [markdown]

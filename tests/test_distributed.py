@@ -19,7 +19,7 @@ from dcal_core.config import Config, load
 from dcal_core.distributed import LaunchError, gather, launch, main_first, main_only, of_main, rank, world_size
 from dcal_core.recipes import train_in_processes
 from dcal_core.training import loop
-from dcal_core.training.checkpoints import Progress
+from dcal_core.training.checkpoints import Progress, saved_in
 from dcal_core.training.loop import MemoryShort
 
 ROOT = Path(__file__).parents[1]
@@ -65,14 +65,13 @@ def on_a_cpu(monkeypatch):
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Those of the model, of the objective and of the moving average, if there is one."""
-    files = (run / "checkpoints" / "last").glob("*.safetensors")
+    files = [file for file in saved_in(run)[0].glob("*.safetensors") if file.stem != "optimizer"]
     return {f"{file.stem}.{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def moments(run: Path) -> dict[str, torch.Tensor]:
     """What AdamW has summed up of the gradients; unlike its steps this shows a gradient of the wrong size."""
-    state = torch.load(run / "checkpoints" / "last" / "optimizer.pt", weights_only=True)["optimizer"]["state"]
-    return {f"{number}.{name}": value for number, held in state.items() for name, value in held.items()}
+    return load_file(saved_in(run)[0] / "optimizer.safetensors")
 
 
 def logged(run: Path) -> list[dict]:
@@ -120,7 +119,7 @@ def test_all_processes_keep_the_same_weights(together, case):
     assert kept[0].keys() == kept[1].keys() and all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
     of_file = load_file(together.runs / case / "checkpoints" / "best" / "model.safetensors")
     assert all(torch.equal(kept[0][name], of_file[name]) for name in kept[0])
-    averaged = together.runs / case / "checkpoints" / "last" / "average.safetensors"
+    averaged = saved_in(together.runs / case)[0] / "average.safetensors"
     assert averaged.is_file() == (case == "rarely")
     assert not averaged.is_file() or all(torch.equal(kept[0][n], tensor) for n, tensor in load_file(averaged).items())
 
@@ -292,7 +291,7 @@ class Launched:
         config = load(Path(command[2]).stem, Path(command[2]).parent, {})
         self.configs.append(config)
         if self.keeps or not self.errors:
-            last = Path(config.run_dir) / "checkpoints" / "last"
+            last = Path(config.run_dir) / "checkpoints" / "last" / "00000006"
             last.mkdir(parents=True, exist_ok=True)
             (last / "progress.json").write_text(json.dumps(dataclasses.asdict(Progress(batch=6, finished=True))))
         if self.errors:

@@ -12,6 +12,8 @@ from dcal_core.config import FIELDS
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"config", "progress"},
+    {"storage"},
+    {"storage"},
     {"environment"},
     {"distributed"},
     {"data"},
@@ -20,8 +22,8 @@ LAYERS = (
     {"verification"},
     {"explain"},
     {"deploy"},
-    {"figures", "session"},
-    {"recipes"},
+    {"figures", "review", "session"},
+    {"prepare", "recipes"},
     {"bench"},
     {"__main__"},
 )

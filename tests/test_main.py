@@ -82,7 +82,7 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
     code, out, err = command(*arguments)
     assert code == status and err == ""
     assert out.startswith("usage: python -m dcal_core <command> [options]")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["train", "bench"]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["prepare", "train", "bench"]
 
 
 def test_a_command_gets_the_other_arguments_and_gives_the_exit_status(command, monkeypatch):
@@ -162,7 +162,7 @@ def test_a_preset_is_trained_and_a_second_time_nothing_is_left(command, preset, 
     code, _, err = command("train", "-f", preset, "-p", "seed", "4")
     assert code == 1 and err.count("\n") == 1 and "seed: 3 then, 4 now" in err
     code, out, _ = command("train", "-f", preset, "-p", "seed", "4", "-p", "resume", "false")
-    assert code == 0 and "Fresh start" in out
+    assert code == 0 and "is now in" in out
     assert files(tmp_path / "runs" / "small.old1" / "checkpoints") == before
 
 
@@ -173,9 +173,10 @@ def test_two_processes_train_a_preset_once(command, preset, tmp_path):
         assert out.count(once) == 1
     folder = tmp_path / "pair"
     found = sorted(files(folder))
-    last = [f"checkpoints/last/{name}" for name in ("model.json", "model.safetensors", "objective.safetensors")]
-    last += ["checkpoints/last/optimizer.pt", "checkpoints/last/progress.json"]
-    best = [f"checkpoints/best/{name}" for name in ("facts.json", "model.json", "model.safetensors")]
+    weights = [f"{name}.safetensors" for name in ("model", "objective", "optimizer")]
+    last = ["SHA256SUMS", "model.json", "progress.json", "scaler.json", *weights]
+    last = [f"checkpoints/last/00000002/{name}" for name in last]
+    best = [f"checkpoints/best/{name}" for name in ("SHA256SUMS", "facts.json", "model.json", "model.safetensors")]
     assert found == sorted([*best, *last, "config.json", "metrics.jsonl", "trained_on.json"])
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["batch"], "loss" in line, "validation/eer" in line) for line in lines] == [

@@ -45,12 +45,22 @@ def text_of(folder, notebook):
     return "".join("".join(output.get("text", "")) for output in outputs)
 
 
+def test_the_audit_writes_its_report(folder):
+    data = {name: value for name, value in SMALL.items() if name.startswith(("preset", "image", "synthetic"))}
+    done = papermill(folder, "prepare.ipynb", **data, run_dir="checked", drop_suggested="true")
+    assert done.returncode == 0, done.stderr
+    audit = json.loads((folder / "checked/audit.json").read_text())
+    assert audit["data"] == "SYNTHETIC" and audit["splits"]["train"]["people"] == 24
+    assert (folder / "checked/figures/images_per_person.png").is_file()
+    assert "SYNTHETIC" in text_of(folder, "prepare.ipynb")
+
+
 def test_training_stops_cleanly_when_the_time_is_up(folder):
     done = papermill(folder, "train.ipynb", **SMALL, time_budget_hours=0)
     assert done.returncode == 0, done.stderr
     printed = text_of(folder, "train.ipynb")
-    assert "embedded" in printed and "Time budget used up after 1 batches" in printed
-    assert json.loads((folder / "out/checkpoints/last/progress.json").read_text())["batch"] == 1
+    assert "embedded" in printed and "Time budget used up: saved after 1 batches" in printed
+    assert json.loads(next(folder.glob("out/checkpoints/last/*/progress.json")).read_text())["batch"] == 1
 
 
 def test_training_goes_on_where_it_stopped(folder):
@@ -58,7 +68,7 @@ def test_training_goes_on_where_it_stopped(folder):
     assert done.returncode == 0, done.stderr
     printed = text_of(folder, "train.ipynb")
     assert "Going on from" in printed and "1 batches done" in printed and "Best validation EER" in printed
-    progress = json.loads((folder / "out/checkpoints/last/progress.json").read_text())
+    progress = json.loads(next(folder.glob("out/checkpoints/last/*/progress.json")).read_text())
     assert progress["finished"] and progress["batch"] == 6
     assert (folder / "out/figures/curves.png").is_file()
 

@@ -23,8 +23,9 @@ from dcal_core.data.twins import TwinIndex
 from dcal_core.distributed import gather, join, leave, main_first, main_only, of_main, rank, world_size
 from dcal_core.models.build import architecture_of, assemble
 from dcal_core.recipes import dcal_batches, dcal_objective
-from dcal_core.training.checkpoints import Progress, Run, open_run
+from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import start_accelerator, train
+from dcal_core.training.resume import open_run, shapes_of
 from dcal_core.verification.protocol import encode_images
 
 FAMILIES, IMAGES, SIZE, ENCODED = 8, 3, 32, 47  # an odd number of images to encode
@@ -130,7 +131,7 @@ def run_case(folder: Path, batches=None, used_up: bool = False, **changes) -> tu
     config = dataclasses.replace(CONFIG, **changes)
     accelerator, model, validate = start_accelerator(config), model_of(config), Validator()
     objective = dcal_objective(config, model, people=2 * FAMILIES)
-    run = open_run(folder, config, "the people and images", [])
+    run = of_main(None if rank() else open_run(folder, config, "the people and images", [], shapes_of(model)))
     batches = batches or batches_of(config)
     progress = train(config, accelerator, model, objective, batches, validate, run, Budget(used_up))
     return run, progress, getattr(validate, "kept", {})

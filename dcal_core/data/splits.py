@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcal_core.config import Config
+from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.synthetic import generate, is_drawn
 from dcal_core.data.twins import (
+    PARTS,
     DataError,
     TwinIndex,
     check_disjoint,
@@ -16,7 +18,7 @@ from dcal_core.data.twins import (
     resolve_paths,
     split_families,
 )
-from dcal_core.environment import input_roots, scratch_root
+from dcal_core.environment import input_roots, output_root, scratch_root
 
 TEST_FAMILIES, TEST_IMAGES = 31, 8  # as many unseen families as ND-TWINS has
 SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
@@ -59,20 +61,37 @@ def find_data(config: Config) -> Path | None:
     return root
 
 
-def open_data(config: Config, names: Sequence[str] = ("train", "validation", "test")) -> TwinData:
-    """Find or draw the data, check it, hold out validation families and decode the splits asked for; raises
-    DataError."""
+def open_root(config: Config) -> Path:
+    """The folder of the data: where index files are attached, else of the drawn twins, and a line that says so."""
     root = find_data(config)
     if root is None:
         print(DRAWN)
         root = draw_twins(config)
-    train, test = (
-        read_index(root / f"{s}_dataset_infor.json", root / f"{s}_twin_pairs.json", s) for s in ("train", "test")
-    )
+    return root
+
+
+def read_indexes(root: Path) -> tuple[TwinIndex, TwinIndex]:
+    """The train and the test index of a folder; raises DataError."""
+    files = [[root / f"{split}_{part}.json" for part in PARTS] for split in ("train", "test")]
+    return read_index(*files[0], "train"), read_index(*files[1], "test")
+
+
+def label_of(root: Path) -> str:
+    """What the data of a folder is called on every figure and in every result."""
+    return SYNTHETIC if is_drawn(root) else root.name
+
+
+def open_data(config: Config, names: Sequence[str] = ("train", "validation", "test")) -> TwinData:
+    """Find or draw the data, check it, leave out what a reviewer excluded, hold out validation families and decode
+    the splits asked for; raises DataError."""
+    root = open_root(config)
+    train, test = read_indexes(root)
     check_disjoint(train, test)
+    lists = [output_root() / "prepare", *input_roots(), *input_roots(config.data_root)]
+    train, test = leave_out((train, test), config.exclusions, lists)
     train, validation = split_families(train, config.validation_share, config.seed)
     splits = {index.name: open_split(index, root, config) for index in (train, validation, test) if index.name in names}
-    return TwinData(root, SYNTHETIC if is_drawn(root) else root.name, splits)
+    return TwinData(root, label_of(root), splits)
 
 
 def open_split(index: TwinIndex, root: Path, config: Config) -> Split:

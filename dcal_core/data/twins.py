@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class TwinIndex:
         counts = np.bincount(person_of, minlength=len(self.people))
         if not counts.all():
             emptied = [self.people[person] for person in np.flatnonzero(counts == 0)]
-            emptied = _some(emptied, "person", "people")
+            emptied = name_some(emptied, "person", "people")
             raise DataError(f"{self.name}: no image is left of {emptied}: restore one or unlist the person.")
         return replace(self, paths=tuple(self.paths[image] for image in images), person_of=person_of)
 
@@ -78,26 +78,32 @@ class TwinIndex:
         )
 
 
+def folders_below(roots: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder under the roots, as deep as inputs are nested, and its files' names; links are not followed."""
+    for root in {Path(os.path.realpath(root)) for root in roots}:
+        for folder, folders, files in os.walk(root):
+            if len(Path(folder).relative_to(root).parts) >= SEARCH_DEPTH:
+                folders.clear()
+            yield Path(folder), files
+
+
 def find_indexes(roots: Sequence[Path]) -> Path | None:
     """The folder under `roots` that holds the four index files, or None.
 
     Links are not followed. DataError if several folders hold them, or if only some of them are there.
     """
-    found: dict[Path, list[str]] = {}  # folder: the index files that it lacks
-    for root in {Path(os.path.realpath(root)) for root in roots}:
-        for folder, folders, files in os.walk(root):
-            if len(Path(folder).relative_to(root).parts) >= SEARCH_DEPTH:
-                folders.clear()
-            if not set(INDEX_FILES).isdisjoint(files):
-                found[Path(folder)] = [name for name in INDEX_FILES if name not in files]
+    found = {}  # folder: the index files that it lacks
+    for folder, files in folders_below(roots):
+        if not set(INDEX_FILES).isdisjoint(files):
+            found[folder] = [name for name in INDEX_FILES if name not in files]
     complete = sorted(str(folder) for folder, lacking in found.items() if not lacking)
     if len(complete) > 1:
-        complete = _some(complete, "folder", "folders")
+        complete = name_some(complete, "folder", "folders")
         raise DataError(f"The index files lie in {complete}: give the one to use as the data root.")
     if complete:
         return Path(complete[0])
     for folder, lacking in found.items():
-        lacking = _some(lacking, "file", "files")
+        lacking = name_some(lacking, "file", "files")
         raise DataError(f"{folder} lacks {lacking}: put the four index files in one folder.")
     return None
 
@@ -124,6 +130,25 @@ def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
     )
 
 
+def find_images(index: TwinIndex, root: Path) -> dict[int, list[str]]:
+    """The files under `root` that share the longest tail of path parts with an image's entry, person folder and name
+    at least; an image without such a file is left out. DataError if `root` is not a folder.
+    """
+    root = Path(os.path.abspath(root))
+    if not root.is_dir():
+        raise DataError(f"{index.name}: {root} is not a folder: give the one with the images as the data root.")
+    entries = [path_parts(path) for path in index.paths]
+    places, found = _places(root, entries), {}
+    for image, entry in enumerate(entries):
+        candidates = places.get(entry[-2:], [])
+        if len(candidates) > 1:
+            tails = [_common_tail(entry, path_parts(place)) for place in candidates]
+            candidates = [candidates[n] for n, tail in enumerate(tails) if tail == max(tails)]
+        if candidates:
+            found[image] = candidates
+    return found
+
+
 def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIndex:
     """Find each image of the index under `root`, whatever the folders above it are called today.
 
@@ -131,36 +156,26 @@ def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIn
     Missing images are listed and left out. DataError if two files match equally well, if two entries lead to
     one file, or if more than `max_lost_share` (0 to 1) of the images are missing.
     """
-    root = Path(os.path.abspath(root))
-    if not root.is_dir():
-        raise DataError(f"{index.name}: {root} is not a folder: give the one with the images as the data root.")
-    entries = [_parts(path) for path in index.paths]
-    places = _places(root, entries)
-
-    found: dict[int, str] = {}
-    for image, entry in enumerate(entries):
-        candidates = places.get(entry[-2:], [])
-        if len(candidates) > 1:
-            tails = [_common_tail(entry, _parts(place)) for place in candidates]
-            candidates = [candidates[n] for n, tail in enumerate(tails) if tail == max(tails)]
-        if len(candidates) > 1:
+    root, total = Path(os.path.abspath(root)), len(index.paths)
+    candidates = find_images(index, root)
+    for image, (first, *others) in candidates.items():
+        if others:
             raise DataError(
-                f"{index.name}: image {str(index.paths[image])!r} matches {candidates[0]!r} and "
-                f"{candidates[1]!r} equally well: remove one, or give the folder above one as the data root."
+                f"{index.name}: image {str(index.paths[image])!r} matches {first!r} and "
+                f"{others[0]!r} equally well: remove one, or give the folder above one as the data root."
             )
-        if candidates:
-            found[image] = candidates[0]
+    found = {image: place for image, (place,) in candidates.items()}
     if shared := [place for place, count in Counter(found.values()).items() if count > 1]:
-        shared = _some(shared, "file", "files")
+        shared = name_some(shared, "file", "files")
         raise DataError(f"{index.name}: several entries of the index lead to {shared}: keep one entry for each.")
 
-    missing = [str(index.paths[image]) for image in range(len(entries)) if image not in found]
-    print(f"{index.name}: {len(found):,} of {len(entries):,} images found under {root}")
+    missing = [str(index.paths[image]) for image in range(total) if image not in found]
+    print(f"{index.name}: {len(found):,} of {total:,} images found under {root}")
     if missing:
-        print(f"{index.name}: left out, not found: {_some(missing, 'image', 'images')}")
-    if len(missing) > max_lost_share * len(entries):
+        print(f"{index.name}: left out, not found: {name_some(missing, 'image', 'images')}")
+    if len(missing) > max_lost_share * total:
         raise DataError(
-            f"{index.name}: {len(missing):,} of {len(entries):,} images not under {root}, more than "
+            f"{index.name}: {len(missing):,} of {total:,} images not under {root}, more than "
             f"max_lost_share={max_lost_share:g}, first {missing[0]!r}: attach them, give the folder above, or raise it."
         )
     kept = index.take(list(found))
@@ -192,10 +207,10 @@ def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
     """DataError if a person or an image path stands in both splits."""
     cure = "take them out of one of the two."
     if people := sorted(set(a.people) & set(b.people)):
-        raise DataError(f"{a.name} and {b.name} share {_some(people, 'person', 'people')}: {cure}")
-    paths = {_parts(path) for path in a.paths}
-    if images := [str(path) for path in b.paths if _parts(path) in paths]:
-        raise DataError(f"{a.name} and {b.name} share {_some(images, 'image', 'images')}: {cure}")
+        raise DataError(f"{a.name} and {b.name} share {name_some(people, 'person', 'people')}: {cure}")
+    paths = {path_parts(path) for path in a.paths}
+    if images := [str(path) for path in b.paths if path_parts(path) in paths]:
+        raise DataError(f"{a.name} and {b.name} share {name_some(images, 'image', 'images')}: {cure}")
 
 
 def _read_json(file: Path) -> object:
@@ -233,7 +248,7 @@ def _check_images(images: object, file: Path) -> None:
         for path in paths:
             if not isinstance(path, str):
                 raise DataError(f"{where} has {path!r:.60} among the image paths: write a string.")
-            parts = _parts(path)
+            parts = path_parts(path)
             if ".." in parts:
                 raise DataError(f"{where}: image {path!r} has a part '..': write the path without it.")
             if len(parts) < 2:
@@ -267,8 +282,8 @@ def _families(people: Sequence[str], pairs: Sequence[Sequence[str]]) -> tuple[tu
     return tuple(sorted({tuple(sorted(family)) for family in family_of.values()}))
 
 
-def _parts(path: str | Path) -> tuple[str, ...]:
-    # An index may come from Windows, so both separators part.
+def path_parts(path: str | Path) -> tuple[str, ...]:
+    """Folders and name of a path; an index may come from Windows, so both separators part."""
     return tuple(part for part in str(path).replace("\\", "/").split("/") if part not in ("", "."))
 
 
@@ -287,7 +302,7 @@ def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, s
             if not os.path.islink(place) or Path(os.path.realpath(place)).is_relative_to(real_root):
                 places.setdefault((name, file), []).append(place)
     if closed:
-        print(f"not searched: {_some([str(error.filename) for error in closed], 'folder', 'folders')}")
+        print(f"not searched: {name_some([str(error.filename) for error in closed], 'folder', 'folders')}")
     return {key: sorted(found) for key, found in places.items()}
 
 
@@ -296,7 +311,7 @@ def _common_tail(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     return [*same, False].index(False)
 
 
-def _some(items: Sequence[str], one: str, many: str) -> str:
+def name_some(items: Sequence[str], one: str, many: str) -> str:
     """'3 images: a, b, c', or the first few and how many more."""
     more = f" and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
     return f"{len(items):,} {one if len(items) == 1 else many}: {', '.join(map(repr, items[:LISTED]))}{more}"

@@ -1,6 +1,7 @@
 """Backbones: timm vision transformers of the kind whose parts DCAL recombines, with their pretrained weights."""
 
 import difflib
+import re
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dcal_core.config import Config, ConfigError
 
 PLAIN = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # timm's modules that may hold such
 BLOCKS = {(Block, Attention), (eva.EvaBlock, eva.EvaAttention)}  # eva: DINOv3 among others
-WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
+WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 
 
 def hybrid_tiny(img_size: int, **rates: float) -> VisionTransformer:
@@ -60,18 +61,27 @@ def check_name(name: str) -> None:
         raise not_plain(name)
 
 
-def load_weights(name: str, vit: nn.Module, file: Path) -> None:
-    """Fill the whole backbone from a file, of another image size if need be; raises ConfigError."""
+def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -> None:
+    """Fill the whole backbone from a file, of another image size if need be; raises ConfigError.
+
+    A pickle that asks for more than tensors, and so could run any code, is refused unless the file is trusted.
+    """
     try:
-        state = load_state_dict(str(file), weights_only=True)
+        state = load_state_dict(str(file), weights_only=not trusted)
         if isinstance(vit, eva.Eva):
             state = eva.checkpoint_filter_fn(state, vit)
         else:
             state = checkpoint_filter_fn(state, vit, adapt_layer_scale=True)
         missing = vit.load_state_dict(state, strict=False).missing_keys
     except Exception as error:  # damaged files and other architectures raise whatever their reader raises
-        reason = str(error).strip().splitlines()[-1:]
-        raise ConfigError(f"weights={file} cannot be read as {name} ({' '.join(reason)}): give another file.") from None
+        reason = " ".join(str(error).split())
+        if re.search("weights.only", reason, re.IGNORECASE) and not trusted:
+            asked = re.findall(r"(?:GLOBAL|globals:) ([\w.]*\w)", reason)[:1] or ["more than tensors"]
+            raise ConfigError(
+                f"weights={file} is a pickle that asks for {asked[0]} and so could run any code: it was not loaded. "
+                "Take a .safetensors file, or, if its source is beyond doubt, give trust_weights=true."
+            ) from None
+        raise ConfigError(f"weights={file} cannot be read as {name} ({reason[-200:]}): give another file.") from None
     if missing:
         raise ConfigError(
             f"weights={file} lacks {len(missing)} tensors of {name}, first {missing[0]}: give another file."
@@ -127,7 +137,7 @@ def pretrained_backbone(config: Config, input_roots: list[Path]) -> nn.Module:
             raise ConfigError(f"weights={file}: there is no such file.")
         print(f"Pretrained weights of {config.backbone}: {file}")
         vit = create_backbone(config)
-        load_weights(config.backbone, vit, file)
+        load_weights(config.backbone, vit, file, config.trust_weights)
         return vit
     if config.allow_random_init:
         print(f"{config.backbone} starts from random weights (allow_random_init=true).")

@@ -7,12 +7,30 @@ execute code when read.
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dcal_core.config import Config, ConfigError
-from dcal_core.models.backbones import create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
+from dcal_core.config import FIELDS, Config, ConfigError, read_value
+from dcal_core.models.backbones import check_name, create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
 from dcal_core.models.dcal import DCAL
+from dcal_core.storage import DamagedError, check_seal, read_json
+
+MOST_BLOCKS = FIELDS["pwca_last"].metadata["high"]
+ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, if it came from one
+    "recipe": "recipe",
+    "backbone": "backbone",
+    "image_size": "image_size",
+    "mean": None,
+    "std": None,
+    "local_ratio": "local_ratio",
+    "glca_blocks": "glca_blocks",
+    "pwca_layers": None,
+    "readout": "readout",
+    "neck": "neck",
+    "similarity": "similarity",
+    "temperature": "similarity_temperature",
+}
 
 
 def architecture_of(config: Config, vit: nn.Module) -> dict:
@@ -22,20 +40,12 @@ def architecture_of(config: Config, vit: nn.Module) -> dict:
         raise ConfigError(f"pwca_first, pwca_last: {config.backbone} has {depth} blocks; lower them.")
     paired = config.pwca_first and config.pwca_prob  # without, its neck would wait for gradients that never come
     pwca = range(config.pwca_first - 1, config.pwca_last or depth) if paired else range(0)
-    return {
-        "recipe": config.recipe,
-        "backbone": config.backbone,
-        "image_size": config.image_size,
+    found = {
         "mean": list(vit.pretrained_cfg["mean"]),
         "std": list(vit.pretrained_cfg["std"]),
-        "local_ratio": config.local_ratio,
-        "glca_blocks": config.glca_blocks,
         "pwca_layers": list(pwca),
-        "readout": config.readout,
-        "neck": config.neck,
-        "similarity": config.similarity,
-        "temperature": config.similarity_temperature,
     }
+    return {name: getattr(config, field) if field else found[name] for name, field in ARCHITECTURE.items()}
 
 
 def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = False) -> DCAL:
@@ -69,14 +79,41 @@ def save_model(folder: Path, model: nn.Module) -> None:
     (Path(folder) / "model.json").write_text(json.dumps(model.architecture, indent=1))
 
 
+def read_architecture(file: Path) -> dict:
+    """The architecture that a model folder's file describes; raises DamagedError where it describes none of ours."""
+    found = read_json(file)
+    try:
+        if set(found) != set(ARCHITECTURE):
+            raise ConfigError(f"it names {', '.join(sorted(set(found) ^ set(ARCHITECTURE)))}")
+        for name, field in ARCHITECTURE.items():
+            if field and read_value(FIELDS[field], found[name]) != found[name]:
+                raise ConfigError(f"{name} is {found[name]!r:.40}")
+        for name, number, count in (("mean", float, 3), ("std", float, 3), ("pwca_layers", int, None)):
+            if not isinstance(found[name], list) or len(found[name]) != (count or len(found[name])):
+                raise ConfigError(f"{name} is {found[name]!r:.40}")
+            if any(type(value) not in (number, int) or not 0 <= value < MOST_BLOCKS for value in found[name]):
+                raise ConfigError(f"{name} is {found[name]!r:.40}")
+        if found["backbone"] != "hybrid_tiny":
+            check_name(found["backbone"])  # which also keeps timm from fetching a model of any other name
+    except ConfigError as error:
+        raise DamagedError(f"{file} is damaged or of another version ({error}): restore it or train again.") from None
+    return found
+
+
 def load_model(folder: Path) -> nn.Module:
-    """The trained model of a folder, on the CPU and in eval mode; raises ConfigError where the folder holds none."""
+    """The trained model of a folder, on the CPU and in eval mode; raises ConfigError where the folder holds none, and
+    DamagedError where it is not as it was written."""
     folder = Path(folder)
     if not (folder / "model.json").is_file():
         raise ConfigError(f"{folder} holds no trained model (model.json is missing): train first, or set run_dir.")
-    architecture = json.loads((folder / "model.json").read_text())
+    check_seal(folder)
+    architecture = read_architecture(folder / "model.json")
     name, size = architecture["backbone"], architecture["image_size"]
     vit = hybrid_tiny(size) if name == "hybrid_tiny" else timm_backbone(name, size)
     model = assemble(architecture, vit)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DamagedError(f"{folder / 'model.safetensors'} does not fit model.json beside it ({reason}).") from None
     return model.eval()

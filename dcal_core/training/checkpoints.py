@@ -1,34 +1,49 @@
-"""A run's folder: its checkpoints, its figures and how to find and go on with it.
+"""A run's folder: its checkpoints, its figures, and how training is put back to where it stood.
 
-    <run>/config.json           every parameter, with the fingerprint of those that can change the weights
-    <run>/metrics.jsonl         a line for every logged step and every validation
-    <run>/checkpoints/last/     model, losses, optimiser and progress: enough to go on
-    <run>/checkpoints/best/     the model with the lowest validation EER
-    <run>/checkpoints/epoch_5/  the model every few epochs
+    <run>/config.json                 every parameter, with the fingerprint of those that can change the weights
+    <run>/trained_on.json             the people trained on, on whom nobody may evaluate the model
+    <run>/metrics.jsonl               a line for every logged step and every validation
+    <run>/checkpoints/last/00000300/  the newest two, by batches done: all that going on needs
+    <run>/checkpoints/best/           the model with the lowest validation EER
+    <run>/checkpoints/epoch_5/        the model every few epochs
 
-Every folder is written under another name and then renamed, so that an interruption leaves the one before it whole.
+Weights and the optimiser's state are safetensors and the rest is JSON, so that reading a run executes nothing. What is
+random in training follows from the seed and the number of the batch: there is no generator's state to keep.
 """
 
 import dataclasses
 import json
-import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from dcal_core.config import Config, ConfigError
 from dcal_core.distributed import main_only
 from dcal_core.models.build import save_model, save_state
+from dcal_core.storage import (
+    DamagedError,
+    StorageError,
+    check_seal,
+    free_name,
+    no_room_said,
+    read_json,
+    sealed_folder,
+    size_of,
+    write_text,
+)
+
+KEPT = 2  # checkpoints to go on from: should the newest be damaged, there is the one before it
 
 
 @dataclass
 class Progress:
     """Where a run stands: batches done, best validation EER so far and validations since, parts that a batch is worked
-    through in, seconds of training, and whether it is finished."""
+    through in, seconds of training, whether it is finished, steps skipped in all and just now in a row, and the figures
+    since the last logged line."""
 
     batch: int = 0
     best_eer: float = float("inf")
@@ -37,83 +52,144 @@ class Progress:
     seconds: float = 0.0
     tracker_run: str = ""
     finished: bool = False
+    skipped: int = 0
+    skipped_in_row: int = 0
+    recent: list = field(default_factory=list)
+
+    @classmethod
+    def read(cls, facts: dict, file: Path) -> "Progress":
+        """The progress that a file holds; raises DamagedError."""
+        values = {}
+        for f in dataclasses.fields(cls):
+            value = values[f.name] = facts.get(f.name)
+            number = f.type in (int, float) and isinstance(value, (int, f.type)) and not isinstance(value, bool)
+            if not (value >= 0 if number else isinstance(value, f.type)):
+                raise DamagedError(f"{file} is damaged: {f.name} is {value!r:.40}, where a {f.type.__name__} belongs.")
+        return cls(**values)
 
 
 class Run:
-    """One run's folder: writes checkpoints and figures into it, and restores training from it."""
+    """One run's folder: writes checkpoints and figures into it, and restores training from it.
 
-    def __init__(self, folder: Path, config: Config, data: str):
-        self.folder, self.config, self.data = Path(folder), config, data
+    data: a fingerprint of what is trained on. weights_from: the folder of a model that a new run starts from, or None.
+    """
+
+    def __init__(self, folder: Path, config: Config, data: str, weights_from: Path | None = None):
+        self.folder, self.config, self.data, self.weights_from = Path(folder), config, data, weights_from
+        self.checkpoints = self.folder / "checkpoints"
         self.metrics = self.folder / "metrics.jsonl"
 
     @main_only
     def remember(self, label: str, people: list[str]) -> None:
         """Write down on which data and people the model is trained, so that nobody evaluates it on them."""
         self.create()
-        (self.folder / "trained_on.json").write_text(json.dumps({"data": label, "people": people}))
+        write_text(self.folder / "trained_on.json", json.dumps({"data": label, "people": people}))
 
     @main_only
     def create(self) -> None:
-        """Make the folder, with the parameters in it."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        """Make the folder, with the parameters in it; raises StorageError."""
+        with no_room_said(self.folder):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
         described = {"fingerprint": self.config.fingerprint()} | self.config.as_dict()
-        (self.folder / "config.json").write_text(json.dumps(described, indent=1))
+        write_text(self.folder / "config.json", json.dumps(described, indent=1))
+        if self.weights_from:
+            write_text(self.folder / "started_from.json", json.dumps({"weights": str(self.weights_from)}))
+
+    @property
+    def saved(self) -> list[Path]:
+        """The checkpoints that training can go on from, newest first."""
+        return saved_in(self.folder)
 
     def progress(self) -> Progress:
-        """Where the last checkpoint stands."""
-        facts = json.loads((self.checkpoints / "last" / "progress.json").read_text())
-        return Progress(**{field.name: facts[field.name] for field in dataclasses.fields(Progress)})
-
-    @property
-    def has_checkpoint(self) -> bool:
-        return (self.checkpoints / "last").is_dir()
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        """Where the newest checkpoint stands; raises DamagedError."""
+        file = self.saved[0] / "progress.json"
+        return Progress.read(read_json(file), file)
 
     @main_only
     def log(self, **figures) -> None:
-        """Append a line of figures to metrics.jsonl."""
-        with self.metrics.open("a") as file:
+        """Append a line of figures to metrics.jsonl; raises StorageError."""
+        with no_room_said(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(figures) + "\n")
 
     @main_only
     def save_model(self, name: str, model: nn.Module, **facts) -> None:
-        """Keep the model under a name, with facts such as its epoch and validation EER."""
-        with replaced_folder(self.checkpoints / name) as folder:
+        """Keep the model under a name, with facts such as its epoch and validation EER; raises StorageError."""
+        self.make_room(bytes_of(model.state_dict()))
+        with sealed_folder(self.checkpoints / name) as folder:
             save_model(folder, model)
             (folder / "facts.json").write_text(json.dumps(facts))
 
     @main_only
     def save_last(self, model: nn.Module, objective: nn.Module, optimizer, scaler, progress: Progress, average) -> None:
-        """Keep all that going on needs; average: the moving average of the model, or None."""
-        with replaced_folder(self.checkpoints / "last") as folder:
+        """Keep all that going on needs, and the checkpoint before it; average: the moving average of the model, or
+        None. Raises StorageError."""
+        modules = {"objective": objective} | ({"average": average.module} if average else {})
+        state = {
+            f"{number}.{name}": value
+            for number, values in optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        self.make_room(sum(map(bytes_of, [state, model.state_dict(), *(m.state_dict() for m in modules.values())])))
+        with sealed_folder(self.checkpoints / "last" / f"{progress.batch:08d}") as folder:
             save_model(folder, model)
-            save_state(folder / "objective.safetensors", objective)
-            if average:
-                save_state(folder / "average.safetensors", average.module)
-            state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
-            torch.save(state, folder / "optimizer.pt")
+            for name, module in modules.items():
+                save_state(folder / f"{name}.safetensors", module)
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "optimizer.safetensors")
+            (folder / "scaler.json").write_text(json.dumps(scaler.state_dict() if scaler else {}))
             facts = identity(self.config, self.data) | dataclasses.asdict(progress)
             (folder / "progress.json").write_text(json.dumps(facts))
+        for folder in self.saved[KEPT:]:
+            shutil.rmtree(folder)
+
+    def make_room(self, needed: int) -> None:
+        """Keep the folder within the disk budget when so many bytes are added: models kept for their epoch go first,
+        then the older checkpoint; raises StorageError where nothing may go any more or the disk itself is full."""
+        if shutil.disk_usage(self.folder).free < needed:
+            raise StorageError(
+                f"{self.folder} is on a disk with {shutil.disk_usage(self.folder).free / 1e9:.2f} GB free, and the "
+                f"next checkpoint takes {needed / 1e9:.2f}: free some, or give another run_dir, and run again to go on "
+                "from the last one."
+            )
+        budget, epochs = self.config.disk_budget_gb * 1e9, sorted(self.checkpoints.glob("epoch_*"), key=epoch_of)
+        expendable = [*epochs, *reversed(self.saved[1:])]
+        while size_of(self.folder) + needed > budget:
+            if not expendable:
+                raise StorageError(
+                    f"{self.folder} takes {size_of(self.folder) / 1e9:.2f} GB and the next checkpoint "
+                    f"{needed / 1e9:.2f}, more than disk_budget_gb={self.config.disk_budget_gb:g}: raise it, and run "
+                    "again to go on from the last checkpoint."
+                )
+            print(f"Removed {expendable[0]}, to keep within disk_budget_gb={self.config.disk_budget_gb:g}.")
+            shutil.rmtree(expendable.pop(0))
 
     def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler, average) -> Progress:
-        """Put the last checkpoint into the given objects and drop figures logged after it; a new run starts at 0."""
+        """Put the newest checkpoint into the given objects and drop figures logged after it; a new run starts at 0;
+        raises ConfigError, DamagedError."""
         self.create()
-        last = self.checkpoints / "last"
-        if not self.has_checkpoint:
+        if not self.saved:
             self.forget_after(0)
             return Progress()
-        progress = self.progress()
-        model.load_state_dict(load_file(last / "model.safetensors"))
-        objective.load_state_dict(load_file(last / "objective.safetensors"))
-        if average:
-            average.module.load_state_dict(load_file(last / "average.safetensors"))
-        state = torch.load(last / "optimizer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        if scaler and state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
+        newest, progress = self.saved[0], self.progress()
+        modules = {"model": model, "objective": objective} | ({"average": average.module} if average else {})
+        try:
+            for name, module in modules.items():
+                module.load_state_dict(load_file(newest / f"{name}.safetensors"))
+            load_optimizer(optimizer, load_file(newest / "optimizer.safetensors"))
+            if scaler and (kept := read_json(newest / "scaler.json")):
+                scaler.load_state_dict(kept)
+        except DamagedError:
+            raise
+        except (
+            RuntimeError,
+            KeyError,
+            IndexError,
+            OSError,
+            ValueError,
+        ) as error:  # losses of other shapes, a file too few
+            raise ConfigError(
+                f"{newest} does not fit this training ({' '.join(str(error).split())[:200]}): give resume_from="
+                f"{self.folder} to start a new run from its weights, or resume=false to start fresh."
+            ) from error
         self.forget_after(progress.batch)
         return progress
 
@@ -121,33 +197,42 @@ class Run:
     def forget_after(self, batch: int) -> None:
         """Drop the figures of batches that will be done again."""
         kept = [line for line in self.history() if line["batch"] <= batch]
-        self.metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def history(self) -> list[dict]:
-        """All figures logged so far."""
+        """All figures logged so far; raises DamagedError."""
         lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]  # a kill may cut the last one short
+        try:
+            return [json.loads(line) for line in lines if line.endswith("}")]  # a kill may cut the last one short
+        except ValueError as error:
+            raise DamagedError(f"{self.metrics} is damaged ({error}): remove the line, or the file.") from None
 
 
-class replaced_folder:
-    """A context that fills a folder beside the given one and, if nothing failed, puts it in its place."""
+def load_optimizer(optimizer, kept: dict[str, Tensor]) -> None:
+    """Put the kept state, by number of the parameter and name, into an optimiser, whose groups follow from the config;
+    raises ValueError."""
+    fresh, state = optimizer.state_dict(), {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for key, value in kept.items():
+        number, _, name = key.partition(".")
+        parameter = parameters[int(number)]
+        if value.shape not in (parameter.shape, torch.Size()):
+            raise ValueError(f"the optimiser's {key} has the shape {list(value.shape)}, not {list(parameter.shape)}")
+        if value.ndim:  # in its parameter's layout, which a fused step takes for granted
+            value = torch.empty_like(parameter).copy_(value)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": fresh["param_groups"]})
 
-    def __init__(self, folder: Path):
-        self.folder, self.new, self.old = (folder.with_name(folder.name + end) for end in ("", ".new", ".old"))
 
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.new, ignore_errors=True)
-        self.new.mkdir(parents=True)
-        return self.new
+def bytes_of(tensors: dict[str, Tensor]) -> int:
+    """Bytes that tensors take in a file."""
+    return sum(tensor.nbytes for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
 
-    def __exit__(self, failure, *_):
-        if failure:
-            return
-        shutil.rmtree(self.old, ignore_errors=True)
-        if self.folder.exists():
-            os.replace(self.folder, self.old)
-        os.replace(self.new, self.folder)
-        shutil.rmtree(self.old, ignore_errors=True)
+
+def epoch_of(folder: Path) -> int:
+    """The epoch after which `epoch_<n>` was kept; others count as the last."""
+    number = folder.name.removeprefix("epoch_")
+    return int(number) if number.isdecimal() else 2**31
 
 
 def identity(config: Config, data: str) -> dict[str, str]:
@@ -155,106 +240,30 @@ def identity(config: Config, data: str) -> dict[str, str]:
     return {"fingerprint": config.fingerprint(), "data": data}
 
 
-@main_only
-def move_aside(folder: Path) -> None:
-    """Give the run in a folder another name, if there is one: starting fresh never deletes."""
-    folder = Path(folder)
-    if (folder / "config.json").is_file():
-        aside = next(p for n in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.old{n}")).exists())
-        folder.rename(aside)
-        print(f"Fresh start: the run that was in {folder} is now in {aside}.")
+def saved_in(folder: Path) -> list[Path]:
+    """The checkpoints of the run in a folder, newest first."""
+    found = (path for path in (Path(folder) / "checkpoints" / "last").glob("*") if path.name.isdecimal())
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
-def open_run(folder: Path, config: Config, data: str, input_roots: list[Path]) -> Run:
-    """The run to train in: the one in `folder`, or an attached one that is further, or a new one; raises ConfigError.
+def newest_whole(folder: Path, own: bool) -> tuple[Path, dict] | None:
+    """The newest checkpoint of a run that is as it was sealed, with its progress; None where there is none.
 
-    data: a fingerprint of what is trained on. With resume=false what is there is neither continued nor overwritten. A
-    run with other decisive parameters or other data is never continued.
+    A damaged one is named and, in a folder of one's own, set aside. Raises DamagedError where all are damaged.
     """
-    folder, wanted = Path(folder), identity(config, data)
-    if not config.resume:
-        move_aside(folder)
-        return Run(folder, config, data)
-    own = refuse_other_parameters(folder, config)
-    if own and own["data"] != wanted["data"]:
-        raise ConfigError(
-            f"the run in {folder} was trained on other people or images: attach those again to go on, or give "
-            "resume=false to start fresh (the old run is moved aside), or another run_dir."
+    found = saved_in(folder)
+    for checkpoint in found:
+        try:
+            check_seal(checkpoint)
+            facts = read_json(checkpoint / "progress.json")
+            Progress.read(facts, checkpoint / "progress.json")
+            return checkpoint, facts
+        except DamagedError as error:
+            print(f"{error} The checkpoint before it is used.")
+            if own:
+                checkpoint.rename(free_name(checkpoint.with_name(f"{checkpoint.name}.damaged")))
+    if found:
+        raise DamagedError(
+            f"no checkpoint in {folder} is whole: resume=false starts fresh (the run is moved aside), or restore one."
         )
-    attached = [(p["batch"], run) for run, p in attached_runs(input_roots) if wanted.items() <= p.items()]
-    if attached and max(attached)[0] > (own["batch"] if own else -1):
-        batch, source = max(attached)
-        print(f"Going on from the attached run {source}, {batch} batches done.")
-        copy_run(source, folder)
-    elif own and own["finished"]:
-        print(f"The run in {folder} is finished: nothing is left to train (resume=false starts fresh).")
-    elif own:
-        print(f"Going on from {folder}, {own['batch']} batches done.")
-    else:
-        print(f"No earlier run in {folder} or attached: starting fresh.")
-    return Run(folder, config, data)
-
-
-def refuse_other_parameters(folder: Path, config: Config) -> dict | None:
-    """The progress of the run in a folder, or None; raises ConfigError where it had other decisive parameters."""
-    own = read_progress(folder)
-    if own and own["fingerprint"] != config.fingerprint():
-        raise ConfigError(
-            f"the run in {folder} was trained with other parameters ({differences(folder, config)}): give those again "
-            "to go on, resume=false to start fresh (the old run is moved aside), or another run_dir."
-        )
-    return own
-
-
-@main_only
-def copy_run(source: Path, folder: Path) -> None:
-    """Copy a run to where it can be written, its last checkpoint after the rest: whole, or not there."""
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("last"))
-    with replaced_folder(folder / "checkpoints" / "last") as last:
-        shutil.copytree(source / "checkpoints" / "last", last, dirs_exist_ok=True)
-    for path in folder.rglob("*"):
-        path.chmod(path.stat().st_mode | 0o200)  # inputs are read-only
-
-
-def read_progress(folder: Path) -> dict | None:
-    """The progress of the run in a folder, or None where there is none; finishes a replacement that was cut short."""
-    last = Path(folder) / "checkpoints" / "last"
-    finish_replacement(last)
-    file = last / "progress.json"
-    return json.loads(file.read_text()) if file.is_file() else None
-
-
-def finish_replacement(folder: Path) -> None:
-    """Put the old folder back where a replacement was cut short between its two renames."""
-    old = folder.with_name(folder.name + ".old")
-    if old.is_dir() and not folder.exists():
-        os.replace(old, folder)
-
-
-def attached_runs(input_roots: list[Path]) -> list[tuple[Path, dict]]:
-    """Runs below the inputs, such as the output of an earlier notebook version, each with its progress."""
-    files = [file for root in input_roots for file in sorted(Path(root).glob("**/checkpoints/last/progress.json"))]
-    return [(file.parents[2], json.loads(file.read_text())) for file in files]
-
-
-def differences(folder: Path, config: Config) -> str:
-    """The decisive parameters in which the run in a folder differs from the config, in words."""
-    before, now = json.loads((folder / "config.json").read_text()), config.as_dict()
-    decisive = [f.name for f in dataclasses.fields(Config) if f.metadata["result"]]
-    return ", ".join(f"{n}: {before.get(n)!r} then, {now[n]!r} now" for n in decisive if before.get(n) != now[n])
-
-
-def find_trained(folder: Path, input_roots: list[Path]) -> Path:
-    """The folder of the best model of this run, or of the one attached run; raises ConfigError."""
-    finish_replacement(Path(folder) / "checkpoints" / "best")
-    if (Path(folder) / "checkpoints" / "best" / "model.json").is_file():
-        return Path(folder) / "checkpoints" / "best"
-    found = [best for run, _ in attached_runs(input_roots) if (best := run / "checkpoints" / "best").is_dir()]
-    if len(found) > 1:
-        raise ConfigError(f"{len(found)} trained runs are attached: choose one by run_dir={found[0].parents[1]}, …")
-    if not found:
-        raise ConfigError(
-            f"no trained model in {folder} and none attached: run train.ipynb first, for an epoch at least, attach its "
-            "output (Add Input > Notebook Output), or give run_dir."
-        )
-    return found[0]
+    return None

@@ -1,7 +1,6 @@
 """The training loop: it knows an objective, batches and a validator, and nothing of which system it trains."""
 
 import math
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,18 +13,23 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from dcal_core.config import Config, ConfigError
+from dcal_core.config import Config, ConfigError, UserError
 from dcal_core.data.augmentation import Augmentation, blend_people
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.distributed import of_main, rank, world_size
-from dcal_core.environment import TimeBudget, fit_precision, gpu_verdict
+from dcal_core.environment import TimeBudget, asked_to_end, fit_precision, gpu_verdict
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
+from dcal_core.training.optimisation import lr_at, parameter_groups
 from dcal_core.training.tracking import Tracker, open_tracker
 
 
 class MemoryShort(ConfigError):
     """The memory of one process's GPU does not hold its part of a batch."""
+
+
+class Diverged(UserError):
+    """Too many steps in a row had no finite loss or gradient."""
 
 
 LOG_EVERY = 10  # batches; reading a figure waits for the device
@@ -42,23 +46,6 @@ class Task(nn.Module):
         return self.objective(self.model, batch)
 
 
-def parameter_groups(task: Task, config: Config) -> list[dict]:
-    """AdamW groups: a pretrained layer learns at layer_decay ^ (layers above it), new layers at head_lr_factor; only
-    matrices decay, and no embedding or class centre."""
-    depths = {f"model.{name}": depth for name, depth in task.model.pretrained_depths().items()}
-    groups = {}
-    for name, p in task.named_parameters():
-        if not p.requires_grad:
-            continue
-        factor = config.layer_decay ** depths[name] if name in depths else config.head_lr_factor
-        decays = p.ndim >= 2 and not name.endswith(("pos_embed", "_token", "centres"))
-        groups.setdefault((factor, decays), []).append(p)
-    return [
-        {"params": params, "lr": 0.0, "factor": factor, "weight_decay": config.weight_decay * decays}
-        for (factor, decays), params in groups.items()
-    ]
-
-
 def synchronise(module: nn.Module) -> None:
     """Let the batch norms of pixels take their statistics over all processes; those of embeddings get the rows of all
     anyway. timm's conversion, since PyTorch's drops the activation that timm joins to a norm."""
@@ -67,15 +54,6 @@ def synchronise(module: nn.Module) -> None:
             setattr(module, name, convert_sync_batchnorm(child))
         else:
             synchronise(child)
-
-
-def lr_at(step: int, steps: int, config: Config) -> float:
-    """The backbone's learning rate at a step: linear warm-up to lr, then a cosine down to min_lr."""
-    warmup = config.warmup_share * steps
-    if step < warmup:
-        return config.lr * (step + 1) / (warmup + 1)
-    share = (step - warmup) / max(1.0, steps - warmup)
-    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
 def start_accelerator(config: Config) -> Accelerator:
@@ -98,11 +76,12 @@ def train(
     run: Run,
     budget: TimeBudget,
 ) -> Progress:
-    """Train until the last epoch, until patience or the time budget is used up, in any case ending in a checkpoint.
+    """Train until the last epoch, until patience or the time budget is used up or the system asks to end, in any case
+    ending in a checkpoint.
 
     validate: model -> figures, of which `eer` chooses the best checkpoint. Returns the progress; `finished` tells
-    whether nothing is left to do. Raises DataError where the memory cannot hold one family, and MemoryShort where one
-    process of several has to make all of them begin again with smaller parts.
+    whether nothing is left to do. Raises DataError where the memory cannot hold one family, MemoryShort where one
+    process of several has to make all of them begin again with smaller parts, Diverged, and StorageError.
     """
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -112,7 +91,7 @@ def train(
     if config.compile:
         model.compile()
     task = Task(model.train(), objective)
-    optimizer = torch.optim.AdamW(parameter_groups(task, config))
+    optimizer = torch.optim.AdamW(parameter_groups(task, config), fused=True)  # it alone can skip without waiting
     task, optimizer = accelerator.prepare(task, optimizer)
     if average:
         average.to(accelerator.device)
@@ -121,14 +100,17 @@ def train(
         raise ConfigError(f"process {rank()} sees another run than process 0 does: let all of them share {run.folder}.")
     if progress.finished:
         return progress
-    progress.tracker_run = progress.tracker_run or secrets.token_hex(4)
     tracker = Tracker() if rank() else open_tracker(config, run.folder.name, progress.tracker_run)
-    trainer = Trainer(config, accelerator, task, optimizer, average, batches, validate, run, budget, tracker, progress)
-    try:
-        while not trainer.run_batches():
-            trainer.use_less_memory()
-    finally:
-        tracker.finish()
+    progress.tracker_run = tracker.run_id or progress.tracker_run
+    with asked_to_end() as asked:
+        trainer = Trainer(
+            config, accelerator, task, optimizer, average, batches, validate, run, budget, asked, tracker, progress
+        )
+        try:
+            while not trainer.run_batches():
+                trainer.use_less_memory()
+        finally:
+            tracker.finish()
     return progress
 
 
@@ -136,11 +118,11 @@ class Trainer:
     """The loop's moving parts, together."""
 
     def __init__(
-        self, config, accelerator, task, optimizer, average, batches, validate, run, budget, tracker, progress
+        self, config, accelerator, task, optimizer, average, batches, validate, run, budget, asked, tracker, progress
     ):
         self.config, self.accelerator, self.task, self.optimizer = config, accelerator, task, optimizer
         self.average, self.batches, self.validate, self.run, self.budget = average, batches, validate, run, budget
-        self.tracker, self.progress = tracker, progress
+        self.asked, self.tracker, self.progress = asked, tracker, progress
         self.total = config.epochs * batches.steps_per_epoch
         self.parts = accelerator.unwrap_model(task)
         self.kept = average.module if average else self.parts.model  # what is validated and kept
@@ -153,7 +135,12 @@ class Trainer:
             flip_prob=config.flip_prob,
             erase_prob=config.erase_prob,
         )
-        self.recent, self.began = [], time.monotonic() - progress.seconds
+        self.statistics = [buffer for buffer in self.parts.buffers() if buffer.numel()]  # of batch norms
+        self.recent = [
+            {name: torch.tensor(value, device=accelerator.device) for name, value in row.items()}
+            for row in progress.recent
+        ]
+        self.began, self.saved = time.monotonic() - progress.seconds, time.monotonic()
         batches.cut(max(batches.parts, progress.parts))  # as the session before found that it must
 
     def run_batches(self) -> bool:
@@ -171,20 +158,23 @@ class Trainer:
                 if progress.batch % LOG_EVERY == 0:
                     best = f", best EER {progress.best_eer:.1%}" if math.isfinite(progress.best_eer) else ""
                     bar.set_postfix_str(f"loss {self.log_step():.3f}{best}", refresh=False)
+                ends, saves = self.due()
                 if progress.batch % self.batches.steps_per_epoch == 0:
                     self.end_epoch(progress.batch // self.batches.steps_per_epoch)
-                if progress.finished:
-                    break
-                if self.time_is_up():
-                    self.flush()
+                elif ends or saves:
                     self.save()
+                if progress.finished or ends:
                     break
+        if ends and not progress.finished:
+            why = "The system has asked this process to end" if self.asked.is_set() else "Time budget used up"
+            print(f"{why}: saved after {progress.batch} batches in {self.run.folder}; run again to go on.")
         if progress.finished and progress.batch < self.total:
             print(f"No better EER in {progress.stale} validations (patience): training ends at batch {progress.batch}.")
         return True
 
     def find_gradients(self, parts: list[dict[str, Tensor]]) -> bool:
         """Forward and backward through the parts of a batch; False where the device's memory does not hold one."""
+        self.before, self.loss = [buffer.clone() for buffer in self.statistics], 0
         try:
             for number, part in enumerate(parts):
                 last = number == len(parts) - 1
@@ -193,6 +183,7 @@ class Trainer:
                         loss, logs = self.task(self.prepare(part, number))
                     self.accelerator.backward(loss / len(parts))
                 self.recent.append(logs)
+                self.loss = self.loss + loss.detach()
         except torch.OutOfMemoryError:
             del self.recent[len(self.recent) - number :]  # what this batch has logged so far
             return False
@@ -211,12 +202,18 @@ class Trainer:
         return part
 
     def step(self) -> None:
-        """One step of the optimiser, with the gradients that have come together."""
+        """One step of the optimiser, with the gradients that have come together; without effect, on the device itself,
+        where the loss or a gradient is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * lr_at(self.progress.batch, self.total, self.config)
-        self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
+        norm = self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
+        bad = ~torch.isfinite(norm + self.loss)
+        self.optimizer.optimizer.found_inf = bad.float()  # with fp16 the gradient scaler sets its own
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for buffer, before in zip(self.statistics, self.before, strict=True):
+            buffer.copy_(torch.where(bad, before, buffer))
+        self.recent[-1]["skipped"] = bad.float()
         self.progress.batch += 1
         if self.average:
             self.average.update(self.parts.model, self.progress.batch)
@@ -235,32 +232,58 @@ class Trainer:
             f"{self.batches.parts} parts of {families} families (accumulation)."
         )
 
-    def time_is_up(self) -> bool:
-        """Whether the time budget is used up; several processes ask the first of them, every few batches."""
-        if world_size() == 1:
-            return self.budget.used_up()
-        return self.progress.batch % LOG_EVERY == 0 and of_main(self.budget.used_up())
+    def due(self) -> tuple[bool, bool]:
+        """Whether to end here, and whether to save; several processes ask the first of them, every few batches."""
+        if world_size() > 1 and self.progress.batch % LOG_EVERY:
+            return False, False
+        ends = self.asked.is_set() or self.budget.used_up()
+        return of_main((ends, time.monotonic() - self.saved >= 60 * self.config.save_minutes))
 
     def log_step(self) -> float:
-        """Write the mean figures since the last time, and return the loss."""
-        names = dict.fromkeys(name for logs in self.recent for name in logs)  # PWCA may have run in some batches only
-        figures = {name: torch.stack([log[name] for log in self.recent if name in log]).mean().item() for name in names}
-        self.recent = []
-        if not math.isfinite(figures["loss"]):
-            raise FloatingPointError(
-                f"the loss is {figures['loss']} at batch {self.progress.batch}: lower lr (now {self.config.lr:g}), "
-                "or raise warmup_share; going on starts from the last checkpoint."
-            )
+        """Write the mean figures of the steps since the last time that were not skipped, and return the loss; raises
+        Diverged."""
+        rows, self.recent = self.recent, []
+        flags = [bool(row.pop("skipped")) for row in rows if "skipped" in row]
+        figures = {}
+        for name in dict.fromkeys(name for row in rows for name in row):  # PWCA may have run in some batches only
+            values = torch.stack([row[name] for row in rows if name in row])
+            if (finite := values[values.isfinite()]).numel():
+                figures[name] = finite.mean().item()
+        if any(flags):
+            figures["skipped"] = sum(flags)
         lr = lr_at(self.progress.batch - 1, self.total, self.config)
         epoch = self.progress.batch / self.batches.steps_per_epoch
         self.run.log(batch=self.progress.batch, epoch=epoch, lr=lr, **figures)
         self.tracker.log(figures | {"epoch": epoch, "lr": lr}, self.progress.batch)
-        return figures["loss"]
+        self.count_skipped(flags)
+        return figures.get("loss", math.nan)
+
+    def count_skipped(self, flags: list[bool]) -> None:
+        """Count the steps that were skipped and say so; raises Diverged where there were too many in a row."""
+        progress, longest = self.progress, 0
+        for skipped in flags:
+            progress.skipped_in_row = progress.skipped_in_row + 1 if skipped else 0
+            longest = max(longest, progress.skipped_in_row)
+        progress.skipped += sum(flags)
+        if any(flags):
+            print(
+                f"Batch {progress.batch}: {sum(flags)} of the last {len(flags)} steps had no finite loss or gradient "
+                f"and were skipped, {progress.skipped} so far."
+            )
+        if longest > self.config.max_skipped:
+            saved = f"the checkpoint of batch {self.run.progress().batch}" if self.run.saved else "no checkpoint yet"
+            raise Diverged(
+                f"more than max_skipped={self.config.max_skipped} steps in a row had no finite loss or gradient, up to "
+                f"batch {progress.batch}; {saved} in {self.run.folder} is from before. Lower lr (now "
+                f"{self.config.lr:g}), raise warmup_share or give precision=fp32, and resume_from={self.run.folder} to "
+                "start from its weights."
+            )
 
     def end_epoch(self, epoch: int) -> None:
         """Validate, keep the model if it is the best or its turn has come, and save."""
         began, progress = time.monotonic(), self.progress
-        self.flush()
+        if self.recent:
+            self.log_step()
         progress.finished = progress.batch == self.total
         if epoch % self.config.validate_every == 0 or progress.finished:
             figures = self.validate(self.kept)
@@ -277,13 +300,9 @@ class Trainer:
         self.save()
         self.budget.need(time.monotonic() - began)
 
-    def flush(self) -> None:
-        """Log what has come together, so that no model is kept after a loss that is no number."""
-        if self.recent:
-            self.log_step()
-
     def save(self) -> None:
         """Write the checkpoint from which training can go on."""
-        self.progress.seconds = time.monotonic() - self.began
+        self.progress.seconds, self.saved = time.monotonic() - self.began, time.monotonic()
+        self.progress.recent = [{name: value.item() for name, value in row.items()} for row in self.recent]
         model, objective = self.parts.model, self.parts.objective
         self.run.save_last(model, objective, self.optimizer, self.accelerator.scaler, self.progress, self.average)

@@ -1,4 +1,4 @@
-"""Experiment trackers that can fail, be missing or be out of reach without ending a run."""
+"""Experiment trackers that can fail, hang, be missing or be out of reach without ending a run."""
 
 import os
 from urllib.parse import urlparse
@@ -6,58 +6,66 @@ from urllib.parse import urlparse
 from accelerate.tracking import MLflowTracker, WandBTracker
 
 from dcal_core.config import Config
-from dcal_core.environment import reachable, secret
+from dcal_core.environment import Aside, in_one_line, reachable, secret
 
-
-def in_one_line(error: Exception) -> str:
-    """The type and the message of an error, which may have several lines."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+OPEN_WAIT_S, LOG_WAIT_S, FINISH_WAIT_S = 60, 20, 120  # how long a tracker may take
+MLFLOW_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}  # else it tries for minutes
 
 
 class Tracker:
-    """Passes figures on to a tracker of Accelerate's, or to none; the first failure is said once and ends the
-    tracking."""
+    """Passes figures on to a tracker of Accelerate's, or to none; the first failure, or a wait too long, is said once
+    and ends the tracking. run_id: by which a later session goes on with its curves."""
 
-    def __init__(self, tracker=None):
-        self.tracker = tracker
+    def __init__(self, tracker=None, aside: Aside | None = None, run_id: str = "", cure: str = ""):
+        self.tracker, self.run_id, self.cure = tracker, run_id, cure
+        self.aside = aside or Aside()
 
-    def attempt(self, action: str, *arguments, **keywords) -> None:
+    def attempt(self, wait_s: float, action: str, *arguments, **keywords) -> None:
         """Call the tracker, if there is one that still works."""
         if self.tracker is None:
             return
         try:
-            getattr(self.tracker, action)(*arguments, **keywords)
+            self.aside.call(wait_s, getattr(self.tracker, action), *arguments, **keywords)
         except Exception as error:  # a tracker may raise anything, and training is worth more than its curves
-            print(f"Tracking ended ({in_one_line(error)}); training goes on, metrics.jsonl has every figure.")
+            print(
+                f"Tracking ended ({in_one_line(error)}); training goes on, metrics.jsonl has every figure.{self.cure}"
+            )
             self.tracker = None
 
     def log(self, figures: dict[str, float], step: int) -> None:
         """Record figures at a step."""
-        self.attempt("log", figures, step=step)
+        self.attempt(LOG_WAIT_S, "log", figures, step=step)
 
     def finish(self) -> None:
         """Close the tracker."""
-        self.attempt("finish")
+        self.attempt(FINISH_WAIT_S, "finish")
 
 
 def open_tracker(config: Config, run_name: str, run_id: str) -> Tracker:
     """The tracker that the config asks for, its mode chosen before its first call; prints one line where it falls
-    short."""
+    short. run_id: of an earlier session of this run with the same tracker, or empty."""
     if config.tracker == "none":
         return Tracker()
+    kind, _, earlier = run_id.partition(":")
+    earlier, aside = earlier if kind == config.tracker else "", Aside()
+    opening = {"wandb": wandb_tracker, "mlflow": mlflow_tracker}[config.tracker]
     try:
-        tracker = {"wandb": wandb_tracker, "mlflow": mlflow_tracker}[config.tracker](config, run_name, run_id)
+        opened, own_id, cure = aside.call(OPEN_WAIT_S, opening, config, run_name, earlier)
     except Exception as error:  # as above
         print(f"No tracking by {config.tracker} ({in_one_line(error)}); metrics.jsonl has every figure.")
-        tracker = None
-    opened = Tracker(tracker)
-    opened.attempt("store_init_configuration", config.as_dict())
-    return opened
+        return Tracker()
+    tracker = Tracker(opened, aside, f"{config.tracker}:{own_id}", cure)
+    if not earlier:
+        tracker.attempt(LOG_WAIT_S, "store_init_configuration", config.as_dict())
+    return tracker
 
 
-def wandb_tracker(config: Config, run_name: str, run_id: str) -> WandBTracker:
-    """A wandb run, online with a key and a network, else offline: a failed online start would spoil the offline one
-    too."""
+def wandb_tracker(config: Config, run_name: str, run_id: str) -> tuple[WandBTracker, str, str]:
+    """A wandb run, online with a key and a network, else offline, since a failed online start would spoil the offline
+    one too; with its id, and what to do with it later."""
     key = secret("WANDB_API_KEY")
     online = bool(key) and reachable("api.wandb.ai", 443)
     if key:
@@ -67,24 +75,29 @@ def wandb_tracker(config: Config, run_name: str, run_id: str) -> WandBTracker:
     tracker = WandBTracker(
         config.tracker_project,
         name=run_name,
-        id=run_id,
+        id=run_id or None,
         entity=config.wandb_entity or None,
         mode="online" if online else "offline",
         resume="allow" if online else None,
+        settings={"init_timeout": OPEN_WAIT_S / 2},  # its own limit first: what hangs would hang again when it exits
     )
     tracker.start()
+    append = "--append " if run_id else ""  # to what an earlier session has sent
+    later = f"wandb sync {append}{os.path.dirname(tracker.run.dir)}"
     if not online:
         why = "no network" if key else "no key in the secret WANDB_API_KEY"
-        print(f"wandb runs offline ({why}); later: wandb sync {os.path.dirname(tracker.run.dir)}")
-    return tracker
+        print(f"wandb runs offline ({why}); later: {later}")
+    return tracker, tracker.run.id, f" Later: {later}"
 
 
-def mlflow_tracker(config: Config, run_name: str, run_id: str) -> MLflowTracker:
-    """An MLflow run, on a server that answers or in a local folder or database."""
+def mlflow_tracker(config: Config, run_name: str, run_id: str) -> tuple[MLflowTracker, str, str]:
+    """An MLflow run, on a server that answers or in a local folder or database; with its id."""
     server = urlparse(config.mlflow_uri)
     if server.scheme.startswith("http") and not reachable(server.hostname, server.port or 80):
         raise ConnectionError(f"no MLflow server at {config.mlflow_uri}")
     os.environ["MLFLOW_TRACKING_URI"] = config.mlflow_uri  # the tracker takes no address
-    tracker = MLflowTracker(config.tracker_project, run_name=run_name)
+    for name, value in MLFLOW_PATIENCE.items():
+        os.environ.setdefault(name, value)
+    tracker = MLflowTracker(config.tracker_project, run_id=run_id or None, run_name=run_name)
     tracker.start()
-    return tracker
+    return tracker, tracker.active_run.info.run_id, ""

@@ -2,6 +2,7 @@
 
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from dcal_core import environment
 from dcal_core.config import Config
 from dcal_core.data import splits
+from dcal_core.data.exclusions import FILE, write_exclusions
 from dcal_core.data.images import decode
 from dcal_core.data.splits import find_data, open_data
 from dcal_core.data.synthetic import generate
@@ -161,3 +163,54 @@ def test_too_many_lost_images_are_an_error(attached):
     with pytest.raises(DataError, match="cannot be decoded"):
         open_data(Config(**TINY))
     open_data(Config(**TINY), ["train"])
+
+
+# ---- what a reviewer has left out
+
+
+@pytest.mark.parametrize("where", ["runs/prepare", "data/notebooks/owner/prepare/prepare"], ids=["output", "input"])
+def test_excluded_images_are_left_out_and_no_lost_images(attached, tmp_path, capsys, where):
+    whole = open_data(CONFIG)
+    capsys.readouterr()
+    (unread, *others), (tested, *_) = (sorted((attached / split).rglob("*.png")) for split in ("train", "test"))
+    unread.write_bytes(b"no image")
+    excluded = [unread, others[-1], tested]
+    write_exclusions(tmp_path / where / FILE, {f"{file.parent.name}/{file.name}": "why" for file in excluded})
+    data = open_data(Config(**TINY, max_lost_share=0.0))
+    for name, split in data.splits.items():
+        assert list(split.index.paths) == [path for path in whole[name].index.paths if path not in excluded]
+        assert split.index.people == whole[name].index.people
+    assert_consistent(data)
+    assert f"Left out: 3 of 80 images, by {tmp_path / where / FILE}\n" in capsys.readouterr().out
+
+
+def test_a_given_list_is_obeyed_and_changes_the_fingerprint(drawn, tmp_path):
+    whole = open_data(CONFIG, ["train"])["train"].index
+    image = Path(whole.paths[4])
+    write_exclusions(tmp_path / "mine.csv", {f"{image.parent.name}/{image.name}": "why"})
+    index = open_data(Config(**TINY, exclusions="mine.csv"), ["train"])["train"].index
+    assert index.paths == whole.paths[:4] + whole.paths[5:] and index.fingerprint() != whole.fingerprint()
+
+
+def test_drawn_twins_do_not_take_the_list_of_other_data(drawn, tmp_path, capsys):
+    write_exclusions(tmp_path / "runs/prepare" / FILE, {"90004/90004d13.jpg": "why"})
+    assert len(open_data(CONFIG)["train"].index.paths) == 6 * 2 * IMAGES
+    assert f"{FILE} is not obeyed: none of the 1 images it names is in this data." in capsys.readouterr().out
+
+
+def test_a_list_beside_the_attached_data_is_found(attached):
+    write_exclusions(attached / FILE, {"10001/10001d00.png": "why"})
+    paths = [
+        path
+        for split in open_data(Config(**TINY, data_root=str(attached))).splits.values()
+        for path in split.index.paths
+    ]
+    assert len(paths) == 79 and attached / "train/10001/10001d00.png" not in paths
+
+
+def test_a_stale_or_missing_list_stops_before_anything_is_read(attached, tmp_path):
+    write_exclusions(tmp_path / "runs/prepare" / FILE, {"10001/10001d00.png": "why", "10001/10001d99.png": "why"})
+    with pytest.raises(DataError, match="'10001/10001d99.png' that the index lacks"):
+        open_data(CONFIG)
+    with pytest.raises(DataError, match="nowhere.csv: No such file"):
+        open_data(Config(**TINY, exclusions="nowhere.csv"))

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -73,6 +75,60 @@ def test_a_tracker_that_raises_is_left_with_one_line(capsys, action):
     assert "ConnectionResetError" in line and "training goes on" in line and "metrics.jsonl" in line
 
 
+@pytest.mark.parametrize("action", ["log", "finish"])
+def test_a_tracker_that_hangs_is_left_with_one_line(monkeypatch, capsys, action):
+    monkeypatch.setattr(tracking, "LOG_WAIT_S", 0.1)
+    monkeypatch.setattr(tracking, "FINISH_WAIT_S", 0.1)
+    recorder, never = Recorder(), threading.Event()
+    monkeypatch.setattr(recorder, action, lambda *_, **__: never.wait(60))
+    tracker = Tracker(recorder, cure=" Later: wandb sync here")
+    began = time.monotonic()
+    for step in (10, 20):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish()
+    assert time.monotonic() - began < 5
+    (line,) = lines(capsys)
+    assert "TimeoutError: no answer within 0.1 s" in line and "Later: wandb sync here" in line
+    never.set()
+
+
+def test_a_tracker_that_hangs_while_it_opens_costs_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "OPEN_WAIT_S", 0.1)
+    never = threading.Event()
+    monkeypatch.setattr(tracking, "wandb_tracker", lambda *_: never.wait(60))
+    assert open_tracker(Config(tracker="wandb"), "demo", "").tracker is None
+    (line,) = lines(capsys)
+    assert "No tracking by wandb (TimeoutError" in line
+    never.set()
+
+
+def test_all_calls_come_from_one_thread():
+    threads = []
+    recorder = SimpleNamespace(log=lambda *_, **__: threads.append(threading.get_ident()))
+    tracker = Tracker(recorder)
+    for step in range(3):
+        tracker.log({}, step)
+    assert len(threads) == 3 and len({*threads}) == 1 and threads[0] != threading.get_ident()
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_later_session_goes_on_with_its_run_and_not_with_another_trackers(monkeypatch, name):
+    asked = []
+    monkeypatch.setattr(tracking, f"{name}_tracker", lambda *given: asked.append(given[2]) or (Recorder(), "id", ""))
+    later = open_tracker(Config(tracker=name), "demo", f"{name}:earlier")
+    assert later.tracker.calls == []  # the parameters are there, and MLflow takes none twice
+    open_tracker(Config(tracker=name), "demo", "another:earlier")
+    assert asked == ["earlier", ""]
+
+
+def test_no_secret_stands_in_what_a_failure_says(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    failing = SimpleNamespace(log=lambda *_, **__: (_ for _ in ()).throw(ValueError("key 0123456789abcdef is bad")))
+    Tracker(failing).log({}, 1)
+    (line,) = lines(capsys)
+    assert "0123456789" not in line and "<WANDB_API_KEY>" in line
+
+
 def test_an_interruption_is_not_swallowed(monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr(recorder, "call", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
@@ -94,8 +150,9 @@ def test_no_tracker_takes_figures_silently(capsys):
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_the_parameters_are_recorded_first(monkeypatch, name):
     recorder, config = Recorder(), Config(tracker=name)
-    monkeypatch.setattr(tracking, f"{name}_tracker", lambda *_: recorder)
-    tracker = open_tracker(config, "demo", "id")
+    monkeypatch.setattr(tracking, f"{name}_tracker", lambda *_: (recorder, "new", ""))
+    tracker = open_tracker(config, "demo", "")
+    assert tracker.run_id == f"{name}:new"
     assert tracker.tracker is recorder and recorder.calls == [("store_init_configuration", config.as_dict())]
 
 
@@ -113,7 +170,7 @@ def test_a_tracker_that_cannot_be_opened_costs_one_line(monkeypatch, capsys, nam
 
 
 def test_a_tracker_that_refuses_the_parameters_costs_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "wandb_tracker", lambda *_: Recorder("store_init_configuration"))
+    monkeypatch.setattr(tracking, "wandb_tracker", lambda *_: (Recorder("store_init_configuration"), "new", ""))
     tracker = open_tracker(Config(tracker="wandb"), "demo", "id")
     tracker.log({"loss": 1.0}, 10)
     assert len(lines(capsys)) == 1
@@ -130,7 +187,7 @@ def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key,
     started = []
 
     class Stub(SimpleNamespace):
-        run = SimpleNamespace(dir="wandb/offline-run-1/files")
+        run = SimpleNamespace(dir="wandb/offline-run-1/files", id="some-id")
 
         def start(self):
             started.append(self)
@@ -139,20 +196,24 @@ def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key,
     monkeypatch.setattr(tracking, "secret", lambda name: key if name == "WANDB_API_KEY" else None)
     monkeypatch.setattr(tracking, "reachable", lambda host, port: network and (host, port) == ("api.wandb.ai", 443))
     config = Config(tracker="wandb", wandb_entity="team", tracker_project="twins")
-    tracker = tracking.wandb_tracker(config, "demo", "some-id")
+    tracker, run_id, cure = tracking.wandb_tracker(config, "demo", "some-id")
+    assert run_id == "some-id" and "wandb sync --append wandb/offline-run-1" in cure
     assert started == [tracker] and (tracker.mode, tracker.resume) == (mode, resume)
     assert (tracker.project, tracker.name, tracker.id, tracker.entity) == ("twins", "demo", "some-id", "team")
     out = capsys.readouterr().out
     assert "kkk" not in out
-    assert ("wandb sync wandb/offline-run-1" in out) == (mode == "offline") and ("WANDB_API_KEY" in out) == (not key)
+    assert ("wandb sync --append wandb/offline-run-1" in out) == (mode == "offline") and ("WANDB_API_KEY" in out) == (
+        not key
+    )
 
 
 def test_wandb_without_key_and_network_keeps_its_figures_for_later(capsys, tmp_path):
-    tracker = open_tracker(Config(tracker="wandb"), "demo", "some-id")
-    assert tracker.tracker is not None
+    tracker = open_tracker(Config(tracker="wandb"), "demo", "")
+    kind, run_id = tracker.run_id.split(":")
+    assert tracker.tracker is not None and kind == "wandb"
     tracker.log({"loss": 1.0}, 10)
     tracker.finish()
-    (run,) = (tmp_path / "wandb").glob("offline-run-*-some-id")
+    (run,) = (tmp_path / "wandb").glob(f"offline-run-*-{run_id}")
     assert list(run.glob("*.wandb"))
     (line,) = lines(capsys)
     assert "offline" in line and "WANDB_API_KEY" in line and f"wandb sync {run}" in line
@@ -180,8 +241,9 @@ class Server:
     def create_experiment(self, name, **_):
         return f"id of {name}"
 
-    def start_run(self, experiment_id, run_name, **_):
+    def start_run(self, experiment_id, run_name, run_id, **_):
         assert (experiment_id, run_name) == ("id of twins", "demo")
+        self.gone_on_with = run_id
         self.uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
         return SimpleNamespace(info=SimpleNamespace(run_id="some-id"))
 
@@ -196,7 +258,7 @@ class Server:
 
 
 def test_mlflow_without_a_server_costs_one_line(capsys):
-    tracker = open_tracker(Config(tracker="mlflow"), "demo", "id")
+    tracker = open_tracker(Config(tracker="mlflow"), "demo", "")
     assert tracker.tracker is None
     (line,) = lines(capsys)
     assert "no MLflow server at http://localhost:5000" in line
@@ -216,8 +278,8 @@ def test_mlflow_with_a_server_gets_parameters_and_figures(monkeypatch, capsys, u
     monkeypatch.setitem(sys.modules, "mlflow", server)
     monkeypatch.setattr(tracking, "reachable", lambda host, port: asked.append((host, port)) or True)
     config = Config(tracker="mlflow", mlflow_uri=uri, tracker_project="twins")
-    tracker = open_tracker(config, "demo", "id")
-    assert lines(capsys) == [] and tracker.tracker is not None
+    tracker = open_tracker(config, "demo", "")
+    assert lines(capsys) == [] and tracker.tracker is not None and tracker.run_id == "mlflow:some-id"
     tracker.log({"loss": 1.0}, 10)
     tracker.finish()
     assert server.uri == uri and server.metrics == [(10, {"loss": 1.0})] and server.ended == 1

@@ -1,0 +1,173 @@
+"""The images that a reviewer has taken out: `excluded_images.csv`, with the columns image and reason.
+
+An image is named by the end of its path in the index, `90004/90004d13.jpg`, wherever the images lie; by more of the
+path only where two images share that end.
+"""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcal_core.data.twins import DataError, TwinIndex, folders_below, name_some, path_parts
+from dcal_core.storage import write_text
+
+FILE = "excluded_images.csv"
+HEADER = ["image", "reason"]
+
+
+def read_exclusions(file: Path) -> dict[str, str]:
+    """The reason by image name, of every image to leave out; DataError on anything but such a list."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}: correct the path, or write the list with prepare.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: byte {error.start} is not UTF-8: save the list as CSV in UTF-8.") from None
+    if "\0" in text:
+        raise DataError(f"{file}: holds a NUL byte, so it is no text: save the list as CSV in UTF-8.")
+    rows, excluded = csv.reader(io.StringIO(text, newline=""), strict=True), {}
+    try:
+        header = next(rows, [])
+        if header != HEADER:
+            raise DataError(f"{file}: its first line is {','.join(header)!r:.60}: let it be 'image,reason'.")
+        for row in rows:
+            if row:  # a blank line holds nothing
+                _add(excluded, row, f"{file}, line {rows.line_num}")
+    except csv.Error as error:
+        raise DataError(f"{file}, line {rows.line_num}: not CSV, {error}: write image,reason.") from None
+    return excluded
+
+
+def write_exclusions(file: Path, excluded: dict[str, str]) -> None:
+    """Write a list, sorted by name, whole or not at all; DataError if `read_exclusions` would refuse an entry."""
+    checked: dict[str, str] = {}
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEADER)
+    for image, reason in sorted(excluded.items()):
+        _add(checked, [image, reason], str(file))
+        writer.writerow([image, reason])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, out.getvalue())
+
+
+def find_lists(roots: Sequence[Path]) -> list[Path]:
+    """All exclusion lists under some folders, as deep as inputs are nested."""
+    return sorted({folder / FILE for folder, files in folders_below(roots) if FILE in files})
+
+
+def image_names(paths: Sequence[str | Path]) -> list[str]:
+    """The shortest name of each image that no other shares: person folder and file, or more of the path."""
+    parts = [path_parts(path) for path in paths]
+    names, length = [path[-2:] for path in parts], 2
+    while shared := {name for name, count in Counter(names).items() if count > 1}:
+        length += 1
+        longer = [path[-length:] if name in shared else name for path, name in zip(parts, names, strict=True)]
+        if longer == names:
+            break  # one and the same path in two splits
+        names = longer
+    return ["/".join(name) for name in names]
+
+
+def match_exclusions(excluded: Sequence[str], paths: Sequence[str | Path], file: Path) -> tuple[dict[str, int], list]:
+    """The number of the path that each entry of a list names, and the entries that name none.
+
+    DataError where an entry fits several paths.
+    """
+    parts, names = [path_parts(path) for path in paths], {entry: path_parts(entry) for entry in excluded}
+    ends: dict[tuple[str, ...], list[int]] = {}
+    for length in set(map(len, names.values())):
+        for number, path in enumerate(parts):
+            ends.setdefault(path[-length:], []).append(number)
+    matched, unknown = {}, []
+    for entry, name in names.items():
+        fits = ends.get(name, [])
+        fits = [number for number in fits if parts[number] == name] or fits
+        if len({parts[number] for number in fits}) > 1:
+            a, b = (str(paths[number]) for number in fits[:2])
+            raise DataError(f"{file}: image {entry!r} fits {a!r} and {b!r}: write more of the path.")
+        if fits:
+            matched[entry] = fits[0]
+        else:
+            unknown.append(entry)
+    return matched, unknown
+
+
+def refuse_unknown(unknown: Sequence[str], file: Path) -> None:
+    """DataError if a list names images that the data lacks."""
+    if unknown:
+        raise DataError(
+            f"{file} leaves out {name_some(unknown, 'image', 'images')} that the index lacks: delete these rows, write "
+            "the list anew with prepare, or give this data's own list as exclusions."
+        )
+
+
+def leave_out(indexes: Sequence[TwinIndex], given: str, folders: Sequence[Path]) -> list[TwinIndex]:
+    """The indexes without the images of the list `given`, or of the one that lies under the folders, and a line that
+    says so.
+
+    DataError if the list names an image that no index has or empties a person, or if several lists differ. A list
+    that was found and shares no image with the data was made for other data: it is named, and not obeyed.
+    """
+    paths = [path for index in indexes for path in index.paths]
+    lists: dict[Path, dict[str, int]] = {}
+    for file in [Path(given)] if given else find_lists(folders):
+        excluded = read_exclusions(file)
+        matched, unknown = match_exclusions(list(excluded), paths, file)
+        if unknown and not matched and not given:
+            print(f"{file} is not obeyed: none of the {len(unknown):,} images it names is in this data.")
+            continue
+        refuse_unknown(unknown, file)
+        if set(matched.values()) not in [set(other.values()) for other in lists.values()]:
+            lists[file] = matched
+    if len(lists) > 1:
+        files = name_some([str(file) for file in lists], "list", "lists")
+        raise DataError(f"{files} leave out different images: give the one to obey as exclusions.")
+    for file, matched in lists.items():
+        print(f"Left out: {len(matched):,} of {len(paths):,} images, by {file}")
+        indexes = _without(indexes, set(matched.values()), file)
+    return list(indexes)
+
+
+def _without(indexes: Sequence[TwinIndex], left_out: set[int], file: Path) -> list[TwinIndex]:
+    kept, first = [], 0
+    for index in indexes:
+        numbers = range(first, first + len(index.paths))
+        try:
+            kept.append(index.take([number - first for number in numbers if number not in left_out]))
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+        first = numbers.stop
+    return kept
+
+
+def _add(excluded: dict[str, str], row: Sequence[str], where: str) -> None:
+    """Add a row of a list to those before it, or say in a DataError what is wrong with it."""
+    if len(row) != len(HEADER):
+        raise DataError(f"{where}: {len(row)} columns, not 2: write image,reason, a reason with commas in quotes.")
+    image, reason = row
+    fault = ""
+    if not image.strip():
+        fault = "names no image: name one or delete the row"
+    elif "\\" in image or re.match(r"[A-Za-z]:", image) or image.startswith("/"):
+        fault = "is no name below the data: write person/file, with /"
+    elif any(part in ("", ".", "..") for part in image.split("/")) or "/" not in image:
+        fault = "is not person/file: write the end of the image's path in the index"
+    elif image in excluded:
+        fault = "stands twice: keep one row"
+    elif "\0" in image + reason or not _is_utf8(image + reason):
+        fault = "cannot be written as text: rename the image"
+    if fault:
+        raise DataError(f"{where}: image {image!r:.200} {fault}.")
+    excluded[image] = reason
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return False
+    return True

@@ -1,0 +1,151 @@
+"""The data audit as a command, `python -m dcal_core prepare`, and what prepare.ipynb shares with it."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dcal_core.config import Config, UserError, check_given, load
+from dcal_core.data.audit import KINDS, Audit, audit_images
+from dcal_core.data.exclusions import FILE
+from dcal_core.data.splits import label_of, open_root, read_indexes
+from dcal_core.environment import banner
+from dcal_core.figures import COLOURS
+from dcal_core.review import draw_findings, excluded_before, write_list
+from dcal_core.session import Session, choose_preset, read_command, run_folder
+from dcal_core.storage import write_text
+
+TITLE = "Check the twin data"
+NAMED = 3  # findings of a kind that are printed
+
+
+def begin_audit(given: dict, params_dir: Path) -> Session:
+    """Describe the machine and read the parameters of an audit; raises ConfigError."""
+    preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
+    config = load(preset, params_dir, given)
+    print(banner(TITLE))
+    print(f"Preset {preset}, image_size {config.image_size} px")
+    return Session(config, run_folder(config, "prepare"))
+
+
+def audit_data(config: Config) -> Audit:
+    """Audit the data that training would take, whether it would refuse it or not; raises DataError where the index
+    files are none."""
+    root = open_root(config)
+    return audit_images(read_indexes(root), root, config.image_size, label_of(root))
+
+
+def exclusion_list(session: Session) -> Path:
+    """The list that prepare reads and writes: the one given, else the one in the run's folder."""
+    return Path(session.config.exclusions) if session.config.exclusions else session.folder / FILE
+
+
+def exclude_suggested(audit: Audit, file: Path) -> str:
+    """Add what the audit suggests to drop to an exclusion list; returns the sentences that say so. Raises DataError."""
+    return write_list(audit, file, audit.suggested() | excluded_before(audit, file))
+
+
+def write_report(audit: Audit, folder: Path) -> Path:
+    """Write audit.json into a folder; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "audit.json", json.dumps(audit.as_dict(), indent=1, allow_nan=False) + "\n")
+    return folder / "audit.json"
+
+
+def summary(audit: Audit) -> str:
+    """What each split holds, as a Markdown table that is also legible as text."""
+    splits = audit.splits.values()
+    rows = [[audit.data, *audit.splits]]
+    for key in ("people", "families", "images", "images_found", "images_readable"):
+        rows.append([key.replace("_", " "), *(f"{split[key]:,}" for split in splits)])
+    rows.append(["images per person: least, median, most", *(_spread(s["images_per_person"]) for s in splits)])
+    rows.append(["shorter side, px: least, median, most", *(_spread(split["shorter_side_px"]) for split in splits)])
+    return _table(rows)
+
+
+def found(audit: Audit) -> str:
+    """How often each kind of finding was made, as a Markdown table that is also legible as text."""
+    rows = [["finding", "cases", "people", "images", "drop?", "what it is"]]
+    for kind in KINDS:
+        if findings := audit.of_kind(kind):
+            distinct = [{item for finding in findings for item in getattr(finding, of)} for of in ("people", "images")]
+            drop = {image for finding in findings for image in finding.drop}
+            rows.append([kind, *(f"{n:,}" for n in map(len, (findings, *distinct, drop))), KINDS[kind]])
+    return _table(rows) if len(rows) > 1 else "Nothing was found that is worth knowing."
+
+
+def first_findings(audit: Audit) -> Iterator[str]:
+    """A line for each of the first findings of each kind."""
+    for kind in KINDS:
+        findings = audit.of_kind(kind)
+        for finding in findings[:NAMED]:
+            what = finding.images or finding.people
+            yield f"{kind}: {', '.join(what[:4])}{' ...' if len(what) > 4 else ''}: {finding.reason}"
+        if len(findings) > NAMED:
+            yield f"{kind}: {len(findings) - NAMED:,} more in audit.json"
+
+
+def figures(audit: Audit) -> Iterator[tuple[str, Figure]]:
+    """All pictures of an audit by file name: the images per person, then a sheet for each kind that has images."""
+    yield "images_per_person", draw_counts(audit)
+    for kind in KINDS:
+        if any(finding.images for finding in audit.of_kind(kind)):
+            yield kind, draw_findings(audit, kind)
+
+
+def draw_counts(audit: Audit) -> Figure:
+    """How many people have how many readable images, a histogram for each split."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    grid = figure.subplots(1, len(audit.splits), squeeze=False)[0]
+    for axes, (name, split) in zip(grid, audit.splits.items(), strict=True):
+        counts = list(split["images_of"].values())
+        axes.hist(counts, bins=range(max(counts) + 2), align="left", color=COLOURS[0], rwidth=0.9)
+        axes.axvline(1.5, color=COLOURS[1], linestyle="--")
+        axes.set(title=f"{name}: {len(counts)} people ({audit.data})", ylabel="people")
+        axes.set_xlabel("readable images of a person; left of the line: no genuine pair")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def main(arguments: list[str]) -> int:
+    """What prepare.ipynb does, without its reviewer: exit status 0 also with findings, 1 with a sentence where there
+    is nothing to audit."""
+    given, params_dir = read_command("prepare", "Check the data of a preset.", arguments)
+    try:
+        check_given(given, params_dir)
+        session = begin_audit(given, params_dir)
+        report(session, audit_data(session.config))
+    except UserError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def report(session: Session, audit: Audit) -> None:
+    """Print an audit, keep it and its pictures in the run's folder, and write the list where that is asked for."""
+    print(f"\n{summary(audit)}\n\n{found(audit)}\n", *first_findings(audit), sep="\n")
+    pictures = session.folder / "figures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures(audit):
+        figure.savefig(pictures / f"{name}.png", dpi=110)
+    print(f"\nReport: {write_report(audit, session.folder)}\nPictures: {pictures}")
+    if session.config.drop_suggested:
+        print(exclude_suggested(audit, exclusion_list(session)))
+    elif audit.suggested():
+        print(f"{len(audit.suggested()):,} images suggested to be dropped: review them, or give drop_suggested=true.")
+
+
+def _spread(values: dict) -> str:
+    return ", ".join("-" if value is None else f"{value:g}" for value in values.values())
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in padded]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

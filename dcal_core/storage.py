@@ -1,0 +1,152 @@
+"""Files and folders that a kill, a full disk or a damaged byte cannot spoil unnoticed.
+
+What is written appears under its name whole or not at all: it is filled under another name, flushed to the disk and
+renamed. A folder carries SHA256SUMS, which `sha256sum -c` reads too.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from dcal_core.config import UserError
+
+SUMS = "SHA256SUMS"
+UNFINISHED, REPLACED = ".new", ".old"  # what is being written, and what is being replaced by it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class StorageError(UserError):
+    """Something cannot be written: the disk is full, or the budget for it is used up."""
+
+
+class DamagedError(UserError):
+    """Something was read that is not what was once written."""
+
+
+@contextmanager
+def no_room_said(place: Path) -> Iterator[None]:
+    """Turns a disk that is full, whoever notices it, into one sentence; raises StorageError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        named = re.findall(r"(?:os error|Errno) (\d+)", str(error))  # safetensors and shutil tell it by words only
+        if getattr(error, "errno", None) in FULL or set(map(int, named)) & set(FULL):
+            raise StorageError(
+                f"no room on the disk to write {place}: what was saved before is whole; free some space, or give "
+                "another run_dir, and run again to go on."
+            ) from None
+        raise
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk before anything that comes after."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Put a text into a file's place, whole or not at all; raises StorageError."""
+    new = file.with_name(file.name + UNFINISHED)
+    with no_room_said(file):
+        new.write_text(text, encoding="utf-8")
+        flush(new)
+        os.replace(new, file)
+        flush(file.parent)
+
+
+def read_json(file: Path, kind: type = dict):
+    """What a JSON file holds, of the kind expected; raises DamagedError, OSError."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{file} is damaged: not JSON ({str(error)[:80]}); restore it or leave it out.") from None
+    if not isinstance(found, kind):
+        raise DamagedError(f"{file} is damaged: a {type(found).__name__} where a {kind.__name__} belongs.")
+    return found
+
+
+@contextmanager
+def sealed_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill; where nothing fails, it gets its checksums and takes the place of `folder`; raises
+    StorageError."""
+    new, old = (folder.with_name(folder.name + end) for end in (UNFINISHED, REPLACED))
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        with no_room_said(folder):
+            new.mkdir(parents=True)
+            yield new
+            seal(new)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)  # else a full disk would stay full
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def seal(folder: Path) -> None:
+    """Flush a folder's files and write their checksums beside them."""
+    files = sorted(file for file in folder.iterdir() if file.name != SUMS)
+    for file in files:
+        flush(file)
+    write_text(folder / SUMS, "".join(f"{digest(file)}  {file.name}\n" for file in files))
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def check_seal(folder: Path) -> None:
+    """Raises DamagedError, which names the file, where a folder is not as it was sealed."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: wanted for wanted, _, name in (line.partition("  ") for line in lines)}
+    except (OSError, ValueError):
+        raise DamagedError(f"{folder} is damaged: its {SUMS} is missing or cannot be read.") from None
+    there = {file.name for file in folder.iterdir()} - {SUMS}
+    if not sums or there != set(sums):
+        odd = ", ".join(sorted(there ^ set(sums))) or "no file"
+        raise DamagedError(f"{folder} is damaged: its {SUMS} and its files disagree on {odd}.")
+    for name, wanted in sums.items():
+        if digest(folder / name) != wanted:
+            raise DamagedError(f"{folder / name} is damaged: its SHA-256 is not the one in {SUMS}.")
+
+
+def mend(folder: Path) -> None:
+    """Finish what a kill has left half done below a folder: a replacement between its two renames is undone, and what
+    was not yet whole is removed and named."""
+    for old in sorted(folder.glob(f"**/*{REPLACED}")):
+        whole = old.with_name(old.name.removesuffix(REPLACED))
+        if whole.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, whole)
+    for new in sorted(folder.glob(f"**/*{UNFINISHED}")):
+        print(f"Removed {new}, which an interruption had left half written.")
+        shutil.rmtree(new) if new.is_dir() else new.unlink()
+
+
+def free_name(path: Path) -> Path:
+    """The path with the first number behind it that nothing is called by yet."""
+    return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}{n}")).exists())
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
