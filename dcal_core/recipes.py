@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,7 +97,8 @@ def train_run(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progre
     torch.manual_seed(config.seed)  # the initialisation
     model = new_model(config, input_roots(), pretrained=False)
     shapes = shapes_of(model)
-    run = of_main(None if rank() else open_run(folder, config, index.fingerprint(), input_roots(), shapes))
+    unseen = partial(seen_before, validation=data["validation"])
+    run = of_main(None if rank() else open_run(folder, config, index.fingerprint(), input_roots(), shapes, unseen))
     people = list(index.people)
     if run.weights_from:
         people = sorted({*people, *seen_before(run.weights_from, data["validation"])})

@@ -20,6 +20,7 @@ from dcal_core.config import UserError
 
 SUMS = "SHA256SUMS"
 UNFINISHED, REPLACED = ".new", ".old"  # what is being written, and what is being replaced by it
+CURE = "restore it or leave it out"  # what is damaged
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -58,21 +59,28 @@ def flush(path: Path) -> None:
 def write_text(file: Path, text: str) -> None:
     """Put a text into a file's place, whole or not at all; raises StorageError."""
     new = file.with_name(file.name + UNFINISHED)
-    with no_room_said(file):
-        new.write_text(text, encoding="utf-8")
-        flush(new)
-        os.replace(new, file)
-        flush(file.parent)
+    try:
+        with no_room_said(file):
+            new.write_text(text, encoding="utf-8")
+            flush(new)
+            os.replace(new, file)
+            flush(file.parent)
+    except BaseException:
+        new.unlink(missing_ok=True)  # else a full disk would stay full
+        raise
 
 
 def read_json(file: Path, kind: type = dict):
-    """What a JSON file holds, of the kind expected; raises DamagedError, OSError."""
+    """What a JSON file holds, of the kind expected; raises DamagedError."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DamagedError(f"{file} cannot be read ({error.strerror}); {CURE}.") from None
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{file} is damaged: not JSON ({str(error)[:80]}); restore it or leave it out.") from None
+        raise DamagedError(f"{file} is damaged: not JSON ({str(error)[:80]}); {CURE}.") from None
     if not isinstance(found, kind):
-        raise DamagedError(f"{file} is damaged: a {type(found).__name__} where a {kind.__name__} belongs.")
+        wrong = f"a {type(found).__name__} where a {kind.__name__} belongs"
+        raise DamagedError(f"{file} is damaged: {wrong}; {CURE}.")
     return found
 
 
@@ -118,14 +126,20 @@ def check_seal(folder: Path) -> None:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
         sums = {name: wanted for wanted, _, name in (line.partition("  ") for line in lines)}
     except (OSError, ValueError):
-        raise DamagedError(f"{folder} is damaged: its {SUMS} is missing or cannot be read.") from None
+        raise DamagedError(f"{folder} is damaged: its {SUMS} is missing or cannot be read; {CURE}.") from None
     there = {file.name for file in folder.iterdir()} - {SUMS}
     if not sums or there != set(sums):
-        odd = ", ".join(sorted(there ^ set(sums))) or "no file"
-        raise DamagedError(f"{folder} is damaged: its {SUMS} and its files disagree on {odd}.")
+        odd = ", ".join(sorted(there ^ set(sums)))[:200] or "no file"
+        raise DamagedError(f"{folder} is damaged: its {SUMS} and its files disagree on {odd}; {CURE}.")
     for name, wanted in sums.items():
-        if digest(folder / name) != wanted:
-            raise DamagedError(f"{folder / name} is damaged: its SHA-256 is not the one in {SUMS}.")
+        if not (folder / name).is_file():  # a pipe would be waited for
+            raise DamagedError(f"{folder / name} is damaged: it is no file; {CURE}.")
+        try:
+            found = digest(folder / name)
+        except OSError as error:  # a bad sector
+            raise DamagedError(f"{folder / name} is damaged: {error.strerror}; {CURE}.") from None
+        if found != wanted:
+            raise DamagedError(f"{folder / name} is damaged: its SHA-256 is not the one in {SUMS}; {CURE}.")
 
 
 def mend(folder: Path) -> None:
@@ -138,6 +152,8 @@ def mend(folder: Path) -> None:
         else:
             os.replace(old, whole)
     for new in sorted(folder.glob(f"**/*{UNFINISHED}")):
+        if not new.exists():  # it lay in one just removed
+            continue
         print(f"Removed {new}, which an interruption had left half written.")
         shutil.rmtree(new) if new.is_dir() else new.unlink()
 

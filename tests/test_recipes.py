@@ -1,6 +1,8 @@
 """A recipe from end to end on a few drawn twins: what its parameters reach, training, validation, going on."""
 
 import dataclasses
+import json
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ from dcal_core.distributed import FAILED, LaunchError
 from dcal_core.models.build import load_model, new_model
 from dcal_core.recipes import BATCHES, OBJECTIVES, dcal_batches, dcal_objective, main, train_run, validator
 from dcal_core.training import loop
-from dcal_core.training.checkpoints import Progress, Run
+from dcal_core.training.checkpoints import Progress, Run, saved_in
 from dcal_core.training.loop import MemoryShort
 from dcal_core.training.objectives import FixedWeighting, UncertaintyWeighting
 from dcal_core.training.pair_losses import SupConLoss, TripletLoss, VerificationLoss
@@ -227,7 +229,7 @@ def test_a_second_session_goes_on_and_ends_as_one_long_session_would(data, tmp_p
     torch.manual_seed(99)  # another session has another past
     run, progress = train_run(CONFIG, tmp_path / "run", data)
     assert progress.finished
-    ends = [load_file(r.checkpoints / "last" / "model.safetensors") for r in (whole, run)]
+    ends = [load_file(r.saved[0] / "model.safetensors") for r in (whole, run)]
     assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
@@ -236,6 +238,82 @@ def test_an_attached_run_is_gone_on_with(data, tmp_path, capsys):
     run, progress = train_run(CONFIG, tmp_path / "run", data)
     assert progress.finished and run.folder == tmp_path / "run"
     assert "attached run" in capsys.readouterr().out
+
+
+# ---- from another run's weights
+
+
+@pytest.fixture(scope="module")
+def earlier(data, tmp_path_factory):
+    """A finished run, not to be changed; its earlier life saw two more people."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(environment, "KAGGLE_INPUT", tmp_path_factory.getbasetemp() / "no_input")
+        patched.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+        run, _ = train_run(changed(epochs=1), tmp_path_factory.mktemp("earlier") / "run", data)
+    run.remember("faces", [*data["train"].index.people, "from", "before"])
+    return run.folder
+
+
+def copied(earlier: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(earlier, folder))
+
+
+def people_of(folder: Path) -> set[str]:
+    return set(json.loads((folder / "trained_on.json").read_text())["people"])
+
+
+def ends_alike(*folders: Path) -> bool:
+    first, second = (load_file(saved_in(folder)[0] / "model.safetensors") for folder in folders)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints/best"])
+def test_a_run_that_starts_from_another_ends_the_same_wherever_it_is_interrupted(data, tmp_path, earlier, place):
+    config = changed(lr=1e-3, resume_from=str(earlier / place))
+    whole, progress = train_run(config, tmp_path / "whole", data)
+    assert progress.finished and progress.batch == 4 and not ends_alike(whole.folder, earlier)
+    own = copied(earlier, tmp_path / "run")
+    config = changed(lr=1e-3, resume_from=str(own / place))
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(recipes, "train", interrupted)
+        train_run(config, own, data)
+    assert saved_in(own) == [] and (tmp_path / "run.old1").is_dir()
+    for hours in (0.0, CONFIG.time_budget_hours):
+        torch.manual_seed(99)
+        run, progress = train_run(dataclasses.replace(config, time_budget_hours=hours), own, data)
+        assert people_of(own) == {*data["train"].index.people, "from", "before"}
+    assert progress.finished and ends_alike(whole.folder, own) and not (tmp_path / "run.old2").exists()
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_people_who_were_trained_on_before_are_not_validated_on(data, tmp_path, earlier, refused):
+    own, person = copied(earlier, tmp_path / "run"), data["validation"].index.people[3]
+    (own / "trained_on.json").write_text(json.dumps({"data": "faces", "people": ["from", person]}))
+    before = sorted(tmp_path.rglob("*"))
+    for folder in (own, tmp_path / "new", own):  # and nothing is moved before that is found out
+        with refused(ConfigError, f"resume_from={own}", f"1 of the people to validate on, first {person}", "seed"):
+            train_run(changed(lr=1e-3, resume_from=str(own)), folder, data)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_with_another_part_takes_what_fits_from_the_named_run(data, tmp_path, earlier, capsys):
+    run, progress = train_run(changed(glca_blocks=2, epochs=1, resume_from=str(earlier)), tmp_path / "run", data)
+    said = capsys.readouterr().out
+    assert progress.finished and "  glca.1.attn.qkv.weight: missing" in said and "Advice: a lower lr" in said
+    assert ": unexpected" not in said and ": reshaped" not in said
+    assert load_model(run.checkpoints / "best").encode(torch.rand(1, 3, 32, 32)).parts["glca"].isfinite().all()
+
+
+def test_a_model_that_is_too_different_is_refused_and_nothing_is_moved(data, tmp_path, earlier):
+    own = copied(earlier, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    for folder in (own, tmp_path / "new", own):
+        with pytest.raises(ConfigError, match=r"has \d+% of this model's weights, too little to start from"):
+            train_run(changed(backbone="test_vit", resume_from=str(own)), folder, data)
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_initialisation_depends_on_the_seed_alone(data, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from dcal_core.config import ConfigError, load, presets
 from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import DataError, TwinIndex
 from dcal_core.session import Session, begin_training, begin_with_trained, choose_preset
+from dcal_core.storage import DamagedError
 from dcal_core.training.checkpoints import Progress, Run
 
 PARAMS = Path(__file__).parents[1] / "params"
@@ -203,7 +204,52 @@ def test_an_empty_parameter_leaves_that_of_the_run(monkeypatch, tmp_path):
     assert begin_with_trained("Evaluate", given, PARAMS).config.data_root == "photographs"
 
 
-def test_other_parameters_are_refused_before_the_data_is_read(tmp_path):
+@pytest.mark.parametrize("resume_from", ["", "elsewhere"])
+def test_other_parameters_are_refused_before_the_data_is_read(tmp_path, refused, resume_from):
     trained(tmp_path / "run")
-    with pytest.raises(ConfigError, match="lr: 0.002 then, 0.5 now"):
-        begin_training("Train", {"preset": "demo", "run_dir": str(tmp_path / "run"), "lr": 0.5}, PARAMS)
+    given = {"preset": "demo", "run_dir": str(tmp_path / "run"), "lr": 0.5, "resume_from": resume_from}
+    with refused(ConfigError, "lr: 0.002 then, 0.5 now", f"resume_from={tmp_path / 'run'}", "resume=false", "run_dir"):
+        begin_training("Train", given, PARAMS)
+
+
+@pytest.mark.parametrize("place", [".", "checkpoints/best", "checkpoints/last/00000003"])
+def test_other_parameters_are_no_matter_where_a_new_run_is_to_start_from_the_old_one(tmp_path, place):
+    trained(tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    given = {"preset": "demo", "run_dir": "run", "lr": "0.5", "resume_from": f"run/{place}"}
+    begun = begin_training("Train", given, PARAMS)
+    assert begun.config.resume_from == f"run/{place}" and begun.config.lr == 0.5 and begun.folder == tmp_path / "run"
+    assert sorted(tmp_path.rglob("*")) == before  # it is moved once its weights are known to fit
+
+
+def test_resume_false_forbids_what_resume_from_asks_for_and_moves_nothing(tmp_path, refused):
+    trained(tmp_path / "run")
+    given = {"preset": "demo", "run_dir": "run", "resume": "false", "resume_from": "run"}
+    with refused(ConfigError, "resume_from", "resume=false", "leave one of them out"):
+        begin_training("Train", given, PARAMS)
+    assert (tmp_path / "run").is_dir() and not (tmp_path / "run.old1").exists()
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{", b"\x80\x04\x95"])
+def test_a_trained_run_whose_parameters_cannot_be_read_is_refused(tmp_path, refused, content):
+    file = trained(tmp_path / "runs" / "demo").parents[1] / "config.json"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with refused(DamagedError, file, "restore it"):
+        begin_with_trained("Evaluate", {"preset": "demo"}, PARAMS)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"data": 1, "people": []}', '{"data": "faces", "people": "12"}', "[]", "{"])
+def test_what_cannot_say_whom_the_model_was_trained_on_is_refused(tmp_path, refused, content):
+    best = trained(tmp_path / "run")
+    (tmp_path / "run" / "trained_on.json").write_text(content)
+    begun = Session(load("demo", PARAMS, {}), tmp_path / "run", best)
+    with refused(DamagedError, tmp_path / "run" / "trained_on.json", "is damaged"):
+        begun.open_data(("test",))
+
+
+def test_a_model_without_word_of_whom_it_was_trained_on_is_refused(tmp_path, refused):
+    best = trained(tmp_path / "run")
+    with refused(DataError, tmp_path / "run" / "trained_on.json", "attach the whole run"):
+        Session(load("demo", PARAMS, {}), tmp_path / "run", best).open_data(("test",))

@@ -86,13 +86,18 @@ def read_architecture(file: Path) -> dict:
         if set(found) != set(ARCHITECTURE):
             raise ConfigError(f"it names {', '.join(sorted(set(found) ^ set(ARCHITECTURE)))}")
         for name, field in ARCHITECTURE.items():
-            if field and read_value(FIELDS[field], found[name]) != found[name]:
+            value = read_value(FIELDS[field], found[name]) if field else found[name]
+            if value != found[name]:
                 raise ConfigError(f"{name} is {found[name]!r:.40}")
+            found[name] = value  # a whole number, where JSON has 224.0
         for name, number, count in (("mean", float, 3), ("std", float, 3), ("pwca_layers", int, None)):
             if not isinstance(found[name], list) or len(found[name]) != (count or len(found[name])):
                 raise ConfigError(f"{name} is {found[name]!r:.40}")
             if any(type(value) not in (number, int) or not 0 <= value < MOST_BLOCKS for value in found[name]):
                 raise ConfigError(f"{name} is {found[name]!r:.40}")
+        layers = found["pwca_layers"]
+        if not all(found["std"]) or layers != list(range(layers[0], layers[-1] + 1) if layers else []):
+            raise ConfigError(f"std is {found['std']}, pwca_layers is {layers!r:.40}")
         if found["backbone"] != "hybrid_tiny":
             check_name(found["backbone"])  # which also keeps timm from fetching a model of any other name
     except ConfigError as error:
@@ -115,5 +120,6 @@ def load_model(folder: Path) -> nn.Module:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DamagedError(f"{folder / 'model.safetensors'} does not fit model.json beside it ({reason}).") from None
+        file = folder / "model.safetensors"
+        raise DamagedError(f"{file} does not fit model.json beside it ({reason}): restore it or train again.") from None
     return model.eval()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from dcal_core.config import Config, ConfigError
 from dcal_core.distributed import main_only
 from dcal_core.models.build import save_model, save_state
 from dcal_core.storage import (
+    CURE,
     DamagedError,
     StorageError,
     check_seal,
@@ -36,6 +38,7 @@ from dcal_core.storage import (
     write_text,
 )
 
+STARTED_FROM = "started_from.json"  # in a run that began with the weights of another: of which
 KEPT = 2  # checkpoints to go on from: should the newest be damaged, there is the one before it
 
 
@@ -62,9 +65,13 @@ class Progress:
         values = {}
         for f in dataclasses.fields(cls):
             value = values[f.name] = facts.get(f.name)
-            number = f.type in (int, float) and isinstance(value, (int, f.type)) and not isinstance(value, bool)
-            if not (value >= 0 if number else isinstance(value, f.type)):
-                raise DamagedError(f"{file} is damaged: {f.name} is {value!r:.40}, where a {f.type.__name__} belongs.")
+            number = f.type in (int, float) and type(value) in (int, f.type)  # True is no number here
+            if not (value >= 0 if number else type(value) is f.type not in (int, float)):
+                wrong = f"{f.name} is {value!r:.40}, where a {f.type.__name__} belongs"
+                raise DamagedError(f"{file} is damaged: {wrong}; {CURE}.")
+        for row in values["recent"]:
+            if not isinstance(row, dict) or not {int, float}.issuperset(map(type, row.values())):
+                raise DamagedError(f"{file} is damaged: recent holds {row!r:.40}, where figures belong; {CURE}.")
         return cls(**values)
 
 
@@ -81,9 +88,13 @@ class Run:
 
     @main_only
     def remember(self, label: str, people: list[str]) -> None:
-        """Write down on which data and people the model is trained, so that nobody evaluates it on them."""
+        """Write down on which data and people the model is trained, so that nobody evaluates it on them; whoever an
+        earlier session of this run has written down, such as those behind the weights it started from, stays."""
         self.create()
-        write_text(self.folder / "trained_on.json", json.dumps({"data": label, "people": people}))
+        file = self.folder / "trained_on.json"
+        if self.saved and file.is_file():
+            people = sorted({*people, *people_in(file)})
+        write_text(file, json.dumps({"data": label, "people": people}))
 
     @main_only
     def create(self) -> None:
@@ -93,7 +104,9 @@ class Run:
         described = {"fingerprint": self.config.fingerprint()} | self.config.as_dict()
         write_text(self.folder / "config.json", json.dumps(described, indent=1))
         if self.weights_from:
-            write_text(self.folder / "started_from.json", json.dumps({"weights": str(self.weights_from)}))
+            write_text(self.folder / STARTED_FROM, json.dumps({"weights": str(self.weights_from)}))
+        elif not self.saved:  # an interrupted start may have had another
+            (self.folder / STARTED_FROM).unlink(missing_ok=True)
 
     @property
     def saved(self) -> list[Path]:
@@ -173,22 +186,18 @@ class Run:
         modules = {"model": model, "objective": objective} | ({"average": average.module} if average else {})
         try:
             for name, module in modules.items():
-                module.load_state_dict(load_file(newest / f"{name}.safetensors"))
-            load_optimizer(optimizer, load_file(newest / "optimizer.safetensors"))
+                module.load_state_dict(read_tensors(newest / f"{name}.safetensors"))
+            load_optimizer(optimizer, read_tensors(newest / "optimizer.safetensors"))
             if scaler and (kept := read_json(newest / "scaler.json")):
                 scaler.load_state_dict(kept)
         except DamagedError:
             raise
-        except (
-            RuntimeError,
-            KeyError,
-            IndexError,
-            OSError,
-            ValueError,
-        ) as error:  # losses of other shapes, a file too few
+        except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:  # losses of other shapes
+            best = self.checkpoints / "best"
+            anew = f", or another run_dir and resume_from={best} to start from its weights" if best.is_dir() else ""
             raise ConfigError(
-                f"{newest} does not fit this training ({' '.join(str(error).split())[:200]}): give resume_from="
-                f"{self.folder} to start a new run from its weights, or resume=false to start fresh."
+                f"{newest} does not fit this training ({' '.join(str(error).split())[:200]}): give resume=false to "
+                f"start fresh (nothing is deleted){anew}."
             ) from error
         self.forget_after(progress.batch)
         return progress
@@ -201,11 +210,18 @@ class Run:
 
     def history(self) -> list[dict]:
         """All figures logged so far; raises DamagedError."""
-        lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
-        try:
-            return [json.loads(line) for line in lines if line.endswith("}")]  # a kill may cut the last one short
-        except ValueError as error:
-            raise DamagedError(f"{self.metrics} is damaged ({error}): remove the line, or the file.") from None
+        text, found = self.metrics.read_bytes() if self.metrics.is_file() else b"", []
+        for number, line in enumerate(text.splitlines(keepends=True), 1):
+            if not line.endswith(b"\n"):  # a kill has cut the last one short
+                break
+            try:
+                found.append(json.loads(line))
+                found[-1]["batch"] + 0  # noqa: B018
+            except (ValueError, RecursionError, LookupError, TypeError):
+                raise DamagedError(
+                    f"{self.metrics} is damaged in line {number} ({line[:40]!r}): remove that line, or the file."
+                ) from None
+        return found
 
 
 def load_optimizer(optimizer, kept: dict[str, Tensor]) -> None:
@@ -222,6 +238,22 @@ def load_optimizer(optimizer, kept: dict[str, Tensor]) -> None:
             value = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": fresh["param_groups"]})
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors in a file; raises DamagedError."""
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"{file} is damaged: {error}; {CURE}.") from None
+
+
+def people_in(file: Path) -> list[str]:
+    """The people whom a trained_on.json names; raises DamagedError."""
+    people = read_json(file).get("people")
+    if not isinstance(people, list):
+        raise DamagedError(f"{file} is damaged: it names no people; {CURE}.")
+    return [str(person) for person in people]
 
 
 def bytes_of(tensors: dict[str, Tensor]) -> int:
@@ -249,20 +281,26 @@ def saved_in(folder: Path) -> list[Path]:
 def newest_whole(folder: Path, own: bool) -> tuple[Path, dict] | None:
     """The newest checkpoint of a run that is as it was sealed, with its progress; None where there is none.
 
-    A damaged one is named and, in a folder of one's own, set aside. Raises DamagedError where all are damaged.
+    A damaged one is named and, in a folder of one's own, set aside. Raises DamagedError where all are damaged, and
+    then leaves them where they are, since what has no checkpoint is taken for a new run.
     """
-    found = saved_in(folder)
-    for checkpoint in found:
+    damaged = []
+    for checkpoint in saved_in(folder):
         try:
             check_seal(checkpoint)
             facts = read_json(checkpoint / "progress.json")
             Progress.read(facts, checkpoint / "progress.json")
-            return checkpoint, facts
         except DamagedError as error:
+            damaged.append((checkpoint, error))
+            continue
+        for odd, error in damaged:
             print(f"{error} The checkpoint before it is used.")
             if own:
-                checkpoint.rename(free_name(checkpoint.with_name(f"{checkpoint.name}.damaged")))
-    if found:
+                odd.rename(free_name(odd.with_name(f"{odd.name}.damaged")))
+        return checkpoint, facts
+    for _, error in damaged:
+        print(error)
+    if damaged:
         raise DamagedError(
             f"no checkpoint in {folder} is whole: resume=false starts fresh (the run is moved aside), or restore one."
         )

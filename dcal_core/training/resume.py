@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,64 +12,77 @@ from torch import nn
 
 from dcal_core.config import Config, ConfigError
 from dcal_core.distributed import main_only
-from dcal_core.storage import DamagedError, check_seal, free_name, mend, no_room_said, read_json, sealed_folder
-from dcal_core.training.checkpoints import Run, identity, newest_whole, saved_in
+from dcal_core.storage import CURE, DamagedError, check_seal, free_name, mend, no_room_said, read_json, sealed_folder
+from dcal_core.training.checkpoints import STARTED_FROM, Run, identity, newest_whole, people_in, saved_in
 
 LEAST_SHARE = 0.5  # of a model's weights that an earlier one must have for it to start from them
 Shapes = dict[str, tuple[int, ...]]
 
 
-def open_run(folder: Path, config: Config, data: str, input_roots: list[Path], shapes: Shapes) -> Run:
+def open_run(
+    folder: Path,
+    config: Config,
+    data: str,
+    input_roots: list[Path],
+    shapes: Shapes,
+    check_source: Callable[[Path], object] = lambda weights: None,
+) -> Run:
     """The run to train in: the newest of those in `folder`, attached or named by resume_from that agree in parameters
     and data, or a new one, which may start from an earlier one's weights; raises ConfigError, DamagedError.
 
-    data: a fingerprint of what is trained on. shapes: of the model's tensors, by name. With resume=false what is there
-    is neither continued nor overwritten. A run with other decisive parameters or other data is never continued.
+    data: a fingerprint of what is trained on. shapes: of the model's tensors, by name. check_source: called with the
+    folder of the weights that a new run is to start from, to refuse them before anything is moved. With resume=false
+    what is there is neither continued nor overwritten. A run with other decisive parameters or other data is never
+    continued.
     """
     folder, wanted = Path(folder).resolve(), identity(config, data)
     if not config.resume:
         move_aside(folder)
         return Run(folder, config, data)
     mend(folder / "checkpoints")
-    source = find_source(config.resume_from, folder)
     own = newest_whole(folder, own=True)
-    if source:
-        refuse_stranger(shapes, weights_of(source))  # before anything is moved
-    if own and source and source.is_relative_to(folder) and (differences(folder, config) or own[1].get("data") != data):
-        source, own = move_aside(folder) / source.relative_to(folder), None
-    refuse_other_parameters(folder, config)
-    if own and own[1].get("data") != data:
+    agrees = own is None or wanted.items() <= own[1].items()
+    source = find_source(config.resume_from, folder, agrees)
+    if not agrees and not (source and source.is_relative_to(folder)):
+        refuse_other_parameters(folder, config)
         raise ConfigError(
-            f"the run in {folder} was trained on other people or images: attach those again to go on, or give "
-            f"resume_from={folder} to start a new run from its weights, resume=false to start fresh (either way the "
-            "old run is moved aside), or another run_dir."
+            f"the run in {folder} was trained on other people or images, or not with what its config.json says: attach "
+            f"those again to go on, or give resume_from={folder} to start a new run from its weights, resume=false to "
+            "start fresh (either way the old run is moved aside), or another run_dir."
         )
-    found = [(own[1]["batch"], own[0])] if own else []
+    found = [(own[1]["batch"], own[0])] if own and agrees else []
     named = [source] if source and saved_in(source) else []
     found += [(facts["batch"], checkpoint) for checkpoint, facts in attached_runs(named + input_roots, wanted)]
-    batch, checkpoint = max(found, key=lambda one: one[0], default=(0, None))  # its own, where they are level
-    if checkpoint and (why := mismatches(shapes, shapes_in(checkpoint))):
-        refuse_stranger(shapes, checkpoint)
-        if own and checkpoint == own[0]:
-            checkpoint = move_aside(folder) / checkpoint.relative_to(folder)
-        print(f"{checkpoint} holds another model than this one ({len(why)} tensors differ): its training cannot go on.")
-        return Run(folder, config, data, weights_from=checkpoint)
-    if checkpoint is None:
-        return Run(folder, config, data, weights_from=start_of(folder, config, source))
-    if own and checkpoint == own[0]:
+    fitting = [one for one in found if not mismatches(shapes, shapes_in(one[1]))]
+    batch, checkpoint = max(fitting or found, key=lambda one: one[0], default=(0, None))  # its own, where level
+    if fitting and own and checkpoint == own[0]:
         finished = ", finished: nothing is left to train (resume=false starts fresh)" if own[1]["finished"] else ""
         print(f"Going on from {folder}, {batch} batches done{finished}.")
-    else:
+    elif fitting:
+        if own and own[1]["batch"] >= batch:  # of another model
+            move_aside(folder)
         print(f"Going on from the attached run {checkpoint.parents[2]}, {batch} batches done.")
         copy_run(checkpoint, folder)
+    elif weights := checkpoint or start_of(folder, config, source):
+        if checkpoint:
+            print(f"{checkpoint} holds another model than this one: its training cannot go on.")
+        refuse_stranger(shapes, weights)
+        check_source(weights)
+        if own or weights.is_relative_to(folder):
+            aside = move_aside(folder)
+            weights = aside / weights.relative_to(folder) if weights.is_relative_to(folder) else weights
+        return Run(folder, config, data, weights_from=weights)
     return Run(folder, config, data)
 
 
 def start_of(folder: Path, config: Config, source: Path | None) -> Path | None:
-    """The model that a new run starts from: the one named, or the one that an interrupted start had; says which."""
-    note = folder / "started_from.json"
-    if source is None and note.is_file() and not differences(folder, config):  # ended before its first checkpoint
-        source = Path(str(read_json(note).get("weights")))
+    """The model that a new run starts from: the one named, or the one that an interrupted start had; raises
+    ConfigError, DamagedError."""
+    note = folder / STARTED_FROM
+    if source is None and note.is_file() and (config.resume_from or not differences(folder, config)):
+        source = Path(str(read_json(note).get("weights")))  # it ended before its first checkpoint
+        if not source.is_dir():
+            raise ConfigError(f"{note} names {source} to start from, which is gone: restore it, or give resume=false.")
     if source is None:
         print(f"No earlier run in {folder} or attached: starting fresh.")
         return None
@@ -85,18 +98,22 @@ def weights_of(source: Path) -> Path:
     return saved[0] if saved else source
 
 
-def find_source(given: str, folder: Path) -> Path | None:
+def find_source(given: str, folder: Path, agrees: bool) -> Path | None:
     """The folder of a run or of a model that resume_from names, or None; raises ConfigError.
 
-    None too where it names the new run's own folder, whose earlier run an interrupted start has moved aside.
+    None too where it names something in the new run's own folder, and the run there, which agrees in its parameters or
+    has no checkpoint yet, has started from that: the same command is given again.
     """
     source = Path(given).resolve()
-    if not given or (source.is_relative_to(folder) and (folder / "started_from.json").is_file()):
+    if not given or (source.is_relative_to(folder) and (folder / STARTED_FROM).is_file() and agrees):
         return None
     if source.parent.name == "last" and (source / "progress.json").is_file():
         source = source.parents[2]  # of a checkpoint to its run
     if not saved_in(source) and not (source / "model.safetensors").is_file():
-        raise ConfigError(f"resume_from={given}: neither a run with a checkpoint nor a model is there.")
+        raise ConfigError(
+            f"resume_from={given}: neither a run with a checkpoint nor a model is there: name a run's folder, such as "
+            "runs/demo, or one of those in its checkpoints, or leave resume_from out."
+        )
     return source
 
 
@@ -125,7 +142,7 @@ def differences(folder: Path, config: Config) -> str:
 def move_aside(folder: Path) -> Path:
     """Give the run in a folder another name, if there is one, and return it: starting fresh never deletes."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not saved_in(folder):
         return folder
     aside = free_name(folder.with_name(f"{folder.name}.old"))
     folder.rename(aside)
@@ -154,10 +171,16 @@ def copy_run(checkpoint: Path, folder: Path) -> None:
     source = checkpoint.parents[2]
     with no_room_said(folder):
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("last"))
+        make_writable(folder)
         with sealed_folder(folder / "checkpoints" / "last" / checkpoint.name) as last:
             shutil.copytree(checkpoint, last, dirs_exist_ok=True)
-            for path in [folder, last, *folder.rglob("*")]:
-                path.chmod(path.stat().st_mode | 0o200)  # inputs are read-only
+            make_writable(last)
+
+
+def make_writable(folder: Path) -> None:
+    """Let the owner write a folder and all in it, which was copied from read-only inputs."""
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(path.stat().st_mode | 0o200)
 
 
 def shapes_of(model: nn.Module) -> Shapes:
@@ -172,7 +195,7 @@ def shapes_in(folder: Path) -> Shapes:
         with safe_open(file, "pt") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise DamagedError(f"{file} is damaged: {error}.") from None
+        raise DamagedError(f"{file} is damaged: {error}; {CURE}.") from None
 
 
 def mismatches(ours: Shapes, theirs: Shapes) -> dict[str, str]:
@@ -196,8 +219,8 @@ def refuse_stranger(ours: Shapes, folder: Path) -> None:
     share = common / sum(math.prod(shape) for shape in ours.values())
     if share < LEAST_SHARE:
         raise ConfigError(
-            f"{folder} has {share:.0%} of this model's weights, too little to start from: give resume=false to start "
-            f"fresh (nothing is deleted), or the parameters that it was trained with. What differs:{listing(differ)}"
+            f"{folder} has {share:.0%} of this model's weights, too little to start from: give the parameters that it "
+            f"was trained with, or resume=false without resume_from to start fresh (nothing is lost).{listing(differ)}"
         )
 
 
@@ -219,11 +242,13 @@ def take_over(model: nn.Module, folder: Path) -> None:
 
 def people_behind(weights: Path) -> list[str]:
     """The people on whom the model in a folder, or an earlier one that it started from, was trained; raises
-    ConfigError."""
+    ConfigError, DamagedError."""
     run = next((parent for parent in weights.parents if (parent / "trained_on.json").is_file()), None)
     if run is None:
-        raise ConfigError(f"resume_from={weights}: no trained_on.json above it says whom it was trained on.")
-    return [str(person) for person in read_json(run / "trained_on.json").get("people", [])]
+        raise ConfigError(
+            f"resume_from={weights}: no trained_on.json above it says whom it was trained on: attach the whole run."
+        )
+    return people_in(run / "trained_on.json")
 
 
 def find_trained(folder: Path, input_roots: list[Path]) -> Path:

@@ -15,6 +15,7 @@ from dcal_core.models import backbones
 from dcal_core.models.backbones import check_backbone, find_weights, load_weights
 from dcal_core.models.build import load_model, new_model, save_model
 from dcal_core.models.similarity import Euclidean, Learned
+from dcal_core.storage import seal
 
 TINY = "test_vit"  # timm's own: patch 16, width 64, 6 blocks
 SIZE = 64
@@ -454,6 +455,7 @@ def test_a_saved_model_gives_the_same_scores_when_loaded(tmp_path, given, no_net
     for weights in model.similarity.parameters():
         nn.init.normal_(weights, std=0.1)
     save_model(tmp_path, model)
+    seal(tmp_path)
     names = load_file(tmp_path / "model.safetensors").keys()
     assert any(name.startswith("necks") for name in names) == (given.neck == "bn")
     assert any(name.startswith("similarity") for name in names) == (given.similarity == "learned")
@@ -466,7 +468,7 @@ def test_a_saved_model_gives_the_same_scores_when_loaded(tmp_path, given, no_net
     assert (loaded.pwca_layers, loaded.selected) == (model.pwca_layers, model.selected)
     assert loaded.widths == model.widths
     assert json.loads((tmp_path / "model.json").read_text()) == model.architecture == loaded.architecture
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["SHA256SUMS", "model.json", "model.safetensors"]
 
 
 def test_the_architecture_is_kept_as_plain_values(tmp_path):
@@ -493,6 +495,7 @@ def test_an_eva_model_is_saved_and_loaded_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "create_model", small)
     model = new_model(random_config("vit_small_patch16_dinov3"), []).eval()
     save_model(tmp_path, model)
+    seal(tmp_path)
     images = make_images(3)
     with torch.no_grad():
         for name, part in load_model(tmp_path).encode(images).parts.items():
@@ -504,6 +507,7 @@ def test_a_model_saved_over_another_replaces_it(tmp_path):
         torch.manual_seed(seed)
         model = new_model(random_config(), [])
         save_model(tmp_path, model)
+        seal(tmp_path)
     assert torch.equal(load_model(tmp_path).vit.cls_token, model.vit.cls_token)
 
 

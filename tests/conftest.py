@@ -1,0 +1,114 @@
+"""What the tests of several folders share."""
+
+import itertools
+import os
+import pickle
+import socket
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcal_core.config import UserError
+
+DEADLY = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir", "chmod")
+
+
+@pytest.fixture
+def refused():
+    """A context whose block must be refused by an error of exactly the given kind, in one line that ends as a sentence
+    does, can be read at a glance and holds the given words, such as the file, the value and the cure."""
+
+    @contextmanager
+    def context(kind: type, *words: object):
+        assert issubclass(kind, UserError)
+        with pytest.raises(UserError) as refusal:
+            yield
+        sentence = str(refusal.value)
+        assert type(refusal.value) is kind, sentence
+        assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 900, sentence
+        assert [word for word in map(str, words) if word not in sentence] == [], sentence
+
+    return context
+
+
+@pytest.fixture
+def killed_at():
+    """Calls something in another process, which is killed, without any clearing up, at its n-th call of those that
+    change what is on the disk; returns whether it was killed, and not done before that."""
+
+    def killed(number: int, work) -> bool:
+        child = os.fork()
+        if not child:
+            calls = itertools.count()
+
+            def deadly(function):
+                return lambda *args, **keywords: os._exit(9) if next(calls) == number else function(*args, **keywords)
+
+            for name in DEADLY:
+                setattr(os, name, deadly(getattr(os, name)))
+            try:
+                work()
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 9)
+        return code == 9
+
+    return killed
+
+
+class Malicious:
+    """Its unpickling makes a file."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+FORMATS = {
+    "torch": torch.save,
+    "legacy torch": lambda content, file: torch.save(content, file, _use_new_zipfile_serialization=False),
+    "pickle": lambda content, file: file.write_bytes(pickle.dumps(content, protocol=2)),
+    "pickle of text": lambda content, file: file.write_bytes(pickle.dumps(content, protocol=0)),
+}
+
+
+@pytest.fixture(params=FORMATS)
+def attack(request, tmp_path):
+    """A way to write a file whose unpickling makes another file, `touched`; shown to work on a reader that trusts."""
+
+    class Attack:
+        touched = tmp_path / "touched"
+
+        def write(self, file: Path) -> None:
+            FORMATS[request.param]({"weight": torch.zeros(2), "attack": Malicious(self.touched)}, file)
+
+    attack = Attack()
+    attack.write(tmp_path / "trusted.pt")
+    if "torch" in request.param:
+        torch.load(tmp_path / "trusted.pt", weights_only=False)
+    else:
+        pickle.loads((tmp_path / "trusted.pt").read_bytes())
+    attack.touched.unlink()
+    (tmp_path / "trusted.pt").unlink()
+    return attack
+
+
+@pytest.fixture
+def no_connection(monkeypatch):
+    """Lets any attempt to reach another machine fail the test, whatever the code under test makes of it."""
+    reached = []
+
+    def reach(*arguments, **keywords):
+        reached.append(arguments)
+        raise OSError("no network in this test")
+
+    for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, reach)
+    yield
+    assert reached == []
