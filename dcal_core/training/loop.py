@@ -186,6 +186,7 @@ class Trainer:
                 self.loss = self.loss + loss.detach()
         except torch.OutOfMemoryError:
             del self.recent[len(self.recent) - number :]  # what this batch has logged so far
+            self.take_back(torch.ones((), dtype=torch.bool, device=self.accelerator.device))
             return False
         return True
 
@@ -211,12 +212,16 @@ class Trainer:
         self.optimizer.optimizer.found_inf = bad.float()  # with fp16 the gradient scaler sets its own
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for buffer, before in zip(self.statistics, self.before, strict=True):
-            buffer.copy_(torch.where(bad, before, buffer))
+        self.take_back(bad)
         self.recent[-1]["skipped"] = bad.float()
         self.progress.batch += 1
         if self.average:
             self.average.update(self.parts.model, self.progress.batch)
+
+    def take_back(self, bad: Tensor) -> None:
+        """Where the batch was bad, put the batch norms' statistics back to what they were before it."""
+        for buffer, before in zip(self.statistics, self.before, strict=True):
+            buffer.copy_(torch.where(bad, before, buffer))
 
     def use_less_memory(self) -> None:
         """Work through batches in smaller parts from here on; raises DataError where they hold one family already."""
@@ -265,10 +270,11 @@ class Trainer:
             progress.skipped_in_row = progress.skipped_in_row + 1 if skipped else 0
             longest = max(longest, progress.skipped_in_row)
         progress.skipped += sum(flags)
+        scaled = self.accelerator.scaler
         if any(flags):
             print(
                 f"Batch {progress.batch}: {sum(flags)} of the last {len(flags)} steps had no finite loss or gradient "
-                f"and were skipped, {progress.skipped} so far."
+                f"and were skipped, {progress.skipped} so far{' (fp16 then lowers its scale)' * bool(scaled)}."
             )
         if longest > self.config.max_skipped:
             saved = f"the checkpoint of batch {self.run.progress().batch}" if self.run.saved else "no checkpoint yet"

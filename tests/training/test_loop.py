@@ -470,7 +470,7 @@ def test_a_later_session_begins_with_the_smaller_parts(tmp_path, capsys):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("call", [1, 2])
 def test_what_was_done_of_a_batch_when_memory_ran_out_leaves_no_trace(tmp_path, call, backward):
-    config = changed(**PLAIN | {"families_per_batch": 4, "accumulation": 2, "pwca_prob": 1.0})
+    config = changed(**PLAIN | {"neck": "bn", "families_per_batch": 4, "accumulation": 2, "pwca_prob": 1.0})
     run, progress, objective = train_short(tmp_path / "run", config, calls=(call,), backward=backward)
     assert [len(part["images"]) for part in objective.seen] == [8] * call + [4] * 24
     assert progress.parts == 4 and steps_in(run) == 6
