@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 
 import yaml
@@ -174,6 +175,23 @@ class Config:
         return dataclasses.asdict(self)
 
 
+QUOTED = reprlib.Repr()
+QUOTED.maxlevel, QUOTED.maxstring, QUOTED.maxother = 2, 100, 100
+
+
+def brief(value):
+    """A value as a message can quote it, however long, deep or often shared its parts are."""
+    try:
+        return QUOTED.repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return f"a {type(value).__name__} of thousands of digits"
+
+
+def can_be_written(text):
+    """Whether a text can be a file's name or content: no NUL, and no half of a surrogate pair, which JSON can spell."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 SPELLED = {
     "true": True,
@@ -190,11 +208,12 @@ SPELLED = {
 def read_value(field, value):
     """`value` as the field's type and within its range, whether it came as a string or not; raises ConfigError."""
     given = value
+    low, high, choices, meaning = (field.metadata[key] for key in ("low", "high", "choices", "meaning"))
     takes = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[field.type]
     try:
         if field.type is bool:
             value = SPELLED[str(value).strip().lower()]
-        elif isinstance(value, bool):  # True is an int to Python, but never a sensible number of epochs
+        elif isinstance(value, bool | bytes):  # both are numbers to Python, and never a sensible number of epochs
             raise ValueError
         elif field.type is int:
             number = float(value)
@@ -207,13 +226,14 @@ def read_value(field, value):
             raise ValueError
         else:
             value = str(value)
+            if not can_be_written(value):
+                raise ValueError
     except (KeyError, ValueError, TypeError, OverflowError):
-        raise ConfigError(f"parameter {field.name}={given!r}: takes {takes} ({field.metadata['meaning']}).") from None
-    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+        raise ConfigError(f"parameter {field.name}={brief(given)}: takes {takes} ({meaning}).") from None
     if choices and value not in choices:
-        raise ConfigError(f"parameter {field.name}={value!r}: takes one of {', '.join(choices)}.")
+        raise ConfigError(f"parameter {field.name}={brief(value)}: takes one of {', '.join(choices)}.")
     if low is not None and not low <= value <= high:  # also refuses NaN
-        raise ConfigError(f"parameter {field.name}={value!r}: takes {low:g} to {high:g} ({field.metadata['meaning']}).")
+        raise ConfigError(f"parameter {field.name}={brief(value)}: takes {low:g} to {high:g} ({meaning}).")
     return value
 
 
@@ -223,7 +243,7 @@ def read_values(values, origin):
         if name not in FIELDS:
             near = difflib.get_close_matches(str(name), FIELDS, n=1)
             hint = f"did you mean {near[0]}?" if near else "dcal_core/config.py lists all parameters."
-            raise ConfigError(f"unknown parameter {name!r} in {origin}: {hint}")
+            raise ConfigError(f"unknown parameter {brief(name)} in {origin}: {hint}")
     return {name: read_value(FIELDS[name], value) for name, value in values.items()}
 
 
@@ -238,11 +258,18 @@ def load(preset, params_dir, overrides):
     if preset not in presets(params_dir):
         raise ConfigError(f"preset={preset!r}: takes one of {', '.join(presets(params_dir))}.")
     try:
-        chosen = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date or number
-        raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]}): one `name: value` a line.") from None
+        text = path.read_text(encoding="utf-8")
+        chosen = yaml.safe_load(text) or {}
+        names = [key.value for key, _ in yaml.compose(text, yaml.SafeLoader).value] if chosen else []
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): put a file there.") from None
+    except Exception as error:  # a value that does not fit its tag makes PyYAML raise almost anything
+        reason = [type(error).__name__, *str(error).splitlines()][: 2 if str(error) else 1][-1]
+        raise ConfigError(f"{path} is not YAML ({reason:.200}): write one `name: value` a line.") from None
     if not isinstance(chosen, dict):
-        raise ConfigError(f"{path} holds a {type(chosen).__name__}: one `name: value` a line.")
+        raise ConfigError(f"{path} holds a {type(chosen).__name__}: write one `name: value` a line.")
+    if len(chosen) < len(names):  # YAML takes the last one silently
+        raise ConfigError(f"{path} holds {max(names, key=names.count)!r} more than once: keep one of them.")
     values = read_values(chosen, path.name) | read_values(overrides, "the given parameters")
     return check(Config(**values))
 

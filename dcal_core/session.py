@@ -11,6 +11,7 @@ from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError, find_indexes
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
 from dcal_core.storage import DamagedError, read_json
+from dcal_core.training.checkpoints import people_in
 from dcal_core.training.resume import find_trained, move_aside, refuse_other_parameters
 
 
@@ -49,9 +50,9 @@ class Session:
         file = self.trained.parents[1] / "trained_on.json"
         if not file.is_file():
             raise DataError(f"{file} is missing, which says whom the model was trained on: attach the whole run.")
-        found = read_json(file)
-        if not isinstance(found.get("data"), str) or not isinstance(found.get("people"), list):
-            raise DamagedError(f"{file} is damaged: it names no data or no people; attach the run again.")
+        found = read_json(file) | {"people": people_in(file)}
+        if not isinstance(found.get("data"), str):
+            raise DamagedError(f"{file} is damaged: it names no data; attach the run again.")
         return found
 
     def show(self, figure: Figure, name: str) -> None:
@@ -103,8 +104,13 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     folder = run_folder(load(preset, params_dir, given), preset)
     trained = find_trained(folder, [] if given.get("run_dir") else input_roots())
-    saved = read_json(trained.parents[1] / "config.json")
-    saved = read_values({name: value for name, value in saved.items() if name in FIELDS}, trained.parents[1])
+    file = trained.parents[1] / "config.json"
+    try:
+        saved = {name: value for name, value in read_json(file).items() if name in FIELDS}
+        saved = read_values(saved, file)
+        check(Config(**saved))
+    except ConfigError as error:  # which names a parameter that nobody has given now
+        raise DamagedError(f"{file} is damaged: {error} Restore it or attach the run again.") from None
     given = {name: value for name, value in read_values(given, "the given parameters").items() if value != ""}
     for name, value in given.items():
         if FIELDS[name].metadata["result"] and value != saved.get(name, value):

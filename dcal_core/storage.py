@@ -73,7 +73,7 @@ def write_text(file: Path, text: str) -> None:
 def read_json(file: Path, kind: type = dict):
     """What a JSON file holds, of the kind expected; raises DamagedError."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise DamagedError(f"{file} cannot be read ({error.strerror}); {CURE}.") from None
     except (ValueError, RecursionError) as error:
@@ -82,6 +82,13 @@ def read_json(file: Path, kind: type = dict):
         wrong = f"a {type(found).__name__} where a {kind.__name__} belongs"
         raise DamagedError(f"{file} is damaged: {wrong}; {CURE}.")
     return found
+
+
+def _unique(items: list[tuple[str, object]]) -> dict[str, object]:
+    """The keys and values of a JSON object, as a dictionary; raises ValueError where a key stands twice."""
+    if len(dict(items)) < len(items):
+        raise ValueError("a key stands twice")
+    return dict(items)
 
 
 @contextmanager
@@ -129,7 +136,8 @@ def check_seal(folder: Path) -> None:
         raise DamagedError(f"{folder} is damaged: its {SUMS} is missing or cannot be read; {CURE}.") from None
     there = {file.name for file in folder.iterdir()} - {SUMS}
     if not sums or there != set(sums):
-        odd = ", ".join(sorted(there ^ set(sums)))[:200] or "no file"
+        odd = [name if name.isprintable() else repr(name) for name in sorted(there ^ set(sums))]
+        odd = ", ".join(odd)[:200] or "no file"
         raise DamagedError(f"{folder} is damaged: its {SUMS} and its files disagree on {odd}; {CURE}.")
     for name, wanted in sums.items():
         if not (folder / name).is_file():  # a pipe would be waited for

@@ -197,7 +197,8 @@ def test_nonsense_is_refused_in_one_sentence(folder, name, value, takes):
     with pytest.raises(ConfigError) as refusal:
         load("plain", folder, {name: value})
     sentence = str(refusal.value)
-    assert re.match(rf"parameter {name}='?{re.escape(str(value))}(\.0)?'?: takes ", sentence) and takes in sentence
+    quoted = re.escape(str(value)) if len(str(value)) < 100 else r"9+\.\.\.9+"  # what is long is cut
+    assert re.match(rf"parameter {name}='?{quoted}(\.0)?'?: takes ", sentence) and takes in sentence
     assert len(re.findall(r"\.(?=\s|$)", sentence)) == 1 and sentence.endswith(".") and "\n" not in sentence
 
 

@@ -90,6 +90,8 @@ def decode(data: bytes, size: int) -> np.ndarray:
         raise Unreadable("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.verify()  # a PNG's checksums, which decoding does not look at
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > LARGEST:
                 raise Unreadable(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
             # A large JPEG is decoded at 1/2, 1/4 or 1/8, but never below twice the size.
@@ -119,6 +121,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _digest(path: Path) -> str | Unreadable:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            return Unreadable("cannot be read: not a file")
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         return Unreadable(f"cannot be read: {error.strerror}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcal_core.config import UserError
+from dcal_core.config import UserError, brief, can_be_written
 
 PARTS = ("dataset_infor", "twin_pairs")
 INDEX_FILES = tuple(f"{split}_{part}.json" for split in ("train", "test") for part in PARTS)
@@ -176,7 +176,8 @@ def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIn
     if len(missing) > max_lost_share * total:
         raise DataError(
             f"{index.name}: {len(missing):,} of {total:,} images not under {root}, more than "
-            f"max_lost_share={max_lost_share:g}, first {missing[0]!r}: attach them, give the folder above, or raise it."
+            f"max_lost_share={max_lost_share:g}, first {missing[0]!r:.200}: attach them, give the folder above, or "
+            "raise it."
         )
     kept = index.take(list(found))
     return replace(kept, paths=tuple(Path(found[image]) for image in sorted(found)))
@@ -217,13 +218,16 @@ def _read_json(file: Path) -> object:
     def unique(items: list[tuple[str, object]]) -> dict[str, object]:
         for key, count in Counter(key for key, _ in items).items():
             if count > 1:
-                raise DataError(f"{file}: key {key!r} stands {count} times: join its entries under one key.")
+                raise DataError(f"{file}: key {brief(key)} stands {count} times: join its entries under one key.")
         return dict(items)
 
     try:
-        if text := file.read_bytes().decode("utf-8-sig").strip():
+        if not file.is_file() and file.exists():
+            fault = "no file"  # a pipe would be waited for
+        elif (text := file.read_bytes().decode("utf-8-sig")).strip():
             return json.loads(text, object_pairs_hook=unique)
-        fault = "the file is empty"
+        else:
+            fault = "the file is empty"
     except DataError:
         raise
     except OSError as error:
@@ -240,7 +244,9 @@ def _check_images(images: object, file: Path) -> None:
         raise DataError(f"{file}: not a map of person ids to lists of image paths, or empty: write one.")
     owner: dict[tuple[str, ...], str] = {}
     for person, paths in images.items():
-        where = f"{file}: person {person!r}"
+        where = f"{file}: person {brief(person)}"
+        if not person or not can_be_written(person):
+            raise DataError(f"{where} has no id that can be written: give them another in both index files.")
         if not isinstance(paths, list):
             raise DataError(f"{where} has {paths!r:.60} where a list of image paths belongs: write a list.")
         if not paths:
@@ -248,14 +254,16 @@ def _check_images(images: object, file: Path) -> None:
         for path in paths:
             if not isinstance(path, str):
                 raise DataError(f"{where} has {path!r:.60} among the image paths: write a string.")
-            parts = path_parts(path)
+            parts, image = path_parts(path), f"image {path!r:.200}"
+            if not can_be_written(path):
+                raise DataError(f"{where}: {image} can be no file's name: rename it.")
             if ".." in parts:
-                raise DataError(f"{where}: image {path!r} has a part '..': write the path without it.")
+                raise DataError(f"{where}: {image} has a part '..': write the path without it.")
             if len(parts) < 2:
-                raise DataError(f"{where}: image {path!r} has no folder: write person folder/file name.")
+                raise DataError(f"{where}: {image} has no folder: write person folder/file name.")
             if parts in owner:
-                also = "twice" if owner[parts] == person else f"under person {owner[parts]!r} too"
-                raise DataError(f"{where}: image {path!r} is listed {also}: keep it only once.")
+                also = "twice" if owner[parts] == person else f"under person {brief(owner[parts])} too"
+                raise DataError(f"{where}: {image} is listed {also}: keep it only once.")
             owner[parts] = person
 
 
@@ -268,7 +276,7 @@ def _check_pairs(pairs: object, file: Path, people: dict, images_json: Path) -> 
             raise DataError(f"{where}, not a list of two person ids: write them as two strings.")
         for person in pair:
             if person not in people:
-                raise DataError(f"{where}, but {images_json} lacks {person!r}: add the person or drop the pair.")
+                raise DataError(f"{where}, but {images_json} lacks {brief(person)}: add the person or drop the pair.")
         if pair[0] == pair[1]:
             raise DataError(f"{where}, a person paired with themself: write the co-twin's id.")
 
@@ -314,4 +322,5 @@ def _common_tail(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 def name_some(items: Sequence[str], one: str, many: str) -> str:
     """'3 images: a, b, c', or the first few and how many more."""
     more = f" and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
-    return f"{len(items):,} {one if len(items) == 1 else many}: {', '.join(map(repr, items[:LISTED]))}{more}"
+    listed = ", ".join(f"{item!r:.200}" for item in items[:LISTED])
+    return f"{len(items):,} {one if len(items) == 1 else many}: {listed}{more}"

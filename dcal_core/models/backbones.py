@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -61,12 +62,21 @@ def check_name(name: str) -> None:
         raise not_plain(name)
 
 
+def check_sums(file: Path) -> None:
+    """ValueError where a zip archive, as torch writes them, is not as it was written: torch ignores the checksums."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
+
+
 def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -> None:
     """Fill the whole backbone from a file, of another image size if need be; raises ConfigError.
 
     A pickle that asks for more than tensors, and so could run any code, is refused unless the file is trusted.
     """
     try:
+        check_sums(file)
         state = load_state_dict(str(file), weights_only=not trusted)
         if isinstance(vit, eva.Eva):
             state = eva.checkpoint_filter_fn(state, vit)
@@ -86,6 +96,9 @@ def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -
         raise ConfigError(
             f"weights={file} lacks {len(missing)} tensors of {name}, first {missing[0]}: give another file."
         )
+    for tensor, values in vit.state_dict().items():
+        if not values.isfinite().all():
+            raise ConfigError(f"weights={file} has a number in {tensor} that is not finite: give another file.")
 
 
 def check_backbone(name: str, vit: nn.Module) -> nn.Module:
@@ -134,7 +147,7 @@ def pretrained_backbone(config: Config, input_roots: list[Path]) -> nn.Module:
     file = Path(config.weights) if config.weights else find_weights(config.backbone, input_roots)
     if file:
         if not file.is_file():
-            raise ConfigError(f"weights={file}: there is no such file.")
+            raise ConfigError(f"weights={file}: there is no such file. Give the path of one.")
         print(f"Pretrained weights of {config.backbone}: {file}")
         vit = create_backbone(config)
         load_weights(config.backbone, vit, file, config.trust_weights)

@@ -115,10 +115,12 @@ def load_model(folder: Path) -> nn.Module:
     architecture = read_architecture(folder / "model.json")
     name, size = architecture["backbone"], architecture["image_size"]
     vit = hybrid_tiny(size) if name == "hybrid_tiny" else timm_backbone(name, size)
+    if max(architecture["pwca_layers"], default=0) >= len(vit.blocks):
+        raise DamagedError(f"{folder / 'model.json'} is damaged: {name} has {len(vit.blocks)} blocks; restore it.")
     model = assemble(architecture, vit)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         file = folder / "model.safetensors"
         raise DamagedError(f"{file} does not fit model.json beside it ({reason}): restore it or train again.") from None

@@ -210,13 +210,16 @@ class Run:
 
     def history(self) -> list[dict]:
         """All figures logged so far; raises DamagedError."""
-        text, found = self.metrics.read_bytes() if self.metrics.is_file() else b"", []
-        for number, line in enumerate(text.splitlines(keepends=True), 1):
-            if not line.endswith(b"\n"):  # a kill has cut the last one short
-                break
+        try:
+            text = self.metrics.read_bytes() if self.metrics.exists() else b""
+        except OSError as error:
+            raise DamagedError(f"{self.metrics} cannot be read ({error.strerror}): remove it.") from None
+        found, (*lines, _) = [], text.split(b"\n")  # a kill may have cut the last one short
+        for number, line in enumerate(lines, 1):
             try:
-                found.append(json.loads(line))
-                found[-1]["batch"] + 0  # noqa: B018
+                found += [json.loads(line)] if line else []
+                if line and not (type(found[-1]["batch"]) is int and found[-1]["batch"] >= 0):
+                    raise ValueError
             except (ValueError, RecursionError, LookupError, TypeError):
                 raise DamagedError(
                     f"{self.metrics} is damaged in line {number} ({line[:40]!r}): remove that line, or the file."
@@ -251,9 +254,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def people_in(file: Path) -> list[str]:
     """The people whom a trained_on.json names; raises DamagedError."""
     people = read_json(file).get("people")
-    if not isinstance(people, list):
+    if not isinstance(people, list) or not people or not all(isinstance(person, str) and person for person in people):
         raise DamagedError(f"{file} is damaged: it names no people; {CURE}.")
-    return [str(person) for person in people]
+    return people
 
 
 def bytes_of(tensors: dict[str, Tensor]) -> int:

@@ -10,11 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dcal_core.config import Config, ConfigError
+from dcal_core.config import Config, ConfigError, brief
 from dcal_core.distributed import main_only
 from dcal_core.storage import CURE, DamagedError, check_seal, free_name, mend, no_room_said, read_json, sealed_folder
 from dcal_core.training.checkpoints import STARTED_FROM, Run, identity, newest_whole, people_in, saved_in
 
+LISTED = 5  # parameters that a message names
 LEAST_SHARE = 0.5  # of a model's weights that an earlier one must have for it to start from them
 Shapes = dict[str, tuple[int, ...]]
 
@@ -43,8 +44,9 @@ def open_run(
     own = newest_whole(folder, own=True)
     agrees = own is None or wanted.items() <= own[1].items()
     source = find_source(config.resume_from, folder, agrees)
-    if not agrees and not (source and source.is_relative_to(folder)):
+    if not (source and source.is_relative_to(folder)):
         refuse_other_parameters(folder, config)
+    if not agrees and not (source and source.is_relative_to(folder)):
         raise ConfigError(
             f"the run in {folder} was trained on other people or images, or not with what its config.json says: attach "
             f"those again to go on, or give resume_from={folder} to start a new run from its weights, resume=false to "
@@ -105,6 +107,10 @@ def find_source(given: str, folder: Path, agrees: bool) -> Path | None:
     has no checkpoint yet, has started from that: the same command is given again.
     """
     source = Path(given).resolve()
+    try:
+        source.exists()
+    except OSError as error:  # a name too long for any file
+        raise ConfigError(f"resume_from={given:.100}: {error.strerror}: correct it.") from None
     if not given or (source.is_relative_to(folder) and (folder / STARTED_FROM).is_file() and agrees):
         return None
     if source.parent.name == "last" and (source / "progress.json").is_file():
@@ -131,11 +137,13 @@ def refuse_other_parameters(folder: Path, config: Config) -> None:
 
 def differences(folder: Path, config: Config) -> str:
     """The decisive parameters in which the run in a folder differs from the config, in words; empty if in none."""
-    if not (Path(folder) / "config.json").is_file():
+    if not (Path(folder) / "config.json").exists():
         return ""
     before, now = read_json(Path(folder) / "config.json"), config.as_dict()
     decisive = [f.name for f in dataclasses.fields(Config) if f.metadata["result"]]
-    return ", ".join(f"{n}: {before.get(n)!r} then, {now[n]!r} now" for n in decisive if before.get(n) != now[n])
+    differ = [f"{n}: {brief(before.get(n))} then, {brief(now[n])} now" for n in decisive if before.get(n) != now[n]]
+    more = f" and {len(differ) - LISTED} more" if len(differ) > LISTED else ""
+    return ", ".join(differ[:LISTED]) + more
 
 
 @main_only

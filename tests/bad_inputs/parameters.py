@@ -1,0 +1,265 @@
+"""Parameters as a notebook hands them over, and presets in YAML, with a judge that states types and ranges anew."""
+
+import re
+from pathlib import Path
+
+import yaml
+from hypothesis import strategies as st
+
+from bad_inputs.mutations import can_be_written, damaged
+from bad_inputs.trial import EXECUTED, Kind
+from dcal_core.config import FIELDS, check_given, load
+
+PRESET = """# A preset
+backbone: hybrid_tiny
+allow_random_init: true        # nobody publishes weights
+image_size: 64                 # px
+lr: 2.0e-3
+min_lr: 1.0e-5
+epochs: 6
+families_per_batch: 8
+twin_loss: supcon              # same person among the family
+"""
+TRUTH = ["true", "yes", "on", "1", "false", "no", "off", "0"]
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+PLACES = ("run_dir", "resume_from", "data_root", "exclusions", "weights")
+
+
+def legal(name: object, value: object) -> bool:
+    """Whether a parameter is known and its value of its type and within its range."""
+    if name not in FIELDS:
+        return False
+    kind, limits = FIELDS[name].type, FIELDS[name].metadata
+    if kind is bool:
+        return isinstance(value, bool | str | int) and str(value).strip().lower() in TRUTH
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    if kind is str:
+        text = str(value)
+        return can_be_written(text) and text in (limits["choices"] or [text])
+    if isinstance(value, str):
+        if not NUMBER.fullmatch(value.strip()):
+            return False
+        value = float(value)
+    return limits["low"] <= value <= limits["high"] and (kind is float or value == value // 1)
+
+
+def plain(name: str, values: dict):
+    """A legal value as Python has it."""
+    value, kind = values.get(name, FIELDS[name].default), FIELDS[name].type
+    return str(value).strip().lower() in TRUTH[:4] if kind is bool else kind(float(value) if kind is int else value)
+
+
+def agree(values: dict) -> bool:
+    """Whether legal parameters agree with one another."""
+    p = {name: plain(name, values) for name in FIELDS}
+    mixes = p["mixup_alpha"] or p["cutmix_alpha"]
+    shares = p["positive_ratio"] + p["hard_negative_ratio"] + p["soft_negative_ratio"]
+    faults = (
+        0 < p["pwca_last"] < p["pwca_first"],
+        p["min_lr"] > p["lr"],
+        abs(shares - 1) > 1e-6,
+        p["families_per_batch"] % (p["nproc"] * p["accumulation"]) != 0,
+        mixes and (p["twin_weight"] or (p["pwca_first"] and p["pwca_prob"]) or p["similarity"] == "learned"),
+        "@" in p["mlflow_uri"],
+        p["resume_from"] and not p["resume"],
+        not p["softmax_weight"] and not p["twin_weight"],
+    )
+    return not any(faults)
+
+
+def sound(values: object) -> bool:
+    """Whether a set of parameters can be trained with."""
+    return isinstance(values, dict) and all(legal(*item) for item in values.items()) and agree(values)
+
+
+# ---- parameters
+
+
+def given_wrongly(folder: Path, values: dict) -> bool:
+    """The judge of parameters."""
+    rest = {name: value for name, value in values.items() if name != "preset"}
+    return values.get("preset", "auto") not in ("auto", "mine") or not sound(rest)
+
+
+def use_parameters(folder: Path, values: dict) -> None:
+    """What every notebook and command does with what it is given."""
+    check_given(dict(values), folder)
+    load("mine", folder, {name: value for name, value in values.items() if name != "preset"})
+
+
+def write_plain_preset(folder: Path, values: dict) -> None:
+    (folder / "mine.yaml").write_text("# A preset\n")
+
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-2, 200),
+    st.floats(),
+    st.floats(0, 1),
+    st.text(st.sampled_from("abx.-# +e~"), max_size=6),
+    st.sampled_from(["true", "False", "nan", "-inf", "1e400", "0x10", "3.5", "cls", "twin", "1,5", "a@b", "10%", "\0"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
+    st.binary(max_size=3),
+    st.dates(),
+)
+misspelt = st.sampled_from(["lrr", "learning_rate", "Epochs", "epochs ", "", "presett", "__class__", "\n", "\ud800"])
+given_values = st.dictionaries(st.sampled_from(sorted(FIELDS)) | misspelt, scalars, min_size=1, max_size=3)
+
+BAD_PARAMETERS = {
+    "misspelt": {"epoch": 3},
+    "preset misspelt": {"preset": "demoo"},
+    "preset that leaves its folder": {"preset": "../mine"},
+    "preset that is a list": {"preset": ["mine"]},
+    "name that is a number": {7: 3},
+    "neither true nor false": {"resume": "maybe"},
+    "true for a number": {"epochs": True},
+    "bytes for a number": {"epochs": b"4"},
+    "half an epoch": {"epochs": "2.5"},
+    "no epochs": {"epochs": 0},
+    "NaN": {"lr": "nan"},
+    "infinite": {"time_budget_hours": "inf"},
+    "huge whole number": {"seed": 10**5000},
+    "huge number as text": {"seed": "9" * 5000},
+    "text for a number": {"lr": "fast"},
+    "long text for a number": {"lr": "9" * 100_000 + "x"},
+    "deep list": {"lr": [[[[[[]]]]]]},
+    "unknown choice": {"twin_loss": "contrastive"},
+    "choice in capitals": {"neck": "BN"},
+    "last before first": {"pwca_first": 3, "pwca_last": 2},
+    "min_lr above lr": {"lr": 1e-6, "min_lr": 1e-5},
+    "shares beyond 1": {"positive_ratio": 0.9},
+    "batch that cannot be parted": {"nproc": 3},
+    "blended pairs": {"mixup_alpha": 0.2},
+    "password in an address": {"mlflow_uri": "https://me:secret@host"},
+    "resume forbidden and named": {"resume": False, "resume_from": "there"},
+    "nothing to learn": {"softmax_weight": 0, "twin_weight": 0},
+    **{f"NUL in {name}": {name: "a\0b"} for name in PLACES},
+    **{f"half a surrogate pair in {name}": {name: "a\ud800"} for name in PLACES},
+}
+
+
+def parameter_names(values: dict) -> tuple[str, ...]:
+    """A refusal names a parameter that was given, by its name or the repr of a name that is none."""
+    return tuple(str(name) if str(name).isidentifier() else repr(name) for name in values)
+
+
+PARAMETERS = Kind(
+    name="parameters",
+    by_hand=BAD_PARAMETERS,
+    generated=given_values,
+    count=100,
+    lay_out=write_plain_preset,
+    malformed=given_wrongly,
+    use=use_parameters,
+    names=parameter_names,
+    example="half an epoch",
+)
+
+
+# ---- presets
+
+
+def unique_keys(text: bytes) -> bool:
+    """Whether no key of a YAML mapping stands twice, read without making anything of it."""
+    root = yaml.compose(text, yaml.SafeLoader)
+    keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+    return len(keys) == len(set(map(str, keys)))
+
+
+def spoilt(folder: Path, text: bytes | None) -> bool:
+    """The judge of presets: UTF-8, YAML, one mapping without double keys, of sound parameters."""
+    try:
+        decoded = text.decode()
+        return not (unique_keys(decoded) and sound(yaml.safe_load(decoded) or {}))
+    except Exception:  # whatever the reader of YAML raises, this is none
+        return True
+
+
+def write_preset(folder: Path, text: bytes | None) -> None:
+    (folder / "mine.yaml").mkdir() if text is None else (folder / "mine.yaml").write_bytes(text)
+
+
+def use_preset(folder: Path, text: bytes | None) -> None:
+    load("mine", folder, {})
+
+
+def preset_with(lines: str) -> bytes:
+    return (PRESET + lines + "\n").encode("utf-8", "surrogatepass")
+
+
+BAD_PRESETS = {
+    "a list": b"- lr\n- 3\n",
+    "a text": b"lr 3\n",
+    "a folder in its place": None,
+    "not UTF-8": preset_with("weights: ") + b"\xff\xfe",
+    "a NUL": preset_with("weights: \0"),
+    "a tab": preset_with("\tweights: a"),
+    "two documents": preset_with("---\nseed: 3"),
+    "name twice": preset_with("lr: 1.0e-3"),
+    "name unknown": preset_with("epoch: 3"),
+    "name without value": preset_with("seed:"),
+    "name a list": preset_with("? [a, b]\n: 3"),
+    "list for a number": preset_with("seed: [1, 2]"),
+    "binary for a number": preset_with("seed: !!binary NA=="),
+    "date for a text": preset_with("run_dir: 2026-01-01"),
+    "impossible date": preset_with("run_dir: 2026-13-45"),
+    "runs a program": preset_with(f"run_dir: !!python/object/apply:os.system ['touch {EXECUTED}']"),
+    "unknown tag": preset_with("run_dir: !secret a"),
+    "tag that does not fit a number": preset_with("seed: !!int ''"),
+    "tag that does not fit a truth": preset_with("resume: !!bool perhaps"),
+    "tag that does not fit a date": preset_with("run_dir: !!timestamp soon"),
+    "alias of nothing": preset_with("seed: *none"),
+    "alias of itself": preset_with("seed: &a [*a]"),
+    "deep nesting": preset_with("seed: " + "[" * 5_000),
+    "billion laughs": preset_with(
+        "a0: &a0 [ha]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10))
+    ),
+    "billion laughs under a known name": preset_with(
+        "lr: [&a0 [ha]" + "".join(f", &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)) + "]"
+    ).replace(b"lr: 2.0e-3\n", b""),
+    "huge number": preset_with("seed: " + "9" * 5_000),
+    "NUL in a text": preset_with(r'run_dir: "a\0b"'),
+}
+nasty = st.sampled_from(
+    [
+        "~",
+        "[]",
+        "{}",
+        "yes",
+        ".nan",
+        "-.inf",
+        "0x1F",
+        "1:30",
+        "!!binary a",
+        "!!float ''",
+        "*x",
+        "&x",
+        "|",
+        ">",
+        "%",
+        "'",
+    ]
+)
+lines = st.builds("{}: {}".format, st.sampled_from([*sorted(FIELDS), "lrr", "'lr"]), nasty)
+PRESETS = Kind(
+    name="presets, YAML",
+    by_hand=BAD_PRESETS,
+    generated=st.one_of(
+        damaged(PRESET.encode()),
+        lines.map(preset_with),
+        st.dictionaries(st.sampled_from(sorted(FIELDS)), scalars, min_size=1, max_size=2).map(
+            lambda values: yaml.safe_dump(values).encode("utf-8", "surrogatepass")
+        ),
+        st.binary(min_size=1, max_size=20),
+    ),
+    count=80,
+    lay_out=write_preset,
+    malformed=spoilt,
+    use=use_preset,
+    names=lambda text: ("mine.yaml", *FIELDS),
+    example="name unknown",
+)
