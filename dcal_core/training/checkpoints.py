@@ -151,6 +151,11 @@ class Run:
             (folder / "scaler.json").write_text(json.dumps(scaler.state_dict() if scaler else {}))
             facts = identity(self.config, self.data) | dataclasses.asdict(progress)
             (folder / "progress.json").write_text(json.dumps(facts))
+        self.drop_older()
+
+    @main_only
+    def drop_older(self) -> None:
+        """Remove all checkpoints but the newest ones."""
         for folder in self.saved[KEPT:]:
             shutil.rmtree(folder)
 
@@ -200,6 +205,7 @@ class Run:
                 f"start fresh (nothing is deleted){anew}."
             ) from error
         self.forget_after(progress.batch)
+        self.drop_older()  # a kill may have come between
         return progress
 
     @main_only
