@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dcal_core.config import UserError
-from dcal_core.environment import STARTED, gpu_verdict
+from dcal_core.environment import ASKED, STARTED, gpu_verdict
 
 PATIENT = timedelta(hours=2)  # how long processes wait for the one that draws or decodes images, or validates
 FAILED = "A process failed: "  # begins the line by which a process says why it ends
@@ -128,7 +128,7 @@ def launch(command: Sequence[str], processes: int) -> None:
         "DCAL_STARTED": str(STARTED),
     }
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    reasons = []
+    reasons, saved, over = [], False, False
     with subprocess.Popen(
         [*torchrun, "-m", "dcal_core", *command],
         env=environment,
@@ -146,7 +146,9 @@ def launch(command: Sequence[str], processes: int) -> None:
             for line in group.stdout:
                 _, failed, reason = line.partition(FAILED)  # perhaps behind another process's progress line
                 reasons += [reason.strip()] if failed else []
-                if not reasons:  # what follows is torchrun's account of how it ended the others
+                saved = saved or ASKED in line
+                over = over or bool(reasons) or (saved and line.startswith("Traceback"))
+                if not over:  # what follows is torchrun's account of how it ended the others, or was ended itself
                     print(line, end="", flush=True)
         except BaseException:
             os.killpg(group.pid, signal.SIGTERM)
@@ -154,6 +156,6 @@ def launch(command: Sequence[str], processes: int) -> None:
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
-    if group.returncode:
+    if group.returncode and not saved:
         reason = reasons[0] if reasons else f"see the lines above (exit status {group.returncode})"
         raise LaunchError(f"one of {processes} processes failed: {reason}")

@@ -170,6 +170,9 @@ class TimeBudget:
         return time.monotonic() > self.end - self.reserve_s
 
 
+ASKED = "The system has asked this process to end"  # begins the line that says so, once the run is saved
+
+
 @contextmanager
 def asked_to_end() -> Iterator[threading.Event]:
     """Sets an event when the system asks this process to end (SIGTERM), so that it can save first."""

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from dcal_core.data.twins import DataError
 from dcal_core.progress import progress_line
+from dcal_core.storage import no_room_said
 
 CACHE_VERSION = 1  # raise when decoding changes, so that older caches are left alone
 Image.init()  # makes Pillow know all formats by name, before threads ask for them
@@ -75,7 +76,8 @@ def open_images(
             _make_room(cache, len(paths) * 3 * size * size)
             sources = list(zip(paths, digests, strict=True))
             decoded = _in_order(pool, lambda source: _decode_file(*source, size), sources, "decoding images")
-            _store(file, decoded, len(paths), size)
+            with no_room_said(file):
+                _store(file, decoded, len(paths), size)
             stored = _load(file, len(paths), size)
     images, reasons = stored
     rejected = [(paths[number], reason) for number, reason in reasons.items()]
@@ -152,6 +154,7 @@ def _store(file: Path, decoded: Iterator[np.ndarray | Unreadable], total: int, s
     """Write the map and, beside it, the reasons of the rejected images; neither is ever seen half written."""
     reasons: dict[int, str] = {}
     temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    listing = temporary.with_suffix(".json")
     try:
         # Row by row, then the header once more: numpy pads it so that the number of rows can change in place.
         with temporary.open("wb") as out:
@@ -171,6 +174,7 @@ def _store(file: Path, decoded: Iterator[np.ndarray | Unreadable], total: int, s
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+        listing.unlink(missing_ok=True)
 
 
 def _write_header(out: BinaryIO, rows: int, size: int) -> None:

@@ -9,10 +9,11 @@ two differ by a mark here". What is measured on these images is about synthetic 
 import json
 import os
 import shutil
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 from dcal_core.data.drawing import difference_mask, draw
 from dcal_core.data.genomes import check, family, nuisance
 from dcal_core.progress import progress_line
+from dcal_core.storage import no_room_said, write_text
 
 VERSION = 1  # raise it when the drawings change: cached folders are then drawn again
 FIRST_PERSON = {"train": 10001, "test": 50001}
@@ -52,6 +54,11 @@ def _write_families(root: Path, parameters: dict, families: range) -> int:
                 Image.fromarray(draw(genome, pose, size)).save(faces / file, compress_level=1)
                 Image.fromarray(mask).save(masks / mask_file(file), compress_level=1)
     return len(families)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it does, even by a kill: it would wait for work for ever."""
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _clear(root: Path, split: str) -> None:
@@ -110,18 +117,18 @@ def generate(
     write = partial(_write_families, root, parameters)
     # Spawn: a child forked from a process that holds CUDA or threads may hang.
     parallel = workers > 1
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if parallel else nullcontext()
-    with pool, progress_line(total=families, desc=f"drawing {split} twins", unit="family") as progress:
+    options = {"mp_context": get_context("spawn"), "initializer": _end_with_parent}
+    pool = ProcessPoolExecutor(workers, **options) if parallel else nullcontext()
+    title = f"drawing {split} twins"
+    with no_room_said(root), pool, progress_line(total=families, desc=title, unit="family") as progress:
         for written in pool.map(write, chunks) if parallel else map(write, chunks):
             progress.update(written)
     pairs = [[_person(split, k, 0), _person(split, k, 1)] for k in range(families)]
     names = [f"d{i:02d}.png" for i in range(images_per_person)]
     images = {person: [f"{split}/{person}/{person}{name}" for name in names] for pair in pairs for person in pair}
-    (root / f"{split}_dataset_infor.json").write_text(json.dumps(images, indent=1))
-    (root / f"{split}_twin_pairs.json").write_text(json.dumps(pairs, indent=1))
-    unfinished = manifest.with_suffix(".part")
-    unfinished.write_text(json.dumps(parameters, indent=1))
-    unfinished.replace(manifest)  # whole or not at all, and last
+    write_text(root / f"{split}_dataset_infor.json", json.dumps(images, indent=1))
+    write_text(root / f"{split}_twin_pairs.json", json.dumps(pairs, indent=1))
+    write_text(manifest, json.dumps(parameters, indent=1))  # last
 
 
 def is_drawn(root: Path) -> bool:

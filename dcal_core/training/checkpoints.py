@@ -155,7 +155,7 @@ class Run:
 
     @main_only
     def drop_older(self) -> None:
-        """Remove all checkpoints but the newest ones."""
+        """Remove the checkpoints before the newest ones; a kill may have kept the last session from it."""
         for folder in self.saved[KEPT:]:
             shutil.rmtree(folder)
 
@@ -205,7 +205,7 @@ class Run:
                 f"start fresh (nothing is deleted){anew}."
             ) from error
         self.forget_after(progress.batch)
-        self.drop_older()  # a kill may have come between
+        self.drop_older()
         return progress
 
     @main_only

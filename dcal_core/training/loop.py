@@ -17,7 +17,7 @@ from dcal_core.config import Config, ConfigError, UserError
 from dcal_core.data.augmentation import Augmentation, blend_people
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.distributed import of_main, rank, world_size
-from dcal_core.environment import TimeBudget, asked_to_end, fit_precision, gpu_verdict
+from dcal_core.environment import ASKED, TimeBudget, asked_to_end, fit_precision, gpu_verdict
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.optimisation import lr_at, parameter_groups
@@ -166,7 +166,7 @@ class Trainer:
                 if progress.finished or ends:
                     break
         if ends and not progress.finished:
-            why = "The system has asked this process to end" if self.asked.is_set() else "Time budget used up"
+            why = ASKED if self.asked.is_set() else "Time budget used up"
             print(f"{why}: saved after {progress.batch} batches in {self.run.folder}; run again to go on.")
         if progress.finished and progress.batch < self.total:
             print(f"No better EER in {progress.stale} validations (patience): training ends at batch {progress.batch}.")

@@ -12,7 +12,18 @@ from torch import nn
 
 from dcal_core.config import Config, ConfigError, brief
 from dcal_core.distributed import main_only
-from dcal_core.storage import CURE, DamagedError, check_seal, free_name, mend, no_room_said, read_json, sealed_folder
+from dcal_core.storage import (
+    CURE,
+    UNFINISHED,
+    DamagedError,
+    check_seal,
+    flush,
+    free_name,
+    mend,
+    no_room_said,
+    read_json,
+    sealed_folder,
+)
 from dcal_core.training.checkpoints import STARTED_FROM, Run, identity, newest_whole, people_in, saved_in
 
 LISTED = 5  # parameters that a message names
@@ -175,20 +186,20 @@ def attached_runs(roots: list[Path], wanted: dict[str, str]) -> Iterator[tuple[P
 
 
 def copy_run(checkpoint: Path, folder: Path) -> None:
-    """Copy a run to where it can be written, the checkpoint to go on from after the rest: whole, or not there."""
+    """Copy a run to where it can be written: each of its models whole or not at all, and the checkpoint to go on from
+    after the rest. Without the permissions, since inputs are read-only."""
     source = checkpoint.parents[2]
+    models = [path for path in checkpoint.parents[1].iterdir() if path.is_dir() and path.suffix != UNFINISHED]
     with no_room_said(folder):
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("last"))
-        make_writable(folder)
-        with sealed_folder(folder / "checkpoints" / "last" / checkpoint.name) as last:
-            shutil.copytree(checkpoint, last, dirs_exist_ok=True)
-            make_writable(last)
-
-
-def make_writable(folder: Path) -> None:
-    """Let the owner write a folder and all in it, which was copied from read-only inputs."""
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(path.stat().st_mode | 0o200)
+        for file in source.rglob("*"):
+            if file.is_file() and checkpoint.parents[1] not in file.parents:
+                (copy := folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+    for one in [*(model for model in models if model.name != "last"), checkpoint]:
+        with sealed_folder(folder / one.relative_to(source)) as copy:
+            for file in one.iterdir():
+                flush(shutil.copyfile(file, copy / file.name))
+    mend(folder / "checkpoints")  # what a kill had left half done there
 
 
 def shapes_of(model: nn.Module) -> Shapes:
