@@ -22,15 +22,11 @@ _known = set(
 
 # %% tags=["parameters"]
 preset = "auto"  # auto, demo, kaggle_t4x2, kaggle_p100, local_2080ti
-resume = (
-    True  # go on from the newest checkpoint; False: move the old run aside and start fresh
-)
+resume = True  # go on from the newest checkpoint; False: old run aside, start fresh
 seed = 0  # of the split, the initialisation and the batches
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
-resume_from = (
-    ""  # an earlier run or model to go on from; empty: this run's own, or attached
-)
+resume_from = ""  # an earlier run to go on from; empty: this run's own, or an attached one
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 given = {
