@@ -120,6 +120,8 @@ def seal(folder: Path) -> None:
     for file in files:
         flush(file)
     write_text(folder / SUMS, "".join(f"{digest(file)}  {file.name}\n" for file in files))
+    for file in files:  # safetensors lets nobody else read its files
+        file.chmod((folder / SUMS).stat().st_mode)
 
 
 def digest(file: Path) -> str:

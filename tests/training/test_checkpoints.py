@@ -152,6 +152,12 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 # ---- restoring
 
 
+def test_who_may_read_one_file_of_a_kept_model_may_read_all(tmp_path):
+    run = new_run(tmp_path / "run")
+    run.save_model("best", Parts(0).model)
+    assert len({file.stat().st_mode for file in (run.checkpoints / "best").iterdir()}) == 1
+
+
 def test_what_was_saved_is_restored(tmp_path):
     run, saved, other = new_run(tmp_path / "run"), Parts(0), Parts(1, steps=1)
     run.log(batch=7, loss=1.0)
