@@ -33,8 +33,9 @@ class DamagedError(UserError):
 
 
 @contextmanager
-def no_room_said(place: Path) -> Iterator[None]:
-    """Turns a disk that is full, whoever notices it, into one sentence; raises StorageError."""
+def failure_said(place: Path) -> Iterator[None]:
+    """Turns a disk that is full, or a place that cannot be written, whoever notices it, into one sentence; raises
+    StorageError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -43,6 +44,10 @@ def no_room_said(place: Path) -> Iterator[None]:
             raise StorageError(
                 f"no room on the disk to write {place}: what was saved before is whole; free some space, or give "
                 "another run_dir, and run again to go on."
+            ) from None
+        if named:
+            raise StorageError(
+                f"{place} cannot be written ({error}): mend that, or give another run_dir, and run again to go on."
             ) from None
         raise
 
@@ -60,7 +65,7 @@ def write_text(file: Path, text: str) -> None:
     """Put a text into a file's place, whole or not at all; raises StorageError."""
     new = file.with_name(file.name + UNFINISHED)
     try:
-        with no_room_said(file):
+        with failure_said(file):
             new.write_text(text, encoding="utf-8")
             flush(new)
             os.replace(new, file)
@@ -98,7 +103,7 @@ def sealed_folder(folder: Path) -> Iterator[Path]:
     new, old = (folder.with_name(folder.name + end) for end in (UNFINISHED, REPLACED))
     shutil.rmtree(new, ignore_errors=True)
     try:
-        with no_room_said(folder):
+        with failure_said(folder):
             new.mkdir(parents=True)
             yield new
             if not (new / SUMS).exists():  # a copy brings its own

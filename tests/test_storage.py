@@ -20,9 +20,9 @@ from dcal_core.storage import (
     DamagedError,
     StorageError,
     check_seal,
+    failure_said,
     free_name,
     mend,
-    no_room_said,
     read_json,
     sealed_folder,
     size_of,
@@ -299,7 +299,7 @@ def test_a_full_disk_is_told_in_one_sentence_whoever_notices_it(tmp_path, refuse
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "run").mkdir()
     said = ("no room", tmp_path / "run", "free some space", "run_dir", "run again to go on")
-    with refused(StorageError, *said), no_room_said(tmp_path / "run"):
+    with refused(StorageError, *said), failure_said(tmp_path / "run"):
         work(tmp_path / "run")
 
 
@@ -333,13 +333,19 @@ def test_a_disk_that_is_really_full_keeps_what_it_had_and_is_not_left_full(small
         OSError(errno.EIO, "Input/output error"),
         shutil.Error([("a", "b", "[Errno 13] Permission denied: 'a'")]),
         SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"),
-        ValueError("[Errno 28] No space left on device"),
-        KeyboardInterrupt(),
     ],
     ids=lambda error: type(error).__name__,
 )
+def test_a_place_that_cannot_be_written_is_a_sentence_too(tmp_path, refused, error):
+    with refused(StorageError, f"{tmp_path} cannot be written", "run_dir"), failure_said(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("of no system's"), ValueError("[Errno 28] No space left on device"), KeyboardInterrupt()]
+)
 def test_other_failures_pass_as_they_are(tmp_path, error):
-    with pytest.raises(type(error)) as raised, no_room_said(tmp_path):
+    with pytest.raises(type(error)) as raised, failure_said(tmp_path):
         raise error
     assert raised.value is error
 

@@ -22,7 +22,7 @@ from PIL import Image
 from dcal_core.data.drawing import difference_mask, draw
 from dcal_core.data.genomes import check, family, nuisance
 from dcal_core.progress import progress_line
-from dcal_core.storage import no_room_said, write_text
+from dcal_core.storage import failure_said, write_text
 
 VERSION = 1  # raise it when the drawings change: cached folders are then drawn again
 FIRST_PERSON = {"train": 10001, "test": 50001}
@@ -120,7 +120,7 @@ def generate(
     options = {"mp_context": get_context("spawn"), "initializer": _end_with_parent}
     pool = ProcessPoolExecutor(workers, **options) if parallel else nullcontext()
     title = f"drawing {split} twins"
-    with no_room_said(root), pool, progress_line(total=families, desc=title, unit="family") as progress:
+    with failure_said(root), pool, progress_line(total=families, desc=title, unit="family") as progress:
         for written in pool.map(write, chunks) if parallel else map(write, chunks):
             progress.update(written)
     pairs = [[_person(split, k, 0), _person(split, k, 1)] for k in range(families)]

@@ -30,8 +30,8 @@ from dcal_core.storage import (
     DamagedError,
     StorageError,
     check_seal,
+    failure_said,
     free_name,
-    no_room_said,
     read_json,
     sealed_folder,
     size_of,
@@ -99,7 +99,7 @@ class Run:
     @main_only
     def create(self) -> None:
         """Make the folder, with the parameters in it; raises StorageError."""
-        with no_room_said(self.folder):
+        with failure_said(self.folder):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         described = {"fingerprint": self.config.fingerprint()} | self.config.as_dict()
         write_text(self.folder / "config.json", json.dumps(described, indent=1))
@@ -121,7 +121,7 @@ class Run:
     @main_only
     def log(self, **figures) -> None:
         """Append a line of figures to metrics.jsonl; raises StorageError."""
-        with no_room_said(self.metrics), self.metrics.open("a") as file:
+        with failure_said(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(figures) + "\n")
 
     @main_only

@@ -17,10 +17,10 @@ from dcal_core.storage import (
     UNFINISHED,
     DamagedError,
     check_seal,
+    failure_said,
     flush,
     free_name,
     mend,
-    no_room_said,
     read_json,
     sealed_folder,
 )
@@ -55,9 +55,10 @@ def open_run(
     own = newest_whole(folder, own=True)
     agrees = own is None or wanted.items() <= own[1].items()
     source = find_source(config.resume_from, folder, agrees)
-    if not (source and source.is_relative_to(folder)):
+    from_itself = source is not None and source.is_relative_to(folder)
+    if not from_itself:
         refuse_other_parameters(folder, config)
-    if not agrees and not (source and source.is_relative_to(folder)):
+    if not (agrees or from_itself):
         raise ConfigError(
             f"the run in {folder} was trained on other people or images, or not with what its config.json says: attach "
             f"those again to go on, or give resume_from={folder} to start a new run from its weights, resume=false to "
@@ -190,7 +191,7 @@ def copy_run(checkpoint: Path, folder: Path) -> None:
     after the rest. Without the permissions, since inputs are read-only."""
     source = checkpoint.parents[2]
     models = [path for path in checkpoint.parents[1].iterdir() if path.is_dir() and path.suffix != UNFINISHED]
-    with no_room_said(folder):
+    with failure_said(folder):
         for file in source.rglob("*"):
             if file.is_file() and checkpoint.parents[1] not in file.parents:
                 (copy := folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
