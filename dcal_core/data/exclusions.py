@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcal_core.config import can_be_written
 from dcal_core.data.twins import DataError, TwinIndex, folders_below, name_some, path_parts
 from dcal_core.storage import write_text
 
@@ -158,16 +159,8 @@ def _add(excluded: dict[str, str], row: Sequence[str], where: str) -> None:
         fault = "is not person/file: write the end of the image's path in the index"
     elif image in excluded:
         fault = "stands twice: keep one row"
-    elif "\0" in image + reason or not _is_utf8(image + reason):
+    elif not can_be_written(image + reason):
         fault = "cannot be written as text: rename the image"
     if fault:
         raise DataError(f"{where}: image {image!r:.200} {fault}.")
     excluded[image] = reason
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
-        return False
-    return True
