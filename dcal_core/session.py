@@ -7,8 +7,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dcal_core.config import FIELDS, Config, ConfigError, check, load, read_values
+from dcal_core.data.places import find_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
-from dcal_core.data.twins import DataError, find_indexes
+from dcal_core.data.twins import DataError
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
 from dcal_core.storage import DamagedError, read_json
 from dcal_core.training.checkpoints import people_in

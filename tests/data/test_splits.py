@@ -13,9 +13,10 @@ from dcal_core.config import Config
 from dcal_core.data import splits
 from dcal_core.data.exclusions import FILE, write_exclusions
 from dcal_core.data.images import decode
+from dcal_core.data.places import INDEX_FILES
 from dcal_core.data.splits import find_data, open_data
 from dcal_core.data.synthetic import generate
-from dcal_core.data.twins import INDEX_FILES, DataError
+from dcal_core.data.twins import DataError
 
 FAMILIES, IMAGES, TEST_FAMILIES = 8, 3, 2
 TINY = dict(image_size=32, synthetic_families=FAMILIES, synthetic_images=IMAGES, validation_share=0.25)

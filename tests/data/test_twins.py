@@ -5,16 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcal_core.data.twins import (
-    INDEX_FILES,
-    DataError,
-    TwinIndex,
-    check_disjoint,
-    find_indexes,
-    read_index,
-    resolve_paths,
-    split_families,
-)
+from dcal_core.data.places import INDEX_FILES, find_indexes, resolve_paths
+from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, read_index, split_families
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
 needs_real_index = pytest.mark.skipif(

@@ -1,0 +1,120 @@
+"""Where a data set's files lie today: its index files below the inputs, and each image below its root."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
+
+PARTS = ("dataset_infor", "twin_pairs")
+INDEX_FILES = tuple(f"{split}_{part}.json" for split in ("train", "test") for part in PARTS)
+SEARCH_DEPTH = 6  # inputs are nested as deep as datasets/<owner>/<slug>/<folder>/<folder>
+
+
+def folders_below(roots: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder under the roots, as deep as inputs are nested, and its files' names; links are not followed."""
+    for root in {Path(os.path.realpath(root)) for root in roots}:
+        for folder, folders, files in os.walk(root):
+            if len(Path(folder).relative_to(root).parts) >= SEARCH_DEPTH:
+                folders.clear()
+            yield Path(folder), files
+
+
+def find_indexes(roots: Sequence[Path]) -> Path | None:
+    """The folder under `roots` that holds the four index files, or None.
+
+    Links are not followed. DataError if several folders hold them, or if only some of them are there.
+    """
+    found = {}  # folder: the index files that it lacks
+    for folder, files in folders_below(roots):
+        if not set(INDEX_FILES).isdisjoint(files):
+            found[folder] = [name for name in INDEX_FILES if name not in files]
+    complete = sorted(str(folder) for folder, lacking in found.items() if not lacking)
+    if len(complete) > 1:
+        complete = name_some(complete, "folder", "folders")
+        raise DataError(f"The index files lie in {complete}: give the one to use as the data root.")
+    if complete:
+        return Path(complete[0])
+    for folder, lacking in found.items():
+        lacking = name_some(lacking, "file", "files")
+        raise DataError(f"{folder} lacks {lacking}: put the four index files in one folder.")
+    return None
+
+
+def find_images(index: TwinIndex, root: Path) -> dict[int, list[str]]:
+    """The files under `root` that share the longest tail of path parts with an image's entry, person folder and name
+    at least; an image without such a file is left out. DataError if `root` is not a folder.
+    """
+    root = Path(os.path.abspath(root))
+    if not root.is_dir():
+        raise DataError(f"{index.name}: {root} is not a folder: give the one with the images as the data root.")
+    entries = [path_parts(path) for path in index.paths]
+    places, found = _places(root, entries), {}
+    for image, entry in enumerate(entries):
+        candidates = places.get(entry[-2:], [])
+        if len(candidates) > 1:
+            tails = [_common_tail(entry, path_parts(place)) for place in candidates]
+            candidates = [candidates[n] for n, tail in enumerate(tails) if tail == max(tails)]
+        if candidates:
+            found[image] = candidates
+    return found
+
+
+def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIndex:
+    """Find each image of the index under `root`, whatever the folders above it are called today.
+
+    The file that shares the longest tail of path parts with the entry wins, person folder and name at least.
+    Missing images are listed and left out. DataError if two files match equally well, if two entries lead to
+    one file, or if more than `max_lost_share` (0 to 1) of the images are missing.
+    """
+    root, total = Path(os.path.abspath(root)), len(index.paths)
+    candidates = find_images(index, root)
+    for image, (first, *others) in candidates.items():
+        if others:
+            raise DataError(
+                f"{index.name}: image {str(index.paths[image])!r} matches {first!r} and "
+                f"{others[0]!r} equally well: remove one, or give the folder above one as the data root."
+            )
+    found = {image: place for image, (place,) in candidates.items()}
+    if shared := [place for place, count in Counter(found.values()).items() if count > 1]:
+        shared = name_some(shared, "file", "files")
+        raise DataError(f"{index.name}: several entries of the index lead to {shared}: keep one entry for each.")
+
+    missing = [str(index.paths[image]) for image in range(total) if image not in found]
+    print(f"{index.name}: {len(found):,} of {total:,} images found under {root}")
+    if missing:
+        print(f"{index.name}: left out, not found: {name_some(missing, 'image', 'images')}")
+    if len(missing) > max_lost_share * total:
+        raise DataError(
+            f"{index.name}: {len(missing):,} of {total:,} images not under {root}, more than "
+            f"max_lost_share={max_lost_share:g}, first {missing[0]!r:.200}: attach them, give the folder above, or "
+            "raise it."
+        )
+    kept = index.take(list(found))
+    return replace(kept, paths=tuple(Path(found[image]) for image in sorted(found)))
+
+
+def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, str], list[str]]:
+    """Where each (folder, file name) of the entries lies under `root`; no link is followed out of it."""
+    real_root = os.path.realpath(root)
+    wanted: dict[str, set[str]] = {}
+    for *_, folder, file in entries:
+        wanted.setdefault(folder, set()).add(file)
+    closed: list[OSError] = []
+    places: dict[tuple[str, str], list[str]] = {}
+    for folder, _, files in os.walk(root, onerror=closed.append):
+        name = os.path.basename(folder)
+        for file in wanted.get(name, set()).intersection(files):
+            place = os.path.join(folder, file)
+            if not os.path.islink(place) or Path(os.path.realpath(place)).is_relative_to(real_root):
+                places.setdefault((name, file), []).append(place)
+    if closed:
+        print(f"not searched: {name_some([str(error.filename) for error in closed], 'folder', 'folders')}")
+    return {key: sorted(found) for key, found in places.items()}
+
+
+def _common_tail(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    same = [x == y for x, y in zip(reversed(a), reversed(b), strict=False)]
+    return [*same, False].index(False)
