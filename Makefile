@@ -14,7 +14,7 @@ QUIETLY := grep --line-buffered -vE '^(Writing|Input Notebook|Output Notebook|Ex
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
-.PHONY: demo test bench lint notebooks
+.PHONY: demo test bench ablation lint notebooks
 
 .venv/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -23,7 +23,7 @@ EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/installed-tests: .venv/installed tests/requirements.txt
+.venv/installed-tests: .venv/installed tests/requirements.txt requirements-baseline.txt
 	.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
@@ -49,6 +49,10 @@ test: .venv/installed-tests
 # Speed and memory against a plain vision transformer, each as a ratio in this run; BENCH holds its options.
 bench: .venv/installed
 	.venv/bin/python -m dcal_core bench $(BENCH)
+
+# Which part of the method helps, on drawn twins; goes on where it was stopped. ABLATION holds its options.
+ablation: .venv/installed
+	.venv/bin/python -m dcal_core ablation $(ABLATION)
 
 lint: .venv/installed-tests
 	.venv/bin/ruff check .

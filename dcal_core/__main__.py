@@ -6,6 +6,8 @@ import sys
 COMMANDS = {  # name: module and function, imported when asked for, and what it does
     "prepare": ("dcal_core.prepare", "main", "check the data and write what to leave out"),
     "train": ("dcal_core.recipes", "main", "train a preset's model; also what torchrun starts"),
+    "evaluate": ("dcal_core.evaluation", "main", "report on a trained run, alone or beside others"),
+    "ablation": ("dcal_core.ablation.command", "main", "train with parts left out, and say what each is worth"),
     "bench": ("dcal_core.bench.measure", "main", "measure speed and memory against a plain vision transformer"),
 }
 
@@ -15,7 +17,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         print("usage: python -m dcal_core <command> [options]; <command> --help says more")
         for name, (_, _, meaning) in COMMANDS.items():
-            print(f"  {name:<8}{meaning}")
+            print(f"  {name:<10}{meaning}")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     module, function, _ = COMMANDS[arguments[0]]
     return getattr(importlib.import_module(module), function)(arguments[1:])

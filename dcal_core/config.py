@@ -65,6 +65,7 @@ class Config:
     loader_workers: int = parameter(2, "processes that prepare batches; 0: the training process", 0, 64, result=False)
     synthetic_families: int = parameter(600, "drawn twin families to train on", 4, 100_000)
     synthetic_images: int = parameter(6, "images of each drawn person", 2, 100)
+    synthetic_test_families: int = parameter(31, "drawn families to test on; ND-TWINS has 31", 1, 10_000, result=False)
     synthetic_difficulty: float = parameter(0.5, "0: marks plain to see, 1: barely visible", 0.0, 1.0)
 
     # augmentation
@@ -96,7 +97,12 @@ class Config:
     dropout: float = parameter(0.0, "dropout of projections and FFN", 0.0, 0.9)
     attention_dropout: float = parameter(0.0, "dropout of attention weights", 0.0, 0.9)
     drop_path: float = parameter(0.1, "stochastic depth of the deepest block", 0.0, 0.9)
-    readout: str = parameter("cls", "cls: the paper's; tokens: by place, for aligned faces", choices=("cls", "tokens"))
+    readout: str = parameter(
+        "cls",
+        "cls: the paper's; for aligned faces patches are also read by place: local_tokens in GLCA, tokens in every "
+        "branch; cls_alone: GLCA without its patches, to show that it then selects in vain",
+        choices=("cls", "local_tokens", "tokens", "cls_alone"),
+    )
     neck: str = parameter("bn", "batch norm between a branch and its losses", choices=("bn", "none"))
     similarity: str = parameter(
         "cosine",
@@ -160,6 +166,17 @@ class Config:
     disk_budget_gb: float = parameter(15.0, "largest size of the run's folder, GB", 0.001, 100_000.0, result=False)
     encode_batch: int = parameter(64, "images encoded at once outside training", 1, 4096, result=False)
     bootstrap_draws: int = parameter(1000, "draws of families behind each interval", 100, 100_000, result=False)
+    calibration: str = parameter(
+        "logistic", "from scores to likelihood ratios", choices=("logistic", "isotonic"), result=False
+    )
+    verdict_error: float = parameter(
+        0.05, "share of wrong verdicts allowed in each class, on validation families", 0.001, 0.49, result=False
+    )
+    compare: str = parameter("", "folders of other trained runs to stand beside this one, by commas", result=False)
+    baseline: bool = parameter(
+        False, "evaluate a frozen face embedding too (pip install -r requirements-baseline.txt)", result=False
+    )
+    fuse: bool = parameter(False, "evaluate the fusion of all systems too", result=False)
     tracker: str = parameter("none", "experiment tracker", choices=("none", "wandb", "mlflow"), result=False)
     tracker_project: str = parameter("dcal-twin-verification", "project or experiment in the tracker", result=False)
     wandb_entity: str = parameter("", "wandb team; empty: your own", result=False)

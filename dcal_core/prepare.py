@@ -15,7 +15,7 @@ from dcal_core.data.splits import label_of, open_root, read_indexes
 from dcal_core.environment import banner
 from dcal_core.figures import COLOURS
 from dcal_core.review import draw_findings, excluded_before, write_list
-from dcal_core.session import Session, choose_preset, read_command, run_folder
+from dcal_core.session import Session, choose_preset, command_parser, given_parameters, run_folder
 from dcal_core.storage import write_text
 
 TITLE = "Check the twin data"
@@ -115,7 +115,7 @@ def draw_counts(audit: Audit) -> Figure:
 def main(arguments: list[str]) -> int:
     """What prepare.ipynb does, without its reviewer: exit status 0 also with findings, 1 with a sentence where there
     is nothing to audit."""
-    given, params_dir = read_command("prepare", "Check the data of a preset.", arguments)
+    given, params_dir = given_parameters(command_parser("prepare", "Check the data of a preset.").parse_args(arguments))
     try:
         check_given(given, params_dir)
         session = begin_audit(given, params_dir)

@@ -30,7 +30,7 @@ from dcal_core.distributed import (
 )
 from dcal_core.environment import TimeBudget, gpu_verdict, input_roots
 from dcal_core.models.build import new_model
-from dcal_core.session import begin_training, read_command
+from dcal_core.session import begin_training, command_parser, given_parameters
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import MemoryShort, start_accelerator, train
 from dcal_core.training.objectives import DCALObjective
@@ -153,7 +153,7 @@ def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Ru
 
 def main(arguments: list[str]) -> int:
     """What train.ipynb does, without its figures: `python -m dcal_core train`, alone or started by torchrun."""
-    given, params_dir = read_command("train", "Train a preset's model.", arguments)
+    given, params_dir = given_parameters(command_parser("train", "Train a preset's model.").parse_args(arguments))
     try:
         check_given(given, params_dir)
         join()

@@ -56,23 +56,31 @@ class Session:
             raise DamagedError(f"{file} is damaged: it names no data; attach the run again.")
         return found
 
-    def show(self, figure: Figure, name: str) -> None:
-        """Keep a figure as PNG in the run's folder, and draw that file below the cell."""
-        from IPython.display import Image, display  # only notebooks have it
-
+    def keep(self, figure: Figure, name: str) -> Path:
+        """Keep a figure as PNG in the run's folder; returns its path."""
         path = self.folder / "figures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
-        display(Image(filename=path))
+        return path
+
+    def show(self, figure: Figure, name: str) -> None:
+        """Keep a figure as PNG, and draw that file below the cell."""
+        from IPython.display import Image, display  # only notebooks have it
+
+        display(Image(filename=self.keep(figure, name)))
 
 
-def read_command(command: str, description: str, arguments: list[str]) -> tuple[dict, Path]:
-    """The parameters given to a command, as a notebook would be given them, and the folder of the presets."""
+def command_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """The options that every command takes; it may add its own."""
     parser = argparse.ArgumentParser(prog=f"python -m dcal_core {command}", description=description)
     parser.add_argument("--preset", default="auto", help="a name in params/, or auto")
     parser.add_argument("-f", "--file", type=Path, help="a preset's file anywhere else")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def given_parameters(options: argparse.Namespace) -> tuple[dict, Path]:
+    """The parameters given to a command, as a notebook would be given them, and the folder of the presets."""
     preset, params_dir = options.preset, Path(__file__).parents[1] / "params"
     if options.file:
         preset, params_dir = options.file.stem, options.file.parent
@@ -105,6 +113,23 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     folder = run_folder(load(preset, params_dir, given), preset)
     trained = find_trained(folder, [] if given.get("run_dir") else input_roots())
+    config = trained_config(trained, given)
+    print(banner(title))
+    print(f"Model {trained}")
+    return Session(config, folder, trained)
+
+
+def other_trained(folder: Path, config: Config) -> Session:
+    """Another trained run beside the one whose config is given, on the same data; raises ConfigError, DamagedError."""
+    trained = find_trained(folder.resolve(), [])
+    elsewhere = {name: getattr(config, name) for name in ("data_root", "exclusions", "max_lost_share", "encode_batch")}
+    print(f"Model {trained}")
+    return Session(trained_config(trained, elsewhere), folder, trained)
+
+
+def trained_config(trained: Path, given: dict) -> Config:
+    """The parameters that a model was trained with, and those given now where they cannot change its weights; raises
+    ConfigError, DamagedError."""
     file = trained.parents[1] / "config.json"
     try:
         saved = {name: value for name, value in read_json(file).items() if name in FIELDS}
@@ -118,9 +143,7 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
             raise ConfigError(
                 f"{name}={value!r}: the model in {trained} was trained with {saved[name]!r}; leave it out."
             )
-    print(banner(title))
-    print(f"Model {trained}")
-    return Session(check(Config(**saved | given)), folder, trained)
+    return check(Config(**saved | given))
 
 
 def run_folder(config: Config, preset: str) -> Path:

@@ -3,10 +3,11 @@
 #
 # How often does the trained model confuse identical twins, and how sure is that figure? Every image of the test
 # families, none of which the model has seen, is encoded once. Then all **genuine** pairs (two images of one person)
-# and all **co-twin** pairs (one image of each sibling) are scored. Unrelated people are left out: they would flatter
-# the figures.
+# and all **co-twin** pairs (one image of each sibling) are scored. Unrelated people are left out of all but one table:
+# they would flatter the figures.
 #
-# It takes up the model that `train.ipynb` left, in the same place or attached as its output.
+# It takes up the model that `train.ipynb` left, in the same place or attached as its output, and leaves `report.html`
+# and `report.json` beside it. Several runs can be compared.
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 _known = set(
@@ -15,7 +16,7 @@ _known = set(
 
 # %% [markdown]
 # ## Parameters
-# Which run to take up; all else is as it was trained.
+# Which run to take up, and what to stand beside it; all else is as it was trained.
 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
@@ -23,6 +24,10 @@ data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = (
     ""  # folder of the trained run; empty: named after the preset, else the attached one
 )
+compare = ""  # folders of other runs to stand beside it, separated by commas
+baseline = False  # a frozen face embedding too: pip install -r requirements-baseline.txt
+fuse = False  # all of them made into one, too
+verdict_error = 0.05  # share of wrong verdicts allowed in each class
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 given = {
@@ -46,81 +51,70 @@ check_given(given, PARAMS_DIR)
 # ## Where this runs
 
 # %%
+from dcal_core.evaluation import SPLITS, TITLE
 from dcal_core.session import begin_with_trained
 
-session = begin_with_trained("Evaluate a twin verifier", given, PARAMS_DIR)
+session = begin_with_trained(TITLE, given, PARAMS_DIR)
 config = session.config
 
 # %% [markdown]
-# ## Data and model
-# The decision threshold is chosen on the validation families, which were held out from training, and then frozen: the
-# test families have no say in it.
+# ## Data
+# The validation families were held out from training. On them the decision threshold, the calibration and the
+# verdict's thresholds are chosen, and then frozen: the test families have no say in it.
 
 # %%
-data = session.open_data(("validation", "test"))
+data = session.open_data(SPLITS)
 for name, split in data.splits.items():
     index = split.index
     families, people = len(index.families), len(index.people)
     print(f"{name}: {families} families, {people} people, {len(index.paths):,} images")
 
+# %% [markdown]
+# ## Scores
+# Each image is encoded once, however many pairs it stands in.
+
 # %%
-import torch
+from dcal_core.evaluation import evaluate_systems, score_systems
 
-from dcal_core.environment import gpu_verdict
-from dcal_core.models.build import load_model
-from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
-
-device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
-model = load_model(session.trained).to(device)
-pairs, scores = {}, {}
-for name, split in data.splits.items():
-    pairs[name] = twin_pairs(split.index)
-    features = encode_images(model, split.images, config.encode_batch, device)
-    scores[name] = score_pairs(model, features, pairs[name], device=device)
+systems = score_systems(session, data)
+result = evaluate_systems(session, data, systems, CORE_HASH)
 
 # %% [markdown]
-# ## The result
-# Each figure with its 95 % interval from a bootstrap that draws whole families, since pairs of one family are no
-# independent evidence. *EER*: the error rate where false matches (co-twins taken for one person) and false non-matches
-# (one person taken for two) are equally frequent. *TAR at FMR x*: the share of genuine pairs accepted when a share x of
-# the co-twin pairs is accepted too; where a single family could decide it, it is *not resolvable*. The columns differ
-# where families have different numbers of images.
+# ## The verdict
+# What a user meets: a pair is called *same*, *different* or, where the score says too little, *undecided*.
+# Each figure comes with its 95 % interval from a bootstrap that draws whole families, since pairs of one family are no
+# independent evidence.
 
 # %%
 from IPython.display import Markdown, display
 
-from dcal_core.verification.metrics import equal_error_rate
-from dcal_core.verification.report import as_markdown, evaluate, write_json
-
-_, threshold = equal_error_rate(scores["validation"], pairs["validation"].genuine)
-source = f"equal error rate of {len(data['validation'].index.families)} validation families"
-test = data["test"]
-result = evaluate(
-    scores["test"],
-    pairs["test"],
-    test.index,
-    threshold,
-    source,
-    data.label,
-    draws=config.bootstrap_draws,
-    seed=config.seed,
+from dcal_core.verification.tables import (
+    metrics_table,
+    security_table,
+    systems_table,
+    verdict_table,
 )
-display(Markdown(as_markdown(result)))
+
+display(Markdown(verdict_table(result)))
 
 # %% [markdown]
-# ## Scores
+# ## Error rates
+# *FMR*, the false match rate: the share of co-twin pairs taken for one person. *FNMR*, the false non-match rate: the
+# share of genuine pairs taken for two. *EER*: where both are equal. *TAR at FMR x*: the share of genuine pairs accepted
+# when a share x of the co-twin pairs is accepted too; where a single family could decide it, it is *not resolvable*.
+# The columns differ where families have different numbers of images.
+
+# %%
+display(Markdown(metrics_table(result)))
+
+# %% [markdown]
 # A verifier is good where the two hills stand apart. What lies on the wrong side of the threshold is an error.
 
 # %%
-from dcal_core.verification.report import (
-    draw_confusable,
-    draw_det,
-    draw_histogram,
-    draw_roc,
-)
+from dcal_core.evaluation import figures
 
-arguments = (scores["test"], pairs["test"].genuine, pairs["test"].family)
-session.show(draw_histogram(*arguments, threshold, data.label), "scores")
+drawn = dict(figures(result, systems, data))
+session.show(drawn["scores"], "scores")
 
 # %% [markdown]
 # ## ROC and DET curves
@@ -128,10 +122,42 @@ session.show(draw_histogram(*arguments, threshold, data.label), "scores")
 # shows the two error rates on normal-deviate axes, where small rates are not squeezed into a corner.
 
 # %%
-session.show(draw_roc(*arguments, data.label), "roc")
+session.show(drawn["roc"], "roc")
 
 # %%
-session.show(draw_det(*arguments, data.label), "det")
+session.show(drawn["det"], "det")
+
+# %% [markdown]
+# ## Side by side
+# Every system on the same pairs, and how it differs from the first on the same bootstrap draws. With `compare` further
+# runs stand here, with `baseline` a face embedding that was never trained on twins, with `fuse` all of them as one.
+
+# %%
+from dcal_core.verification.words import compared
+
+display(Markdown(systems_table(result["systems"])))
+print(*map(compared, result["differences"]), sep="\n")
+
+# %% [markdown]
+# ## How sure is a score?
+# The calibration turns a score into a likelihood ratio: how many times likelier it is for one person than for co-twins.
+# *Cllr* is its cost in bits, 0 for a perfect and 1 for a useless one; *Cllr min* is the part that lies in the scores
+# themselves. In the plot, what was promised should come true: points on the diagonal.
+
+# %%
+from dcal_core.verification.tables import calibration_table
+
+display(Markdown(calibration_table(result)))
+if "reliability" in drawn:
+    session.show(drawn["reliability"], "reliability")
+
+# %% [markdown]
+# ## What strangers say about twins
+# A face recognition system is usually set up so that strangers rarely match. The *twin FMR* is how often a co-twin gets
+# through such a system.
+
+# %%
+display(Markdown(security_table(result)))
 
 # %% [markdown]
 # ## The worst mistakes
@@ -139,25 +165,22 @@ session.show(draw_det(*arguments, data.label), "det")
 # pose, light and blur before blaming the model.
 
 # %%
-session.show(draw_confusable(result, test.images), "confusable")
+session.show(drawn["confusable"], "confusable")
+
+# %% [markdown]
+# ## Conditions and limits
+
+# %%
+display(Markdown("\n".join(f"- {sentence}" for sentence in result["conditions"])))
 
 # %% [markdown]
 # ## Report
-# Everything above in one file.
+# Everything above in one page, `report.html`, and as figures to compute with, `report.json`.
 
 # %%
-report = session.folder / "report.json"
-write_json(
-    report,
-    result
-    | {
-        "model": str(session.trained),
-        "fingerprint": config.fingerprint(),
-        "code": CORE_HASH,
-    },
-)
-eer = result["metrics"]["eer"]
-print(
-    f"EER {eer['value']:.1%}, 95 % interval {eer['low']:.1%} to {eer['high']:.1%} ({data.label})"
-)
-print(f"Report: {report}\nFigures: {session.folder / 'figures'}")
+from dcal_core.evaluation import headline, write_report
+
+pictures = {name: session.keep(figure, name) for name, figure in drawn.items()}
+files = write_report(session, result, pictures)
+print(headline(result))
+print("Report:", *files)

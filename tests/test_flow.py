@@ -23,8 +23,8 @@ LAYERS = (
     {"explain"},
     {"deploy"},
     {"figures", "review", "session"},
-    {"prepare", "recipes"},
-    {"bench"},
+    {"evaluation", "prepare", "recipes"},
+    {"ablation", "bench"},
     {"__main__"},
 )
 KNOW_THE_RECIPES = {"config.py", "models/build.py", "recipes.py"}  # in config they are the choices of `recipe`

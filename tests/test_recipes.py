@@ -55,8 +55,7 @@ def data(tmp_path_factory):
         scratch = tmp_path_factory.mktemp("drawn")
         patched.setattr(splits, "scratch_root", lambda: scratch)
         patched.setattr(splits, "generate", partial(generate, workers=1))
-        patched.setattr(splits, "TEST_FAMILIES", 1)
-        return open_data(CONFIG, ("train", "validation"))
+        return open_data(dataclasses.replace(CONFIG, synthetic_test_families=1), ("train", "validation"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 import torch
 
+from dcal_core.bench.coverage import coverage_rows
 from dcal_core.bench.parts import input_rows, rollout_rows, scoring_rows
 from dcal_core.bench.speed import comparing_row, memory_rows, speed_rows
 from dcal_core.bench.subjects import Setting
@@ -43,10 +44,12 @@ def read_setting(arguments: list[str]) -> tuple[Setting, Path]:
         size=224,
         batch=given.batch,
         memory=((224, 12), (448, 12)) if gpu else ((224, 8), (448, 4)),
+        simulations=500,
     )
     if given.quick:
+        memory = ((64, 4), (96, 4))
         setting = replace(
-            setting, backbone="test_vit", repeats=1, warmups=0, size=64, batch=4, memory=((64, 4), (96, 4))
+            setting, backbone="test_vit", repeats=1, warmups=0, size=64, batch=4, memory=memory, simulations=3
         )
     return setting, given.output
 
@@ -63,6 +66,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from input_rows(setting)
     yield from scoring_rows(setting)
     yield comparing_row(setting)
+    yield from coverage_rows(setting.simulations)
 
 
 def line(row: Row) -> str:

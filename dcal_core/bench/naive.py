@@ -57,24 +57,25 @@ class NaiveDCAL(nn.Module):
         for layer in vit.blocks:
             x, attention = naive_block(layer, x)
             maps.append(attention.detach())
-        parts = {"sa": self.read(x)}
+        cls, patches = self.last_tokens(x)
+        parts = {"sa": model.readout.whole(cls, patches)}
         if model.glca:
             means = [attention.float().mean(1) for attention in maps]
             chosen = rollout(means)[:, 0, prefix:].topk(model.selected).indices  # [B, L]
             everywhere = model.glca_norm(naive_block(model.glca[0], x)[0])  # [B, N, C]
             rows = (chosen + prefix).unsqueeze(-1).expand(-1, -1, x.shape[-1])
-            parts["glca"] = model.readout.local(everywhere[:, 0], everywhere.gather(1, rows), chosen)
+            parts["glca"] = model.readout.local(everywhere[:, 0], everywhere.gather(1, rows), chosen, patches)
         if partner is not None:
             y = start
             for i, layer in enumerate(vit.blocks):
                 y = naive_block(layer, y, partner if i in model.pwca_layers else None)[0]
-            parts["pwca"] = self.read(y)
+            parts["pwca"] = model.readout.whole(*self.last_tokens(y))
         return {branch: model.necks[branch](part) for branch, part in parts.items()}
 
-    def read(self, x: Tensor) -> Tensor:
-        """The embedding of all tokens [B, N, C] at the end of the blocks."""
+    def last_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """CLS [B, C] and the patches [B, N, C] at the end of the blocks."""
         x = self.model.vit.norm(x)
-        return self.model.readout.whole(x[:, 0], x[:, self.model.vit.num_prefix_tokens :])
+        return x[:, 0], x[:, self.model.vit.num_prefix_tokens :]
 
     def encode(self, images: Tensor) -> Features:
         """As DCAL's own `encode`."""

@@ -35,6 +35,7 @@ class Setting:
     size: int  # px, of the timed rows
     batch: int  # images, of the timed rows
     memory: tuple[tuple[int, int], ...]  # px and images of the memory rows
+    simulations: int  # of the coverage rows
 
     def config(self, size: int) -> Config:
         """The project's defaults with this backbone, without stochastic depth, which would skip work."""

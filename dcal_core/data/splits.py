@@ -12,7 +12,7 @@ from dcal_core.data.synthetic import generate, is_drawn
 from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, read_index, split_families
 from dcal_core.environment import input_roots, output_root, scratch_root
 
-TEST_FAMILIES, TEST_IMAGES = 31, 8  # as many unseen families as ND-TWINS has
+TEST_IMAGES = 8  # of each drawn person to test on
 SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
 DRAWN = (
     "Data: drawn twins, so every result is SYNTHETIC. For your own, attach a dataset (Add Input) or give data_root: "
@@ -95,7 +95,7 @@ def open_split(index: TwinIndex, root: Path, config: Config) -> Split:
 
 def draw_twins(config: Config) -> Path:
     """The folder of the drawn twins that the config asks for, drawn unless they are there."""
-    amount = f"{config.synthetic_families}x2x{config.synthetic_images}"
+    amount = f"{config.synthetic_families}x2x{config.synthetic_images}_{config.synthetic_test_families}"
     root = scratch_root() / f"drawn_twins_{amount}_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
     shared = {"size": config.image_size, "difficulty": config.synthetic_difficulty, "seed": 0}
     generate(
@@ -105,5 +105,5 @@ def draw_twins(config: Config) -> Path:
         images_per_person=config.synthetic_images,
         **shared,
     )
-    generate(root, split="test", families=TEST_FAMILIES, images_per_person=TEST_IMAGES, **shared)
+    generate(root, split="test", families=config.synthetic_test_families, images_per_person=TEST_IMAGES, **shared)
     return root

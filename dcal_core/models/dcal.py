@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from dcal_core.distributed import gather
 from dcal_core.models.attention import joint_block, rollout_row, rows_block
 from dcal_core.models.features import Features
-from dcal_core.models.readouts import READOUTS
+from dcal_core.models.readouts import READOUTS, Readout
 from dcal_core.models.similarity import SIMILARITIES
 
 
@@ -67,7 +67,8 @@ class DCAL(nn.Module):
         # GLCA has weights of its own; the last block's are the best place to start from.
         self.glca = nn.ModuleList(copy.deepcopy(vit.blocks[-1]) for _ in range(glca_blocks))
         self.glca_norm = copy.deepcopy(self.norm) if glca_blocks else None
-        self.readout = READOUTS[readout](vit.embed_dim, patches, with_local=bool(glca_blocks))
+        whole, local = READOUTS[readout]
+        self.readout = Readout(vit.embed_dim, patches, whole, local if glca_blocks else None)
         self.widths = {"sa": self.readout.whole_width}
         if glca_blocks:
             self.widths["glca"] = self.readout.local_width
@@ -146,10 +147,10 @@ class DCAL(nn.Module):
             local = rows_block(block, local, tokens, local_rope, rope)
         return self.glca_norm(local)
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """A whole stream's last tokens [B, N, C] to its embedding [B, width]."""
+    def last_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """CLS [B, C] and all patches [B, N, C] of a whole stream's last tokens, normalised."""
         tokens = self.norm(tokens)
-        return self.readout.whole(tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :])
+        return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
 
     def branches(
         self, images: Tensor, partner: Tensor | None = None, trace: bool = False
@@ -157,14 +158,16 @@ class DCAL(nn.Module):
         """The output of every branch that runs, [B, width], before its neck, and the intermediates by name."""
         tokens, rope = self.embed(images)
         tokens, distracted, maps, inside = self.run_blocks(tokens, rope, partner, trace)
-        parts = {"sa": self.read(tokens)}
+        cls, patches = self.last_tokens(tokens)
+        parts = {"sa": self.readout.whole(cls, patches)}
         if self.glca:
             chosen = self.select(maps)
             local = self.look_again(tokens, chosen, rope)
-            parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], chosen - self.vit.num_prefix_tokens)
+            places = chosen - self.vit.num_prefix_tokens
+            parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], places, patches)
             inside |= {"selected": chosen, "local": local}
         if distracted is not None:
-            parts["pwca"] = self.read(distracted)
+            parts["pwca"] = self.readout.whole(*self.last_tokens(distracted))
         return parts, inside
 
     def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:

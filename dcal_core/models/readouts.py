@@ -4,55 +4,60 @@ import torch
 from torch import Tensor, nn
 
 
-class ClsReadout(nn.Module):
-    """The paper's readout: the CLS token; for GLCA joined with the mean of the selected tokens.
-
-    Read at CLS alone, one GLCA block gives the same numbers whatever was selected: its rows do not see one another.
-    """
-
-    reads_patches = False  # of whole streams
-
-    def __init__(self, width: int, patches: int, with_local: bool = True):
-        super().__init__()
-        self.whole_width, self.local_width = width, 2 * width
-
-    def whole(self, cls: Tensor, patches: Tensor) -> Tensor:
-        """From CLS [B, C] and all patches [B, N, C] to [B, C]."""
-        return cls
-
-    def local(self, cls: Tensor, chosen: Tensor, places: Tensor) -> Tensor:
-        """From CLS [B, C] and the chosen tokens [B, L, C], whatever their places, to [B, 2C]."""
-        return torch.cat([cls, chosen.mean(1)], -1)
-
-
-class TokenReadout(nn.Module):
-    """CLS joined with the patches read by place, as face networks do: for aligned faces, where a place means the same.
+class ByPlace(nn.Module):
+    """Patches [B, N, C] read by place, as face networks do, to [B, C]: for aligned faces, where a place means the same.
 
     Each patch is reduced to a few channels, then a linear layer has weights of its own for each place. A mark at a
     certain place is thus found in tens of steps, which takes attention to CLS hundreds.
     """
 
-    reads_patches = True
-
-    def __init__(self, width: int, patches: int, with_local: bool = True, reduced: int = 32):
+    def __init__(self, width: int, patches: int, reduced: int = 32):
         super().__init__()
-        self.whole_width = self.local_width = 2 * width
-        self.patches = patches
-        readers = [
-            nn.Sequential(nn.Linear(width, reduced), nn.Flatten(), nn.Linear(patches * reduced, width))
-            for _ in range(1 + with_local)
-        ]
-        self.read_whole, self.read_local = readers[0], readers[1] if with_local else None
+        self.read = nn.Sequential(nn.Linear(width, reduced), nn.Flatten(), nn.Linear(patches * reduced, width))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.read(patches)
+
+
+class Readout(nn.Module):
+    """How the whole streams (SA, PWCA) and GLCA are read: at CLS, joined with what else their names say.
+
+    whole: "cls" alone, or joined with all patches by "place". local: joined with the "mean" of the selected patches,
+    or with all patches by "place", the selected ones as the second look left them; or "cls" alone, which nobody should
+    want: CLS sees no other row of GLCA, so that it comes out the same whatever was selected.
+    """
+
+    def __init__(self, width: int, patches: int, whole: str, local: str | None):
+        super().__init__()
+        self.local_kind = local
+        self.whole_width = width if whole == "cls" else 2 * width
+        self.local_width = width if local == "cls" else 2 * width
+        self.whole_places = ByPlace(width, patches) if whole == "place" else None
+        self.local_places = ByPlace(width, patches) if local == "place" else None
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether more than CLS is read of whole streams."""
+        return self.whole_places is not None
 
     def whole(self, cls: Tensor, patches: Tensor) -> Tensor:
-        """From CLS [B, C] and all patches [B, N, C] to [B, 2C]."""
-        return torch.cat([cls, self.read_whole(patches)], -1)
+        """From CLS [B, C] and all patches [B, N, C] to [B, whole_width]."""
+        return cls if self.whole_places is None else torch.cat([cls, self.whole_places(patches)], -1)
 
-    def local(self, cls: Tensor, chosen: Tensor, places: Tensor) -> Tensor:
-        """From CLS [B, C] and the chosen tokens [B, L, C], put back in their places [B, L] among zeros, to [B, 2C]."""
-        B, _, C = chosen.shape
-        canvas = chosen.new_zeros(B, self.patches, C).scatter(1, places.unsqueeze(-1).expand(-1, -1, C), chosen)
-        return torch.cat([cls, self.read_local(canvas)], -1)
+    def local(self, cls: Tensor, chosen: Tensor, places: Tensor, patches: Tensor) -> Tensor:
+        """From GLCA's CLS [B, C] and chosen patches [B, L, C], their places [B, L], and all patches as SA left them,
+        [B, N, C], to [B, local_width]."""
+        if self.local_kind == "cls":
+            return cls
+        if self.local_kind == "mean":
+            return torch.cat([cls, chosen.mean(1)], -1)
+        rows = places.unsqueeze(-1).expand_as(chosen)
+        return torch.cat([cls, self.local_places(patches.scatter(1, rows, chosen.to(patches.dtype)))], -1)
 
 
-READOUTS = {"cls": ClsReadout, "tokens": TokenReadout}
+READOUTS = {  # how the whole streams and GLCA are read
+    "cls": ("cls", "mean"),  # the paper's
+    "local_tokens": ("cls", "place"),
+    "tokens": ("place", "place"),
+    "cls_alone": ("cls", "cls"),
+}

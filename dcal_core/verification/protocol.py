@@ -1,6 +1,7 @@
 """Which images are compared, and how: every same-person pair and every co-twin pair of an index.
 
-Unrelated people are never pooled in: against them every system looks good, and that says nothing about twins.
+Unrelated people are never pooled in: against them every system looks good, and that says nothing about twins. They
+are scored apart, for the threshold that face recognition would use.
 Letters: N images, P pairs.
 """
 
@@ -31,16 +32,24 @@ class Pairs:
         return len(self.a)
 
 
+@dataclass(frozen=True, eq=False)
+class Unrelated:
+    """P comparisons of different families: their scores (float64) and the index of either family, each [P]."""
+
+    scores: np.ndarray
+    family_a: np.ndarray
+    family_b: np.ndarray
+
+
 def twin_pairs(index: TwinIndex) -> Pairs:
     """Return all genuine and all co-twin pairs, each once: every pair of images within a family."""
     family_of_image = index.family_of[index.person_of]  # [N]
     a, b, family = [], [], []
-    for number in range(len(index.families)):
-        images = np.flatnonzero(family_of_image == number)
+    for images in _groups(family_of_image):
         first, second = np.triu_indices(len(images), k=1)
         a.append(images[first])
         b.append(images[second])
-        family.append(np.full(len(first), number))
+        family.append(np.full(len(first), family_of_image[images[0]]))
     a, b, family = (np.concatenate([np.empty(0, dtype=np.int64), *column]) for column in (a, b, family))
     return Pairs(a, b, index.person_of[a] == index.person_of[b], family)
 
@@ -114,3 +123,45 @@ def _groups(labels: np.ndarray) -> list[np.ndarray]:
     """Positions of each distinct label."""
     _, sizes = np.unique(labels, return_counts=True)
     return np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1]) if len(labels) else []
+
+
+def unrelated_scores(
+    model, features: Features, index: TwinIndex, most_images=2000, seed=0, block=256, device="cpu"
+) -> Unrelated:
+    """Return the comparisons of people of different families, each two images once, higher = more alike.
+
+    model: on `device` already; features: [N], of all images of the index. Of more than `most_images` images so many
+    are drawn, evenly over people; they are compared in squares of at most `block` x `block` images. ValueError if
+    the features are not those of the index, or all of one family.
+    """
+    if len(features) != len(index.person_of):
+        raise ValueError(f"the index has {len(index.person_of)} images, but {len(features)} were encoded")
+    if block < 1 or most_images < 2:
+        raise ValueError(f"takes block of at least 1 image and most_images of 2, got {block} and {most_images}")
+    images = _even_draw(index.person_of, most_images, seed)
+    family = index.family_of[index.person_of[images]]
+    if len(np.unique(family)) < 2:
+        raise ValueError("unrelated comparisons need drawn images of at least 2 families: add one or raise most_images")
+    blocks = np.split(np.arange(len(images)), range(block, len(images), block))  # positions among the images drawn
+    found = []
+    with _evaluating(model):
+        for number, rows in enumerate(blocks):
+            left = features[torch.from_numpy(images[rows])].to(device)
+            for columns in blocks[number:]:
+                wanted = (family[rows, None] != family[columns]) & (rows[:, None] < columns)
+                if not wanted.any():
+                    continue
+                right = features[torch.from_numpy(images[columns])].to(device)
+                square = model.compare(left, right).float().cpu().numpy()  # [rows, columns]
+                row, column = np.nonzero(wanted)
+                found.append((square[wanted].astype(np.float64), family[rows[row]], family[columns[column]]))
+    return Unrelated(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _even_draw(person_of: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many images, in rising order: everyone's first in a random order, then everyone's second, and on."""
+    shuffled = np.random.default_rng(seed).permutation(len(person_of))
+    turn = np.empty(len(person_of), dtype=np.int64)
+    for positions in _groups(person_of[shuffled]):
+        turn[positions] = np.arange(len(positions))
+    return np.sort(shuffled[np.argsort(turn, kind="stable")][:most])

@@ -20,6 +20,7 @@ from dcal_core.data.twins import DataError
 
 FAMILIES, IMAGES, TEST_FAMILIES = 8, 3, 2
 TINY = dict(image_size=32, synthetic_families=FAMILIES, synthetic_images=IMAGES, validation_share=0.25)
+TINY |= dict(synthetic_test_families=TEST_FAMILIES)
 CONFIG = Config(**TINY)
 
 
@@ -36,7 +37,6 @@ def elsewhere(monkeypatch, tmp_path, scratch):
     monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "no_input")
     monkeypatch.setattr(splits, "scratch_root", lambda: scratch)
     monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
-    monkeypatch.setattr(splits, "TEST_FAMILIES", TEST_FAMILIES)
     monkeypatch.chdir(tmp_path)
 
 
@@ -113,9 +113,10 @@ def test_drawing_again_is_not_needed(drawn, monkeypatch):
 
 
 def test_other_drawings_are_kept_elsewhere(drawn):
-    others = [Config(**TINY | change) for change in ({"synthetic_families": 4}, {"synthetic_difficulty": 1.0})]
+    others = [Config(**TINY | change) for change in ({"synthetic_families": 4}, {"synthetic_test_families": 3})]
+    others.append(Config(**TINY, synthetic_difficulty=1.0))
     roots = [splits.draw_twins(config) for config in others]
-    assert len({drawn, *roots}) == 3 and len(list((drawn / "train").iterdir())) == 2 * FAMILIES
+    assert len({drawn, *roots}) == 4 and len(list((drawn / "train").iterdir())) == 2 * FAMILIES
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["data_root", "searched"])

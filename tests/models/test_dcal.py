@@ -14,7 +14,7 @@ from dcal_core.models.attention import attention_map, joint_block
 from dcal_core.models.backbones import hybrid_tiny
 from dcal_core.models.dcal import DCAL, unit_concat
 from dcal_core.models.features import Features
-from dcal_core.models.readouts import READOUTS
+from dcal_core.models.readouts import READOUTS, Readout
 
 SIZE, PATCHES, WIDTH, DEPTH = 32, 16, 32, 3
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -197,38 +197,41 @@ def test_chosen_patches_ask_from_their_own_places(kind):
 
 
 @torch.no_grad()
-def test_patches_read_by_place_are_put_back_where_they_were():
-    readout = READOUTS["tokens"](width=4, patches=6, reduced=2)
+def test_selected_patches_are_put_back_among_the_others():
+    readout = Readout(width=4, patches=6, whole="place", local="place")
     assert readout.whole_width == readout.local_width == 8
     cls, chosen, places = torch.randn(2, 4), torch.randn(2, 3, 4), torch.tensor([[5, 0, 2], [1, 4, 3]])
-    embedding = readout.local(cls, chosen, places)
-    reduce, _, join = readout.read_local
+    patches = torch.randn(2, 6, 4)
+    embedding = readout.local(cls, chosen, places, patches)
+    reduce, _, join = readout.local_places.read
     for b in range(2):
-        rows = torch.zeros(6, 4)
+        rows = patches[b].clone()
         for token, place in zip(chosen[b], places[b].tolist(), strict=True):
             rows[place] = token
         expected = torch.cat([cls[b], join(torch.cat([reduce(row) for row in rows]))])
         torch.testing.assert_close(embedding[b], expected)
     order = torch.tensor([2, 0, 1])  # in which order they were selected is no matter, where they were is
-    torch.testing.assert_close(readout.local(cls, chosen[:, order], places[:, order]), embedding)
-    assert not torch.allclose(readout.local(cls, chosen[:, order], places), embedding)
+    torch.testing.assert_close(readout.local(cls, chosen[:, order], places[:, order], patches), embedding)
+    assert not torch.allclose(readout.local(cls, chosen[:, order], places, patches), embedding)
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
+@pytest.mark.parametrize("readout", ["tokens", "local_tokens"])
 @torch.no_grad()
-def test_readout_by_place_gets_the_patches_of_its_branch(ratio):
-    model, images = make_model("read by place", local_ratio=ratio), make_images(2)
+def test_readout_by_place_gets_the_patches_of_its_branch(ratio, readout):
+    model, images = make_model("read by place", local_ratio=ratio, readout=readout), make_images(2)
     features = model.encode(images, trace=True)
     tokens, _ = plain_blocks(model, images)
-    prefix = model.vit.num_prefix_tokens
+    prefix, close = model.vit.num_prefix_tokens, {"atol": 1e-5, "rtol": 1e-5}
     patches = model.vit.norm(tokens)[:, prefix:]
-    torch.testing.assert_close(features.parts["sa"][:, WIDTH:], model.readout.read_whole(patches), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features.parts["sa"][:, :WIDTH], model.vit.norm(tokens)[:, 0], **close)
+    if readout == "tokens":
+        torch.testing.assert_close(features.parts["sa"][:, WIDTH:], model.readout.whole_places(patches), **close)
     again = model.vit.norm(model.glca[0](tokens))[:, prefix:]
-    seen = torch.zeros_like(again)
     for b, row in enumerate(features.trace["selected"].tolist()):
         for n in row:
-            seen[b, n - prefix] = again[b, n - prefix]
-    torch.testing.assert_close(features.parts["glca"][:, WIDTH:], model.readout.read_local(seen), atol=1e-5, rtol=1e-5)
+            patches[b, n - prefix] = again[b, n - prefix]
+    torch.testing.assert_close(features.parts["glca"][:, WIDTH:], model.readout.local_places(patches), **close)
 
 
 @pytest.mark.parametrize("kind", ["plain", "registers", "read by place", *EVA_BACKBONES])

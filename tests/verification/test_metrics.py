@@ -1,22 +1,21 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import det_curve, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import binary_auroc, binary_eer
 
-from dcal_core.verification import metrics
 from dcal_core.verification.metrics import (
+    Folds,
     accuracy,
-    draw_families,
+    eer_on_hull,
     equal_error_rate,
     error_rates,
     family_weights,
     fnmr_at_fmr,
+    fold_accuracy,
     rates_at,
-    resolvable_fmr,
     roc_auc,
-    roc_band,
-    summarise,
     tar_at_fmr,
 )
 
@@ -27,15 +26,6 @@ def random_case(seed, count=200, levels=None):
     genuine = np.arange(count) % 3 > 0
     scores = rng.normal(size=count) + genuine
     return (np.round(scores * levels) / levels if levels else scores), genuine
-
-
-def clustered_case(families=12, each=10, seed=0, spread=1.0):
-    """Scores, genuine and family of `each` comparisons per class and family; a family shares a shift."""
-    rng = np.random.default_rng(seed)
-    family = np.tile(np.repeat(np.arange(families), each), 2)
-    genuine = np.repeat([True, False], families * each)
-    scores = 1.5 * genuine + spread * rng.normal(size=families)[family] + rng.normal(size=len(family))
-    return scores, genuine, family
 
 
 cases = pytest.mark.parametrize("case", [random_case(0), random_case(1, levels=2), random_case(2, 50, levels=1)])
@@ -121,7 +111,7 @@ def test_whole_weights_are_repetitions(case):
     scores, genuine = case
     weights = np.random.default_rng(3).integers(0, 4, len(scores))
     repeated = np.repeat(scores, weights), np.repeat(genuine, weights)
-    for metric in (roc_auc, lambda *a: equal_error_rate(*a)[0]):
+    for metric in (roc_auc, eer_on_hull, lambda *a: equal_error_rate(*a)[0]):
         assert metric(scores, genuine, weights) == pytest.approx(metric(*repeated), abs=1e-12)
     for metric in (rates_at, accuracy, tar_at_fmr, fnmr_at_fmr):
         assert metric(scores, genuine, 0.2, weights) == pytest.approx(metric(*repeated, 0.2), abs=1e-12)
@@ -133,16 +123,9 @@ def test_rising_transforms_change_nothing(case):
     for transform in (np.exp, np.arctan, lambda s: 3 * s - 7):
         changed = transform(scores)
         assert equal_error_rate(changed, genuine)[0] == pytest.approx(equal_error_rate(scores, genuine)[0])
+        assert eer_on_hull(changed, genuine) == pytest.approx(eer_on_hull(scores, genuine))
         assert roc_auc(changed, genuine) == pytest.approx(roc_auc(scores, genuine))
         assert tar_at_fmr(changed, genuine, 0.1) == pytest.approx(tar_at_fmr(scores, genuine, 0.1))
-
-
-def test_order_changes_nothing():
-    scores, genuine, family = clustered_case()
-    order = np.random.default_rng(0).permutation(len(scores))
-    there = summarise(scores[order], genuine[order], family[order], 0.7, draws=20)
-    here = summarise(scores, genuine, family, 0.7, draws=20)
-    assert here["eer"] == pytest.approx(there["eer"])
 
 
 def test_family_weights_even_out_families_within_each_class():
@@ -156,128 +139,127 @@ def test_family_weights_even_out_families_within_each_class():
         family_weights(family[:-1], genuine)
 
 
-NAMES = ("eer", "roc_auc", "accuracy", "fmr", "fnmr", "tar_at_fmr_0.1", "tar_at_fmr_0.05", "tar_at_fmr_0.01")
+# EER on the hull
 
 
-def naive_metrics(scores, genuine, threshold, weights):
-    fmr, fnmr = rates_at(scores, genuine, threshold, weights)
-    tars = [tar_at_fmr(scores, genuine, limit, weights) for limit in (0.1, 0.05, 0.01)]
-    share = accuracy(scores, genuine, threshold, weights)
-    return [
-        equal_error_rate(scores, genuine, weights)[0],
-        roc_auc(scores, genuine, weights),
-        share,
-        fmr,
-        fnmr,
-        *tars,
-    ]
+@pytest.mark.parametrize(
+    ("genuine_scores", "impostor_scores", "eer"),
+    [
+        ([3, 4], [1, 2], 0),
+        ([1, 2], [3, 4], 0.5),  # worse than chance: the hull is the chance line, though the curves cross at 1
+        ([1, 1], [1, 1], 0.5),
+        ([2, 4], [1, 3], 1 / 4),  # the edge from (fmr 1/2, fnmr 0) to (0, 1/2)
+        ([2, 3, 4, 5], [0, 1, 1.5, 4.5], 3 / 16),  # the edge from (1/4, 0) to (0, 3/4): 3 fmr + fnmr = 3/4
+    ],
+)
+def test_hull_on_hand_made_lists(genuine_scores, impostor_scores, eer):
+    genuine = [True] * len(genuine_scores) + [False] * len(impostor_scores)
+    assert eer_on_hull([*genuine_scores, *impostor_scores], genuine) == pytest.approx(eer)
 
 
-@pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize("chunk", [500, 2_000_000])
-def test_bootstrap_equals_a_naive_loop(monkeypatch, even, chunk):
-    monkeypatch.setattr(metrics, "resolvable_fmr", lambda impostors, families: 0)
-    monkeypatch.setattr(metrics, "_CHUNK", chunk)
-    scores, genuine, family = clustered_case(families=6, each=5)
-    scores = np.round(scores, 1)  # ties
-    kept = np.arange(len(scores)) % 7 > 0  # families of unequal sizes
-    scores, genuine, family = scores[kept], genuine[kept], family[kept]
-    weights = family_weights(family, genuine) if even else np.ones(len(scores))
-    replicates = []
-    for counts in draw_families(6, draws=40, seed=5):
-        chosen = np.concatenate([np.flatnonzero(family == f) for f in np.repeat(np.arange(6), counts)])
-        replicates.append(naive_metrics(scores[chosen], genuine[chosen], 0.7, weights[chosen]))
-    low, high = np.percentile(replicates, (2.5, 97.5), axis=0)
-    values = naive_metrics(scores, genuine, 0.7, weights)
-    result = summarise(scores, genuine, 10 * family + 3, 0.7, draws=40, seed=5, weights=weights)
-    for column, name in enumerate(NAMES):
-        expected = {"value": values[column], "low": low[column], "high": high[column]}
-        assert result[name] == pytest.approx(expected, abs=1e-9), name
+def eer_by_pav(scores, genuine):
+    """The ROC of scores that PAV has pooled is the hull; EER = max over priors of the lowest error (minimax)."""
+    pooled = IsotonicRegression().fit_transform(scores, genuine.astype(float))
+    _, fmr, fnmr = error_rates(pooled, genuine)
+    gap = fnmr - fmr
+    return np.interp(0, gap, fmr)
 
 
-def test_band_equals_a_naive_loop():
-    scores, genuine, family = clustered_case(families=5, each=6)
-    grid = [0, 0.1, 0.5, 1]
-    tar = []
-    for counts in draw_families(5, draws=30, seed=2):
-        tar.append([tar_at_fmr(scores, genuine, limit, counts[family]) for limit in grid])
-    low, high = roc_band(scores, genuine, family, grid, draws=30, seed=2)
-    np.testing.assert_allclose([low, high], np.percentile(tar, (2.5, 97.5), axis=0))
+def eer_by_priors(scores, genuine):
+    _, fmr, fnmr = error_rates(scores, genuine)
+    return max((prior * fnmr + (1 - prior) * fmr).min() for prior in np.linspace(0, 1, 4001))
 
 
-def test_a_seed_fixes_the_intervals():
-    case = clustered_case()
-    first, again, other = (summarise(*case, 0.7, draws=50, seed=seed) for seed in (1, 1, 2))
-    assert first == again
-    assert first["eer"]["value"] == other["eer"]["value"]
-    assert first["eer"] != other["eer"]
+@pytest.mark.parametrize("case", [random_case(seed, 120, levels) for seed in range(8) for levels in (None, 3)])
+def test_hull_agrees_with_pav_and_with_the_worst_prior(case):
+    ours = eer_on_hull(*case)
+    assert ours == pytest.approx(eer_by_pav(*case), abs=1e-12)
+    assert ours == pytest.approx(eer_by_priors(*case), abs=3e-4)
+    assert ours <= equal_error_rate(*case)[0] + 1e-12
 
 
-def test_intervals_are_wider_where_families_differ():
-    def width(family_of):
-        scores, genuine, family = clustered_case(families=30, each=30)
-        result = summarise(scores, genuine, family_of(family), 0.7, draws=200)["fmr"]
-        assert result["low"] < result["value"] < result["high"]
-        return result["high"] - result["low"]
-
-    clustered = width(lambda family: family)
-    as_if_independent = width(lambda family: np.arange(len(family)))
-    assert clustered > 2 * as_if_independent
+# Accuracy over folds
 
 
-def test_an_unresolvable_tar_is_named_and_not_printed():
-    scores, genuine, family = clustered_case(families=25, each=40)
-    result = summarise(scores, genuine, family, 0.7, draws=20)
-    assert resolvable_fmr(1000, 25) == 0.04 and resolvable_fmr(300, 25) == 0.1
-    assert result["tar_at_fmr_0.05"]["value"] > 0
-    assert result["tar_at_fmr_0.01"] == {"value": None, "reason": "not resolvable with 25 families"}
-    assert result["counts"] == {"genuine": 1000, "impostor": 1000, "families": 25, "draws": 20}
+def naive_fold_accuracy(scores, genuine, fold_of):
+    """Every threshold midway between training scores, tried one by one; the lowest of the best is taken."""
+    right = 0
+    for fold in set(fold_of):
+        train, test = fold_of != fold, fold_of == fold
+        distinct = sorted(set(scores[train]))
+        candidates = [-np.inf, *((a + b) / 2 for a, b in zip(distinct, distinct[1:], strict=False)), np.inf]
+        best = max(candidates, key=lambda t: (((scores[train] >= t) == genuine[train]).sum(), -t))
+        right += ((scores[test] >= best) == genuine[test]).sum()
+    return right / len(scores)
 
 
-def test_one_family_gives_values_without_intervals():
-    scores, genuine, family = clustered_case(families=1, each=20)
-    result = summarise(scores, genuine, family, 0.7, draws=20)
-    assert result["eer"]["value"] >= 0 and result["eer"]["low"] is result["eer"]["high"] is None
-    assert result["counts"]["draws"] == 0
-    assert np.isnan(roc_band(scores, genuine, family, [0.1, 0.5])).all()
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("levels", [None, 2])
+def test_fold_accuracy_equals_a_naive_loop(seed, levels):
+    scores, genuine = random_case(seed, 90, levels)
+    family = np.arange(90) // 18  # fewer families than folds: each is a fold
+    assert fold_accuracy(scores, genuine, family) == pytest.approx(naive_fold_accuracy(scores, genuine, family))
 
 
-def test_draws_without_impostors_are_left_out():
-    family = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 1])  # six of eight families have no co-twin
-    genuine = np.arange(10) < 8
-    result = summarise(np.arange(10.0), genuine, family, 5, draws=200)
-    assert 100 < result["counts"]["draws"] < 200
-    assert np.isfinite(result["eer"]["low"])
+def test_fold_accuracy_by_hand():
+    # Trained on family 1 the threshold is 2.5, and both of family 0 fail. Trained on family 0, whose order is wrong,
+    # accepting all is as good as rejecting all: the lower threshold, -inf, has 1 of 3 right in family 1.
+    scores, genuine = [5.0, 2.0, 3.0, 1.0, 2.0], [0, 1, 1, 0, 0]
+    assert fold_accuracy(scores, genuine, [0, 0, 1, 1, 1]) == pytest.approx(1 / 5)
+    # A family that counts twice as much is right twice as often.
+    assert fold_accuracy(scores, genuine, [0, 0, 1, 1, 1], weights=[1, 1, 2, 2, 2]) == pytest.approx(2 / 8)
+
+
+def test_folds_hold_whole_families_and_about_as_many_comparisons():
+    random = np.random.default_rng(0)
+    sizes = random.integers(8, 300, 31)
+    member = random.permutation(np.repeat(np.arange(31), sizes))
+    scores, genuine = random.normal(size=len(member)), np.arange(len(member)) % 2 == 0
+    tests = [test for _, _, test in Folds(scores, genuine, member, np.ones(len(member)), 31).parts]
+    assert len(tests) == 10 and sorted(np.concatenate(tests)) == list(range(len(member)))
+    assert sum(len(np.unique(member[test])) for test in tests) == 31
+    assert max(map(len, tests)) < 1.3 * min(map(len, tests))  # families alone differ by a factor of 37
+
+
+def test_fold_accuracy_depends_neither_on_order_nor_on_scale():
+    scores, genuine = random_case(0)
+    family, order = np.arange(200) // 10, np.random.default_rng(1).permutation(200)
+    expected = fold_accuracy(scores, genuine, family)
+    assert 0.5 < expected < accuracy(scores, genuine, equal_error_rate(scores, genuine)[1]) + 0.1
+    assert fold_accuracy(scores[order], genuine[order], family[order]) == pytest.approx(expected)
+    assert fold_accuracy(3 * scores - 7, genuine, 10 * family + 1) == pytest.approx(expected)
+
+
+def test_a_threshold_from_the_same_fold_would_flatter():
+    family, genuine = np.repeat(np.arange(30), 4), np.tile([True, False], 60)
+    noise = [np.random.default_rng(seed).normal(size=120) for seed in range(8)]  # says nothing
+    best = [max(accuracy(scores, genuine, t) for t in scores) for scores in noise]
+    assert np.mean([fold_accuracy(scores, genuine, family) for scores in noise]) < 0.51 < 0.53 < np.mean(best)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"family": [3, 3, 3, 3]}, "needs 2 families and 2 folds or more, got 1 and 10"),
+        ({"folds": 1}, "needs 2 families and 2 folds or more, got 2 and 1"),
+        ({"family": [0, 1]}, r"family must be \[P\]"),
+        ({"genuine": [1, 1, 1, 1]}, "got 4 genuine and 0 impostor comparisons"),
         ({"scores": [1.0, np.nan, np.inf, 2.0]}, "2 of 4 scores are not finite"),
         ({"scores": [1.0, 2.0]}, r"must be \[P\]"),
         ({"scores": [[1.0, 2.0, 3.0, 4.0]]}, r"must be \[P\]"),
-        ({"genuine": [1, 1, 1, 1]}, "got 4 genuine and 0 impostor comparisons"),
-        ({"genuine": [0, 0, 0, 0]}, "got 0 genuine and 4 impostor comparisons"),
         ({"genuine": [0, 1, 2, 1]}, "only True and False"),
-        ({"family": [0, 1]}, r"family must be \[P\]"),
-        ({"threshold": np.nan}, "threshold must be finite"),
-        ({"draws": 0}, "draws must be at least 1"),
         ({"weights": [1, 1, -1, 1]}, "not negative"),
         ({"weights": [1, 1, 0, 0]}, "got 2 genuine and 0 impostor comparisons"),
         ({"scores": [], "genuine": [], "family": []}, "got 0 genuine and 0 impostor"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(change, message):
-    good = {"scores": [1.0, 2.0, 3.0, 4.0], "genuine": [1, 1, 0, 0], "family": [0, 1, 0, 1], "threshold": 0.5}
+    good = {"scores": [1.0, 2.0, 3.0, 4.0], "genuine": [1, 1, 0, 0], "family": [0, 1, 0, 1]}
     with pytest.raises(ValueError, match=message):
-        summarise(**good | change)
+        fold_accuracy(**good | change)
 
 
-@pytest.mark.parametrize("families", [3, 31])
-def test_no_error_in_n_families_still_allows_some(families):
-    family = np.repeat(np.arange(families), 4)
-    genuine = np.tile([True, True, False, False], families)
-    result = summarise(genuine.astype(float), genuine, family, threshold=0.5, draws=100)
-    bound = 1 - 0.05 ** (1 / families)  # the share at which N families without an error have a chance of 5 %
-    assert (result["eer"]["low"], result["eer"]["value"], result["eer"]["high"]) == (0, 0, pytest.approx(bound))
-    assert (result["accuracy"]["low"], result["accuracy"]["high"]) == (pytest.approx(1 - bound), 1)
+def test_a_threshold_must_be_finite():
+    for metric in (rates_at, accuracy):
+        with pytest.raises(ValueError, match="threshold must be finite, got nan"):
+            metric([1.0, 2.0], [1, 0], np.nan)

@@ -10,7 +10,7 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex, read_index
 from dcal_core.models.features import Features
 from dcal_core.verification import protocol
-from dcal_core.verification.protocol import Pairs, encode_images, score_pairs, twin_pairs
+from dcal_core.verification.protocol import Pairs, encode_images, score_pairs, twin_pairs, unrelated_scores
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
 
@@ -166,3 +166,54 @@ def test_bad_calls_are_refused():
         score_pairs(Toy(), features, pairs)
     with pytest.raises(ValueError, match="block must be at least 1"):
         score_pairs(Toy(), Features({"mean": torch.randn(4, 3)}), pairs, block=0)
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 64])
+def test_unrelated_scores_equal_a_naive_double_loop(block):
+    index = toy_index([1, 3, 2], [2, 2, 3, 4, 1, 2])
+    model = Toy()
+    features = encode_images(model, toy_store(len(index.paths)), 4, progress=False)
+    found = unrelated_scores(model, features, index, block=block)
+    family, expected = index.family_of[index.person_of], []
+    with torch.inference_mode():
+        for a, b in combinations(range(len(family)), 2):
+            if family[a] != family[b]:  # so the triplets are never compared with one another
+                score = float(model.eval().compare(features[[a]], features[[b]]))
+                expected.append((round(score, 3), family[a], family[b]))
+    scores = np.round(found.scores, 3)
+    assert found.scores.dtype == np.float64 and model.largest <= block
+    assert sorted(zip(scores, found.family_a, found.family_b, strict=True)) == sorted(expected)
+
+
+def test_unrelated_images_are_drawn_evenly_over_people():
+    index = toy_index([2, 2, 1], [40, 2, 3, 9, 1])
+    drawn = protocol._even_draw(index.person_of, 13, seed=0)
+    assert len(np.unique(drawn)) == 13 and (np.diff(drawn) > 0).all()
+    assert np.bincount(index.person_of[drawn]).tolist() in ([4, 2, 3, 3, 1], [3, 2, 3, 4, 1])
+    np.testing.assert_array_equal(drawn, protocol._even_draw(index.person_of, 13, seed=0))
+    others = [protocol._even_draw(index.person_of, 5, seed) for seed in range(400)]
+    assert all(np.bincount(index.person_of[other]).tolist() == [1] * 5 for other in others)
+    assert {other[0] for other in others} == set(range(40))  # any image of a person may be drawn
+    few = [index.person_of[protocol._even_draw(index.person_of, 2, seed)] for seed in range(200)]
+    assert set(np.concatenate(few)) == set(range(5))  # and any person, where not all can be
+    np.testing.assert_array_equal(protocol._even_draw(index.person_of, 99, seed=0), np.arange(55))
+
+
+def test_unrelated_comparisons_are_bounded():
+    index = toy_index([2] * 10, [5] * 20)
+    features, model = Features({"mean": torch.randn(100, 3)}), Toy()
+    found = unrelated_scores(model, features, index, most_images=40, block=8)
+    assert len(found.scores) == 40 * 36 // 2  # two images each of 20 people: four of every family
+    assert model.largest == 8 and model.compared == 15 * 8 * 8  # half of the 5 x 5 squares, and the diagonal
+    assert (found.family_a != found.family_b).all()
+
+
+def test_bad_calls_of_unrelated_scores_are_refused():
+    index, features = toy_index([2, 1], [2, 2, 1]), Features({"mean": torch.randn(5, 3)})
+    with pytest.raises(ValueError, match="the index has 5 images, but 4 were encoded"):
+        unrelated_scores(Toy(), features[:4], index)
+    for wrong in ({"block": 0}, {"most_images": 1}):
+        with pytest.raises(ValueError, match="block of at least 1 image and most_images of 2"):
+            unrelated_scores(Toy(), features, index, **wrong)
+    with pytest.raises(ValueError, match="at least 2 families"):
+        unrelated_scores(Toy(), features[:4], toy_index([2], [2, 2]))

@@ -1,0 +1,66 @@
+"""`python -m dcal_core ablation`: trains what is not trained yet, and writes the table of what each part is worth."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from dcal_core.ablation.effects import as_markdown, draw_effects, effects
+from dcal_core.ablation.rows import ROWS
+from dcal_core.ablation.runs import plan, run_all
+from dcal_core.config import Config, ConfigError, UserError, check_given, load
+from dcal_core.data.splits import open_data
+from dcal_core.environment import banner, gpu_verdict, output_root
+from dcal_core.session import command_parser, given_parameters
+from dcal_core.storage import write_text
+from dcal_core.verification.protocol import twin_pairs
+
+TEST_FAMILIES = 120  # drawn, and none of them trained on: a row's EER within half a point
+
+
+def main(arguments: list[str]) -> int:
+    """Run the ablation, or go on with it; exit status 1 with a sentence where a run fails."""
+    gpu = gpu_verdict()[0]
+    parser = command_parser("ablation", __doc__)
+    parser.set_defaults(preset="demo")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(row.name for row in ROWS)}")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of the main rows")
+    parser.add_argument("--few", type=int, default=2, help="seeds of the others")
+    parser.add_argument("--jobs", type=int, default=1 if gpu else os.cpu_count(), help="runs side by side")
+    parser.add_argument("--folder", type=Path, default=output_root() / "ablation", help="where runs and results go")
+    options = parser.parse_args(arguments)
+    print(banner("Ablation"))
+    try:
+        rows = chosen_rows(options.rows)
+        given, params_dir = given_parameters(options)
+        check_given(dict(given), params_dir)
+        base = load(given.pop("preset"), params_dir, {"synthetic_test_families": TEST_FAMILIES} | given)
+        trials = plan(rows, base, options.folder, options.seeds, options.few)
+        run_all(trials, options.jobs, max(1, os.cpu_count() // options.jobs))
+        report(rows, trials, base, options.folder)
+    except UserError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def chosen_rows(names: list[str] | None) -> tuple:
+    """The rows of these names, all where none are given; raises ConfigError."""
+    known = {row.name: row for row in ROWS}
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"--rows {name}: takes some of {', '.join(known)}.")
+    return tuple(row for row in ROWS if not names or row.name in names)
+
+
+def report(rows: tuple, trials: list, base: Config, folder: Path) -> None:
+    """Print the effects and leave them as ablation.json, ablation.md and ablation.png in the folder."""
+    data = open_data(base, ("test",))
+    index = data["test"].index
+    found = effects(rows, trials, twin_pairs(index), base.bootstrap_draws)
+    table = as_markdown(found)
+    about = {"data": data.label, "test_families": len(index.families), "parameters": base.as_dict(), "rows": found}
+    write_text(folder / "ablation.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "ablation.md", table + "\n")
+    draw_effects(found, data.label).savefig(folder / "ablation.png", dpi=110)
+    print(f"\n{data.label}, {len(index.families)} unseen families\n\n{table}\n\nTable, figure and JSON: {folder}")

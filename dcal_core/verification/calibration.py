@@ -1,0 +1,243 @@
+"""Scores into log likelihood ratios (LLR), fitted on validation families, and what they are worth.
+
+LLR: ln of p(score | same person) / p(score | co-twins), which at equal priors is the log-odds. Sources: Brümmer & du
+Preez, Computer Speech and Language 20 (2006); Morrison, Australian Journal of Forensic Sciences 45 (2013).
+Letters: P comparisons, F families, B bins.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from sys import float_info
+
+import numpy as np
+from scipy.special import expit, logit, xlogy
+from sklearn.isotonic import IsotonicRegression, isotonic_regression
+from sklearn.linear_model import LogisticRegression
+
+from dcal_core.config import brief
+from dcal_core.verification.family_rates import class_sizes, estimate, shares, tabulate, with_draws
+from dcal_core.verification.metrics import ROUNDING, checked, numbered
+
+FEWEST_FAMILIES = 5  # in a bin of the reliability plot: fewer have no spread to speak of
+_RIDGE = 100  # prior variance of the slope on standardised scores: felt only where nothing else bounds it
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """LLR = slope * score + intercept, within ln(families): logistic regression at equal priors (Morrison 2013)."""
+
+    slope: float
+    intercept: float
+    families: int
+
+    def __post_init__(self):
+        _check_numbers("slope and intercept", [self.slope, self.intercept])
+        _check_families(self.families)
+        if self.slope <= 0:
+            raise ValueError(f"calibration: slope must be positive, got {self.slope:g}")
+
+    def llr(self, scores) -> np.ndarray:
+        """Return the natural-log likelihood ratio same : twins of each score, [P]; ValueError if not finite."""
+        return _bounded(self.slope * _checked_scores(scores) + self.intercept, self.families)
+
+    def as_dict(self) -> dict:
+        """Return plain JSON values that `from_dict` reads back."""
+        return {"kind": "logistic", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """LLR linear between knots (rising scores, llrs that do not fall), constant beyond, within ln(families): PAV."""
+
+    scores: list[float]
+    llrs: list[float]
+    families: int
+
+    def __post_init__(self):
+        _check_numbers("scores", self.scores)
+        _check_numbers("llrs", self.llrs)
+        _check_families(self.families)
+        if len(self.scores) != len(self.llrs):
+            raise ValueError(f"calibration: as many llrs as scores, got {len(self.llrs)} and {len(self.scores)}")
+        if (np.diff(self.scores) <= 0).any() or (np.diff(self.llrs) < 0).any():
+            raise ValueError("calibration: scores must rise and llrs must not fall")
+
+    def llr(self, scores) -> np.ndarray:
+        """Return the natural-log likelihood ratio same : twins of each score, [P]; ValueError if not finite."""
+        return _bounded(np.interp(_checked_scores(scores), self.scores, self.llrs), self.families)
+
+    def as_dict(self) -> dict:
+        """Return plain JSON values that `from_dict` reads back."""
+        return {"kind": "isotonic", **asdict(self)}
+
+
+def from_dict(record: dict) -> Logistic | Isotonic:
+    """Return the calibration that `as_dict` wrote; ValueError says which of its values makes no sense."""
+    kinds = {"logistic": Logistic, "isotonic": Isotonic}
+    kind = record.get("kind") if isinstance(record, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"calibration: kind must be one of {', '.join(kinds)}, got {brief(kind)}")
+    values = {name: value for name, value in record.items() if name != "kind"}
+    wanted = [field.name for field in fields(kinds[kind])]
+    if set(values) != set(wanted):
+        raise ValueError(f"calibration: kind {kind} takes {', '.join(wanted)}, got {brief(list(values))}")
+    return kinds[kind](**values)
+
+
+def _check_numbers(name: str, values: list[float]) -> None:
+    plain = isinstance(values, list) and values and all(type(value) in (int, float) for value in values)
+    if not plain or not all(abs(value) <= float_info.max for value in values):
+        raise ValueError(f"calibration: {name} must be finite numbers, got {brief(values)}")
+
+
+def _check_families(families) -> None:
+    if type(families) is not int or families < 2:
+        raise ValueError(f"calibration: families must be a whole number of at least 2, got {brief(families)}")
+
+
+def _checked_scores(scores) -> np.ndarray:
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        raise ValueError(f"scores must be finite numbers [P], got shape {scores.shape}")
+    return scores
+
+
+def _bounded(llr: np.ndarray, families: int) -> np.ndarray:
+    # Of F independent families none can show an event rarer than 1 in F, hence no ratio beyond F; what lies beyond
+    # is the model's extrapolation (Vergeer et al., Science & Justice 56, 2016).
+    return np.clip(llr, -np.log(families), np.log(families))
+
+
+def _balanced(genuine: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights [P] of which each class holds 1: at such equal priors the log-odds are the LLR."""
+    return weights / np.where(genuine, weights[genuine].sum(), weights[~genuine].sum())
+
+
+def _evidence(scores, genuine, family, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Return scores, genuine and balanced weights, each [P], and the number of families that support an LLR."""
+    scores, genuine, weights = checked(scores, genuine, weights)
+    member, families = numbered(family, scores)
+    sizes = class_sizes(genuine, member, weights, families)
+    families = int(np.count_nonzero(sizes, axis=1).min())
+    if families < 2:
+        raise ValueError(f"calibration needs each class from at least 2 families, got {families}: validate on more")
+    return scores, genuine, _balanced(genuine, weights), families
+
+
+def fit_logistic(scores, genuine, family, weights=None) -> Logistic:
+    """Return the affine calibration of scores [P], by logistic regression with classes of equal weight.
+
+    family, weights: [P]. ValueError if genuine scores are not the higher ones on average, or on fewer than 2
+    families. Source: Brümmer & du Preez 2006.
+    """
+    scores, genuine, weights, families = _evidence(scores, genuine, family, weights)
+    same, twins = (np.average(scores[part], weights=weights[part]) for part in (genuine, ~genuine))
+    if same - twins <= ROUNDING * np.abs(scores).max():  # the slope would have the sign of this difference
+        raise ValueError(
+            f"scores do not separate in the right direction: their mean is {same:.4g} for genuine and {twins:.4g} for "
+            "co-twin comparisons: higher must mean more alike"
+        )
+    mean = (same + twins) / 2
+    spread = np.sqrt(np.average((scores - mean) ** 2, weights=weights))
+    # Separable scores have no finite optimum. A wide prior against the evidence of F families in each class gives
+    # them one, and leaves the others as they are: the comparisons within a family are no independent evidence.
+    regression = LogisticRegression(C=_RIDGE, solver="newton-cholesky", tol=1e-8)
+    regression.fit(((scores - mean) / spread)[:, None], genuine, families * weights)
+    slope = float(regression.coef_[0, 0] / spread)
+    return Logistic(slope, float(regression.intercept_[0] - slope * mean), families)
+
+
+def _pav(scores: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> IsotonicRegression:
+    return IsotonicRegression().fit(scores, genuine.astype(np.float64), weights)
+
+
+def fit_isotonic(scores, genuine, family, weights=None) -> Isotonic:
+    """Return the best rising calibration of scores [P], by pooling adjacent violators (PAV).
+
+    family, weights: [P]. ValueError on fewer than 2 families. Source: Zadrozny & Elkan, KDD 2002.
+    """
+    scores, genuine, weights, families = _evidence(scores, genuine, family, weights)
+    pav = _pav(scores, genuine, weights)
+    posterior = pav.y_thresholds_.clip(1 / (1 + families), families / (1 + families))
+    return Isotonic(pav.X_thresholds_.tolist(), logit(posterior).tolist(), families)
+
+
+def cllr(llr, genuine, weights=None) -> float:
+    """Return the cost of log likelihood ratios [P] in bits, 0 perfect, 1 as good as LLR 0 (Brümmer & du Preez)."""
+    llr, genuine, weights = checked(llr, genuine, weights)
+    cost = np.logaddexp(0, np.where(genuine, -llr, llr)) / np.log(2)
+    return float(np.average(cost, weights=_balanced(genuine, weights)))
+
+
+def cllr_min(scores, genuine, weights=None) -> float:
+    """Return the lowest Cllr, in bits, that any rising calibration of these very scores [P] reaches: after PAV."""
+    scores, genuine, weights = checked(scores, genuine, weights)
+    present = weights > 0
+    scores, genuine, weights = scores[present], genuine[present], _balanced(genuine, weights)[present]
+    posterior = _pav(scores, genuine, weights).predict(scores)
+    right = np.where(genuine, posterior, 1 - posterior)  # never 0: a comparison pulls its own pool to its class
+    return float(np.average(-np.log2(right), weights=weights))
+
+
+def cllr_estimates(llr, scores, genuine, family, draws=1000, seed=0, weights=None) -> dict[str, dict]:
+    """Return `cllr` of calibrated scores and the `cllr_min` of the scores in bits, as {"value", "low", "high"}: 95 %
+    bootstrap over families. llr, scores, genuine, family, weights: [P]."""
+    llr, genuine, weights = checked(llr, genuine, weights)
+    member, families = numbered(family, llr)
+    counts = with_draws(families, draws, seed)
+    cost = np.logaddexp(0, np.where(genuine, -llr, llr)) / np.log(2)
+    costs, totals = (counts @ tabulate(member, genuine * 1, part, families, 2) for part in (weights * cost, weights))
+    with np.errstate(invalid="ignore"):  # a draw without one of the classes: NaN
+        bits = {"cllr": (costs / totals).mean(1)}
+    _, level = np.unique(scores, return_inverse=True)
+    draws_min = (_least_cost(level, genuine, weights * count[member]) for count in counts)
+    bits["cllr_min"] = np.where(np.isnan(bits["cllr"]), np.nan, list(draws_min))
+    found = {}
+    for name, values in bits.items():
+        # `interval` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
+        share = estimate(values / (1 + values), np.bincount(member, weights))
+        found[name] = {key: None if value is None else value / (1 - value) for key, value in share.items()}
+    return found
+
+
+def _least_cost(level: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> float:
+    """Return Cllr after PAV, in bits, of comparisons [P] at numbered score levels: `cllr_min` without its checks."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = _balanced(genuine, weights)
+    same, both = np.bincount(level, weights * genuine), np.bincount(level, weights)
+    same, both = same[both > 0], both[both > 0]
+    posterior = isotonic_regression(same / both, sample_weight=both).clip(0, 1)
+    return float(-(xlogy(same, posterior) + xlogy(both - same, 1 - posterior)).sum() / (2 * np.log(2)))
+
+
+def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None) -> list[dict]:
+    """Return, for each of the B equal bins of the posterior at equal priors, what was observed: a reliability plot.
+
+    llr, genuine, family, weights: [P]. Each bin: `from` and `to`, its mean `posterior`, `count` of comparisons,
+    `families`, and `observed`, the class-balanced share of genuine with its 95 % interval, bootstrap over families.
+    In a bin of fewer than FEWEST_FAMILIES families `observed` is None.
+    """
+    llr, genuine, weights = checked(llr, genuine, weights)
+    member, families = numbered(family, llr)
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    edges, posterior = np.linspace(0, 1, bins + 1), expit(llr)
+    bin_of = np.searchsorted(edges[1:-1], posterior, side="right")
+    cell = np.where(genuine, bin_of, bins + bin_of)
+    rows = with_draws(families, draws, seed) @ tabulate(member, cell, weights, families, 2 * bins)
+    genuine_share, impostor_share = shares(rows[:, :bins]), shares(rows[:, bins:])
+    with np.errstate(invalid="ignore"):  # a draw that leaves the bin empty: NaN
+        observed = genuine_share / (genuine_share + impostor_share)
+    weights = _balanced(genuine, weights)
+    return [
+        _bin(edges[number : number + 2], bin_of == number, posterior, member, weights, observed[:, number])
+        for number in range(bins)
+    ]
+
+
+def _bin(edges, inside, posterior, member, weights, observed) -> dict:
+    sizes = np.bincount(member[inside], weights[inside])
+    families = int(np.count_nonzero(sizes))
+    mean = float(np.average(posterior[inside], weights=weights[inside])) if families else None
+    found = {"from": float(edges[0]), "to": float(edges[1]), "posterior": mean}
+    found |= {"count": int(inside.sum()), "families": families}
+    return found | {"observed": estimate(observed, sizes) if families >= FEWEST_FAMILIES else None}

@@ -1,0 +1,76 @@
+"""Several systems' scores made into one by logistic regression (Brümmer et al., 2007, doi 10.1109/TASL.2007.902870).
+
+P comparisons, M systems.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """A weighted sum of M standardised scores: `weight` >= 0, `mean` and `scale`, each [M], and `offset`."""
+
+    weight: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    offset: float
+
+    def fuse(self, scores) -> np.ndarray:
+        """Scores [P, M] -> fused scores [P], higher = more alike: log-odds at equal priors, shrunk towards 0, hence to
+        be calibrated like any other score; raises ValueError on another shape."""
+        scores = np.asarray(scores, dtype=np.float64)
+        if scores.ndim != 2 or scores.shape[1] != len(self.weight):
+            raise ValueError(f"scores must be [P, {len(self.weight)}], got {scores.shape}")
+        return self.offset + (scores - self.mean) / self.scale @ self.weight
+
+    def as_dict(self) -> dict:
+        """The parameters as plain lists and numbers; the weights, being of standardised scores, can be compared."""
+        arrays = {name: getattr(self, name).tolist() for name in ("weight", "mean", "scale")}
+        return arrays | {"offset": self.offset}
+
+
+def fit_fusion(llrs, genuine, family, weights=None) -> Fusion:
+    """Fit the fusion of M systems on validation comparisons: llrs [P, M] (or any scores), genuine, family, weights [P].
+
+    Both classes weigh the same. No system weighs less than 0: each was made to score genuine pairs higher, so a
+    negative weight would call a pair less alike because a system finds it more alike, which with few families is noise.
+    Raises ValueError on unequal shapes, scores that are not finite, a missing class and when no system is of use.
+    """
+    scores, genuine, weights = _checked(llrs, genuine, family, weights)
+    # Comparisons of one family are no independent evidence: against the penalty, all of them count as one.
+    weights *= len(np.unique(family))
+    standard = StandardScaler().fit(scores, sample_weight=weights)
+    scaled, used = standard.transform(scores), np.arange(scores.shape[1])
+    while len(used):
+        model = LogisticRegression().fit(scaled[:, used], genuine, weights)
+        if model.coef_.min() >= 0:
+            weight = np.zeros(scores.shape[1])
+            weight[used] = model.coef_[0]
+            return Fusion(weight, standard.mean_, standard.scale_, float(model.intercept_[0]))
+        used = np.delete(used, model.coef_.argmin())
+    raise ValueError("no system scores genuine comparisons higher than impostor ones: there is nothing to fuse")
+
+
+def _checked(scores, genuine, family, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scores [P, M], genuine [P] and weights [P] that sum to 1/2 in each class, or say what is wrong."""
+    scores, genuine, family = np.asarray(scores, dtype=np.float64), np.asarray(genuine), np.asarray(family)
+    weights = np.ones(genuine.shape) if weights is None else np.array(weights, dtype=np.float64)
+    shapes = {genuine.shape, family.shape, weights.shape}
+    if scores.ndim != 2 or not scores.shape[1] or shapes != {scores.shape[:1]}:
+        raise ValueError(f"scores must be [P, M], genuine, family, weights [P], got {scores.shape} and {shapes}")
+    if bad := int((~np.isfinite(scores)).sum()):
+        raise ValueError(f"{bad} of {scores.size} scores are not finite")
+    if not np.isin(genuine, (0, 1)).all():
+        raise ValueError("genuine must hold only True and False (or 1 and 0)")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("weights must be finite and not negative")
+    genuine = genuine.astype(bool)
+    for part, name in ((genuine, "genuine"), (~genuine, "impostor")):
+        if not weights[part].sum():
+            raise ValueError(f"both classes are needed, but no {name} comparison has any weight")
+        weights[part] /= 2 * weights[part].sum()
+    return scores, genuine, weights

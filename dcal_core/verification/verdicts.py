@@ -1,0 +1,87 @@
+"""Verdicts of three values: same from one threshold upwards, different below another, undecided between.
+
+Both thresholds are set on validation families for an error that is allowed, and frozen for test families.
+Letters: P comparisons, as in `metrics`.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from dcal_core.verification.family_rates import class_sizes, estimate, shares, tabulate, with_draws
+from dcal_core.verification.metrics import ROUNDING, checked, equal_error_rate, error_rates, numbered
+
+VERDICTS = {"different": -1, "undecided": 0, "same": 1}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Scores from `same_from` are called same, below `different_below` different; ValueError if they overlap."""
+
+    different_below: float
+    same_from: float
+
+    def __post_init__(self):
+        if not -np.inf < self.different_below <= self.same_from < np.inf:
+            raise ValueError(f"different_below must not exceed same_from, both finite, got {self!r}")
+
+
+def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> Thresholds:
+    """Return the thresholds that leave the fewest undecided with at most `error` wrong verdicts in each class.
+
+    scores, genuine, family, weights: [P]. same_from is the lowest score with FMR <= error, different_below the
+    highest with FNMR <= error (ISO/IEC 19795-1). Where they cross both are the EER's threshold. ValueError for an
+    error outside (0, 0.5), or below 1 / families: that one pair of look-alikes decides (see `resolvable_fmr`).
+    """
+    scores, genuine, weights = checked(scores, genuine, weights)
+    member, families = numbered(family, scores)
+    families = int(np.count_nonzero(class_sizes(genuine, member, weights, families), axis=1).min())
+    if not 0 < error < 0.5:
+        raise ValueError(f"error must lie between 0 and 0.5, got {error}")
+    if error * families < 1 - ROUNDING:
+        raise ValueError(
+            f"error={error:g} cannot be resolved with {families} families: allow at least {1 / families:.3g}, or "
+            f"validate on {ceil(1 / error - ROUNDING)} families"
+        )
+    present = weights > 0
+    scores, genuine, weights = scores[present], genuine[present], weights[present]
+    thresholds, fmr, fnmr = error_rates(scores, genuine, weights)
+    thresholds[-1] = np.nextafter(thresholds[-2], np.inf)  # the lowest at which nothing matches
+    same_from = thresholds[np.argmax(fmr <= error + ROUNDING)]
+    different_below = thresholds[np.flatnonzero(fnmr <= error + ROUNDING)[-1]]
+    if different_below > same_from:  # anywhere between both errors are kept; the EER may be outside by one score
+        same_from = different_below = np.clip(equal_error_rate(scores, genuine, weights)[1], same_from, different_below)
+    return Thresholds(float(different_below), float(same_from))
+
+
+def verdicts(scores, thresholds: Thresholds) -> np.ndarray:
+    """Return -1 different, 0 undecided or 1 same for each score, int8 [P]; ValueError on scores that are no number."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} of {scores.size} scores are not a number")
+    return (scores >= thresholds.same_from).astype(np.int8) - (scores < thresholds.different_below)
+
+
+def verdict_rates(scores, genuine, family, thresholds: Thresholds, draws=1000, seed=0, weights=None) -> dict:
+    """Return how genuine and impostor comparisons of test families are judged at thresholds frozen beforehand.
+
+    scores, genuine, family, weights: [P]. `genuine` and `impostor` each hold the shares `same`, `undecided` and
+    `different`, `wrong` is the wrong share of all pairs that got a verdict, each as {"value", "low", "high"}: 95 %
+    bootstrap over families (see `estimate`). Without any verdict `wrong` is {"value": None, "reason": ...}.
+    """
+    scores, genuine, weights = checked(scores, genuine, weights)
+    member, families = numbered(family, scores)
+    outcome = verdicts(scores, thresholds) + np.where(genuine, 1, 4)  # the order of VERDICTS, genuine first
+    table = tabulate(member, outcome, weights, families, 6)
+    rows = with_draws(families, draws, seed) @ table
+    result = {
+        name: {verdict: estimate(share, table[:, part].sum(1)) for verdict, share in zip(VERDICTS, rates, strict=True)}
+        for name, part in (("genuine", slice(3)), ("impostor", slice(3, 6)))
+        for rates in [shares(rows[:, part]).T]
+    }
+    judged = table[:, [0, 2, 3, 5]].sum(1)
+    if not judged.any():
+        return result | {"wrong": {"value": None, "reason": "no comparison got a verdict"}}
+    wrong = shares(np.stack([rows[:, 0] + rows[:, 5], rows[:, 2] + rows[:, 3]], axis=1))[:, 0]
+    return result | {"wrong": estimate(wrong, judged)}

@@ -1,0 +1,67 @@
+"""Figures, metrics and differences as a person would say them."""
+
+import math
+
+METRICS = {
+    "eer": "EER",
+    "eer_hull": "EER on the ROC convex hull",
+    "roc_auc": "ROC-AUC",
+    "accuracy": "accuracy at the threshold",
+    "accuracy_folds": "accuracy, threshold chosen on the other folds",
+    "fmr": "FMR at the threshold",
+    "fnmr": "FNMR at the threshold",
+}
+RATES_AT = {"tar_at_fmr_": "TAR at FMR", "fnmr_at_fmr_": "FNMR at FMR"}
+
+
+def shown(value: float, unit: str) -> str:
+    """A figure as text: a share in "%", "points" (a difference of shares) or "of 100" (natural frequencies, which are
+    misread least: Hoffrage et al., 2000), or a plain number of "bits" or "score"; ValueError where it is not finite."""
+    if not math.isfinite(value):
+        raise ValueError(f"the report cannot show {value}: every figure must be finite")
+    if unit in ("%", "points", "of 100"):
+        return f"{100 * value:.1f} {unit}"
+    return f"{value:.3f}" + (" bits" if unit == "bits" else "")
+
+
+def ends(low: float, high: float, unit: str) -> str:
+    """The two ends of an interval as text, the unit said once: "1.5 to 5.0 %"."""
+    return f"{shown(low, unit).removesuffix(unit).rstrip()} to {shown(high, unit)}"
+
+
+def interval(estimate: dict, unit: str) -> str:
+    """An estimate as text with its 95 % interval, or why there is none."""
+    if estimate["value"] is None:
+        return estimate["reason"]
+    if estimate["low"] is None:
+        return f"{shown(estimate['value'], unit)} (no interval)"
+    return f"{shown(estimate['value'], unit)} ({ends(estimate['low'], estimate['high'], unit)})"
+
+
+def metric_name(metric: str) -> str:
+    """What a metric is called, as "TAR at FMR 1 %" for tar_at_fmr_0.01; ValueError for one that is not known."""
+    if metric in METRICS:
+        return METRICS[metric]
+    for prefix, name in RATES_AT.items():
+        if metric.startswith(prefix):
+            return f"{name} {100 * float(metric.removeprefix(prefix)):g} %"
+    raise ValueError(f"metric {metric!r} is not known to the report")
+
+
+def metric_unit(metric: str) -> str:
+    """The unit in which `shown` writes a metric."""
+    return "score" if metric == "roc_auc" else "%"
+
+
+def compared(difference: dict) -> str:
+    """A paired difference in words: who is better and by how much, or that no difference was shown."""
+    a, b, name = difference["a"], difference["b"], metric_name(difference["metric"])
+    if difference["value"] is None:
+        return f"{name}, {a} and {b}: {difference['reason']}."
+    unit = "score" if difference["metric"] == "roc_auc" else "points"
+    if difference["better"] is None:
+        return f"{name}: no difference shown between {a} and {b}; {a} minus {b} is {interval(difference, unit)}."
+    better, worse = (a, b) if difference["better"] == "a" else (b, a)
+    gain = shown(abs(difference["value"]), unit)
+    low, high = sorted((abs(difference["low"]), abs(difference["high"])))
+    return f"{name}: {better} is better than {worse} by {gain}, 95 % interval {ends(low, high, unit)}."

@@ -1,0 +1,39 @@
+"""A verifier made up of clustered scores, as the tests of the report take it."""
+
+import numpy as np
+
+from dcal_core.data.twins import TwinIndex
+from dcal_core.verification.protocol import Unrelated, twin_pairs
+from dcal_core.verification.report import Scored, System
+
+FAMILIES, IMAGES = 12, 5
+OPTIONS = dict(error=0.1, calibration="logistic", draws=30)
+
+
+def index_of(name: str, families: int) -> TwinIndex:
+    """Pairs of twins with five images each."""
+    names = [(f"{name}{f:02d}a", f"{name}{f:02d}b") for f in range(families)]
+    return TwinIndex(
+        name=name,
+        people=tuple(person for family in names for person in family),
+        families=tuple(names),
+        paths=tuple(f"{image}.png" for image in range(2 * families * IMAGES)),
+        person_of=np.repeat(np.arange(2 * families), IMAGES),
+        family_of=np.repeat(np.arange(families), 2),
+    )
+
+
+def scored(name: str, families: int, separation: float, seed: int) -> Scored:
+    """Clustered scores of an index, genuine ones higher by so much."""
+    index, random = index_of(name, families), np.random.default_rng(seed)
+    pairs = twin_pairs(index)
+    noise = random.normal(size=len(pairs)) + 0.3 * random.normal(size=families)[pairs.family]
+    return Scored(index, pairs, noise + separation * pairs.genuine)
+
+
+def system(name="ours", separation=2.0, seed=0) -> System:
+    random = np.random.default_rng(seed)
+    a, b = np.triu_indices(FAMILIES, k=1)
+    unrelated = Unrelated(random.normal(-1, 1, 60 * len(a)), np.tile(a, 60), np.tile(b, 60))
+    validation, test = (scored(split, FAMILIES, separation, seed + k) for k, split in enumerate(("validation", "test")))
+    return System(name, "made up", validation, test, unrelated)

@@ -1,0 +1,260 @@
+import copy
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from dcal_core.verification.bootstrap import replicate, summarise
+from dcal_core.verification.page import FIGURES, write_page
+from dcal_core.verification.words import METRICS, compared, interval, metric_name, shown
+
+ATTACK = "<script>alert('x')</script>\"&"
+
+
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+UNRESOLVED = {"value": None, "reason": "not resolvable with 31 families"}
+
+
+def metrics(eer=0.032):
+    rates = {f"{kind}_at_fmr_{fmr}": estimate(0.9, 0.8, 0.95) for kind in ("tar", "fnmr") for fmr in (0.1, 0.05)}
+    return {
+        **{name: estimate(0.9, 0.85, 0.95) for name in METRICS},
+        **rates,
+        "eer": estimate(eer, eer / 2, 2 * eer),
+        "tar_at_fmr_0.01": UNRESOLVED,
+        "counts": {"genuine": 1736, "impostor": 1984, "families": 31, "draws": 1000},
+    }
+
+
+@pytest.fixture
+def result():
+    share = estimate(0.5, 0.4, 0.6)
+    answers = {"same": estimate(0.931, 0.9, 0.96), "undecided": share, "different": share}
+    return {
+        "data": "SYNTHETIC",
+        "split": "test",
+        "created": "2026-01-31",
+        "model": "runs/demo/checkpoints/best",
+        "code": "c0de",
+        "fingerprint": "f1n9e4",
+        "threshold": {"value": 0.512, "source": "equal error rate of 18 validation families"},
+        "metrics": metrics(),
+        "metrics_per_family": metrics(0.031),
+        "calibration": {"cllr": estimate(0.2, 0.1, 0.3), "cllr_min": estimate(0.15, 0.1, 0.2), "kind": "logistic"},
+        "verdict": {
+            "thresholds": {"different_below": 0.4, "same_from": 0.6, "error": 0.1, "source": "18 validation families"},
+            "genuine": answers,
+            "impostor": answers,
+            "wrong": share,
+        },
+        "security": [
+            {"fmr": 0.01, "threshold": 0.3, "unrelated_fmr": share, "twin_fmr": share, "fnmr": share},
+            {"fmr": 0.001, "threshold": None, "unrelated_fmr": UNRESOLVED, "twin_fmr": UNRESOLVED, "fnmr": UNRESOLVED},
+        ],
+        "systems": [{"name": "DCAL", "metrics": metrics()}, {"name": "SFace", "metrics": metrics(0.249)}],
+        "differences": [
+            {"a": "DCAL", "b": "SFace", "metric": "eer", "better": "a", **estimate(-0.217, -0.26, -0.17)},
+        ],
+        "confusable": [
+            {"images": [0, 9], "people": ["1", "2"], "score": 0.91, "genuine": False, "matched": True}
+            | {"paths": ["/data/1/1a.jpg", "/data/2/2b.jpg"]}
+        ],
+        "conditions": ["2 images were lost."],
+    }
+
+
+@pytest.fixture
+def figures(tmp_path):
+    file = tmp_path / "figure.png"
+    Image.new("RGB", (4, 3)).save(file)
+    return {name: file.read_bytes() for name in FIGURES} | {"roc": file}
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, the text between them, and whether every tag is closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(page)
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+
+@pytest.fixture
+def read(tmp_path, figures):
+    def write_and_read(result):
+        write_page(tmp_path / "report" / "page.html", result, figures)
+        page = Reader((tmp_path / "report" / "page.html").read_text(encoding="utf-8"))
+        assert page.open == []
+        return page
+
+    return write_and_read
+
+
+def test_first_screen_says_how_good_how_sure_and_on_what(read, result):
+    text = read(result).text
+    first = text[: text.index("Compared with")]
+    assert "About 3.2 of 100 pairs of photographs are judged wrongly" in first
+    assert "anywhere from 1.6 to 6.4 of 100" in first
+    assert "EER , 3.2 % (1.6 to 6.4 %)" in first and "31 families" in first
+    assert "93.1 % 90.0 to 96.0 %" in first
+    assert "0.512" in first and "equal error rate of 18 validation families" in first
+
+
+def test_sections_stand_in_their_order(read, result):
+    text = read(result).text
+    order = ("SYNTHETIC DATA", "answers", "Compared with", "error curves", "probabilities", "against a twin")
+    order += ("worst mistakes", "Conditions", "All metrics")
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+
+
+def test_banner_stands_on_synthetic_data_alone(read, result):
+    assert "nothing about accuracy on real twins" in read(result).text
+    assert "nothing about accuracy on real twins" in read(result | {"data": "my SYNTHETIC set"}).text
+    assert "nothing about accuracy on real twins" not in read(result | {"data": "ND-TWINS"}).text
+
+
+def test_a_system_that_may_be_guessing_is_called_that(read, result):
+    result["metrics"]["eer"] = estimate(0.45, 0.38, 0.51)
+    assert "Not shown to be better than guessing" in read(result).text
+    result["metrics"]["eer"] = estimate(0.1, None, None)
+    assert "cannot be told" in read(result).text and "10.0 % (no interval)" in read(result).text
+
+
+def test_page_needs_nothing_but_itself(read, result):
+    tags = read(result).tags
+    names = {name for name, _ in tags}
+    assert names.isdisjoint({"script", "link", "iframe", "object"})
+    images = [attributes for name, attributes in tags if name == "img"]
+    assert len(images) == len(FIGURES) and all(image["alt"] for image in images)
+    assert all(image["src"].startswith("data:image/png;base64,iVBOR") for image in images)
+    assert not [value for _, attributes in tags for value in attributes.values() if "http:" in (value or "")]
+    assert ("html", {"lang": "en"}) in tags
+
+
+def poison(value):
+    """The same value with every text in it, but for those that choose a branch, made an attack."""
+    if isinstance(value, dict):
+        return {k: v if k in ("metric", "better") else poison(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poison(item) for item in value]
+    return ATTACK if isinstance(value, str) else value
+
+
+def test_every_text_is_escaped(read, result):
+    page = read(poison(result))
+    assert "script" not in {name for name, _ in page.tags}
+    assert page.text.count(ATTACK) >= 15
+
+
+@pytest.mark.parametrize("left_out", [("security",), ("systems", "differences")])
+def test_optional_parts_may_be_left_out(read, result, left_out):
+    page = read({name: part for name, part in result.items() if name not in left_out})
+    missing = {"security": "against a twin", "systems": "Compared with"}[left_out[0]]
+    assert missing not in page.text and "Conditions" in page.text
+
+
+REQUIRED = ("data", "split", "created", "model", "code", "fingerprint", "threshold", "metrics", "metrics_per_family")
+REQUIRED += ("calibration", "verdict", "confusable", "conditions")
+
+
+@pytest.mark.parametrize("name", (*REQUIRED, "systems", "differences"))
+def test_a_missing_part_is_a_sentence_and_leaves_no_file(tmp_path, result, figures, name):
+    del result[name]
+    with pytest.raises(ValueError, match=name):
+        write_page(tmp_path / "page.html", result, figures)
+    assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_a_missing_figure_of_a_part_is_a_sentence(tmp_path, result, figures):
+    for path in (("metrics", "eer"), ("metrics_per_family", "fmr"), ("verdict", "wrong"), ("threshold", "source")):
+        broken = copy.deepcopy(result)
+        del broken[path[0]][path[1]]
+        with pytest.raises(ValueError, match=path[1]):
+            write_page(tmp_path / "page.html", broken, figures)
+
+
+def test_bad_figures_are_sentences(tmp_path, result, figures):
+    with pytest.raises(ValueError, match="takes the figures scores, roc"):
+        write_page(tmp_path / "page.html", result, {"roc": figures["roc"]})
+    with pytest.raises(ValueError, match="no PNG"):
+        write_page(tmp_path / "page.html", result, figures | {"det": b"GIF89a"})
+
+
+def test_nan_is_refused(tmp_path, result, figures):
+    result["threshold"]["value"] = float("nan")
+    with pytest.raises(ValueError, match="must be finite"):
+        write_page(tmp_path / "page.html", result, figures)
+
+
+def test_unresolvable_metrics_show_their_reason(read, result):
+    text = read(result).text
+    assert "TAR at FMR 1 % not resolvable with 31 families" in text
+    assert "0.1 % not resolvable with 31 families" in text  # a threshold on unrelated people
+
+
+def test_takes_what_summarise_gives(read, result):
+    scores, genuine = [0.1, 0.4, 0.3, 0.8, 0.2, 0.9], [0, 1, 0, 1, 0, 1]
+    result["metrics"] = summarise(replicate(scores, genuine, [0, 0, 1, 1, 2, 2], 0.35, draws=20))
+    result["metrics_per_family"] = result["metrics"]
+    result |= {"systems": [], "differences": []}
+    text = read(result).text
+    assert "EER , 0.0 %" in text and "3 families of twins" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0324, "%", "3.2 %"),
+        (-0.0189, "points", "-1.9 points"),
+        (0.2, "of 100", "20.0 of 100"),
+        (0.98765, "score", "0.988"),
+        (0.5, "bits", "0.500 bits"),
+    ],
+)
+def test_figures_have_their_units(value, unit, text):
+    assert shown(value, unit) == text
+
+
+def test_intervals_name_the_unit_twice_and_not_thrice():
+    assert interval(estimate(0.032, 0.015, 0.05), "%") == "3.2 % (1.5 to 5.0 %)"
+    assert interval(estimate(0.9, 0.85, 0.95), "score") == "0.900 (0.850 to 0.950)"
+    assert interval(UNRESOLVED, "%") == "not resolvable with 31 families"
+
+
+@pytest.mark.parametrize(
+    ("better", "figures", "words"),
+    [
+        ("a", (-0.019, -0.033, -0.004), "EER: A is better than B by 1.9 points, 95 % interval 0.4 to 3.3 points."),
+        ("b", (0.019, 0.004, 0.033), "EER: B is better than A by 1.9 points, 95 % interval 0.4 to 3.3 points."),
+        (None, (0.01, -0.02, 0.03), "EER: no difference shown between A and B; A minus B is 1.0 points (-2.0 to"),
+    ],
+)
+def test_differences_in_words(better, figures, words):
+    difference = {"a": "A", "b": "B", "metric": "eer", "better": better, **estimate(*figures)}
+    assert compared(difference).startswith(words)
+    assert compared({"a": "A", "b": "B", "metric": "eer", **UNRESOLVED}).startswith("EER, A and B: not resolvable")
+
+
+def test_metric_names():
+    assert metric_name("fnmr_at_fmr_0.001") == "FNMR at FMR 0.1 %"
+    assert not re.search("_", "".join(map(metric_name, METRICS)))
+    with pytest.raises(ValueError, match="'f1' is not known"):
+        metric_name("f1")

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from report_cases import FAMILIES, OPTIONS, system
+
+from dcal_core.verification.figures import draw_confusable, draw_det, draw_histogram, draw_reliability, draw_roc
+from dcal_core.verification.report import evaluate
+
+
+class Noise:
+    def batch(self, indices):
+        return torch.randint(0, 256, (len(indices), 3, 8, 8), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return system()
+
+
+@pytest.fixture(scope="module")
+def result(ours):
+    return evaluate(ours, "SYNTHETIC", **OPTIONS)
+
+
+def figures(ours, result, label):
+    scores, pairs = ours.test.scores, ours.test.pairs
+    what = scores, pairs.genuine, pairs.family
+    systems = {"ours": scores, "noisier": scores + np.random.default_rng(0).normal(size=len(scores))}
+    return {
+        "histogram": draw_histogram(*what, 0.7, label),
+        "roc": draw_roc(*what, label, draws=20),
+        "det": draw_det(systems, pairs.genuine, pairs.family, label, draws=20),
+        "reliability": draw_reliability(result["calibration"], pairs.genuine, pairs.family, label),
+        "confusable": draw_confusable(result | {"data": label}, Noise()),
+    }
+
+
+def test_figures_say_what_they_show(ours, result, tmp_path):
+    for label in ("SYNTHETIC", "ND-TWINS"):
+        for name, figure in figures(ours, result, label).items():
+            assert isinstance(figure, Figure)
+            title = figure.get_suptitle() or figure.axes[0].get_title()
+            assert label in title and f"240 genuine and 300 co-twin comparisons, {FAMILIES} families" in title, name
+            assert (label == "SYNTHETIC") == ("SYNTHETIC" in title)
+            if name != "confusable":
+                axes = figure.axes[0]
+                assert axes.get_xlabel() and axes.get_ylabel() and figure.legends
+            texts = [text for text in figure.findobj(lambda a: hasattr(a, "get_fontsize")) if text.get_text()]
+            assert min(text.get_fontsize() for text in texts) >= 9
+            figure.savefig(tmp_path / "figure.png", dpi=40)
+
+
+def test_the_det_names_every_system_with_its_eer(ours, result):
+    legend = figures(ours, result, "SYNTHETIC")["det"].legends[0]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert f"ours: EER {result['metrics']['eer']['value']:.1%}" in names
+    assert any(name.startswith("noisier: EER") for name in names)
+
+
+def test_the_reliability_plot_shows_only_bins_that_enough_families_fill(ours, result):
+    axes = figures(ours, result, "SYNTHETIC")["reliability"].axes[0]
+    shown = [one for one in result["calibration"]["reliability"] if one["observed"]]
+    points = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points, [(100 * b["posterior"], 100 * b["observed"]["value"]) for b in shown])
+
+
+def test_captions_name_people_scores_and_mistakes(result):
+    captions = [axes.get_title() for axes in draw_confusable(result, Noise()).findobj(lambda a: hasattr(a, "imshow"))]
+    for pair in result["confusable"]:
+        people = " / ".join(dict.fromkeys(pair["people"]))
+        verdict = "right" if pair["matched"] == pair["genuine"] else "WRONG"
+        assert f"{people}\nscore {pair['score']:.3f}, {verdict}" in captions
+
+
+def test_figures_stand_one_family_and_perfect_scores(tmp_path):
+    scores, genuine, family = np.array([3, 4, 1, 2]), np.array([1, 1, 0, 0]), np.zeros(4)
+    draw_roc(scores, genuine, family, "SYNTHETIC").savefig(tmp_path / "figure.png")
+    draw_det({"perfect": scores}, genuine, family, "SYNTHETIC").savefig(tmp_path / "figure.png")
+    draw_histogram(scores, genuine, family, 2.5, "SYNTHETIC").savefig(tmp_path / "figure.png")
+
+
+def test_no_global_figures_are_left(ours, result):
+    import matplotlib.pyplot as pyplot
+
+    figures(ours, result, "SYNTHETIC")
+    assert pyplot.get_fignums() == []

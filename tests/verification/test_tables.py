@@ -1,0 +1,45 @@
+import pytest
+from report_cases import OPTIONS, system
+
+from dcal_core.verification.report import compare, evaluate
+from dcal_core.verification.tables import (
+    calibration_table,
+    metrics_table,
+    security_table,
+    systems_table,
+    verdict_table,
+)
+from dcal_core.verification.words import metric_name
+
+
+@pytest.fixture(scope="module")
+def result():
+    ours = system()
+    table, found = compare([ours, system("other", 3.0)], draws=50)
+    return evaluate(ours, "SYNTHETIC", **OPTIONS) | {"systems": table, "differences": found}
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_tables_are_whole_and_name_the_data(result):
+    for make in (metrics_table, verdict_table, security_table, calibration_table):
+        widths = {len(row) for row in rows(make(result))}
+        assert len(widths) == 1 and "nan" not in make(result), make.__name__
+    assert "**SYNTHETIC**" in metrics_table(result)
+    names = [metric_name(name) for name in result["metrics"] if name != "counts"]
+    assert [row[0] for row in rows(metrics_table(result))[2:]] == names
+    assert [row[0] for row in rows(systems_table(result["systems"]))[2:]] == ["ours", "other"]
+
+
+def test_a_verdict_is_told_by_kind_with_what_it_was_chosen_for(result):
+    text, verdict = verdict_table(result), result["verdict"]
+    shares = [cell.split(" (")[0] for cell in rows(text)[2][1:]]
+    assert shares == [f"{100 * verdict['genuine'][name]['value']:.1f} %" for name in ("same", "undecided", "different")]
+    assert "at most 10.0% wrong in each class of 12 validation families" in text
+
+
+def test_what_cannot_be_told_has_its_reason(result):
+    assert "not resolvable with 12 families" in metrics_table(result)
+    assert calibration_table({"calibration": {"reason": "no"}}) == "No calibration: no."
