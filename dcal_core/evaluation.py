@@ -99,12 +99,12 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], co
     options = {"draws": config.bootstrap_draws, "seed": config.seed}
     result = evaluate(systems[0], data.label, error=config.verdict_error, calibration=config.calibration, **options)
     table, found = compare(systems, **options)
-    result |= {"systems": table, "differences": found, "conditions": conditions(config, data)}
+    result |= {"systems": table, "differences": found, "conditions": conditions(config, data, systems)}
     result |= {"created": f"{datetime.now(UTC):%Y-%m-%d}", "code": code, "fingerprint": config.fingerprint()}
     return result | {"model": str(session.trained)}
 
 
-def conditions(config: Config, data: TwinData) -> list[str]:
+def conditions(config: Config, data: TwinData, systems: list[System]) -> list[str]:
     """Under which conditions the figures hold, and what they cannot say."""
     validation, test = (data[name] for name in SPLITS)
     sizes, families = np.bincount(test.index.person_of), len(test.index.families)
@@ -121,6 +121,7 @@ def conditions(config: Config, data: TwinData) -> list[str]:
         "Images as they were given, without a check of pose, light or days between them: pairs taken on one day "
         "flatter the figures.",
         "Families that were not tested, other cameras and other ages may do worse.",
+        *(f"{system.name}: {system.about}." for system in systems),
     ]
 
 

@@ -13,6 +13,7 @@ import timm
 import torch
 
 from dcal_core.bench.coverage import coverage_rows
+from dcal_core.bench.galleries import gallery_rows
 from dcal_core.bench.parts import input_rows, rollout_rows, scoring_rows
 from dcal_core.bench.speed import comparing_row, memory_rows, speed_rows
 from dcal_core.bench.subjects import Setting
@@ -45,11 +46,22 @@ def read_setting(arguments: list[str]) -> tuple[Setting, Path]:
         batch=given.batch,
         memory=((224, 12), (448, 12)) if gpu else ((224, 8), (448, 4)),
         simulations=500,
+        draws=1000,
+        gallery=100_000,
     )
     if given.quick:
         memory = ((64, 4), (96, 4))
         setting = replace(
-            setting, backbone="test_vit", repeats=1, warmups=0, size=64, batch=4, memory=memory, simulations=3
+            setting,
+            backbone="test_vit",
+            repeats=1,
+            warmups=0,
+            size=64,
+            batch=4,
+            memory=memory,
+            simulations=3,
+            draws=20,
+            gallery=8_000,
         )
     return setting, given.output
 
@@ -66,6 +78,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from input_rows(setting)
     yield from scoring_rows(setting)
     yield comparing_row(setting)
+    yield from gallery_rows(setting.draws, setting.gallery)
     yield from coverage_rows(setting.simulations)
 
 

@@ -36,6 +36,8 @@ class Setting:
     batch: int  # images, of the timed rows
     memory: tuple[tuple[int, int], ...]  # px and images of the memory rows
     simulations: int  # of the coverage rows
+    draws: int  # bootstrap draws of the evaluation row
+    gallery: int  # images of the memory row on comparing
 
     def config(self, size: int) -> Config:
         """The project's defaults with this backbone, without stochastic depth, which would skip work."""
