@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dcal_core.config import Config, UserError, check_given
-from dcal_core.data.splits import TwinData
+from dcal_core.data.splits import TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
 from dcal_core.models.build import load_model
 from dcal_core.session import Session, begin_with_trained, command_parser, given_parameters, other_trained
@@ -108,11 +108,14 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
     """Under which conditions the figures hold, and what they cannot say."""
     validation, test = (data[name] for name in SPLITS)
     sizes, families = np.bincount(test.index.person_of), len(test.index.families)
+    each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    used, listed = len(test.index.paths), len(read_indexes(data.root)[1].paths)
     few = [f"{families} families are few: read the intervals as the least there is to doubt."] if families < 30 else []
     return [
-        f"{len(test.index.people)} test people of {families} families with {sizes.min()} to {sizes.max()} images each, "
+        f"{len(test.index.people)} test people of {families} families with {each} images each, "
         f"none of them trained on; {len(validation.index.families)} other families set the threshold, the calibration "
         "and the verdict's limits.",
+        f"{used:,} of the {listed:,} images listed were used; {listed - used:,} were missing, unreadable or excluded.",
         "Every pair of images within a family was compared. Impostors are co-twins only; unrelated people, who are "
         "easily told apart, are compared for the twin FMR alone.",
         f"Intervals: 95 %, from {config.bootstrap_draws:,} draws of whole families with replacement, since comparisons "

@@ -142,4 +142,6 @@ def test_figures_are_those_that_the_page_takes():
     names = [name for name, _ in figures(result, systems, data)]
     assert names in (["scores", "roc", "det", "reliability", "confusable"], ["scores", "roc", "det", "confusable"])
     assert ("reliability" in names) == ("reason" not in result["calibration"])
-    assert "5 families are few" in " ".join(result["conditions"])
+    conditions = " ".join(result["conditions"])
+    assert "5 families are few" in conditions and "10 test people of 5 families with 8 images each" in conditions
+    assert "80 of the 80 images listed were used; 0 were missing" in conditions

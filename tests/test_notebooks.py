@@ -81,6 +81,8 @@ def test_evaluation_writes_the_report(folder):
     assert report["data"] == "SYNTHETIC" and (counts["genuine"], counts["impostor"]) == (31 * 2 * 28, 31 * 64)
     assert report["metrics"]["eer"]["low"] <= report["metrics"]["eer"]["value"] <= report["metrics"]["eer"]["high"]
     assert all((folder / f"out/figures/{name}.png").is_file() for name in ("scores", "roc", "det", "confusable"))
+    page = (folder / "out/report.html").read_text()
+    assert "SYNTHETIC DATA" in page and "31 families" in page and "EER" in text_of(folder, "evaluate.ipynb")
 
 
 def test_attention_draws_pairs(folder):

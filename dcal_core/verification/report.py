@@ -121,7 +121,7 @@ def judge(system: System, error: float, draws: int, seed: int) -> dict:
     error = max(error, 1 / families)
     thresholds = verdict_thresholds(validation.scores, validation.pairs.genuine, validation.pairs.family, error)
     rates = verdict_rates(test.scores, test.pairs.genuine, test.pairs.family, thresholds, draws, seed)
-    source = f"at most {error:.1%} wrong in each class of {families} validation families"
+    source = f"at most {100 * error:.1f} % wrong in each class of {families} validation families"
     chosen = {"different_below": thresholds.different_below, "same_from": thresholds.same_from}
     return {"thresholds": chosen | {"error": error, "source": source}} | rates
 
