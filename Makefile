@@ -41,7 +41,7 @@ demo: .venv/installed
 	@.venv/bin/python -c 'import json; r = json.load(open("$(RUN)/report.json")); e = r["metrics"]["eer"]; \
 		print("Score: EER %.1f %% (95 %% interval %.1f to %.1f) on %d unseen families, %s" % \
 		(100 * e["value"], 100 * e["low"], 100 * e["high"], r["metrics"]["counts"]["families"], r["data"]))'
-	@echo "Report: $(RUN)/evaluate.html and $(RUN)/report.json; attention: $(RUN)/attention.html; figures: $(RUN)/figures/"
+	@echo "Report: $(RUN)/report.html and report.json; notebooks: $(RUN)/evaluate.html, attention.html; figures: $(RUN)/figures/"
 
 test: .venv/installed-tests
 	.venv/bin/python -m pytest

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +21,24 @@ from dcal_core.verification.figures import draw_confusable, draw_det, draw_histo
 from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.page import write_page
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs, unrelated_scores
-from dcal_core.verification.report import Scored, System, compare, evaluate, write_json
+from dcal_core.verification.report import Scored, System, compare, evaluate, families_of_each_kind, write_json
 from dcal_core.verification.tables import metrics_table, security_table, systems_table, verdict_table
 from dcal_core.verification.words import compared, interval
 
 TITLE = "Evaluate a twin verifier"
 SPLITS = ("validation", "test")
+FEWEST_FAMILIES = 3  # on which limits of a verdict can be chosen
 
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
     """The session's run, then those of `compare`, the baseline and the fusion of all of them, as the config asks for;
     raises UserError."""
-    systems = [score_run(session, data)]
-    for folder in filter(None, map(str.strip, session.config.compare.split(","))):
-        other = other_trained(Path(folder), session.config)
-        systems.append(score_run(other, same_people(other.open_data(SPLITS), data, folder)))
+    folders = [Path(name.strip()).resolve() for name in session.config.compare.split(",") if name.strip()]
+    others = [other_trained(folder, session.config) for folder in folders]
+    names = short_names([one.trained.parents[1] for one in (session, *others)])
+    systems = [score_run(names[0], session, data)]
+    for name, other in zip(names[1:], others, strict=True):
+        systems.append(score_run(name, other, same_people(other.open_data(SPLITS), data, name)))
     if session.config.baseline:
         systems.append(
             score_model("SFace", "frozen, trained by others on unrelated people", SFace(), data, session.config)
@@ -42,11 +46,20 @@ def score_systems(session: Session, data: TwinData) -> list[System]:
     return [*systems, fuse(systems)] if session.config.fuse else systems
 
 
-def score_run(session: Session, data: TwinData) -> System:
+def short_names(folders: list[Path]) -> list[str]:
+    """The ends of the folders' paths, as long as it takes to tell them apart; raises UserError for a folder given
+    twice."""
+    if len(set(folders)) < len(folders):
+        raise UserError("compare: names a run twice, or the run that it is to be compared with: leave one out.")
+    depths = (["/".join(folder.parts[-depth:]) for folder in folders] for depth in count(1))
+    return next(names for names in depths if len(set(names)) == len(names))
+
+
+def score_run(name: str, session: Session, data: TwinData) -> System:
     """A trained run on its own validation families and on the test families."""
     config, model = session.config, load_model(session.trained)
     about = f"{config.backbone}, {config.image_size} px, seed {config.seed}"
-    return score_model(session.trained.parents[1].name, about, model, data, config)
+    return score_model(name, about, model, data, config)
 
 
 def score_model(name: str, about: str, model: torch.nn.Module, data: TwinData, config: Config) -> System:
@@ -94,8 +107,14 @@ def fuse(systems: list[System]) -> System:
 
 
 def evaluate_systems(session: Session, data: TwinData, systems: list[System], code: str) -> dict:
-    """The whole result: the first system in every respect, then the others beside it."""
+    """The whole result: the first system in every respect, then the others beside it; raises UserError where the
+    validation families are too few to choose anything on."""
     config = session.config
+    if min(families_of_each_kind(systems[0].validation.pairs)) < FEWEST_FAMILIES:
+        raise UserError(
+            f"fewer than {FEWEST_FAMILIES} validation families have pairs of one person and of co-twins, too few to "
+            "set a threshold on: train with a larger validation_share."
+        )
     options = {"draws": config.bootstrap_draws, "seed": config.seed}
     result = evaluate(systems[0], data.label, error=config.verdict_error, calibration=config.calibration, **options)
     table, found = compare(systems, **options)

@@ -107,6 +107,7 @@ def test_fused_scores_come_from_weights_chosen_on_validation_families():
         ({"compare": "nowhere"}, "no trained model in"),
         ({"compare": "c", "fuse": "true"}, "fuse=true: takes two systems or more with the same validation families"),
         ({"fuse": "true"}, "fuse=true: takes two systems or more"),
+        ({"compare": "b,a"}, "compare: names a run twice"),
     ],
 )
 def test_what_cannot_stand_side_by_side_is_a_sentence(given, sentence, capsys):
@@ -145,3 +146,20 @@ def test_figures_are_those_that_the_page_takes():
     conditions = " ".join(result["conditions"])
     assert "5 families are few" in conditions and "10 test people of 5 families with 8 images each" in conditions
     assert "80 of the 80 images listed were used; 0 were missing" in conditions
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [tmp_path / "x" / "seed0", tmp_path / "y" / "seed0", tmp_path / "y" / "seed1"]
+    assert evaluation.short_names(folders) == ["x/seed0", "y/seed0", "y/seed1"]
+    assert evaluation.short_names(folders[1:]) == ["seed0", "seed1"]
+
+
+def test_too_few_validation_families_are_a_sentence():
+    session, data = begun()
+    (system,) = score_systems(session, data)
+    held_out = system.validation
+    kept = held_out.pairs.family < 2
+    pairs = replace(held_out.pairs, **{name: value[kept] for name, value in vars(held_out.pairs).items()})
+    few = replace(system, validation=replace(held_out, pairs=pairs, scores=held_out.scores[kept]))
+    with pytest.raises(UserError, match="fewer than 3 validation families .* larger validation_share"):
+        evaluate_systems(session, data, [few], "code")

@@ -13,6 +13,7 @@ import torch
 from dcal_core.ablation.rows import Row
 from dcal_core.config import Config, UserError, check
 from dcal_core.data.splits import open_data
+from dcal_core.data.synthetic import end_with_parent
 from dcal_core.environment import gpu_verdict
 from dcal_core.models.build import load_model
 from dcal_core.progress import progress_line
@@ -97,7 +98,7 @@ def run_all(trials: list[Trial], jobs: int, threads: int) -> None:
     left = [trial for trial in trials if trial.result() is None]
     print(f"{len(trials)} runs, {len(trials) - len(left)} of them done; {jobs} at a time on {threads} threads each.")
     draw_data(left)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         futures = {pool.submit(run_trial, trial, threads): trial for trial in left}
         for future in progress_line(as_completed(futures), desc="ablation", total=len(left), unit="run"):
             trial = futures[future]

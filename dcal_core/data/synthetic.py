@@ -56,7 +56,7 @@ def _write_families(root: Path, parameters: dict, families: range) -> int:
     return len(families)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let a worker end when the process that started it does, even by a kill: it would wait for work for ever."""
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
@@ -117,7 +117,7 @@ def generate(
     write = partial(_write_families, root, parameters)
     # Spawn: a child forked from a process that holds CUDA or threads may hang.
     parallel = workers > 1
-    options = {"mp_context": get_context("spawn"), "initializer": _end_with_parent}
+    options = {"mp_context": get_context("spawn"), "initializer": end_with_parent}
     pool = ProcessPoolExecutor(workers, **options) if parallel else nullcontext()
     title = f"drawing {split} twins"
     with failure_said(root), pool, progress_line(total=families, desc=title, unit="family") as progress:

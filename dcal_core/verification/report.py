@@ -113,11 +113,17 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
     }
 
 
+def families_of_each_kind(pairs: Pairs) -> tuple[int, int]:
+    """How many families have genuine pairs, and how many have co-twin pairs."""
+    genuine, impostor = (len(np.unique(pairs.family[part])) for part in (pairs.genuine, ~pairs.genuine))
+    return genuine, impostor
+
+
 def judge(system: System, error: float, draws: int, seed: int) -> dict:
     """The two thresholds of a verdict, chosen on the validation families for `error`, or for the least that so few of
     them resolve; and what they do to the test families."""
     validation, test = system.validation, system.test
-    families = len(validation.index.families)
+    families = min(families_of_each_kind(validation.pairs))
     error = max(error, 1 / families)
     thresholds = verdict_thresholds(validation.scores, validation.pairs.genuine, validation.pairs.family, error)
     rates = verdict_rates(test.scores, test.pairs.genuine, test.pairs.family, thresholds, draws, seed)
