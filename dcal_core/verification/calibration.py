@@ -178,31 +178,40 @@ def cllr_min(scores, genuine, weights=None) -> float:
     return float(np.average(-np.log2(right), weights=weights))
 
 
-def cllr_estimates(llr, scores, genuine, family, draws=1000, seed=0, weights=None) -> dict[str, dict]:
-    """Return `cllr` of calibrated scores and the `cllr_min` of the scores in bits, as {"value", "low", "high"}: 95 %
-    bootstrap over families. llr, scores, genuine, family, weights: [P]."""
+def cllr_estimate(llr, genuine, family, draws=1000, seed=0, weights=None) -> dict:
+    """Return `cllr` in bits as {"value", "low", "high"}: 95 % bootstrap over families. All arrays [P]."""
     llr, genuine, weights = checked(llr, genuine, weights)
     member, families = numbered(family, llr)
     counts = with_draws(families, draws, seed)
     cost = np.logaddexp(0, np.where(genuine, -llr, llr)) / np.log(2)
     costs, totals = (counts @ tabulate(member, genuine * 1, part, families, 2) for part in (weights * cost, weights))
     with np.errstate(invalid="ignore"):  # a draw without one of the classes: NaN
-        bits = {"cllr": (costs / totals).mean(1)}
+        bits = (costs / totals).mean(1)
+    return _cost_estimate(bits, np.bincount(member, weights))
+
+
+def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None) -> dict:
+    """Return `cllr_min` in bits as {"value", "low", "high"}: 95 % bootstrap over families, in which each draw finds its
+    own best calibration. All arrays [P]."""
+    scores, genuine, weights = checked(scores, genuine, weights)
+    member, families = numbered(family, scores)
     _, level = np.unique(scores, return_inverse=True)
-    draws_min = (_least_cost(level, genuine, weights * count[member]) for count in counts)
-    bits["cllr_min"] = np.where(np.isnan(bits["cllr"]), np.nan, list(draws_min))
-    found = {}
-    for name, values in bits.items():
-        # `interval` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
-        share = estimate(values / (1 + values), np.bincount(member, weights))
-        found[name] = {key: None if value is None else value / (1 - value) for key, value in share.items()}
-    return found
+    bits = [_least_cost(level, genuine, weights * count[member]) for count in with_draws(families, draws, seed)]
+    return _cost_estimate(np.array(bits), np.bincount(member, weights))
+
+
+def _cost_estimate(bits: np.ndarray, sizes: np.ndarray) -> dict:
+    # `estimate` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
+    share = estimate(bits / (1 + bits), sizes)
+    return {key: None if value is None else value / (1 - value) for key, value in share.items()}
 
 
 def _least_cost(level: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> float:
-    """Return Cllr after PAV, in bits, of comparisons [P] at numbered score levels: `cllr_min` without its checks."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        weights = _balanced(genuine, weights)
+    """Return Cllr after PAV, in bits, of comparisons [P] at numbered score levels: `cllr_min` without its checks; NaN
+    where a class has no weight."""
+    if not (weights[genuine].any() and weights[~genuine].any()):
+        return np.nan
+    weights = _balanced(genuine, weights)
     same, both = np.bincount(level, weights * genuine), np.bincount(level, weights)
     same, both = same[both > 0], both[both > 0]
     posterior = isotonic_regression(same / both, sample_weight=both).clip(0, 1)

@@ -15,8 +15,8 @@ from dcal_core.verification.bootstrap import Replicates, differences, replicate,
 from dcal_core.verification.calibration import (
     Isotonic,
     Logistic,
-    cllr,
-    cllr_estimates,
+    cllr_estimate,
+    cllr_min_estimate,
     fit_isotonic,
     fit_logistic,
     reliability,
@@ -104,11 +104,13 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
     except ValueError as error:  # a verifier no better than chance
         return {"kind": kind, "reason": str(error)}
     llr = {name: one.llr(test.scores) for name, one in fitted.items()}
+    costs = {name: cllr_estimate(one, genuine, family, draws, seed, even) for name, one in llr.items()}
     return {
         "kind": kind,
         "fitted": fitted[kind].as_dict(),
-        "others": {name: cllr(llr[name], genuine, even) for name in CALIBRATIONS if name != kind},
-        **cllr_estimates(llr[kind], test.scores, genuine, family, draws, seed, even),
+        "cllr": costs.pop(kind),
+        "others": costs,
+        "cllr_min": cllr_min_estimate(test.scores, genuine, family, draws, seed, even),
         "reliability": reliability(llr[kind], genuine, family, draws=draws, seed=seed, weights=even),
     }
 

@@ -45,7 +45,7 @@ def calibration_table(result: dict) -> str:
     if "reason" in found:
         return f"No calibration: {found['reason']}."
     rows = [[found["kind"], interval(found["cllr"], "bits")]]
-    rows += [[f"{kind}, not used", f"{cost:.3f} bits"] for kind, cost in found["others"].items()]
+    rows += [[f"{kind}, not used", interval(cost, "bits")] for kind, cost in found["others"].items()]
     return table(
         ["calibration", "Cllr"], [*rows, ["Cllr min: the scores' own part", interval(found["cllr_min"], "bits")]]
     )

@@ -11,8 +11,9 @@ from dcal_core.verification.calibration import (
     Isotonic,
     Logistic,
     cllr,
-    cllr_estimates,
+    cllr_estimate,
     cllr_min,
+    cllr_min_estimate,
     fit_isotonic,
     fit_logistic,
     from_dict,
@@ -306,7 +307,9 @@ def test_cllr_with_its_interval_equals_a_naive_loop(even):
     scores, genuine, family = normal_case(8, apart=1)
     scores = scores.round(1)  # with ties
     weights = family_weights(family, genuine) if even else np.ones(len(scores))
-    found = cllr_estimates(2 * scores, scores, genuine, family, draws=20, seed=3, weights=weights)
+    options = {"draws": 20, "seed": 3, "weights": weights}
+    found = {"cllr": cllr_estimate(2 * scores, genuine, family, **options)}
+    found["cllr_min"] = cllr_min_estimate(scores, genuine, family, **options)
     drawn = {"cllr": [], "cllr_min": []}
     for counts in draw_families(8, 20, 3):
         of_draw = weights * counts[family]
@@ -317,3 +320,13 @@ def test_cllr_with_its_interval_equals_a_naive_loop(even):
         bits = np.array(drawn[name])
         low, high = (share / (1 - share) for share in interval(bits / (1 + bits), clusters))
         assert found[name] == pytest.approx({"value": value, "low": low, "high": high}) and low < value < high
+
+
+@pytest.mark.filterwarnings("error")
+def test_draws_without_a_class_are_left_out():
+    scores, genuine, family = np.array([2.0, 3, 1, 0]), np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1])
+    for found in (
+        cllr_estimate(scores - 1.5, genuine, family, draws=50),
+        cllr_min_estimate(scores, genuine, family, draws=50),
+    ):
+        assert [found["low"], found["high"]] == pytest.approx([found["value"]] * 2)  # every usable draw is the sample

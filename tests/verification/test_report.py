@@ -77,7 +77,7 @@ def test_calibrations_stand_side_by_side_and_chance_has_none(result):
     assert found["kind"] == found["fitted"]["kind"] == "logistic" and set(found["others"]) == {"isotonic"}
     for name in ("cllr", "cllr_min"):
         assert found[name]["low"] < found[name]["value"] < found[name]["high"]
-    assert found["cllr_min"]["value"] <= min(found["cllr"]["value"], found["others"]["isotonic"])
+    assert found["cllr_min"]["value"] <= min(found["cllr"]["value"], found["others"]["isotonic"]["value"])
     wrong = evaluate(system(separation=-1.0), "SYNTHETIC", **OPTIONS)
     assert "do not separate in the right direction" in wrong["calibration"]["reason"]
     assert wrong["metrics"]["eer"]["value"] > 0.5
