@@ -82,7 +82,7 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
     code, out, err = command(*arguments)
     assert code == status and err == ""
     assert out.startswith("usage: python -m dcal_core <command> [options]")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["prepare", "train", "bench"]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["prepare", "train", "evaluate", "ablation", "bench"]
 
 
 def test_a_command_gets_the_other_arguments_and_gives_the_exit_status(command, monkeypatch):

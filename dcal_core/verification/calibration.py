@@ -201,6 +201,8 @@ def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None)
 
 
 def _cost_estimate(bits: np.ndarray, sizes: np.ndarray) -> dict:
+    if np.nanmax(bits) - np.nanmin(bits) <= ROUNDING:  # equal costs, such as 0 of separable scores, show no spread
+        return {"value": float(bits[0]), "low": None, "high": None}
     # `estimate` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
     share = estimate(bits / (1 + bits), sizes)
     return {key: None if value is None else value / (1 - value) for key, value in share.items()}
@@ -215,7 +217,7 @@ def _least_cost(level: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> 
     same, both = np.bincount(level, weights * genuine), np.bincount(level, weights)
     same, both = same[both > 0], both[both > 0]
     posterior = isotonic_regression(same / both, sample_weight=both).clip(0, 1)
-    return float(-(xlogy(same, posterior) + xlogy(both - same, 1 - posterior)).sum() / (2 * np.log(2)))
+    return float(abs(xlogy(same, posterior) + xlogy(both - same, 1 - posterior)).sum() / (2 * np.log(2)))
 
 
 def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None) -> list[dict]:
