@@ -93,7 +93,7 @@ class Config:
     pwca_first: int = parameter(1, "first block with pair-wise attention, counted from 1; 0: none", 0, 64)
     pwca_last: int = parameter(0, "last block with pair-wise attention; 0: the last of the backbone", 0, 64)
     pwca_prob: float = parameter(1.0, "share of the training steps with the pair-wise branch", 0.0, 1.0)
-    pwca_partner: str = parameter("mix", "whose tokens distract", choices=("random", "twin", "mix"))
+    pwca_partner: str = parameter("random", "whose tokens distract", choices=("random", "twin", "mix"))
     dropout: float = parameter(0.0, "dropout of projections and FFN", 0.0, 0.9)
     attention_dropout: float = parameter(0.0, "dropout of attention weights", 0.0, 0.9)
     drop_path: float = parameter(0.1, "stochastic depth of the deepest block", 0.0, 0.9)
