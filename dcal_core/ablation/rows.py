@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 FULL = "full"
 SA = {"glca_blocks": 0, "pwca_first": 0}
-PWCA = {"glca_blocks": 0}
+PWCA = {"glca_blocks": 0, "pwca_prob": 1.0}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ ROWS = (
     Row("pwca_mix", "SA + PWCA, partner: either", PWCA | {"pwca_partner": "mix"}, "sa", True),
     Row(FULL, "full DCAL, as preset", {}, against="sa", main=True),
     Row("sa_places", "SA only, read by place", SA | {"readout": "tokens"}, main=True),
-    Row("pwca_half", "full, PWCA in every other step", {"pwca_prob": 0.5}),
+    Row("pwca_always", "full, PWCA in every step", {"pwca_prob": 1.0}, main=True),
     Row("paper", "full, GLCA read at CLS + mean (the paper's)", {"readout": "cls"}),
     Row("trap", "full, GLCA read at CLS alone (the trap)", {"readout": "cls_alone"}, against="paper"),
     Row("all_places", "full, every branch read by place", {"readout": "tokens"}),
