@@ -1,34 +1,85 @@
-"""Where a model looks, as maps over the patch grid [g, g]: functions of encoded features, without hooks.
+"""Where a model looks in one image, as maps over the patch grid [g, g]: functions of traced features, without hooks.
 
-Rollout and selection tell which patches GLCA looks at again; they do not tell why two faces differ. The saliency of the
-pair's own score does that better (measured on drawn twins, whose true differences are known).
+They are made from q and k after their norms and rotary positions, so that they are exact with fused attention, register
+tokens and any backbone. They tell what goes where, not why two faces differ: `pair_maps.py` asks the pair's own score.
+B images, H heads, N tokens of which the last g x g are patches, L selected patches, M blocks of GLCA.
 """
 
 import torch
 from torch import Tensor, nn
 
-from dcal_core.models.attention import attention_map, rollout_row
+from dcal_core.models.attention import attention_map, attention_weights, project, rollout_row, rows_block
 from dcal_core.models.features import Features
 
 
 def layers_of(features: Features, name: str) -> list[Tensor]:
-    """The traced tensors `q`, `k` or `x` of all blocks, first to last; `features` come from encode(trace=True)."""
-    return [features.trace[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in features.trace))]
+    """The traced tensors `q`, `k` or `x` of all blocks, first to last; `features` come from encode(trace=True), else
+    ValueError."""
+    layers = [features.trace[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in features.trace))]
+    if not layers:
+        raise ValueError(f"these features hold no {name} of any block: encode with trace=True")
+    return layers
 
 
-def rollout_map(features: Features, grid: int) -> Tensor:
-    """How much each patch has gone into the CLS token by attention rollout, [B, g, g], each summing to 1."""
-    maps = map(attention_map, layers_of(features, "q"), layers_of(features, "k"))
-    row = rollout_row(list(maps))[:, -grid * grid :]
-    return (row / row.sum(-1, keepdim=True)).unflatten(1, (grid, grid))
+def selected_of(features: Features) -> Tensor:
+    """The indices [B, L], among all N tokens, that GLCA selected; ValueError where no GLCA was traced."""
+    if "selected" not in features.trace:
+        raise ValueError("these features hold no selection: the model has no GLCA, or encode with trace=True")
+    return features.trace["selected"]
+
+
+def on_grid(tokens: Tensor, grid: int) -> Tensor:
+    """The patches of a row over all tokens [..., N] at their places, [..., g, g]; ValueError for more than N."""
+    if tokens.shape[-1] < grid * grid:
+        raise ValueError(f"a grid of {grid} x {grid} does not fit {tokens.shape[-1]} tokens: give the backbone's own")
+    return tokens[..., -grid * grid :].unflatten(-1, (grid, grid))
+
+
+def rollout_map(features: Features, grid: int, depth: int | None = None) -> Tensor:
+    """How much each patch has gone into the CLS token of the first `depth` blocks, by default all: attention rollout
+    (Abnar & Zuidema, 2020, arXiv 2005.00928), [B, g, g], each summing to 1; ValueError for a depth without a block."""
+    queries, keys = layers_of(features, "q")[:depth], layers_of(features, "k")[:depth]
+    if depth is not None and len(queries) != depth or not queries:
+        raise ValueError(f"depth={depth}: give 1 to {len(layers_of(features, 'q'))}, the number of blocks")
+    queries[-1] = queries[-1][:, :, :1]  # of the last block the row of CLS is enough
+    row = on_grid(rollout_row(list(map(attention_map, queries, keys))), grid)
+    return row / row.sum((-2, -1), keepdim=True)
+
+
+@torch.no_grad()
+def cls_attention(features: Features, grid: int) -> Tensor:
+    """What CLS attends to in every block and head, fp32 [B, blocks, H, g, g]; a map sums to 1 less what prefix tokens
+    get. Its mean over H is the head mean."""
+    layers = zip(layers_of(features, "q"), layers_of(features, "k"), strict=True)
+    rows = [attention_weights(q[:, :, :1], k)[:, :, 0] for q, k in layers]
+    return on_grid(torch.stack(rows, 1), grid)
 
 
 def selection_map(features: Features, grid: int) -> Tensor:
     """1 where GLCA selected the patch, else 0, [B, g, g]."""
-    chosen = features.trace["selected"]
-    tokens = features.trace["x.0"].shape[1]
-    row = torch.zeros(len(chosen), tokens, device=chosen.device).scatter(1, chosen, 1.0)
-    return row[:, -grid * grid :].unflatten(1, (grid, grid))
+    chosen = selected_of(features)
+    row = torch.zeros(len(chosen), features.trace["x.0"].shape[1], device=chosen.device).scatter(1, chosen, 1.0)
+    return on_grid(row, grid)
+
+
+@torch.no_grad()
+def glca_attention(model: nn.Module, features: Features, rope: Tensor | None = None) -> Tensor:
+    """What CLS and the selected patches attend to in each GLCA block, fp32 [B, M, H, 1 + L, N].
+
+    model: the DCAL that traced the features. rope: the patches' rotary positions as `model.embed` returns them.
+    """
+    chosen, tokens = selected_of(features), layers_of(features, "x")[-1]
+    rows = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)  # [B, 1 + L]
+    local = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    local_rope = None if rope is None else rope[chosen - model.vit.num_prefix_tokens].unsqueeze(1)  # [B, 1, L, .]
+    weights = []
+    for previous, block in zip([None, *model.glca], model.glca, strict=False):
+        if previous is not None:
+            local = rows_block(previous, local, tokens, local_rope, rope)
+        (q,) = project(block.attn, block.norm1(local), local_rope, "q")
+        (k,) = project(block.attn, block.norm1(tokens), rope, "k")
+        weights.append(attention_weights(q, k))
+    return torch.stack(weights, 1)
 
 
 def pair_saliency(model: nn.Module, a: Tensor, b: Tensor, grid: int) -> tuple[Tensor, Tensor]:

@@ -5,45 +5,21 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
+from tiny_models import BACKBONES, DEPTH, GRID, HEADS, PREFIX, SIZE, make_images, make_model
 
 from dcal_core.explain.figures import draw_pair
-from dcal_core.explain.maps import layers_of, pair_saliency, rollout_map, selection_map
-from dcal_core.models.dcal import DCAL
+from dcal_core.explain.maps import (
+    cls_attention,
+    glca_attention,
+    layers_of,
+    pair_saliency,
+    rollout_map,
+    selection_map,
+)
+from dcal_core.models.attention import rows_block
 from dcal_core.models.features import Features
 
-SIZE, GRID, DEPTH = 32, 4, 3
-BACKBONES = {
-    "plain": (VisionTransformer, {}),
-    "registers": (VisionTransformer, {"reg_tokens": 4, "no_embed_class": True}),
-    "dinov3": (
-        Eva,
-        {
-            "global_pool": "token",
-            "use_rot_pos_emb": True,
-            "rope_type": "dinov3",
-            "use_abs_pos_emb": False,
-            "num_reg_tokens": 4,
-        },
-    ),
-}
-PREFIX = {"plain": 1, "registers": 5, "dinov3": 5}  # CLS alone, or with registers
 each_backbone = pytest.mark.parametrize("kind", BACKBONES)
-
-
-def make_model(kind="plain"):
-    torch.manual_seed(0)
-    make, options = BACKBONES[kind]
-    vit = make(img_size=SIZE, patch_size=8, embed_dim=32, depth=DEPTH, num_heads=2, num_classes=0, **options)
-    with torch.no_grad():
-        for parameter in vit.parameters():
-            parameter.add_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
-    return DCAL(vit=vit, image_size=SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)).eval()
-
-
-def make_images(count, seed=1):
-    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
@@ -71,23 +47,92 @@ def test_maps_of_some_images_are_those_of_all(kind):
         assert torch.equal(selection_map(features, GRID), selection_map(together, GRID)[1:])
 
 
+def naive_weights(features, layer, image):
+    """Attention weights of one image by the definition, [H, N, N]."""
+    q, k = features.trace[f"q.{layer}"][image], features.trace[f"k.{layer}"][image]
+    return torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1)
+
+
 @each_backbone
-def test_rollout_map_is_the_cls_row_over_the_patches(kind):
+@pytest.mark.parametrize("depth", [1, 2, None])
+def test_rollout_map_is_the_cls_row_over_the_patches(kind, depth):
     features = encode(make_model(kind))
-    maps = rollout_map(features, GRID)
-    assert maps.shape == (3, GRID, GRID)
+    maps = rollout_map(features, GRID, depth)
+    assert maps.shape == (3, GRID, GRID) and maps.dtype == torch.float32
     torch.testing.assert_close(maps.sum((1, 2)), torch.ones(3))
     for b in range(3):
         product = torch.eye(PREFIX[kind] + GRID * GRID)
-        for i in range(DEPTH):
-            q, k = features.trace[f"q.{i}"][b], features.trace[f"k.{i}"][b]
-            S = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1).mean(0)
+        for i in range(depth or DEPTH):
+            S = naive_weights(features, i, b).mean(0)
             product = (0.5 * S + 0.5 * torch.eye(len(S))) @ product
         patches = product[0, PREFIX[kind] :]
         for row in range(GRID):
             for column in range(GRID):
                 expected = float(patches[row * GRID + column] / patches.sum())
                 assert float(maps[b, row, column]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("depth", [0, -1, DEPTH + 1])
+def test_rollout_through_no_or_too_many_blocks_is_refused(depth):
+    with pytest.raises(ValueError, match=f"depth={depth}: give 1 to {DEPTH}"):
+        rollout_map(encode(make_model()), GRID, depth)
+
+
+@each_backbone
+def test_cls_attention_is_the_first_row_of_every_block_and_head(kind):
+    features = encode(make_model(kind))
+    maps = cls_attention(features, GRID)
+    assert maps.shape == (3, DEPTH, HEADS, GRID, GRID)
+    for b in range(3):
+        for layer in range(DEPTH):
+            expected = naive_weights(features, layer, b)[:, 0, PREFIX[kind] :]
+            torch.testing.assert_close(maps[b, layer].flatten(1), expected)
+
+
+@each_backbone
+def test_glca_attention_is_what_glca_did(kind):
+    model = make_model(kind, glca_blocks=2)
+    features = encode(model)
+    _, rope = model.embed(make_images(1))
+    weights = glca_attention(model, features, rope)
+    assert weights.shape == (3, 2, HEADS, 1 + model.selected, PREFIX[kind] + GRID * GRID)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    tokens, chosen = features.trace[f"x.{DEPTH - 1}"], features.trace["selected"]
+    local = torch.cat([tokens[:, :1], tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))], 1)
+    local_rope = None if rope is None else rope[chosen - PREFIX[kind]].unsqueeze(1)
+    with torch.no_grad():
+        for number, block in enumerate(model.glca):  # the weights, put to the values, give the block's own attention
+            C = tokens.shape[-1]
+            bias = block.attn.qkv.bias if kind != "dinov3" else None
+            v_bias = bias[2 * C :] if bias is not None else getattr(block.attn, "v_bias", None)
+            v = torch.nn.functional.linear(block.norm1(tokens), block.attn.qkv.weight[2 * C :], v_bias)
+            mixed = weights[:, number] @ v.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            attended = block.attn.proj(block.attn.norm(mixed.transpose(1, 2).flatten(2)))
+            scale = getattr(block, "gamma_1", None)
+            after = local + (attended if scale is None else scale * attended)
+            scale = getattr(block, "gamma_2", None)
+            ffn = block.mlp(block.norm2(after))
+            expected = after + (ffn if scale is None else scale * ffn)
+            local = rows_block(block, local, tokens, local_rope, rope)
+            torch.testing.assert_close(local, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.glca_norm(local), features.trace["local"])
+
+
+@pytest.mark.parametrize("make", [rollout_map, cls_attention, selection_map])
+def test_features_without_a_trace_are_refused(make):
+    with pytest.raises(ValueError, match="encode with trace=True"), torch.no_grad():
+        make(make_model().encode(make_images(1)), GRID)
+
+
+def test_a_model_without_glca_has_no_selection():
+    model = make_model(glca_blocks=0)
+    with pytest.raises(ValueError, match="the model has no GLCA"):
+        glca_attention(model, encode(model))
+
+
+def test_a_grid_of_more_patches_than_tokens_is_refused():
+    with pytest.raises(ValueError, match="a grid of 5 x 5 does not fit 17 tokens"):
+        rollout_map(encode(make_model()), 5)
 
 
 @each_backbone

@@ -1,0 +1,228 @@
+"""Whether maps can be believed: do they point at true differences, do the patches they name decide the score, and do
+they depend on what the model has learnt at all?
+
+Maps are oriented first (`hot_maps`), so that higher always means: this patch tells the two faces apart.
+B pairs, G = 2 B faces (those of a, then those of b), P = g x g patches. Every figure is {"value", "low", "high"}: a
+mean over families, each counting the same, with its 95 % interval.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata, t
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+
+from dcal_core.explain.maps import pair_saliency
+from dcal_core.explain.pair_maps import EncodedPairs, encode_pairs, local_mean
+from dcal_core.explain.registry import MAPS
+from dcal_core.verification.family_rates import estimate, with_draws
+from dcal_core.verification.metrics import numbered
+
+OWN_MARK = 255  # in the masks of drawn twins; 128: a mark of the co-twin alone
+STEPS = 8  # in which all patches are deleted or inserted
+UNTRUSTED = 0.5  # rank correlation with the map of shuffled weights, from which a map hardly shows what was learnt
+
+
+def family_means(values, family) -> np.ndarray:
+    """The mean of values [n] in each family, [F]; family [n] names it. ValueError where a value is not finite."""
+    values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} values are not finite")
+    member, families = numbered(family, values)
+    return np.bincount(member, values, families) / np.bincount(member, minlength=families)
+
+
+def share(values, family, draws: int = 1000, seed: int = 0) -> dict:
+    """A mean of values between 0 and 1 [n], by bootstrap over families (see `family_rates.estimate`)."""
+    means = family_means(values, family)
+    return estimate(with_draws(len(means), draws, seed) @ means / len(means), np.ones(len(means)))
+
+
+def mean(values, family) -> dict:
+    """A mean of values of any range [n], by Student's t over families; one family has no interval."""
+    means = family_means(values, family)
+    value, count = float(means.mean()), len(means)
+    if count < 2:
+        return {"value": value, "low": None, "high": None}
+    reach = float(t.ppf(0.975, count - 1) * means.std(ddof=1) / np.sqrt(count))
+    return {"value": value, "low": value - reach, "high": value + reach}
+
+
+def touched(masks: Tensor, grid: int) -> Tensor:
+    """The patches of which masks [G, S, S] hold any pixel, bool [G, P]."""
+    return F.adaptive_max_pool2d(masks.float().unsqueeze(1), grid).flatten(1) > 0
+
+
+def localisation(maps: Tensor, masks: Tensor, family) -> dict:
+    """Whether oriented maps [G, g, g] lie on the marks that masks uint8 [G, S, S] show; family: of each face, [G].
+
+    pointing: the hottest patch touches a mark of this face (Zhang et al., 2016, arXiv 1608.00507); pointing_any: or a
+    place where the co-twin has one. energy: of the map's positive part, the share on own marks over their share of the
+    face; 1 by chance. average_precision: of touched patches. ValueError for a face without a mark of its own.
+    """
+    if len(maps) != len(masks) or masks.ndim != 3:
+        raise ValueError(f"maps and masks must be of the same faces, got {len(maps)} and {[*masks.shape]}")
+    grid, own = maps.shape[-1], masks == OWN_MARK
+    if not own.flatten(1).any(1).all():
+        raise ValueError("a mask shows no mark of its own face: leave such faces out")
+    on_own, on_any, hottest = touched(own, grid), touched(masks > 0, grid), maps.flatten(1).argmax(1, keepdim=True)
+    covered = F.adaptive_avg_pool2d(own.float().unsqueeze(1), grid).flatten(1)  # [G, P], of each patch
+    positive = maps.flatten(1).clamp(min=0).double()
+    within = (positive * covered).sum(1) / positive.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
+    precision = [
+        average_precision_score(true, m) for true, m in zip(on_own.numpy(), maps.flatten(1).numpy(), strict=True)
+    ]
+    return {
+        "pointing": share(on_own.gather(1, hottest)[:, 0], family),
+        "pointing_any": share(on_any.gather(1, hottest)[:, 0], family),
+        "energy": mean(within / covered.mean(1), family),
+        "average_precision": share(precision, family),
+    }
+
+
+def usual_places(masks: Tensor, grid: int, family) -> Tensor:
+    """How often the faces of other families have a mark in each patch, [G, g, g]: what knowing all about faces and
+    nothing about this one would point to. masks uint8 [G, S, S]; family [G]; ValueError for a single family."""
+    own, family = touched(masks == OWN_MARK, grid).float(), np.asarray(family)
+    if len(np.unique(family)) < 2:
+        raise ValueError("the usual places of marks are those of other families: give at least 2")
+    usual = [own[torch.from_numpy(family != this)].mean(0) for this in family]
+    return torch.stack(usual).unflatten(1, (grid, grid))
+
+
+def removal_areas(pairs: EncodedPairs, maps: Tensor, steps: int = STEPS) -> tuple[Tensor, Tensor]:
+    """The mean scores [B] while patches are deleted and while they are inserted, the hottest first and in both faces
+    (Petsiuk et al., 2018, arXiv 1806.07421); maps [2, B, g, g].
+
+    A deleted patch shows the local mean. Means are over `steps` equal steps, without the untouched start.
+    """
+    rank = (
+        maps.flatten(0, 1).flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
+    )  # [G, P], 0 the hottest
+    means, areas = local_mean(pairs.faces, pairs.grid), []
+    for first, last in ((means, pairs.faces), (pairs.faces, means)):  # shown where the rank is below k, and elsewhere
+        scores = []
+        for k in torch.linspace(0, rank.shape[1], steps + 1).round()[1:]:
+            mask = (rank < k).float().unflatten(1, (1, pairs.grid, pairs.grid))
+            faces = torch.lerp(last, first, F.interpolate(mask, pairs.faces.shape[-2:]))
+            a, b = faces.chunk(2)
+            scores.append(pairs.model.compare(pairs.model.encode(a), pairs.model.encode(b)).diagonal())
+        areas.append(torch.stack(scores).mean(0))
+    return areas[0], areas[1]
+
+
+def shuffled(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of the model that has learnt nothing: the entries of every parameter in a random order."""
+    generator, copied = torch.Generator().manual_seed(seed), copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return copied
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's correlation of each map with the other of the same face, [G]; maps [G, g, g]. 1 where one of them is
+    the same everywhere: it tells nothing that shuffling could have changed."""
+    ranks = [rankdata(maps.flatten(1).cpu().numpy(), axis=1) for maps in (first, second)]
+    ranks = [r - r.mean(1, keepdims=True) for r in ranks]
+    size = np.sqrt((ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1))
+    return torch.from_numpy(np.divide((ranks[0] * ranks[1]).sum(1), size, out=np.ones(len(size)), where=size > 0))
+
+
+def _centre(pairs: EncodedPairs) -> Tensor:
+    """Faces are in the middle: the hottest place of every map, without looking."""
+    steps = torch.linspace(-1, 1, pairs.grid)
+    return (-(steps**2) - steps[:, None] ** 2).exp().expand(2, len(pairs.faces) // 2, -1, -1)
+
+
+def _image_difference(pairs: EncodedPairs) -> Tensor:
+    """How much the pixels differ, without a model."""
+    difference = (pairs.faces - pairs.faces[pairs.partner]).abs().mean(1)
+    return F.adaptive_avg_pool2d(difference, pairs.grid).unflatten(0, (2, -1))
+
+
+def _gradient_times_input(pairs: EncodedPairs) -> Tensor:
+    return torch.stack(pair_saliency(pairs.model, *pairs.faces.chunk(2), pairs.grid))
+
+
+BASELINES = {
+    "centre": _centre,
+    "image_difference": _image_difference,
+    "gradient_times_input": _gradient_times_input,
+}
+
+
+def hot_maps(pairs: EncodedPairs, names, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """The maps of these names, the baselines and a random map, each [2, B, g, g] on the CPU, oriented so that higher
+    tells apart."""
+    for name in names:
+        if MAPS[name].fits(pairs):
+            yield name, (-1 if MAPS[name].signed else 1) * MAPS[name].make(pairs).cpu()
+    for name, make in BASELINES.items():
+        yield name, make(pairs).cpu()
+    yield "random", torch.rand(2, len(pairs.faces) // 2, pairs.grid, pairs.grid, generator=generator)
+
+
+def faithfulness(
+    model: nn.Module, a: Tensor, b: Tensor, grid: int, family, masks=None, names=tuple(MAPS), batch: int = 32, seed=0
+) -> dict:
+    """How far each map, and each baseline, can be believed on co-twin pairs, for JSON.
+
+    a, b: images as `encode_pairs` takes them; family: of each pair, [B]; masks: of drawn twins, uint8 [2, B, S, S], or
+    None. For each map: `localisation` where there are masks (also of `usual_places`, the baseline that counts);
+    `deletion` and `insertion`, by how much the score rises faster, or falls faster, than in a random order;
+    `randomisation`, the absolute rank correlation with the map of `shuffled` weights (Adebayo et al., 2018, arXiv
+    1810.03292), and `untrustworthy`, whether that is 0.5 or more. ValueError for a name that is no map, and as
+    `encode_pairs` and `localisation`.
+    """
+    if unknown := set(names) - MAPS.keys():
+        raise ValueError(f"there is no map {', '.join(sorted(unknown))}: choose of {', '.join(MAPS)}")
+    generator, blank = torch.Generator().manual_seed(seed), shuffled(model, seed)
+    found: dict[str, dict[str, list]] = {}
+    for start in range(0, len(a), batch):
+        part = slice(start, start + batch)
+        taught, untaught = (encode_pairs(one, a[part], b[part], grid) for one in (model, blank))
+        for name, figures in _figures(taught, untaught, names, generator).items():
+            for figure, values in figures.items():
+                found.setdefault(name, {}).setdefault(figure, []).append(values)
+    family = np.asarray(family)
+    result = {name: _summary(figures, family, masks) for name, figures in found.items()}
+    if masks is not None:
+        faces, masks = np.concatenate([family, family]), masks.flatten(0, 1)
+        result["usual_places"] = {"localisation": localisation(usual_places(masks, grid, faces), masks, faces)}
+    return result
+
+
+def _figures(
+    taught: EncodedPairs, untaught: EncodedPairs, names, generator: torch.Generator
+) -> dict[str, dict[str, Tensor]]:
+    """Each map of some pairs and its figures: [B] of the pair, [2, B] of each face."""
+    maps, after = (dict(hot_maps(pairs, names, generator)) for pairs in (taught, untaught))
+    with torch.no_grad():
+        areas = {name: removal_areas(taught, own.to(taught.faces.device)) for name, own in maps.items()}
+    deleted, inserted = areas["random"]
+    return {
+        name: {
+            "maps": own,
+            "deletion": (areas[name][0] - deleted).cpu(),
+            "insertion": (inserted - areas[name][1]).cpu(),
+            "randomisation": rank_correlation(own.flatten(0, 1), after[name].flatten(0, 1)).abs().unflatten(0, (2, -1)),
+        }
+        for name, own in maps.items()
+    }
+
+
+def _summary(figures: dict[str, list], family: np.ndarray, masks) -> dict:
+    """The figures of one map over all batches."""
+    faces = np.concatenate([family, family])  # those of a, then those of b
+    result = {name: mean(torch.cat(figures[name]), family) for name in ("deletion", "insertion")}
+    result["randomisation"] = share(torch.cat(figures["randomisation"], 1).flatten(), faces)
+    result["untrustworthy"] = result["randomisation"]["value"] >= UNTRUSTED
+    if masks is not None:
+        result["localisation"] = localisation(torch.cat(figures["maps"], 1).flatten(0, 1), masks.flatten(0, 1), faces)
+    return result

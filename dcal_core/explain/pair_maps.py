@@ -1,0 +1,185 @@
+"""Why a model finds two faces alike or not, as maps over the patch grid of either face, from the pair's own score.
+
+A patch is asked two questions: how much does it add to the likeness of its face with itself (`own`), and how much to
+the likeness with the other face (`shared`)? What makes a face like itself, less what makes it like the other, tells
+them apart. A patch answers by being taken away, that is, by showing the local mean in its place.
+B pairs, G = 2 B faces: those of a, then those of b; P = g x g patches. Maps are fp32 [2, B, g, g].
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcal_core.explain.maps import layers_of, on_grid, selected_of
+from dcal_core.models.features import Features
+from dcal_core.models.similarity import Cosine
+
+REACH = 0.75  # patches from a patch's middle to the edges of its window: marks seldom keep to the grid
+
+
+def local_mean(faces: Tensor, grid: int) -> Tensor:
+    """The mean of the 1.5 x 1.5 patches around each pixel of faces [G, 3, S, S]: what is shown where a patch was."""
+    reach = max(1, round(REACH * faces.shape[-1] / grid))
+    across = F.avg_pool2d(faces, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
+    return F.avg_pool2d(across, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
+
+
+def windows(size: int, grid: int, device=None) -> Tensor:
+    """The 1.5 x 1.5 patches around each patch of a face of `size` pixels, 1 inside and else 0, [P, 1, S, S]."""
+    middles = (torch.arange(grid, device=device) + 0.5) * size / grid
+    pixels = torch.arange(size, device=device) + 0.5
+    inside = ((pixels - middles[:, None]).abs() <= REACH * size / grid).float()  # [g, S]
+    return (inside[:, None, :, None] * inside[None, :, None, :]).flatten(0, 1).unsqueeze(1)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPairs:
+    """B pairs of faces, encoded once for all their maps; what several maps need is computed when the first asks.
+
+    faces: float RGB in [0, 1], [G, 3, S, S]; features: traced, [G]; grid: g.
+    """
+
+    model: nn.Module
+    faces: Tensor
+    features: Features
+    grid: int
+
+    @cached_property
+    def partner(self) -> Tensor:
+        """The face that each face is compared with, [G]."""
+        return torch.arange(len(self.faces), device=self.faces.device).roll(len(self.faces) // 2)
+
+    @cached_property
+    def itself(self) -> Features:
+        """What each face is compared with: itself, without its trace, [G]."""
+        return Features(self.features.parts)
+
+    @cached_property
+    def other(self) -> Features:
+        """What each face is compared with: the other of its pair, [G]."""
+        return self.itself[self.partner]
+
+    @cached_property
+    def alike(self) -> Tensor:
+        """The share of the score with itself that each face reaches with the other, from 0 to 1, [G]; of cosines their
+        positive part."""
+        with torch.inference_mode(False), torch.no_grad():
+            own, shared = (self.model.compare(self.itself, to).diagonal().float() for to in (self.itself, self.other))
+            return (shared / own).clamp(0, 1)
+
+    @cached_property
+    def distinctive(self) -> Tensor:
+        """`tells_apart` to first order, all patches at once and signed, [2, B, g, g].
+
+        Integrated gradients (Sundararajan et al., 2017, arXiv 1703.01365) from the local mean to the face, by the
+        midpoint rule: at the face itself, which is as like itself as can be, the gradient of `own` is zero.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            change = self.faces - local_mean(self.faces, self.grid)
+            halfway = (self.faces - change / 2).requires_grad_()
+            seen = self.model.encode(halfway)
+            own, shared = (self.model.compare(seen, to).diagonal() for to in (self.itself, self.other))
+            (gradient,) = torch.autograd.grad((own - self.alike * shared).sum(), halfway)
+        pixels = self.faces[0, 0].numel() / self.grid**2  # of a patch: a sum over it, not a mean
+        return F.adaptive_avg_pool2d((gradient * change).sum(1), self.grid).unflatten(0, (2, -1)) * pixels
+
+    @cached_property
+    def occluded(self) -> tuple[Tensor, Tensor]:
+        """`own` and `shared`, each [2, B, g, g]: what the scores lose when a window is occluded (Zeiler & Fergus, 2014,
+        arXiv 1311.2901). P encodings of each pair."""
+        with torch.inference_mode(False), torch.no_grad():
+            masks = windows(self.faces.shape[-1], self.grid, self.faces.device)
+            means, lost = local_mean(self.faces, self.grid), []
+            for i, (face, mean) in enumerate(zip(self.faces, means, strict=True)):
+                both = Features.cat([self.itself[i : i + 1], self.other[i : i + 1]])
+                rest = [self.model.encode(torch.lerp(face, mean, some)) for some in masks.split(64)]
+                lost.append(self.model.compare(both[:1], both) - self.model.compare(Features.cat(rest), both))  # [P, 2]
+        own, shared = on_grid(torch.stack(lost, 1).float().permute(2, 1, 0), self.grid).unflatten(1, (2, -1))
+        return own, shared
+
+
+def encode_pairs(model: nn.Module, a: Tensor, b: Tensor, grid: int) -> EncodedPairs:
+    """Encode pairs once for all their maps; row i of a is compared with row i of b.
+
+    a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1], on the model's device. grid: g, of the backbone where
+    attention is mapped. ValueError where the shapes differ, the grid is finer than the pixels, or the model trains.
+    """
+    if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3 or a.shape[2] != a.shape[3] or not len(a):
+        raise ValueError(f"a and b must both be [B, 3, S, S] with B at least 1, got {[*a.shape]} and {[*b.shape]}")
+    if not 1 <= grid <= a.shape[-1]:
+        raise ValueError(f"grid={grid}: give 1 to {a.shape[-1]}, the size of the images")
+    if any(module.training for module in model.modules()):
+        raise ValueError("the model is in training mode, where maps would change its statistics: call model.eval()")
+    with torch.inference_mode(False), torch.no_grad():
+        faces = torch.cat([x / 255 if x.dtype == torch.uint8 else x.float() for x in (a, b)]).clone()
+        return EncodedPairs(model, faces, model.encode(faces, trace=True), grid)
+
+
+def tells_apart(pairs: EncodedPairs, own: Tensor, shared: Tensor) -> Tensor:
+    """What makes each face like itself less what makes it like the other, as far as they are alike; all [2, B, g, g].
+
+    The triplet of Williford, May & Byrne (2020, arXiv 2008.00916), probe, mate and non-mate, where the face is its own
+    mate. Of cosines it is the effect on what is left of a face's embedding without the part along the other's.
+    """
+    return own - pairs.alike.unflatten(0, (2, -1))[..., None, None] * shared
+
+
+def match_map(pairs: EncodedPairs, window: int = 1) -> Tensor:
+    """How well each patch's last token agrees with the best one of the other face at most `window` patches away: their
+    cosine, tokens less their face's mean, above (+) or below (-) what is usual in this face."""
+    tokens = layers_of(pairs.features, "x")[-1][:, -(pairs.grid**2) :].float()
+    tokens = F.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1)
+    place = torch.stack(torch.meshgrid(*[torch.arange(pairs.grid, device=tokens.device)] * 2, indexing="ij"), -1)
+    place = place.flatten(0, 1)  # [P, 2]
+    far = (place[:, None] - place).abs().amax(-1) > window
+    best = (tokens @ tokens[pairs.partner].mT).masked_fill(far, -torch.inf).amax(-1)  # [G, P]
+    return on_grid(best - best.mean(1, keepdim=True), pairs.grid).unflatten(0, (2, -1))
+
+
+def reads_by_place(pairs: EncodedPairs) -> bool:
+    """Whether `place_map` can take the pairs' score apart: a cosine of branches of which one is read by place."""
+    readout = getattr(pairs.model, "readout", None)
+    by_place = [getattr(readout, name, None) for name in ("whole_places", "local_places")]
+    return type(getattr(pairs.model, "similarity", None)) is Cosine and by_place != [None, None]
+
+
+def place_parts(model: nn.Module, features: Features) -> dict[str, Tensor]:
+    """What the tokens of each place put into the unit embedding of each branch that is read by place, before all
+    constants, [G, P, width / 2]: the half beside CLS. Exact: reading and neck are linear there."""
+    patches = model.last_tokens(layers_of(features, "x")[-1])[1]
+    tokens = {"sa": (model.readout.whole_places, patches)}
+    if model.readout.local_places is not None:
+        places = (selected_of(features) - model.vit.num_prefix_tokens).unsqueeze(-1)
+        chosen = features.trace["local"][:, 1:]
+        tokens["glca"] = (model.readout.local_places, patches.scatter(1, places.expand_as(chosen), chosen))
+    parts = {}
+    for branch, (place, seen) in tokens.items():
+        if place is not None:
+            reduce, _, spread = place.read
+            weight = spread.weight.unflatten(1, (seen.shape[1], -1))  # [C, P, reduced]
+            part = torch.einsum("bpr,cpr->bpc", reduce(seen), weight)
+            neck, norm = model.necks[branch], features.parts[branch].norm(dim=-1)
+            if isinstance(neck, nn.BatchNorm1d):
+                part = part * (neck.weight / (neck.running_var + neck.eps).sqrt())[-part.shape[-1] :]
+            parts[branch] = part / norm[:, None, None]
+    return parts
+
+
+@torch.no_grad()
+def place_map(pairs: EncodedPairs) -> Tensor:
+    """What each place takes from (-) or adds to (+) a full score of 1, the same for both faces.
+
+    1 - score is half the squared distance of the unit embeddings, a sum over places, and over CLS and constants, which
+    have none. ValueError unless `reads_by_place`.
+    """
+    if not reads_by_place(pairs):
+        raise ValueError("the score has no parts by place: that takes the cosine and a readout by place")
+    branches, maps = pairs.features.parts, 0
+    for branch, parts in place_parts(pairs.model, pairs.features).items():
+        unit = F.normalize(branches[branch].float(), dim=-1)[:, -parts.shape[-1] :]  # [G, width / 2]
+        apart, placed = unit - unit[pairs.partner], parts - parts[pairs.partner]
+        maps = maps - torch.einsum("bpc,bc->bp", placed, apart) / (2 * len(branches))
+    return on_grid(maps, pairs.grid).unflatten(0, (2, -1))
