@@ -110,7 +110,7 @@ def draw_effects(found: list[dict], label: str) -> Figure:
     errors.set_xscale("log")
     errors.set_xticks(ticks := [1, 2, 5, 10, 20, 50], [str(tick) for tick in ticks])
     errors.minorticks_off()
-    differences.set_xlabel("EER relative to that row's (%); coloured: the interval excludes 0")
+    differences.set_xlabel("EER relative to that row's (%), to 200 %; coloured: the interval excludes 0")
     differences.axvline(0, color="#222222", linewidth=1)
     differences.set_xlim(-100, 200)
     for axes in (errors, differences):
