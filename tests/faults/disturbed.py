@@ -36,6 +36,7 @@ VALUES = {
     "families_per_batch": 2,
     "images_per_person": 2,
     "steps_per_epoch": 4,
+    "pwca_partner": "mix",
     "epochs": 3,  # the best model is that of the first epoch, then that of the last
     "seed": 1,
     "lr": 1e-3,
