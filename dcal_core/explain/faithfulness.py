@@ -100,9 +100,8 @@ def removal_areas(pairs: EncodedPairs, maps: Tensor, steps: int = STEPS) -> tupl
 
     A deleted patch shows the local mean. Means are over `steps` equal steps, without the untouched start.
     """
-    rank = (
-        maps.flatten(0, 1).flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
-    )  # [G, P], 0 the hottest
+    order = maps.flatten(0, 1).flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(1)  # [G, P], 0 the hottest
     means, areas = local_mean(pairs.faces, pairs.grid), []
     for first, last in ((means, pairs.faces), (pairs.faces, means)):  # shown where the rank is below k, and elsewhere
         scores = []

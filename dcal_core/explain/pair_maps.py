@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dcal_core.explain.maps import layers_of, on_grid, selected_of
 from dcal_core.models.features import Features
+from dcal_core.models.readouts import second_look
 from dcal_core.models.similarity import Cosine
 
 REACH = 0.75  # patches from a patch's middle to the edges of its window: marks seldom keep to the grid
@@ -127,15 +128,22 @@ def tells_apart(pairs: EncodedPairs, own: Tensor, shared: Tensor) -> Tensor:
     return own - pairs.alike.unflatten(0, (2, -1))[..., None, None] * shared
 
 
-def match_map(pairs: EncodedPairs, window: int = 1) -> Tensor:
-    """How well each patch's last token agrees with the best one of the other face at most `window` patches away: their
-    cosine, tokens less their face's mean, above (+) or below (-) what is usual in this face."""
+def matches(pairs: EncodedPairs, window: int = 1) -> tuple[Tensor, Tensor]:
+    """For each patch of each face the cosine to the most alike patch of the other face at most `window` patches away,
+    and that patch, from 0 to P - 1; both [G, P]. Compared are the last tokens less their face's mean."""
     tokens = layers_of(pairs.features, "x")[-1][:, -(pairs.grid**2) :].float()
     tokens = F.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1)
     place = torch.stack(torch.meshgrid(*[torch.arange(pairs.grid, device=tokens.device)] * 2, indexing="ij"), -1)
     place = place.flatten(0, 1)  # [P, 2]
     far = (place[:, None] - place).abs().amax(-1) > window
-    best = (tokens @ tokens[pairs.partner].mT).masked_fill(far, -torch.inf).amax(-1)  # [G, P]
+    best, where = (tokens @ tokens[pairs.partner].mT).masked_fill(far, -torch.inf).max(-1)
+    return best, where
+
+
+def match_map(pairs: EncodedPairs) -> Tensor:
+    """How well each patch finds its like nearby in the other face (`matches`), above (+) or below (-) what is usual in
+    this face."""
+    best, _ = matches(pairs)
     return on_grid(best - best.mean(1, keepdim=True), pairs.grid).unflatten(0, (2, -1))
 
 
@@ -152,9 +160,8 @@ def place_parts(model: nn.Module, features: Features) -> dict[str, Tensor]:
     patches = model.last_tokens(layers_of(features, "x")[-1])[1]
     tokens = {"sa": (model.readout.whole_places, patches)}
     if model.readout.local_places is not None:
-        places = (selected_of(features) - model.vit.num_prefix_tokens).unsqueeze(-1)
-        chosen = features.trace["local"][:, 1:]
-        tokens["glca"] = (model.readout.local_places, patches.scatter(1, places.expand_as(chosen), chosen))
+        places, chosen = selected_of(features) - model.vit.num_prefix_tokens, features.trace["local"][:, 1:]
+        tokens["glca"] = (model.readout.local_places, second_look(chosen, places, patches))
     parts = {}
     for branch, (place, seen) in tokens.items():
         if place is not None:

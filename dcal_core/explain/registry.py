@@ -9,31 +9,34 @@ from dcal_core.explain.maps import cls_attention, glca_attention, on_grid, rollo
 from dcal_core.explain.pair_maps import EncodedPairs, match_map, place_map, reads_by_place, tells_apart
 
 
+def _always(pairs: EncodedPairs) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Map:
     """A kind of map: `make(pairs)` gives fp32 [2, B, g, g], for the faces of a and of b.
 
     signed: + speaks for one person, - for two; else higher is more. wants_pair: depends on the other face.
-    cost: encodings of the pair, its own one included, P for one per patch; quick: at most 4.
+    encodings: of the pair, its own one included; by_patch: and another one for each patch.
+    by: what `make` can be given beside, each counted from 0: the "layer", the "head".
     fits: whether these pairs' model has what the map shows.
     """
 
-    make: Callable[[EncodedPairs], Tensor]
+    make: Callable[..., Tensor]
     title: str
     meaning: str
-    cost: str
-    signed: bool
-    wants_pair: bool
-    fits: Callable[[EncodedPairs], bool]
+    signed: bool = False
+    wants_pair: bool = True
+    encodings: int = 1
+    by_patch: bool = False
+    by: tuple[str, ...] = ()
+    fits: Callable[[EncodedPairs], bool] = _always
 
     @property
     def quick(self) -> bool:
         """Whether it costs at most 4 encodings of the pair."""
-        return "P" not in self.cost
-
-
-def _always(pairs: EncodedPairs) -> bool:
-    return True
+        return not self.by_patch and self.encodings <= 4
 
 
 def _has_attention(pairs: EncodedPairs) -> bool:
@@ -44,12 +47,14 @@ def _has_glca(pairs: EncodedPairs) -> bool:
     return "selected" in pairs.features.trace
 
 
-def _rollout(pairs: EncodedPairs) -> Tensor:
-    return rollout_map(pairs.features, pairs.grid).unflatten(0, (2, -1))
+def _rollout(pairs: EncodedPairs, layer: int | None = None) -> Tensor:
+    depth = None if layer is None else layer + 1
+    return rollout_map(pairs.features, pairs.grid, depth).unflatten(0, (2, -1))
 
 
-def _cls_attention(pairs: EncodedPairs) -> Tensor:
-    return cls_attention(pairs.features, pairs.grid)[:, -1].mean(1).unflatten(0, (2, -1))
+def _cls_attention(pairs: EncodedPairs, layer: int = -1, head: int | None = None) -> Tensor:
+    heads = cls_attention(pairs.features, pairs.grid)[:, layer]  # [G, H, g, g]
+    return (heads.mean(1) if head is None else heads[:, head]).unflatten(0, (2, -1))
 
 
 def _selection(pairs: EncodedPairs) -> Tensor:
@@ -68,53 +73,40 @@ MAPS = {
         make=lambda pairs: pairs.distinctive.clamp(min=0),
         title="What tells them apart",
         meaning="Patches that make this face like itself and not like the other one.",
-        cost="4",
-        signed=False,
-        wants_pair=True,
-        fits=_always,
+        encodings=4,
     ),
     "occlusion": Map(
         make=lambda pairs: tells_apart(pairs, *pairs.occluded).clamp(min=0),
         title="What tells them apart, thorough",
         meaning="The same as what tells them apart, found by covering one patch after the other.",
-        cost="1 + P",
-        signed=False,
-        wants_pair=True,
-        fits=_always,
+        by_patch=True,
     ),
     "contribution": Map(
         make=lambda pairs: pairs.occluded[1],
         title="For and against one person",
         meaning="How much the score of this pair falls (+) or rises (-) when the patch is covered.",
-        cost="1 + P",
+        by_patch=True,
         signed=True,
-        wants_pair=True,
-        fits=_always,
     ),
     "place": Map(
         make=place_map,
         title="Score by place",
         meaning="What the tokens read at each place add to (+) or take from (-) a full score, exactly.",
-        cost="1",
         signed=True,
-        wants_pair=True,
         fits=reads_by_place,
     ),
     "match": Map(
         make=match_map,
         title="Matching patches",
         meaning="Whether a patch finds a better (+) or worse (-) match nearby in the other face than most.",
-        cost="1",
         signed=True,
-        wants_pair=True,
         fits=_has_attention,
     ),
     "rollout": Map(
         make=_rollout,
         title="Attention rollout",
         meaning="How much each patch has gone into the summary token through all layers: what GLCA selects by.",
-        cost="1",
-        signed=False,
+        by=("layer",),
         wants_pair=False,
         fits=_has_attention,
     ),
@@ -122,8 +114,7 @@ MAPS = {
         make=_cls_attention,
         title="CLS attention",
         meaning="What the summary token attends to in the last layer, mean of the heads.",
-        cost="1",
-        signed=False,
+        by=("layer", "head"),
         wants_pair=False,
         fits=_has_attention,
     ),
@@ -131,8 +122,6 @@ MAPS = {
         make=_selection,
         title="GLCA selection",
         meaning="The patches that global-local attention looks at again.",
-        cost="1",
-        signed=False,
         wants_pair=False,
         fits=_has_glca,
     ),
@@ -140,8 +129,6 @@ MAPS = {
         make=_glca_attention,
         title="GLCA attention",
         meaning="What the selected patches attend to when they are looked at again, mean of the heads.",
-        cost="1",
-        signed=False,
         wants_pair=False,
         fits=_has_glca,
     ),

@@ -84,6 +84,11 @@ class DCAL(nn.Module):
         """The backbone's last norm, which timm moves behind the pooling where it pools patches."""
         return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
 
+    @property
+    def grid(self) -> int:
+        """Patches along a side of the image."""
+        return self.vit.patch_embed.grid_size[0]
+
     def pretrained_depths(self) -> dict[str, int]:
         """How many blocks lie above each parameter that starts from pretrained weights, by its name; for the others,
         which are not named, there is no such start."""

@@ -19,6 +19,11 @@ class ByPlace(nn.Module):
         return self.read(patches)
 
 
+def second_look(chosen: Tensor, places: Tensor, patches: Tensor) -> Tensor:
+    """All patches as SA left them, [B, N, C], with GLCA's chosen ones [B, L, C] at their places [B, L]."""
+    return patches.scatter(1, places.unsqueeze(-1).expand_as(chosen), chosen.to(patches.dtype))
+
+
 class Readout(nn.Module):
     """How the whole streams (SA, PWCA) and GLCA are read: at CLS, joined with what else their names say.
 
@@ -51,8 +56,7 @@ class Readout(nn.Module):
             return cls
         if self.local_kind == "mean":
             return torch.cat([cls, chosen.mean(1)], -1)
-        rows = places.unsqueeze(-1).expand_as(chosen)
-        return torch.cat([cls, self.local_places(patches.scatter(1, rows, chosen.to(patches.dtype)))], -1)
+        return torch.cat([cls, self.local_places(second_look(chosen, places, patches))], -1)
 
 
 READOUTS = {  # how the whole streams and GLCA are read

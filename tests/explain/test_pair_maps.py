@@ -7,6 +7,7 @@ from dcal_core.explain.pair_maps import (
     encode_pairs,
     local_mean,
     match_map,
+    matches,
     place_map,
     place_parts,
     reads_by_place,
@@ -219,20 +220,25 @@ def test_a_model_without_readouts_has_no_parts_by_place():
 @pytest.mark.parametrize("window", [0, 1, 4])
 def test_match_is_the_best_cosine_within_the_window(kind, window):
     pairs = make_pairs(make_model(kind))
-    maps = match_map(pairs, window)
+    best, where = matches(pairs, window)
     tokens = pairs.features.trace["x.2"][:, PREFIX[kind] :]
     tokens = tokens - tokens.mean(1, keepdim=True)
     for face, other in ((0, 2), (3, 1)):
-        best = torch.empty(GRID, GRID)
         for place in range(GRID * GRID):
             row, column = divmod(place, GRID)
-            near = [
-                F.cosine_similarity(tokens[face, place], tokens[other, r * GRID + c], dim=0)
+            near = {
+                r * GRID + c: F.cosine_similarity(tokens[face, place], tokens[other, r * GRID + c], dim=0)
                 for r in range(max(0, row - window), min(GRID, row + window + 1))
                 for c in range(max(0, column - window), min(GRID, column + window + 1))
-            ]
-            best[row, column] = max(near)
-        torch.testing.assert_close(maps[face // 2, face % 2], best - best.mean(), rtol=1e-4, atol=1e-5)
+            }
+            assert where[face, place] == max(near, key=near.get)
+            torch.testing.assert_close(best[face, place], max(near.values()), rtol=1e-4, atol=1e-5)
+
+
+def test_the_match_map_is_the_match_less_the_face_s_mean():
+    pairs = make_pairs(make_model())
+    best, _ = matches(pairs)
+    torch.testing.assert_close(match_map(pairs)[1, 0], (best[2] - best[2].mean()).unflatten(0, (GRID, GRID)))
 
 
 @pytest.mark.parametrize(

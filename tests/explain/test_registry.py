@@ -22,7 +22,7 @@ def test_every_map_is_drawn_for_both_faces_as_it_is_described(name, kind):
     assert maps.shape == (2, 2, GRID, GRID) and maps.dtype == torch.float32
     assert maps.isfinite().all() and (maps.amax((2, 3)) > maps.amin((2, 3))).all()
     assert bool((maps < 0).any()) == entry.signed
-    assert entry.title and entry.meaning.endswith(".") and entry.quick == (entry.cost in "1234")
+    assert entry.title and entry.meaning.endswith(".") and entry.quick != entry.by_patch
 
 
 @each_map
@@ -52,6 +52,20 @@ def test_maps_are_those_of_the_functions_they_name():
     assert expected.keys() == MAPS.keys()
     for name, maps in expected.items():
         torch.testing.assert_close(MAPS[name].make(pairs), maps)
+
+
+def test_a_layer_and_a_head_can_be_chosen_where_a_map_says_so():
+    pairs = make_pairs(make_model())
+    heads = cls_attention(pairs.features, GRID)
+    assert {name: entry.by for name, entry in MAPS.items() if entry.by} == {
+        "rollout": ("layer",),
+        "cls_attention": ("layer", "head"),
+    }
+    shallow = MAPS["rollout"].make(pairs, layer=0)
+    torch.testing.assert_close(shallow, rollout_map(pairs.features, GRID, 1).unflatten(0, (2, 2)))
+    one = MAPS["cls_attention"].make(pairs, layer=1, head=0)
+    torch.testing.assert_close(one, heads[:, 1, 0].unflatten(0, (2, 2)))
+    torch.testing.assert_close(MAPS["cls_attention"].make(pairs, layer=1), heads[:, 1].mean(1).unflatten(0, (2, 2)))
 
 
 def test_models_get_the_maps_that_they_have_what_it_takes_for():

@@ -1,0 +1,45 @@
+import numpy as np
+import torch
+from tiny_models import DEPTH, GRID, HEADS, SIZE, Brightness, make_images, make_model
+
+from dcal_core.explain.pair_maps import encode_pairs, matches
+from dcal_core.explain.registry import MAPS
+from dcal_core.explain.views import PairView
+
+
+def make_view(model):
+    faces = (make_images(2) * 255).to(torch.uint8)
+    return faces, PairView(model, faces, ("one.png", "other.png"))
+
+
+def test_a_view_shows_what_the_functions_say_of_the_pair():
+    model = make_model(readout="tokens")
+    faces, view = make_view(model)
+    pairs = encode_pairs(model, faces[:1], faces[1:], GRID)
+    assert view.faces.shape == (2, SIZE, SIZE, 3) and (view.faces[1, 3, 5] == faces[1, :, 3, 5].numpy()).all()
+    with torch.no_grad():
+        expected = model.compare(model.encode(faces[:1]), model.encode(faces[1:])).item()
+    assert np.isclose(view.score, expected, atol=1e-5)
+    assert view.kinds == tuple(MAPS) and view.depth == (DEPTH, HEADS)
+    for name in view.kinds:
+        torch.testing.assert_close(torch.from_numpy(view.map(name)), MAPS[name].make(pairs)[:, 0])
+    one_head = MAPS["cls_attention"].make(pairs, layer=1, head=0)[:, 0]
+    torch.testing.assert_close(torch.from_numpy(view.map("cls_attention", layer=1, head=0)), one_head)
+    assert (view.matches == matches(pairs)[1].numpy()).all()
+
+
+def test_a_map_is_computed_once():
+    model = make_model()
+    _, view = make_view(model)
+    first = view.map("distinctive"), view.map("rollout", layer=0)
+    model.encode = None  # whoever asked it again would fail
+    assert view.map("distinctive") is first[0] and view.map("rollout", layer=0) is first[1]
+    assert view.map("rollout", layer=1) is not first[1]
+
+
+def test_a_model_without_tokens_is_shown_by_its_score_alone():
+    model = Brightness()
+    model.grid, model.anything = GRID, torch.nn.Parameter(torch.zeros(1))
+    _, view = make_view(model)
+    assert view.kinds == ("distinctive", "occlusion", "contribution")
+    assert view.depth == (0, 0) and view.matches is None
