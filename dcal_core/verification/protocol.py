@@ -54,6 +54,16 @@ def twin_pairs(index: TwinIndex) -> Pairs:
     return Pairs(a, b, index.person_of[a] == index.person_of[b], family)
 
 
+def some_of_each_family(pairs: Pairs, genuine: bool, most: int, seed: int) -> np.ndarray:
+    """Return the positions of at most `most` pairs of one kind from each family, drawn without replacement."""
+    random, kind = np.random.default_rng(seed), np.flatnonzero(pairs.genuine == genuine)
+    order = random.permutation(kind)
+    order = order[np.argsort(pairs.family[order], kind="stable")]
+    _, first = np.unique(pairs.family[order], return_index=True)
+    place = np.arange(len(order)) - np.repeat(first, np.diff([*first, len(order)]))  # within the family
+    return order[place < most]
+
+
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module gets its own mode back, frozen parts too."""

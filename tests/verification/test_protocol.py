@@ -10,7 +10,14 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex, read_index
 from dcal_core.models.features import Features
 from dcal_core.verification import protocol
-from dcal_core.verification.protocol import Pairs, encode_images, score_pairs, twin_pairs, unrelated_scores
+from dcal_core.verification.protocol import (
+    Pairs,
+    encode_images,
+    score_pairs,
+    some_of_each_family,
+    twin_pairs,
+    unrelated_scores,
+)
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
 
@@ -217,3 +224,24 @@ def test_bad_calls_of_unrelated_scores_are_refused():
             unrelated_scores(Toy(), features, index, **wrong)
     with pytest.raises(ValueError, match="at least 2 families"):
         unrelated_scores(Toy(), features[:4], toy_index([2], [2, 2]))
+
+
+def test_some_pairs_of_each_family_are_drawn_evenly():
+    index = toy_index([2, 2, 2], [3, 1, 2, 4, 1, 1])
+    pairs = twin_pairs(index)
+    for genuine in (True, False):
+        there = np.bincount(pairs.family[pairs.genuine == genuine], minlength=3)
+        for most in (1, 2, 100):
+            some = some_of_each_family(pairs, genuine, most, seed=0)
+            assert (pairs.genuine[some] == genuine).all() and len(np.unique(some)) == len(some)
+            assert (np.bincount(pairs.family[some], minlength=3) == there.clip(max=most)).all()
+    drawn = [tuple(some_of_each_family(pairs, False, 2, seed)) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_each_pair_of_a_family_is_as_likely_to_be_drawn():
+    pairs = twin_pairs(toy_index([2, 2], [2, 3, 1, 1]))
+    counts = np.zeros(len(pairs))
+    for seed in range(600):
+        counts[some_of_each_family(pairs, False, 1, seed)] += 1
+    assert (abs(counts[(pairs.family == 0) & ~pairs.genuine] - 100) < 40).all()  # 6 pairs, four standard deviations
