@@ -17,11 +17,12 @@ from dcal_core.environment import gpu_verdict
 from dcal_core.models.build import load_model
 from dcal_core.session import Session, begin_with_trained, command_parser, given_parameters, other_trained
 from dcal_core.verification.baseline import SFace
+from dcal_core.verification.family_rates import families_of_rarer_class
 from dcal_core.verification.figures import draw_confusable, draw_det, draw_histogram, draw_reliability, draw_roc
 from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.page import write_page
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs, unrelated_scores
-from dcal_core.verification.report import Scored, System, compare, evaluate, families_of_each_kind, write_json
+from dcal_core.verification.report import Scored, System, evaluate, write_json
 from dcal_core.verification.tables import metrics_table, security_table, systems_table, verdict_table
 from dcal_core.verification.words import compared, interval
 
@@ -109,18 +110,16 @@ def fuse(systems: list[System]) -> System:
 def evaluate_systems(session: Session, data: TwinData, systems: list[System], code: str) -> dict:
     """The whole result: the first system in every respect, then the others beside it; raises UserError where the
     validation families are too few to choose anything on."""
-    config = session.config
-    if min(families_of_each_kind(systems[0].validation.pairs)) < FEWEST_FAMILIES:
+    config, held_out = session.config, systems[0].validation.pairs
+    if families_of_rarer_class(held_out.genuine, held_out.family) < FEWEST_FAMILIES:
         raise UserError(
             f"fewer than {FEWEST_FAMILIES} validation families have pairs of one person and of co-twins, too few to "
             "set a threshold on: train with a larger validation_share."
         )
     options = {"draws": config.bootstrap_draws, "seed": config.seed}
-    result = evaluate(systems[0], data.label, error=config.verdict_error, calibration=config.calibration, **options)
-    table, found = compare(systems, **options)
-    result |= {"systems": table, "differences": found, "conditions": conditions(config, data, systems)}
-    result |= {"created": f"{datetime.now(UTC):%Y-%m-%d}", "code": code, "fingerprint": config.fingerprint()}
-    return result | {"model": str(session.trained)}
+    result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
+    about = {"created": f"{datetime.now(UTC):%Y-%m-%d}", "code": code, "fingerprint": config.fingerprint()}
+    return result | about | {"model": str(session.trained), "conditions": conditions(config, data, systems)}
 
 
 def conditions(config: Config, data: TwinData, systems: list[System]) -> list[str]:

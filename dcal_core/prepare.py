@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ from dcal_core.data.exclusions import FILE
 from dcal_core.data.splits import label_of, open_root, read_indexes
 from dcal_core.environment import banner
 from dcal_core.figures import COLOURS
+from dcal_core.markdown import table
 from dcal_core.review import draw_findings, excluded_before, write_list
 from dcal_core.session import Session, choose_preset, command_parser, given_parameters, run_folder
 from dcal_core.storage import write_text
@@ -58,23 +59,24 @@ def write_report(audit: Audit, folder: Path) -> Path:
 def summary(audit: Audit) -> str:
     """What each split holds, as a Markdown table that is also legible as text."""
     splits = audit.splits.values()
-    rows = [[audit.data, *audit.splits]]
+    rows = []
     for key in ("people", "families", "images", "images_found", "images_readable"):
         rows.append([key.replace("_", " "), *(f"{split[key]:,}" for split in splits)])
     rows.append(["images per person: least, median, most", *(_spread(s["images_per_person"]) for s in splits)])
     rows.append(["shorter side, px: least, median, most", *(_spread(split["shorter_side_px"]) for split in splits)])
-    return _table(rows)
+    return table([audit.data, *audit.splits], rows)
 
 
 def found(audit: Audit) -> str:
     """How often each kind of finding was made, as a Markdown table that is also legible as text."""
-    rows = [["finding", "cases", "people", "images", "drop?", "what it is"]]
+    rows = []
     for kind in KINDS:
         if findings := audit.of_kind(kind):
             distinct = [{item for finding in findings for item in getattr(finding, of)} for of in ("people", "images")]
             drop = {image for finding in findings for image in finding.drop}
             rows.append([kind, *(f"{n:,}" for n in map(len, (findings, *distinct, drop))), KINDS[kind]])
-    return _table(rows) if len(rows) > 1 else "Nothing was found that is worth knowing."
+    head = ["finding", "cases", "people", "images", "drop?", "what it is"]
+    return table(head, rows) if rows else "Nothing was found that is worth knowing."
 
 
 def first_findings(audit: Audit) -> Iterator[str]:
@@ -142,10 +144,3 @@ def report(session: Session, audit: Audit) -> None:
 
 def _spread(values: dict) -> str:
     return ", ".join("-" if value is None else f"{value:g}" for value in values.values())
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in padded]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

@@ -11,7 +11,7 @@ from dcal_core.config import FIELDS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"config", "progress"},
+    {"config", "markdown", "progress"},
     {"storage"},
     {"storage"},
     {"environment"},

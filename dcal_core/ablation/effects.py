@@ -12,6 +12,7 @@ from scipy.stats import norm, t
 from dcal_core.ablation.rows import Row
 from dcal_core.ablation.runs import Trial
 from dcal_core.figures import COLOURS
+from dcal_core.markdown import table
 from dcal_core.verification.bootstrap import replicate_eer
 from dcal_core.verification.protocol import Pairs
 
@@ -70,7 +71,7 @@ def interval(values: np.ndarray, seeds: int) -> dict:
 
 def as_markdown(found: list[dict]) -> str:
     """The effects as a table, in per cent and points of EER."""
-    lines = ["| system | EER, % | seeds | held against | difference, points | relative |", "|---|---|---|---|---|---|"]
+    rows = []
     names = {line["row"]: line["meaning"] for line in found}
     for line in found:
         cells = [line["meaning"], as_text(line["eer"], "{:.1f}"), str(len(line["seeds"]))]
@@ -79,8 +80,8 @@ def as_markdown(found: list[dict]) -> str:
             cells += [against, as_text(line["difference"], "{:+.1f}"), as_text(line["relative"], "{:+.0f} %")]
         else:
             cells += ["", "", ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return table(["system", "EER, %", "seeds", "held against", "difference, points", "relative"], rows)
 
 
 def as_text(figure: dict, form: str) -> str:

@@ -74,7 +74,8 @@ def evaluation_row(draws: int) -> Row:
     start = time.perf_counter()
     held_out, _ = compared(validation, features["validation"])
     scored, unrelated = compared(test, features["test"])
-    evaluate(System("features", "", held_out, scored, unrelated), "-", error=0.05, calibration="logistic", draws=draws)
+    systems = [System("features", "", held_out, scored, unrelated)]
+    evaluate(systems, "-", error=0.05, calibration="logistic", draws=draws)
     seconds = time.perf_counter() - start
     note = f"{len(scored.pairs):,} pairs within families, {len(unrelated.scores):,} unrelated ones, {draws:,} draws"
     return Row(f"{len(test.paths)} images, from features to report", Spread.of(seconds), "s", goal=10, note=note)

@@ -14,8 +14,8 @@ from sklearn.isotonic import IsotonicRegression, isotonic_regression
 from sklearn.linear_model import LogisticRegression
 
 from dcal_core.config import brief
-from dcal_core.verification.family_rates import class_sizes, estimate, shares, tabulate, with_draws
-from dcal_core.verification.metrics import ROUNDING, checked, numbered
+from dcal_core.verification.family_rates import estimate, families_of_rarer_class, shares, tabulate, with_draws
+from dcal_core.verification.metrics import ROUNDING, balanced, checked, numbered
 
 FEWEST_FAMILIES = 5  # in a bin of the reliability plot: fewer have no spread to speak of
 _RIDGE = 100  # prior variance of the slope on standardised scores: felt only where nothing else bounds it
@@ -107,20 +107,14 @@ def _bounded(llr: np.ndarray, families: int) -> np.ndarray:
     return np.clip(llr, -np.log(families), np.log(families))
 
 
-def _balanced(genuine: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weights [P] of which each class holds 1: at such equal priors the log-odds are the LLR."""
-    return weights / np.where(genuine, weights[genuine].sum(), weights[~genuine].sum())
-
-
 def _evidence(scores, genuine, family, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Return scores, genuine and balanced weights, each [P], and the number of families that support an LLR."""
     scores, genuine, weights = checked(scores, genuine, weights)
-    member, families = numbered(family, scores)
-    sizes = class_sizes(genuine, member, weights, families)
-    families = int(np.count_nonzero(sizes, axis=1).min())
+    member, _ = numbered(family, scores)
+    families = families_of_rarer_class(genuine, member, weights)
     if families < 2:
         raise ValueError(f"calibration needs each class from at least 2 families, got {families}: validate on more")
-    return scores, genuine, _balanced(genuine, weights), families
+    return scores, genuine, balanced(genuine, weights), families
 
 
 def fit_logistic(scores, genuine, family, weights=None) -> Logistic:
@@ -165,14 +159,14 @@ def cllr(llr, genuine, weights=None) -> float:
     """Return the cost of log likelihood ratios [P] in bits, 0 perfect, 1 as good as LLR 0 (Brümmer & du Preez)."""
     llr, genuine, weights = checked(llr, genuine, weights)
     cost = np.logaddexp(0, np.where(genuine, -llr, llr)) / np.log(2)
-    return float(np.average(cost, weights=_balanced(genuine, weights)))
+    return float(np.average(cost, weights=balanced(genuine, weights)))
 
 
 def cllr_min(scores, genuine, weights=None) -> float:
     """Return the lowest Cllr, in bits, that any rising calibration of these very scores [P] reaches: after PAV."""
     scores, genuine, weights = checked(scores, genuine, weights)
     present = weights > 0
-    scores, genuine, weights = scores[present], genuine[present], _balanced(genuine, weights)[present]
+    scores, genuine, weights = scores[present], genuine[present], balanced(genuine, weights)[present]
     posterior = _pav(scores, genuine, weights).predict(scores)
     right = np.where(genuine, posterior, 1 - posterior)  # never 0: a comparison pulls its own pool to its class
     return float(np.average(-np.log2(right), weights=weights))
@@ -213,7 +207,7 @@ def _least_cost(level: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> 
     where a class has no weight."""
     if not (weights[genuine].any() and weights[~genuine].any()):
         return np.nan
-    weights = _balanced(genuine, weights)
+    weights = balanced(genuine, weights)
     same, both = np.bincount(level, weights * genuine), np.bincount(level, weights)
     same, both = same[both > 0], both[both > 0]
     posterior = isotonic_regression(same / both, sample_weight=both).clip(0, 1)
@@ -238,7 +232,7 @@ def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None)
     genuine_share, impostor_share = shares(rows[:, :bins]), shares(rows[:, bins:])
     with np.errstate(invalid="ignore"):  # a draw that leaves the bin empty: NaN
         observed = genuine_share / (genuine_share + impostor_share)
-    weights = _balanced(genuine, weights)
+    weights = balanced(genuine, weights)
     return [
         _bin(edges[number : number + 2], bin_of == number, posterior, member, weights, observed[:, number])
         for number in range(bins)

@@ -14,6 +14,15 @@ def class_sizes(genuine: np.ndarray, member: np.ndarray, weights: np.ndarray, fa
     return tabulate(member, np.where(genuine, 0, 1), weights, families, 2).T
 
 
+def families_of_rarer_class(genuine: np.ndarray, family: np.ndarray, weights: np.ndarray | None = None) -> int:
+    """Return how many families have genuine and how many have impostor comparisons of any weight: the smaller number.
+
+    genuine (bool), family, weights: [P], checked.
+    """
+    present = np.ones(len(genuine), dtype=bool) if weights is None else weights > 0
+    return min(len(np.unique(family[present & part])) for part in (genuine, ~genuine))
+
+
 def with_draws(families: int, draws: int, seed: int) -> np.ndarray:
     """Return how often each family counts, [R, F]: once in the sample, then as `draw_families` draws it."""
     if draws < 1:

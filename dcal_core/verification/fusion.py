@@ -9,6 +9,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from dcal_core.verification.metrics import balanced, checked, numbered
+
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
@@ -40,9 +42,14 @@ def fit_fusion(llrs, genuine, family, weights=None) -> Fusion:
     negative weight would call a pair less alike because a system finds it more alike, which with few families is noise.
     Raises ValueError on unequal shapes, scores that are not finite, a missing class and when no system is of use.
     """
-    scores, genuine, weights = _checked(llrs, genuine, family, weights)
+    scores = np.asarray(llrs, dtype=np.float64)
+    if scores.ndim != 2 or not scores.shape[1]:
+        raise ValueError(f"scores must be [P, M], got {scores.shape}")
+    for column in scores.T:
+        _, genuine, weights = checked(column, genuine, weights)
+    _, families = numbered(family, scores[:, 0])
     # Comparisons of one family are no independent evidence: against the penalty, all of them count as one.
-    weights *= len(np.unique(family))
+    weights = families * balanced(genuine, weights) / 2
     standard = StandardScaler().fit(scores, sample_weight=weights)
     scaled, used = standard.transform(scores), np.arange(scores.shape[1])
     while len(used):
@@ -53,24 +60,3 @@ def fit_fusion(llrs, genuine, family, weights=None) -> Fusion:
             return Fusion(weight, standard.mean_, standard.scale_, float(model.intercept_[0]))
         used = np.delete(used, model.coef_.argmin())
     raise ValueError("no system scores genuine comparisons higher than impostor ones: there is nothing to fuse")
-
-
-def _checked(scores, genuine, family, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scores [P, M], genuine [P] and weights [P] that sum to 1/2 in each class, or say what is wrong."""
-    scores, genuine, family = np.asarray(scores, dtype=np.float64), np.asarray(genuine), np.asarray(family)
-    weights = np.ones(genuine.shape) if weights is None else np.array(weights, dtype=np.float64)
-    shapes = {genuine.shape, family.shape, weights.shape}
-    if scores.ndim != 2 or not scores.shape[1] or shapes != {scores.shape[:1]}:
-        raise ValueError(f"scores must be [P, M], genuine, family, weights [P], got {scores.shape} and {shapes}")
-    if bad := int((~np.isfinite(scores)).sum()):
-        raise ValueError(f"{bad} of {scores.size} scores are not finite")
-    if not np.isin(genuine, (0, 1)).all():
-        raise ValueError("genuine must hold only True and False (or 1 and 0)")
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError("weights must be finite and not negative")
-    genuine = genuine.astype(bool)
-    for part, name in ((genuine, "genuine"), (~genuine, "impostor")):
-        if not weights[part].sum():
-            raise ValueError(f"both classes are needed, but no {name} comparison has any weight")
-        weights[part] /= 2 * weights[part].sum()
-    return scores, genuine, weights

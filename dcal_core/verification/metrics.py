@@ -242,6 +242,11 @@ def fold_accuracy(scores, genuine, family, folds=FOLDS, weights=None) -> float:
     return float(Folds(scores, genuine, member, weights, families, folds).accuracy(np.ones((1, families)))[0])
 
 
+def balanced(genuine: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights [P] scaled so that each class holds 1: at such equal priors log-odds are log likelihood ratios."""
+    return weights / np.where(genuine, weights[genuine].sum(), weights[~genuine].sum())
+
+
 def family_weights(family, genuine) -> np.ndarray:
     """Weights [P] by which every family counts the same within genuine and within impostor comparisons.
 

@@ -23,7 +23,7 @@ from jinja2 import Environment, StrictUndefined, UndefinedError
 
 from dcal_core.storage import write_text
 from dcal_core.verification.page_template import PAGE
-from dcal_core.verification.words import compared, ends, interval, metric_name, metric_unit, shown
+from dcal_core.verification.words import COMPARED, compared, ends, interval, metric_name, metric_unit, shown
 
 FIGURES = {
     "scores": "Histograms of the scores of genuine and of co-twin comparisons, with the threshold",
@@ -32,7 +32,6 @@ FIGURES = {
     "reliability": "Reliability diagram: predicted probability of one person against its observed share",
     "confusable": "Photographs of the most confusable pairs: co-twins above, pairs of one person below",
 }
-COMPARED = ("eer", "roc_auc", "accuracy", "fmr", "fnmr")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

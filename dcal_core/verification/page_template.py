@@ -90,9 +90,10 @@ COMPARISON = """
 {% endfor %}
 </tbody></table></div>
 <ul>{% for difference in differences %}<li>{{ difference | compared }}</li>{% endfor %}</ul>
-<p>ROC-AUC is the chance that a genuine comparison scores higher than an impostor one. Differences are paired: both
-systems answer for the same drawn families. &ldquo;Better&rdquo; stands only where the interval leaves out zero; no
-difference shown does not mean that there is none.</p>
+<p><abbr title="true accept rate">TAR</abbr> at an FMR is the share of genuine comparisons that match where no larger
+share of the impostor ones does; ROC-AUC is the chance that a genuine comparison scores higher than an impostor one.
+Differences are paired: both systems answer for the same drawn families. &ldquo;Better&rdquo; stands only where the
+interval leaves out zero; no difference shown does not mean that there is none.</p>
 {% endif %}
 """
 

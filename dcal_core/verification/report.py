@@ -5,6 +5,7 @@ Whatever is chosen - threshold, calibration, verdict thresholds - is chosen on v
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,14 @@ from dcal_core.verification.calibration import (
     fit_logistic,
     reliability,
 )
+from dcal_core.verification.family_rates import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates, family_weights
 from dcal_core.verification.protocol import Pairs, Unrelated
 from dcal_core.verification.security import security
 from dcal_core.verification.verdicts import verdict_rates, verdict_thresholds
+from dcal_core.verification.words import COMPARED
 
 CURVE_POINTS = 200
-COMPARED = ("eer", "tar_at_fmr_0.05", "accuracy")  # what systems are compared by
 CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
 
 
@@ -50,7 +52,7 @@ class System:
     test: Scored
     unrelated: Unrelated
 
-    @property
+    @cached_property
     def threshold(self) -> float:
         """The score of equal errors on the validation families."""
         return equal_error_rate(self.validation.scores, self.validation.pairs.genuine)[1]
@@ -68,14 +70,19 @@ class System:
         return replicate(self.test.scores, pairs.genuine, pairs.family, self.threshold, draws, seed, weights)
 
 
-def evaluate(system: System, label: str, *, error: float, calibration: str, draws: int = 1000, seed: int = 0) -> dict:
-    """Return the result of one system, ready for `write_json`.
+def evaluate(
+    systems: list[System], label: str, *, error: float, calibration: str, draws: int = 1000, seed: int = 0
+) -> dict:
+    """Return the result of the first system and how the others differ from it, ready for `write_json`.
 
     label: the data set's name, or SYNTHETIC. error: the share of wrong verdicts in each class that is allowed on
     validation families. calibration: a key of CALIBRATIONS. `metrics` counts every comparison the same, as publications
-    do, `metrics_per_family` every family. Raises ValueError where the families are too few for what is asked.
+    do, `metrics_per_family` every family. Raises ValueError where the families are too few for what is asked, or
+    systems have scored other test pairs.
     """
+    system = systems[0]
     test, validation = system.test, system.validation
+    drawn = [one.replicates(draws, seed) for one in systems]
     what = test.scores, test.pairs.genuine, test.pairs.family
     source = f"equal error rate of {len(validation.index.families)} validation families"
     return {
@@ -83,13 +90,14 @@ def evaluate(system: System, label: str, *, error: float, calibration: str, draw
         "system": {"name": system.name, "about": system.about},
         "split": test.index.name,
         "threshold": {"value": system.threshold, "source": source},
-        "metrics": summarise(system.replicates(draws, seed)),
+        "metrics": summarise(drawn[0]),
         "metrics_per_family": summarise(system.replicates(draws, seed, even=True)),
         "calibration": calibrate(system, calibration, draws, seed),
         "verdict": judge(system, error, draws, seed),
         "security": security(*what, system.unrelated, draws=draws, seed=seed),
         "curve": _curve(test.scores, test.pairs.genuine),
         "confusable": most_confusable(test, system.threshold),
+        **compare(systems, drawn),
     }
 
 
@@ -115,17 +123,11 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
     }
 
 
-def families_of_each_kind(pairs: Pairs) -> tuple[int, int]:
-    """How many families have genuine pairs, and how many have co-twin pairs."""
-    genuine, impostor = (len(np.unique(pairs.family[part])) for part in (pairs.genuine, ~pairs.genuine))
-    return genuine, impostor
-
-
 def judge(system: System, error: float, draws: int, seed: int) -> dict:
     """The two thresholds of a verdict, chosen on the validation families for `error`, or for the least that so few of
     them resolve; and what they do to the test families."""
     validation, test = system.validation, system.test
-    families = min(families_of_each_kind(validation.pairs))
+    families = families_of_rarer_class(validation.pairs.genuine, validation.pairs.family)
     error = max(error, 1 / families)
     thresholds = verdict_thresholds(validation.scores, validation.pairs.genuine, validation.pairs.family, error)
     rates = verdict_rates(test.scores, test.pairs.genuine, test.pairs.family, thresholds, draws, seed)
@@ -174,10 +176,10 @@ def write_json(path: Path, result: dict) -> None:
     write_text(path, json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def compare(systems: list[System], draws: int = 1000, seed: int = 0) -> tuple[list[dict], list[dict]]:
-    """The metrics of each system, and how each one differs from the first, on the same bootstrap draws of families."""
-    drawn = [system.replicates(draws, seed) for system in systems]
-    table = [
+def compare(systems: list[System], drawn: list[Replicates]) -> dict[str, list[dict]]:
+    """The metrics of each system, `systems`, and how the first differs from each other one, `differences`, from the
+    `replicates` of each; raises ValueError where those are not of the same pairs and draws."""
+    metrics = [
         {"name": system.name, "about": system.about, "metrics": summarise(one)}
         for system, one in zip(systems, drawn, strict=True)
     ]
@@ -185,4 +187,4 @@ def compare(systems: list[System], draws: int = 1000, seed: int = 0) -> tuple[li
     for system, one in zip(systems[1:], drawn[1:], strict=True):
         between = differences(drawn[0], one)
         found += [{"a": systems[0].name, "b": system.name, "metric": name} | between[name] for name in COMPARED]
-    return table, found
+    return {"systems": metrics, "differences": found}

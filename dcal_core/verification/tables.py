@@ -1,13 +1,7 @@
 """The results of an evaluation as Markdown tables, for the notebook and the command."""
 
-from dcal_core.verification.words import interval, metric_name, metric_unit
-
-SIDE_BY_SIDE = ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc")
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+from dcal_core.markdown import table
+from dcal_core.verification.words import COMPARED, interval, metric_name, metric_unit
 
 
 def metrics_table(result: dict) -> str:
@@ -62,7 +56,5 @@ def security_table(result: dict) -> str:
 
 def systems_table(systems: list[dict]) -> str:
     """The systems side by side."""
-    rows = [
-        [one["name"], *(interval(one["metrics"][name], metric_unit(name)) for name in SIDE_BY_SIDE)] for one in systems
-    ]
-    return table(["system", *map(metric_name, SIDE_BY_SIDE)], rows)
+    rows = [[one["name"], *(interval(one["metrics"][name], metric_unit(name)) for name in COMPARED)] for one in systems]
+    return table(["system", *map(metric_name, COMPARED)], rows)

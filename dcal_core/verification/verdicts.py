@@ -9,7 +9,7 @@ from math import ceil
 
 import numpy as np
 
-from dcal_core.verification.family_rates import class_sizes, estimate, shares, tabulate, with_draws
+from dcal_core.verification.family_rates import estimate, families_of_rarer_class, shares, tabulate, with_draws
 from dcal_core.verification.metrics import ROUNDING, checked, equal_error_rate, error_rates, numbered
 
 VERDICTS = {"different": -1, "undecided": 0, "same": 1}
@@ -35,8 +35,8 @@ def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> T
     error outside (0, 0.5), or below 1 / families: that one pair of look-alikes decides (see `resolvable_fmr`).
     """
     scores, genuine, weights = checked(scores, genuine, weights)
-    member, families = numbered(family, scores)
-    families = int(np.count_nonzero(class_sizes(genuine, member, weights, families), axis=1).min())
+    member, _ = numbered(family, scores)
+    families = families_of_rarer_class(genuine, member, weights)
     if not 0 < error < 0.5:
         raise ValueError(f"error must lie between 0 and 0.5, got {error}")
     if error * families < 1 - ROUNDING:

@@ -11,6 +11,7 @@ METRICS = {
     "fmr": "FMR at the threshold",
     "fnmr": "FNMR at the threshold",
 }
+COMPARED = ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc")  # side by side, and told as differences
 RATES_AT = {"tar_at_fmr_": "TAR at FMR", "fnmr_at_fmr_": "FNMR at FMR"}
 
 

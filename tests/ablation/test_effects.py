@@ -12,7 +12,7 @@ from dcal_core.verification.metrics import equal_error_rate
 
 FAMILIES, EACH, SEEDS = 40, 12, 5
 ROWS = (
-    Row("plain", "plain", main=True, against=""),
+    Row("plain", "plain: without it", main=True, against=""),
     Row("better", "better: with a part", {"x": 1}, "plain", True),
     Row("same", "the same", {}, "plain"),
 )
@@ -101,7 +101,10 @@ def test_the_interval_over_seeds_and_families_covers_the_truth():
 def test_table_and_figure_name_every_row(found, tmp_path):
     lines = list(found.values())
     table = as_markdown(lines)
-    assert len(table.splitlines()) == 2 + len(lines) and "| better: with a part |" in table and "| plain |" in table
+    head, rule, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    assert head[0] == "system" and len(head) == 6 and all(set(cell) == {"-"} for cell in rule)
+    assert [row[0] for row in rows] == ["plain: without it", "better: with a part", "the same"]
+    assert [row[3] for row in rows] == ["", "plain", "plain"] and rows[0][4:] == ["", ""]
     figure = draw_effects(lines, "SYNTHETIC")
     assert "SYNTHETIC" in figure.get_suptitle()
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [line["meaning"] for line in lines]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy.special import expit, logit
+from scored_cases import clustered_case
 
 from dcal_core.bench.coverage import coverage
 from dcal_core.verification import bootstrap
@@ -25,15 +26,6 @@ from dcal_core.verification.metrics import (
     roc_auc,
     tar_at_fmr,
 )
-
-
-def clustered_case(families=12, each=10, seed=0, spread=1.0):
-    """Scores, genuine and family of `each` comparisons per class and family; a family shares a shift."""
-    rng = np.random.default_rng(seed)
-    family = np.tile(np.repeat(np.arange(families), each), 2)
-    genuine = np.repeat([True, False], families * each)
-    scores = 1.5 * genuine + spread * rng.normal(size=families)[family] + rng.normal(size=len(family))
-    return scores, genuine, family
 
 
 def uneven_case():

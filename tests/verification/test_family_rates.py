@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from dcal_core.verification.bootstrap import draw_families, interval
-from dcal_core.verification.family_rates import class_sizes, estimate, shares, tabulate, with_draws
+from dcal_core.verification.family_rates import (
+    class_sizes,
+    estimate,
+    families_of_rarer_class,
+    shares,
+    tabulate,
+    with_draws,
+)
 
 
 def test_the_sample_comes_first_and_then_its_draws():
@@ -21,6 +28,15 @@ def test_each_class_has_its_weight_in_each_family():
     np.testing.assert_array_equal(class_sizes(genuine, np.array([0, 1, 0, 0]), np.ones(4), 2), [[1, 1], [2, 0]])
     weights = np.array([1, 0, 1, 1])
     np.testing.assert_array_equal(class_sizes(genuine, np.array([0, 1, 0, 1]), weights, 2), [[1, 0], [1, 1]])
+
+
+def test_families_count_where_the_rarer_class_has_weight():
+    genuine, family = np.array([1, 1, 1, 0, 0, 0], dtype=bool), np.array([7, 8, 9, 7, 7, 9])
+    assert families_of_rarer_class(genuine, family) == 2  # impostors: families 7 and 9
+    assert families_of_rarer_class(~genuine, family) == 2
+    assert families_of_rarer_class(genuine, family, np.array([0.5, 0, 0, 1, 1, 1])) == 1  # genuine: family 7
+    assert families_of_rarer_class(genuine, family, np.array([1, 1, 1, 0, 0.5, 0])) == 1
+    assert families_of_rarer_class(genuine[:3], family[:3]) == 0
 
 
 def test_shares_of_an_empty_draw_are_no_number():

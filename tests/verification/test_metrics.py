@@ -8,6 +8,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_eer
 from dcal_core.verification.metrics import (
     Folds,
     accuracy,
+    balanced,
     eer_on_hull,
     equal_error_rate,
     error_rates,
@@ -263,3 +264,9 @@ def test_a_threshold_must_be_finite():
     for metric in (rates_at, accuracy):
         with pytest.raises(ValueError, match="threshold must be finite, got nan"):
             metric([1.0, 2.0], [1, 0], np.nan)
+
+
+def test_balanced_weights_hold_one_in_each_class():
+    genuine = np.array([True, False, True, False, False])
+    found = balanced(genuine, np.array([3.0, 0, 1, 2, 6]))
+    np.testing.assert_array_equal(found, [0.75, 0, 0.25, 0.25, 0.75])

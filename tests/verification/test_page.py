@@ -7,7 +7,7 @@ from PIL import Image
 
 from dcal_core.verification.bootstrap import replicate, summarise
 from dcal_core.verification.page import FIGURES, write_page
-from dcal_core.verification.words import METRICS, compared, interval, metric_name, shown
+from dcal_core.verification.words import COMPARED, METRICS, compared, interval, metric_name, shown
 
 ATTACK = "<script>alert('x')</script>\"&"
 
@@ -123,6 +123,15 @@ def test_sections_stand_in_their_order(read, result):
     order += ("worst mistakes", "Conditions", "All metrics")
     places = [text.index(words) for words in order]
     assert places == sorted(places)
+
+
+def test_systems_stand_side_by_side_in_the_columns_that_are_compared(tmp_path, result, figures):
+    result["systems"][1]["metrics"] |= {name: estimate(k / 100, None, None) for k, name in enumerate(COMPARED, 1)}
+    write_page(tmp_path / "page.html", result, figures)
+    table = (tmp_path / "page.html").read_text(encoding="utf-8").split("Compared with")[1].split("</table>")[0]
+    head, row = re.findall(r'<th scope="col">(.*?)</th>', table), re.findall(r"<td>(.*?)</td>", table.split("SFace")[1])
+    assert head == ["system", *map(metric_name, COMPARED)]
+    assert row == ["1.0 % (no interval)", "2.0 % (no interval)", "3.0 % (no interval)", "0.040 (no interval)"]
 
 
 def test_banner_stands_on_synthetic_data_alone(read, result):

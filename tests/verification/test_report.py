@@ -5,27 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from report_cases import FAMILIES, OPTIONS, scored, system
+from scored_cases import FAMILIES, OPTIONS, scored, system
 
+from dcal_core.verification import report
+from dcal_core.verification.bootstrap import replicate
 from dcal_core.verification.metrics import equal_error_rate
-from dcal_core.verification.report import (
-    COMPARED,
-    CURVE_POINTS,
-    compare,
-    evaluate,
-    most_confusable,
-    write_json,
-)
-
-
-@pytest.fixture(scope="module")
-def ours():
-    return system()
-
-
-@pytest.fixture(scope="module")
-def result(ours):
-    return evaluate(ours, "SYNTHETIC", **OPTIONS)
+from dcal_core.verification.report import CURVE_POINTS, compare, evaluate, most_confusable, write_json
+from dcal_core.verification.words import COMPARED
 
 
 def test_json_round_trip(result, tmp_path):
@@ -56,7 +42,7 @@ def test_whatever_is_chosen_is_chosen_on_validation_families(ours, result):
     pairs = ours.validation.pairs
     assert result["threshold"]["value"] == equal_error_rate(ours.validation.scores, pairs.genuine)[1]
     assert result["threshold"]["source"] == "equal error rate of 12 validation families"
-    other = evaluate(replace(ours, test=scored("test", FAMILIES, 1.0, 9)), "SYNTHETIC", **OPTIONS)
+    other = evaluate([replace(ours, test=scored("test", FAMILIES, 1.0, 9))], "SYNTHETIC", **OPTIONS)
     for chosen in (("threshold",), ("calibration", "fitted"), ("verdict", "thresholds")):
         mine, others = result, other
         for key in chosen:
@@ -67,7 +53,7 @@ def test_whatever_is_chosen_is_chosen_on_validation_families(ours, result):
 
 def test_verdicts_allow_what_so_few_families_resolve(ours, result):
     assert result["verdict"]["thresholds"]["error"] == 0.1
-    strict = evaluate(ours, "SYNTHETIC", **OPTIONS | {"error": 0.01})["verdict"]["thresholds"]
+    strict = evaluate([ours], "SYNTHETIC", **OPTIONS | {"error": 0.01})["verdict"]["thresholds"]
     assert strict["error"] == pytest.approx(1 / FAMILIES)
     assert strict["source"] == "at most 8.3 % wrong in each class of 12 validation families"
 
@@ -78,7 +64,7 @@ def test_calibrations_stand_side_by_side_and_chance_has_none(result):
     for name in ("cllr", "cllr_min"):
         assert found[name]["low"] < found[name]["value"] < found[name]["high"]
     assert found["cllr_min"]["value"] <= min(found["cllr"]["value"], found["others"]["isotonic"]["value"])
-    wrong = evaluate(system(separation=-1.0), "SYNTHETIC", **OPTIONS)
+    wrong = evaluate([system(separation=-1.0)], "SYNTHETIC", **OPTIONS)
     assert "do not separate in the right direction" in wrong["calibration"]["reason"]
     assert wrong["metrics"]["eer"]["value"] > 0.5
 
@@ -111,12 +97,32 @@ def test_most_confusable_takes_the_worst_of_each_family(ours):
 
 
 def test_systems_are_compared_on_the_same_draws(ours):
-    better = system("better", separation=3.0)
-    table, found = compare([ours, better, replace(ours, name="twin of ours")], draws=200)
+    systems = [ours, system("better", separation=3.0), replace(ours, name="twin of ours")]
+    found = compare(systems, [one.replicates(draws=200, seed=0) for one in systems])
+    table, between = found["systems"], found["differences"]
     assert [line["name"] for line in table] == ["ours", "better", "twin of ours"]
-    assert [(line["a"], line["b"], line["metric"]) for line in found] == [
+    assert [(line["a"], line["b"], line["metric"]) for line in between] == [
         ("ours", name, metric) for name in ("better", "twin of ours") for metric in COMPARED
     ]
     eers = [line["metrics"]["eer"]["value"] for line in table]
-    assert found[0]["value"] == pytest.approx(eers[0] - eers[1]) and found[0]["better"] == "b"
-    assert found[3]["value"] == found[3]["low"] == found[3]["high"] == 0 and found[3]["better"] is None
+    assert between[0]["value"] == pytest.approx(eers[0] - eers[1]) and between[0]["better"] == "b"
+    twin = between[len(COMPARED)]
+    assert twin["value"] == twin["low"] == twin["high"] == 0 and twin["better"] is None
+
+
+def test_each_system_is_drawn_once_and_the_first_with_even_families_too(ours, result, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "replicate", lambda *what: drawn.append(what) or replicate(*what))
+    again = evaluate([system(), system("other", separation=3.0)], "SYNTHETIC", **OPTIONS)
+    assert again == result and result["systems"][0]["metrics"] == result["metrics"]
+    of_test_scores = [np.array_equal(scores, ours.test.scores) for scores, *_ in drawn]
+    assert of_test_scores == [True, False, True]  # the last one for metrics_per_family
+    assert drawn[0][-1] is None and drawn[2][-1] is not None
+
+
+def test_the_threshold_is_found_once_and_a_changed_system_has_its_own(monkeypatch):
+    found, fresh = [], system()
+    monkeypatch.setattr(report, "equal_error_rate", lambda *what: found.append(what) or equal_error_rate(*what))
+    assert fresh.threshold == fresh.threshold and len(found) == 1
+    changed = replace(fresh, validation=scored("validation", FAMILIES, 1.0, 9))
+    assert changed.threshold != fresh.threshold and len(found) == 2

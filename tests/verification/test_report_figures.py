@@ -1,26 +1,14 @@
 import numpy as np
-import pytest
 import torch
 from matplotlib.figure import Figure
-from report_cases import FAMILIES, OPTIONS, system
+from scored_cases import FAMILIES
 
 from dcal_core.verification.figures import draw_confusable, draw_det, draw_histogram, draw_reliability, draw_roc
-from dcal_core.verification.report import evaluate
 
 
 class Noise:
     def batch(self, indices):
         return torch.randint(0, 256, (len(indices), 3, 8, 8), dtype=torch.uint8)
-
-
-@pytest.fixture(scope="module")
-def ours():
-    return system()
-
-
-@pytest.fixture(scope="module")
-def result(ours):
-    return evaluate(ours, "SYNTHETIC", **OPTIONS)
 
 
 def figures(ours, result, label):

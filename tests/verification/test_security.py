@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 import pytest
+from scored_cases import clustered_case
 
 from dcal_core.verification import security as module
 from dcal_core.verification.bootstrap import draw_families, effective_families, interval
@@ -25,12 +26,11 @@ def strangers(families=8, images=6, seed=0, digits=2):
 
 
 def twins(families=8, each=8, seed=1):
+    """Clustered scores above those of strangers, with ties, of families of unequal sizes."""
     rng = np.random.default_rng(seed)
-    family = np.tile(np.repeat(np.arange(families), each), 2)
-    genuine = np.repeat([True, False], families * each)
-    scores = np.where(genuine, 3.0, 1.5) + 0.5 * rng.normal(size=families)[family] + rng.normal(size=len(family))
-    kept = rng.random(len(family)) < 0.7  # families of unequal sizes
-    return np.round(scores[kept], 2), genuine[kept], family[kept]
+    scores, genuine, family = clustered_case(families, each, spread=0.5, seed=rng)
+    kept = rng.random(len(family)) < 0.7
+    return np.round(1.5 + scores[kept], 2), genuine[kept], family[kept]
 
 
 def naive(scores, genuine, weights, unrelated_scores, fmr):

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from scored_cases import clustered_case
 
 from dcal_core.verification.bootstrap import draw_families, effective_families, interval
 from dcal_core.verification.metrics import equal_error_rate, family_weights, rates_at
@@ -9,11 +10,9 @@ from dcal_core.verification.verdicts import Thresholds, verdict_rates, verdict_t
 
 
 def spread_case(families=20, each=10, apart=1.5, seed=0):
-    rng = np.random.default_rng(seed)
-    family = np.tile(np.repeat(np.arange(families), each), 2)
-    genuine = np.repeat([True, False], families * each)
-    shift = 0.5 * rng.normal(size=families)[family]
-    return np.round(apart * genuine + shift + rng.normal(size=len(family)), 2), genuine, family
+    """Clustered scores with ties."""
+    scores, genuine, family = clustered_case(families, each, apart, spread=0.5, seed=seed)
+    return np.round(scores, 2), genuine, family
 
 
 def own_families(scores):

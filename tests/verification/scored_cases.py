@@ -1,4 +1,4 @@
-"""A verifier made up of clustered scores, as the tests of the report take it."""
+"""Scores made up for tests: those of a family share a shift; and whole verifiers that gave such scores."""
 
 import numpy as np
 
@@ -8,6 +8,16 @@ from dcal_core.verification.report import Scored, System
 
 FAMILIES, IMAGES = 12, 5
 OPTIONS = dict(error=0.1, calibration="logistic", draws=30)
+
+
+def clustered_case(families=12, each=10, apart=1.5, spread=1.0, seed=0):
+    """Scores, genuine and family of `each` comparisons per class and family; a family shares a shift. seed: or a
+    generator, which goes on from there."""
+    rng = np.random.default_rng(seed)
+    family = np.tile(np.repeat(np.arange(families), each), 2)
+    genuine = np.repeat([True, False], families * each)
+    scores = apart * genuine + spread * rng.normal(size=families)[family] + rng.normal(size=len(family))
+    return scores, genuine, family
 
 
 def index_of(name: str, families: int) -> TwinIndex:
@@ -32,6 +42,7 @@ def scored(name: str, families: int, separation: float, seed: int) -> Scored:
 
 
 def system(name="ours", separation=2.0, seed=0) -> System:
+    """A verifier with scores of its own for validation, test and unrelated comparisons."""
     random = np.random.default_rng(seed)
     a, b = np.triu_indices(FAMILIES, k=1)
     unrelated = Unrelated(random.normal(-1, 1, 60 * len(a)), np.tile(a, 60), np.tile(b, 60))
