@@ -177,6 +177,9 @@ class Config:
         False, "evaluate a frozen face embedding too (pip install -r requirements-baseline.txt)", result=False
     )
     fuse: bool = parameter(False, "evaluate the fusion of all systems too", result=False)
+    pairs_per_family: int = parameter(
+        1, "pairs of each kind from each test family on which attention maps are measured", 1, 1000, result=False
+    )
     tracker: str = parameter("none", "experiment tracker", choices=("none", "wandb", "mlflow"), result=False)
     tracker_project: str = parameter("dcal-twin-verification", "project or experiment in the tracker", result=False)
     wandb_entity: str = parameter("", "wandb team; empty: your own", result=False)

@@ -6,38 +6,42 @@ from dcal_core.verification.words import interval
 PRIOR = "usual_places"  # the baseline that knows all about where marks usually are, and nothing about this face
 
 
-def points(found: dict, baselines: dict[str, dict]) -> bool | None:
-    """Whether a map points at true differences: surely more often than every baseline; None where they are unknown."""
-    if "localisation" not in found:
-        return None
-    rivals = [one["localisation"]["pointing"]["high"] for one in baselines.values() if "localisation" in one]
-    return found["localisation"]["pointing"]["low"] > max(rivals)
+def beats(figure: str, found: dict, baselines: dict[str, dict]) -> bool | None:
+    """Whether a map's figure of faithfulness is surely above that of every baseline; None where it is not known."""
+    rivals = [high for one in baselines.values() if (high := bounds(figure, one)[1]) is not None]
+    low, _ = bounds(figure, found)
+    return None if not rivals else low is not None and low > max(rivals)
 
 
-def decides(found: dict) -> bool:
-    """Whether covering what a map names changes the score more than covering just anything."""
-    low = found["deletion"]["low"]
-    return low is not None and low > 0
+def bounds(figure: str, found: dict) -> tuple[float | None, float | None]:
+    """The ends of a figure's interval, None where it has none."""
+    estimate = found.get(figure) or found.get("localisation", {}).get(figure) or {"low": None, "high": None}
+    return estimate["low"], estimate["high"]
 
 
 def conclusion(name: str, result: dict) -> str:
-    """A sentence on one map of the result of `faithfulness`: whether to trust it, for what, and by which figures."""
+    """A sentence on one map of the result of `faithfulness`: whether to trust it, for what, and by which figures.
+
+    What decides the score is judged by insertion: by deletion any order from the middle outwards beats a random one.
+    """
     found, baselines = result[name], {other: one for other, one in result.items() if other not in MAPS}
-    pointing, evidence = points(found, baselines), []
-    if pointing is not None:
-        evidence.append(f"its hottest patch lies on a true mark in {interval(found['localisation']['pointing'], '%')}")
-    evidence.append(f"covering what it names {'decides' if decides(found) else 'does not surely decide'} the score")
+    points, decides = (beats(figure, found, baselines) for figure in ("pointing", "insertion"))
     if found["untrustworthy"]:
         verdict = "not to be trusted: it hardly changes when the model forgets all that it has learnt"
-    elif pointing and decides(found):
+    elif points and decides:
         verdict = "trust it to point at what differs"
-    elif decides(found):
-        verdict = "trust it to say what the score hangs on" + ", not where the faces differ" * (pointing is False)
-    elif pointing:
+    elif points:
         verdict = "it points at what differs, though the score may not hang on it"
+    elif decides:
+        verdict = "trust it to say what the score hangs on" + ", not where the faces differ" * (points is False)
     else:
         verdict = "shows how the model works, not why these two differ"
-    return f"**{MAPS[name].title}**: {verdict} ({'; '.join(evidence)})."
+    evidence = f"what it names {'alone brings the score back' if decides else 'does not surely bring the score back'}"
+    if points is not None:
+        evidence = (
+            f"its hottest patch lies on a true mark in {interval(found['localisation']['pointing'], '%')}; {evidence}"
+        )
+    return f"**{MAPS[name].title}**: {verdict} ({evidence})."
 
 
 def conclusions(result: dict) -> list[str]:

@@ -31,6 +31,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.a)
 
+    def take(self, places: np.ndarray) -> "Pairs":
+        """Some of the comparisons, in the order of their places."""
+        return Pairs(self.a[places], self.b[places], self.genuine[places], self.family[places])
+
 
 @dataclass(frozen=True, eq=False)
 class Unrelated:

@@ -1,0 +1,115 @@
+"""Pairs of one person against pairs of co-twins: do their maps differ, or show the same whatever is asked?
+
+Figures are {"value", "low", "high"} with 95 % intervals over families, each counting the same.
+n pairs, P = g x g patches.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from torch import nn
+
+from dcal_core.data.images import ImageStore
+from dcal_core.explain.faithfulness import family_means, mean, share
+from dcal_core.explain.pair_maps import encode_pairs
+from dcal_core.explain.registry import MAPS
+from dcal_core.explain.statistics import speaks, statistics
+from dcal_core.progress import progress_line
+from dcal_core.verification.protocol import Pairs
+
+GROUPS = ("same", "twins")  # pairs of one person, pairs of co-twins
+SPREAD = ("entropy_share", "concentration", "centre_x", "centre_y")
+
+
+def quick_maps(
+    model: nn.Module, images: ImageStore, pairs: Pairs, names: Sequence[str], batch: int = 16
+) -> dict[str, np.ndarray]:
+    """Quick maps of n pairs, name -> fp32 [n, 2, g, g]; ValueError for a name that is no map, or a thorough one, which
+    costs an encoding a patch, or a map that this model does not have."""
+    if unknown := set(names) - {name for name, kind in MAPS.items() if kind.quick}:
+        raise ValueError(f"{', '.join(sorted(unknown))}: choose of the quick maps")
+    device, found = next(model.parameters()).device, {name: [] for name in names}
+    starts = range(0, len(pairs), batch)
+    for start in progress_line(starts, desc="mapping pairs", total=len(starts), unit="batch"):
+        part = slice(start, start + batch)
+        a, b = (images.batch(side[part]).to(device) for side in (pairs.a, pairs.b))
+        encoded = encode_pairs(model, a, b, model.grid)
+        for name in names:
+            if not MAPS[name].fits(encoded):
+                raise ValueError(f"this model has no map {name}: leave it out")
+            found[name].append(MAPS[name].make(encoded).cpu().numpy().swapaxes(0, 1))  # [b, 2, g, g]
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def compare_groups(maps: dict[str, np.ndarray], pairs: Pairs, regions: dict[str, np.ndarray]) -> dict:
+    """How the maps of same-person and of co-twin pairs differ, for JSON.
+
+    maps: name -> [n, 2, g, g], as `quick_maps` gives them; regions: as `face_regions`. `pairs` and `families` count
+    what there is in each group (`both`: families in both); `areas`: each region's share of the face. For each map
+    `means`, [g, g] by group, of an unsigned map in multiples of an even spread; and for what it `speaks` for
+    `figures`, each with `same`, `twins` and the `difference`, twins less same within each family that has both; and
+    `empty`, how many faces were left out of them since nothing in their map speaks for that.
+    ValueError where a group has no pair, or counts differ.
+    """
+    if any(one.shape[:2] != (len(pairs), 2) for one in maps.values()):
+        raise ValueError(f"each map must be [n, 2, g, g] of all {len(pairs)} pairs")
+    member = {"same": np.asarray(pairs.genuine, bool), "twins": ~np.asarray(pairs.genuine, bool)}
+    if missing := [group for group in GROUPS if not member[group].any()]:
+        raise ValueError(f"there is no pair of the group {missing[0]}: a comparison takes both")
+    families = {group: np.unique(pairs.family[member[group]]) for group in GROUPS}
+    result = {"pairs": {group: int(member[group].sum()) for group in GROUPS}}
+    result["families"] = {group: len(families[group]) for group in GROUPS}
+    result["families"]["both"] = len(np.intersect1d(*families.values()))
+    result["areas"] = {name: float(region.mean()) for name, region in regions.items()}
+    result["maps"] = {name: _compared(name, one, member, pairs.family, regions) for name, one in maps.items()}
+    return result
+
+
+def _compared(name: str, maps: np.ndarray, member: dict, family: np.ndarray, regions: dict) -> dict:
+    """The comparison of one kind of map."""
+    signed, result = MAPS[name].signed, {"means": {}, "speaks": {}}
+    totals = maps.sum((2, 3), keepdims=True, dtype=np.float64)
+    shown = maps if signed else maps / np.where(totals > 0, totals, 1) * maps[0, 0].size
+    for group in GROUPS:
+        _, number, sizes = np.unique(family[member[group]], return_inverse=True, return_counts=True)
+        mean_map = np.average(shown[member[group]].mean(1), axis=0, weights=1 / sizes[number])  # [g, g]
+        result["means"][group] = np.round(mean_map, 6).tolist()
+    for what, weights in speaks(maps, signed).items():
+        rows = [[statistics(side, regions) for side in sides] for sides in weights]
+        result["speaks"][what] = _figures(rows, member, family, regions)
+    return result
+
+
+def _figures(rows: list[list[dict]], member: dict, family: np.ndarray, regions: Iterable[str]) -> dict:
+    """Each figure of `rows`, the statistics of both faces of n pairs, in both groups."""
+    faces, flat = np.repeat(family, 2), [side for sides in rows for side in sides]
+    full = np.array([side["total"] > 0 for side in flat])
+    of_group = {group: np.repeat(inside, 2) for group, inside in member.items()}
+    values = {name: [side[name] for side in flat] for name in SPREAD}
+    values |= {name: [side["regions"][name]["share"] for side in flat] for name in regions}
+    result = {"empty": {group: int((of_group[group] & ~full).sum()) for group in GROUPS}, "figures": {}}
+    for name, column in values.items():
+        column = np.clip(np.array(column, dtype=np.float64), 0, 1)  # rounding may leave [0, 1], where log-odds end
+        parts = {
+            group: (column[part], faces[part]) for group, inside in of_group.items() if (part := inside & full).any()
+        }
+        figure = {group: share(*parts[group]) if group in parts else _none() for group in GROUPS}
+        result["figures"][name] = figure | {"difference": _difference(parts)}
+    return result
+
+
+def _none() -> dict:
+    return {"value": None, "low": None, "high": None}
+
+
+def _difference(parts: dict) -> dict:
+    """Twins less same, paired within families that have both: the mean of their differences by Student's t."""
+    common = np.intersect1d(*(family for _, family in parts.values())) if len(parts) == 2 else []
+    if not len(common):
+        return _none()
+    by_group = []
+    for group in GROUPS:
+        values, family = parts[group]
+        held = np.isin(family, common)
+        by_group.append(family_means(values[held], family[held]))  # in the order of `common`
+    return mean(by_group[1] - by_group[0], common)

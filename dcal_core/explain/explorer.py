@@ -1,0 +1,75 @@
+"""A trained verifier before a test split: any two of its images as a view, and what is said of them."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from dcal_core.data.splits import TwinData
+from dcal_core.data.synthetic import marks_of
+from dcal_core.explain.views import PairView
+from dcal_core.verification.answers import Answers
+from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+from dcal_core.verification.report import Scored
+
+VIEWS = 16  # pairs that stay encoded: with all their tokens 40 MB each for ViT-B at 224 px, 1 MB in the demo
+
+
+def confusing_first(scored: Scored) -> np.ndarray:
+    """The places of all pairs, [P], the most confusing first: co-twins found alike and images of one person found
+    unlike, by turns; of every family the worst, then of every family the second worst, and so on."""
+    pairs, turn = scored.pairs, np.empty(len(scored.pairs), dtype=np.int64)
+    for genuine in (True, False):
+        kind = np.flatnonzero(pairs.genuine == genuine)
+        worst = kind[np.argsort(scored.scores[kind] if genuine else -scored.scores[kind], kind="stable")]
+        rounds = np.empty(len(worst), dtype=np.int64)  # 0 for the worst pair of its family
+        for family in np.unique(pairs.family[worst]):
+            members = np.flatnonzero(pairs.family[worst] == family)
+            rounds[members] = np.arange(len(members))
+        turn[worst[np.argsort(rounds, kind="stable")]] = np.arange(len(worst))
+    return np.lexsort((pairs.genuine, turn))
+
+
+class Explorer:
+    """All pairs of the test families with a model's scores, and views of those that are asked for.
+
+    model: on its device; answers: what a score means, None before an evaluation. ValueError where there is no pair.
+    """
+
+    def __init__(self, model: nn.Module, data: TwinData, answers: Answers | None = None, encode_batch: int = 64):
+        self.model, self.data, self.answers = model, data, answers
+        self.index, self.images, self.label = data["test"].index, data["test"].images, data.label
+        pairs, device = twin_pairs(self.index), next(model.parameters()).device
+        if not len(pairs):
+            raise ValueError("there is no pair to look at: give an index with two images of a person or of co-twins")
+        features = encode_images(model, self.images, encode_batch, device)
+        self.scored = Scored(self.index, pairs, score_pairs(model, features, pairs, device=device))
+        self.order = confusing_first(self.scored)
+        self.view = lru_cache(maxsize=VIEWS)(self._view)
+
+    def _view(self, a: int, b: int) -> PairView:
+        """Two images; of drawn co-twins with the marks that truly tell them apart."""
+        marks = None
+        if self.data.synthetic and self.index.person_of[a] != self.index.person_of[b]:
+            marks = marks_of(self.data.root, [Path(self.index.paths[image]) for image in (a, b)])
+        return PairView(self.model, self.images.batch([a, b]), (self.name(a), self.name(b)), marks)
+
+    def name(self, image: int) -> str:
+        """Person and file of an image."""
+        return f"{self.index.people[self.index.person_of[image]]}/{Path(self.index.paths[image]).name}"
+
+    def confusing(self, turn: int) -> tuple[int, int]:
+        """The two images of the pair that the verifier gets most wrong (turn 0), the next one, and so on."""
+        place = self.order[turn]
+        return int(self.scored.pairs.a[place]), int(self.scored.pairs.b[place])
+
+    def judged(self, a: int, b: int) -> str:
+        """The score of two images in words, and on a second line what is true."""
+        score, (first, second) = self.view(a, b).score, self.index.person_of[[a, b]]
+        truth = f"In truth: {'the same person' if first == second else 'two people, co-twins'}."
+        if self.answers is None:
+            return f"Score {score:.2f}; what it means is not known before an evaluation\n{truth}"
+        right = {"same": first == second, "different": first != second}.get(self.answers.verdict(score))
+        verdict = "" if right is None else f" The verdict is {'right' if right else 'wrong'}."
+        return f"{self.answers.sentence(score).capitalize()}\n{truth}{verdict}"

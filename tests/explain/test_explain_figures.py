@@ -1,0 +1,210 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from tiny_models import GRID, SIZE, make_images, make_model
+
+from dcal_core.explain.charts import draw_comparison, draw_faithfulness, draw_regions, ranked
+from dcal_core.explain.comparison import compare_groups
+from dcal_core.explain.figures import draw_contact_sheet, draw_view, overlay, peak_of
+from dcal_core.explain.regions import DRAWN, face_regions
+from dcal_core.explain.registry import MAPS
+from dcal_core.explain.statistics import statistics, view_statistics
+from dcal_core.explain.tables import comparison_table, faithfulness_table, statistics_table
+from dcal_core.explain.views import PairView
+from dcal_core.verification.protocol import Pairs
+
+REGIONS = face_regions(DRAWN, SIZE)
+
+
+@pytest.fixture(scope="module")
+def view():
+    faces, marks = (make_images(2) * 255).to(torch.uint8), np.zeros((2, SIZE, SIZE), bool)
+    marks[0, 5:9, 5:9] = True  # the second face has none
+    return PairView(make_model(readout="tokens"), faces, ("90004/one.png", "90005/other.png"), marks)
+
+
+def words_of(figure):
+    """All that is written on a figure, its line breaks as spaces."""
+    return " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
+
+
+def drawn(figure):
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=40)
+    assert file.getvalue().startswith(b"\x89PNG")
+
+
+def test_an_overlay_lets_the_face_through_where_there_is_little():
+    face = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    axes = Figure().add_subplot()
+    scale = overlay(axes, face, np.array([[0, 1], [2, 4]]), signed=False, opacity=0.8, peak=4)
+    grey, patches = axes.get_images()
+    assert np.allclose(grey.get_array(), 0.299 * face[..., 0] + 0.587 * face[..., 1] + 0.114 * face[..., 2])
+    assert grey.get_clim() == (0, 255) and patches.get_extent() == grey.get_extent()
+    assert np.allclose(patches.get_array()[..., 3], [[0, 0.2], [0.4, 0.8]])
+    assert np.allclose(patches.get_array()[1, 1, :3], (0.993, 0.906, 0.144), atol=0.01)  # viridis ends in yellow
+    assert scale.get_clim() == (0, 4) and scale.get_cmap().name == "viridis"
+
+
+def test_a_signed_overlay_is_even_to_both_sides():
+    axes = Figure().add_subplot()
+    scale = overlay(axes, np.zeros((4, 4, 3), np.uint8), np.array([[-2, 0], [1, 2]]), signed=True, opacity=1, peak=2)
+    patches = axes.get_images()[1].get_array()
+    assert np.allclose(patches[..., 3], [[1, 0], [0.5, 1]]) and scale.get_clim() == (-2, 2)
+    red, _, blue, _ = patches[0, 0]
+    assert red > 2 * blue  # orange: two people
+    red, _, blue, _ = patches[1, 1]
+    assert blue > red  # purple: one person
+
+
+def test_the_peak_is_the_largest_size_and_never_zero():
+    assert peak_of(np.array([[1.0, -3.0]])) == 3 and peak_of(np.zeros((2, 2))) == 1
+
+
+def test_a_view_is_drawn_with_titles_meanings_and_marks(view):
+    names = ("distinctive", "place", "rollout")
+    figure = draw_view(view, names, "Co-twins, score 0.12 (SYNTHETIC)")
+    assert figure.get_suptitle() == "Co-twins, score 0.12 (SYNTHETIC)"
+    cells = np.array(figure.axes[:16]).reshape(4, 4)
+    assert [cells[side, 0].get_title() for side in (0, 1)] == list(view.names)
+    assert [axes.get_title() for axes in cells[0, 1:]] == [MAPS[name].title for name in names]
+    words = words_of(figure)
+    assert all(MAPS[name].meaning in words for name in names)
+    assert {"two people", "one person", "none", "most"} <= {text.get_text() for axes in cells[2] for text in axes.texts}
+    for side in (0, 1):
+        assert np.array_equal(cells[side, 0].get_images()[0].get_array(), view.faces[side])
+        for name, axes in zip(names, cells[side, 1:], strict=True):
+            weights, expected = view.map(name)[side], axes.get_images()[1].get_array()[..., 3]
+            assert np.allclose(expected, 0.85 * abs(weights) / abs(weights).max())  # each face on its own scale
+            assert f"{abs(weights).max():.2g} (" in axes.texts[0].get_text()
+            assert bool(axes.collections) == (side == 0)  # only where there is a mark
+    drawn(figure)
+
+
+def test_a_contact_sheet_shows_all_pairs(view):
+    figure = draw_contact_sheet([view] * 4, "match", [f"pair {n}" for n in range(4)], columns=3)
+    assert [place.get_suptitle() for place in figure.subfigs] == ["pair 0", "pair 1", "pair 2", "pair 3", "", ""]
+    assert MAPS["match"].meaning in words_of(figure) and "two people" in words_of(figure)
+    for place in figure.subfigs[:4]:
+        assert [axes.get_title() for axes in place.axes[:2]] == list(view.names)
+        assert [len(axes.get_images()) for axes in place.axes[:4]] == [1, 1, 2, 2]
+    drawn(figure)
+
+
+def test_regions_are_drawn_with_their_shares(view):
+    figure = draw_regions(view, "rollout", REGIONS, "A pair (SYNTHETIC)")
+    *faces, chart = figure.axes
+    for side, axes in enumerate(faces):
+        found = statistics(view.map("rollout")[side], REGIONS)["regions"]
+        for name in REGIONS.keys() - {"elsewhere"}:
+            assert f"{name}\n{100 * found[name]['share']:.0f} %" in [text.get_text() for text in axes.texts]
+        assert np.allclose(chart.lines[side].get_xdata(), [100 * one["share"] for one in found.values()])
+    assert np.allclose(chart.lines[2].get_xdata(), [100 * inside.mean() for inside in REGIONS.values()])
+    assert [label.get_text() for label in chart.get_yticklabels()] == list(REGIONS)
+    drawn(figure)
+
+
+@pytest.mark.parametrize("name", ["rollout", "place"])
+def test_a_comparison_shows_both_groups(name):
+    maps = np.random.default_rng(0).standard_normal((8, 2, GRID, GRID)).astype(np.float32)
+    pairs = Pairs(np.arange(8), np.arange(8), np.arange(8) % 2 == 0, np.arange(8) // 4)
+    maps = maps if MAPS[name].signed else abs(maps)
+    result = compare_groups({name: maps}, pairs, REGIONS)
+    figure = draw_comparison(result, name, np.zeros((SIZE, SIZE, 3), np.uint8), "SYNTHETIC")
+    assert figure.get_suptitle() == (
+        f"{MAPS[name].title} (SYNTHETIC)\n4 pairs of one person, 4 of co-twins, 2 families"
+    )
+    pictures, charts = figure.subfigs
+    means = result["maps"][name]["means"]
+    peak = max(abs(np.array(mean)).max() for mean in means.values())
+    for axes, mean in zip(pictures.axes, means.values(), strict=False):
+        assert np.allclose(axes.get_images()[1].get_array()[..., 3], 0.85 * abs(np.array(mean)) / peak)  # one scale
+    assert len(charts.axes) == 2 * len(result["maps"][name]["speaks"])
+    for row, one in enumerate(result["maps"][name]["speaks"].values()):
+        spots = [line.get_xdata()[0] for line in charts.axes[2 * row].lines if line.get_marker() == "s"]
+        assert np.allclose(spots, [100 * one["figures"][region]["twins"]["value"] for region in REGIONS])
+        spots = [line.get_xdata()[0] for line in charts.axes[2 * row + 1].lines if line.get_marker() == "D"]
+        assert np.allclose(spots, [100 * one["figures"][region]["difference"]["value"] for region in REGIONS])
+    drawn(figure)
+    table = comparison_table(result, name).splitlines()
+    assert len(table) == 2 + (4 + len(REGIONS)) * len(result["maps"][name]["speaks"])
+    assert "| left cheek |" in table[2 + 4 + list(REGIONS).index("left cheek")]
+
+
+def estimate(value):
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def found(pointing, deletion, untrustworthy=False):
+    return {
+        "deletion": estimate(deletion),
+        "insertion": {"value": 0.1, "low": None, "high": None},
+        "randomisation": estimate(0.6 if untrustworthy else 0.1),
+        "untrustworthy": untrustworthy,
+        "localisation": {"pointing": estimate(pointing), "energy": estimate(3), "average_precision": estimate(0.5)},
+    }
+
+
+RESULT = {
+    "rollout": found(0.3, 0.6),
+    "distinctive": found(0.9, 0.2),
+    "centre": found(0.2, 0.3, untrustworthy=True),
+    "usual_places": {"localisation": found(0.5, 0)["localisation"]},
+}
+
+
+def without_marks(result):
+    return {
+        name: {figure: one for figure, one in found.items() if figure != "localisation"}
+        for name, found in result.items()
+        if name != "usual_places"
+    }
+
+
+def test_faithfulness_is_ranked_and_untrustworthy_maps_are_hollow():
+    assert ranked(RESULT) == ["distinctive", "usual_places", "rollout", "centre"]
+    figure = draw_faithfulness(RESULT, "Faithfulness (SYNTHETIC)")
+    pointing, energy, deletion = figure.axes
+    titles = ["What tells them apart", "Baseline: usual places of marks", "Attention rollout"]
+    assert [label.get_text() for label in pointing.get_yticklabels()] == [*titles, "Baseline: the middle of the image"]
+    spots = [line for line in pointing.lines if line.get_marker() in "os"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in spots] == [
+        (pytest.approx(value), row) for row, value in enumerate((90, 50, 30, 20))
+    ]
+    assert [line.get_marker() for line in spots] == ["o", "s", "o", "s"]
+    assert [line.get_markerfacecolor() == "white" for line in spots] == [False, False, False, True]
+    assert "not to be trusted" in words_of(figure)
+    assert [line.get_ydata()[0] for line in deletion.lines if line.get_marker() in "os"] == [0, 2, 3]  # none of usual
+    reach = [line.get_xdata() for line in pointing.lines if len(line.get_xdata()) == 2]
+    assert np.allclose(reach[0], [85, 95])
+    drawn(figure)
+
+
+def test_faithfulness_without_true_marks_is_ranked_by_deletion():
+    result = without_marks(RESULT)
+    assert ranked(result) == ["rollout", "centre", "distinctive"]
+    assert len(draw_faithfulness(result, "Photographs").axes) == 1
+    assert "hottest patch" not in faithfulness_table(result)
+
+
+def test_faithfulness_as_a_table():
+    lines = faithfulness_table(RESULT).splitlines()
+    assert lines[2].startswith("| **What tells them apart** | 90.0 % (85.0 to 95.0 %) | 3.000 (2.950 to 3.050) |")
+    assert lines[3].startswith("| Baseline: usual places of marks | 50.0 %") and lines[3].endswith("| - | - | - |")
+    assert "Baseline: the middle of the image (not to be trusted)" in lines[5] and "| 0.100 |" in lines[5]
+
+
+def test_statistics_as_a_table(view):
+    stats = view_statistics(view, REGIONS)
+    lines = statistics_table(stats, view.names).splitlines()
+    assert len(lines) == 2 + 2 * sum(len(parts) for parts in stats.values())
+    rollout = next(line for line in lines if line.startswith("| Attention rollout | 90005/other.png"))
+    side = stats["rollout"]["all"][1]
+    most = max(REGIONS, key=lambda name: side["regions"][name]["share"] / side["regions"][name]["area"])
+    assert f"| {100 * side['concentration']:.1f} % |" in rollout and f"| {most}: " in rollout
+    nothing = {"rollout": {"all": [statistics(np.zeros((2, 2)), REGIONS)] * 2}}
+    assert statistics_table(nothing, view.names).endswith("| - | - | - | - | the map is zero everywhere |")

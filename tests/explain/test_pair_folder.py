@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import GRID, SIZE, Brightness, make_images, make_model
+
+from dcal_core.explain.pair_folder import stem_of, write_pair
+from dcal_core.explain.regions import DRAWN, face_regions
+from dcal_core.explain.statistics import view_statistics
+from dcal_core.explain.views import PairView
+from dcal_core.storage import StorageError
+
+REGIONS = face_regions(DRAWN, SIZE)
+FACES = (make_images(2) * 255).to(torch.uint8)
+NAMES = ("90004/90004d13.jpg", "90005/90005d01.jpg")
+STEM = "90004_90004d13_90005_90005d01"
+
+
+def test_all_that_is_shown_of_a_pair_is_written(tmp_path):
+    view, folder = PairView(make_model(), FACES, NAMES), tmp_path / "new/pair"
+    folder.mkdir(parents=True)
+    (folder / f"{STEM}_attention_rollout.png").write_bytes(b"of another run")
+    files = write_pair(folder, view, "Co-twins", "SYNTHETIC", REGIONS, "two people")
+    endings = ["pair_attention.png", "attention_rollout.png", "glca_attention.png", "discriminative_regions.png"]
+    assert files == [folder / f"{STEM}_{e}" for e in [*endings, "attention_stats.json"]]
+    assert sorted(files) == sorted(folder.iterdir())  # and nothing half written
+    for file in files[:-1]:
+        with Image.open(file) as picture:
+            assert picture.format == "PNG" and min(picture.size) > 400
+            assert len(np.unique(np.asarray(picture))) > 50
+    found = json.loads(files[-1].read_text())
+    assert found["maps"] == json.loads(json.dumps(view_statistics(view, REGIONS)))
+    del found["maps"]
+    assert found == {"data": "SYNTHETIC", "images": list(NAMES), "score": view.score, "answer": "two people"}
+
+
+def test_a_model_without_attention_is_told_by_its_score(tmp_path):
+    model = Brightness()
+    model.grid, model.anything = GRID, torch.nn.Parameter(torch.zeros(1))
+    files = write_pair(tmp_path, PairView(model, FACES, ("a.png", "b.png")), "Two images", "mine", REGIONS)
+    assert [file.name for file in files] == [
+        "a_b_pair_attention.png", "a_b_discriminative_regions.png", "a_b_attention_stats.json",
+    ]  # fmt: skip
+    assert json.loads(files[-1].read_text())["answer"] is None
+
+
+def test_a_picture_on_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(figure, file, **options):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    before = tmp_path / f"{STEM}_pair_attention.png"
+    before.write_bytes(b"whole")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(StorageError, match="no room on the disk"):
+        write_pair(tmp_path, PairView(make_model(), FACES, NAMES), "Co-twins", "SYNTHETIC", REGIONS)
+    assert [*tmp_path.iterdir()] == [before] and before.read_bytes() == b"whole"
+
+
+def test_a_folder_that_is_a_file_is_said(tmp_path):
+    (tmp_path / "taken").write_text("")
+    view = PairView(make_model(), FACES, NAMES)
+    with pytest.raises(StorageError, match="taken cannot be written"):
+        write_pair(tmp_path / "taken", view, "Co-twins", "SYNTHETIC", REGIONS)
+
+
+@pytest.mark.parametrize(
+    "names, stem",
+    [
+        (NAMES, STEM),
+        (("/data/twins/90004/a b.jpg", "../c:d?.png"), "90004_a_b_c_d"),
+        (("...", "Zoë/été.v2.png"), "image_Zoë_été_v2"),
+        (("x" * 300 + ".png", "é" * 300 + ".png"), "x" * 100 + "_" + "é" * 50),
+    ],
+)
+def test_stems_are_safe_for_file_systems(names, stem):
+    assert stem_of(names) == stem
