@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from dcal_core.config import UserError
+
 COMMANDS = {  # name: module and function, imported when asked for, and what it does
     "prepare": ("dcal_core.prepare", "main", "check the data and write what to leave out"),
     "train": ("dcal_core.recipes", "main", "train a preset's model; also what torchrun starts"),
@@ -14,14 +16,19 @@ COMMANDS = {  # name: module and function, imported when asked for, and what it 
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command that the first argument names with the others; returns the exit status."""
+    """Run the command that the first argument names with the others; returns the exit status, 1 with a sentence for
+    what the user can mend."""
     if not arguments or arguments[0] not in COMMANDS:
         print("usage: python -m dcal_core <command> [options]; <command> --help says more")
         for name, (_, _, meaning) in COMMANDS.items():
             print(f"  {name:<10}{meaning}")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     module, function, _ = COMMANDS[arguments[0]]
-    return getattr(importlib.import_module(module), function)(arguments[1:])
+    try:
+        return getattr(importlib.import_module(module), function)(arguments[1:])
+    except UserError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

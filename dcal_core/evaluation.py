@@ -1,6 +1,5 @@
 """What evaluate.ipynb and `python -m dcal_core evaluate` do: verifiers scored on the same test people, and a report."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dcal_core.config import Config, UserError, check_given
+from dcal_core.config import Config, UserError
 from dcal_core.data.splits import TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
 from dcal_core.models.build import load_model
@@ -173,18 +172,13 @@ def headline(result: dict) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """What evaluate.ipynb does; exit status 1 with a sentence where there is nothing to evaluate."""
+    """What evaluate.ipynb does; raises UserError where there is nothing to evaluate."""
     given, params_dir = given_parameters(command_parser("evaluate", "Report on a trained run.").parse_args(arguments))
-    try:
-        check_given(given, params_dir)
-        session = begin_with_trained(TITLE, given, params_dir)
-        data = session.open_data(SPLITS)
-        systems = score_systems(session, data)
-        result = evaluate_systems(session, data, systems, code="checkout")
-        pictures = {name: session.keep(figure, name) for name, figure in figures(result, systems, data)}
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    session = begin_with_trained(TITLE, given, params_dir)
+    data = session.open_data(SPLITS)
+    systems = score_systems(session, data)
+    result = evaluate_systems(session, data, systems, code="checkout")
+    pictures = {name: session.keep(figure, name) for name, figure in figures(result, systems, data)}
     for text in (
         verdict_table(result),
         metrics_table(result),

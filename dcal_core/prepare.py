@@ -1,14 +1,13 @@
 """The data audit as a command, `python -m dcal_core prepare`, and what prepare.ipynb shares with it."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dcal_core.config import Config, UserError, check_given, load
+from dcal_core.config import Config, load
 from dcal_core.data.audit import KINDS, Audit, audit_images
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.splits import label_of, open_root, read_indexes
@@ -115,27 +114,20 @@ def draw_counts(audit: Audit) -> Figure:
 
 
 def main(arguments: list[str]) -> int:
-    """What prepare.ipynb does, without its reviewer: exit status 0 also with findings, 1 with a sentence where there
-    is nothing to audit."""
+    """What prepare.ipynb does, without its reviewer: exit status 0 also with findings; raises UserError where there is
+    nothing to audit."""
     given, params_dir = given_parameters(command_parser("prepare", "Check the data of a preset.").parse_args(arguments))
-    try:
-        check_given(given, params_dir)
-        session = begin_audit(given, params_dir)
-        report(session, audit_data(session.config))
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    session = begin_audit(given, params_dir)
+    report(session, audit_data(session.config))
     return 0
 
 
 def report(session: Session, audit: Audit) -> None:
     """Print an audit, keep it and its pictures in the run's folder, and write the list where that is asked for."""
     print(f"\n{summary(audit)}\n\n{found(audit)}\n", *first_findings(audit), sep="\n")
-    pictures = session.folder / "figures"
-    pictures.mkdir(parents=True, exist_ok=True)
     for name, figure in figures(audit):
-        figure.savefig(pictures / f"{name}.png", dpi=110)
-    print(f"\nReport: {write_report(audit, session.folder)}\nPictures: {pictures}")
+        session.keep(figure, name)
+    print(f"\nReport: {write_report(audit, session.folder)}\nPictures: {session.folder / 'figures'}")
     if session.config.drop_suggested:
         print(exclude_suggested(audit, exclusion_list(session)))
     elif audit.suggested():

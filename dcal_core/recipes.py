@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dcal_core.config import Config, ConfigError, UserError, check_given
+from dcal_core.config import Config, ConfigError, UserError
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.splits import Split, TwinData, open_data
 from dcal_core.distributed import (
@@ -153,9 +153,9 @@ def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Ru
 
 def main(arguments: list[str]) -> int:
     """What train.ipynb does, without its figures: `python -m dcal_core train`, alone or started by torchrun."""
-    given, params_dir = given_parameters(command_parser("train", "Train a preset's model.").parse_args(arguments))
+    options = command_parser("train", "Train a preset's model.").parse_args(arguments)
     try:
-        check_given(given, params_dir)
+        given, params_dir = given_parameters(options)
         join()
         session = begin_training("Train a twin verifier", given, params_dir)
         with main_first():  # it draws or decodes the images, the others find them

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dcal_core.config import FIELDS, Config, ConfigError, check, load, read_values
+from dcal_core.config import FIELDS, Config, ConfigError, check, check_given, load, read_values
 from dcal_core.data.places import find_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError
@@ -80,11 +80,14 @@ def command_parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def given_parameters(options: argparse.Namespace) -> tuple[dict, Path]:
-    """The parameters given to a command, as a notebook would be given them, and the folder of the presets."""
+    """The parameters given to a command, as a notebook would be given them, and the folder of the presets; raises
+    ConfigError for a misspelt name or an impossible value."""
     preset, params_dir = options.preset, Path(__file__).parents[1] / "params"
     if options.file:
         preset, params_dir = options.file.stem, options.file.parent
-    return {"preset": preset, **dict(options.p)}, params_dir
+    given = {"preset": preset, **dict(options.p)}
+    check_given(given, params_dir)
+    return given, params_dir
 
 
 def choose_preset(preset: str, data_root: str) -> str:
@@ -122,9 +125,9 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
 def other_trained(folder: Path, config: Config) -> Session:
     """Another trained run beside the one whose config is given, on the same data; raises ConfigError, DamagedError."""
     trained = find_trained(folder.resolve(), [])
-    elsewhere = {name: getattr(config, name) for name in ("data_root", "exclusions", "max_lost_share", "encode_batch")}
+    shared = ("data_root", "exclusions", "max_lost_share", "synthetic_test_families", "encode_batch")
     print(f"Model {trained}")
-    return Session(trained_config(trained, elsewhere), folder, trained)
+    return Session(trained_config(trained, {name: getattr(config, name) for name in shared}), folder, trained)
 
 
 def trained_config(trained: Path, given: dict) -> Config:

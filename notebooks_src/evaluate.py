@@ -10,9 +10,7 @@
 # and `report.json` beside it. Several runs can be compared.
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(
-    globals()
-)  # so that the cell after the parameters can tell which names are new
+_known = set(globals())  # what is not a parameter
 
 # %% [markdown]
 # ## Parameters
@@ -21,9 +19,7 @@ _known = set(
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
 data_root = ""  # folder with the index files; empty: search the attached inputs
-run_dir = (
-    ""  # folder of the trained run; empty: named after the preset, else the attached one
-)
+run_dir = ""  # folder of the run; empty: named after the preset, else the attached one
 compare = ""  # folders of other runs to stand beside it, separated by commas
 baseline = False  # a frozen face embedding too: pip install -r requirements-baseline.txt
 fuse = False  # all of them made into one, too
@@ -86,7 +82,7 @@ result = evaluate_systems(session, data, systems, CORE_HASH)
 # independent evidence.
 
 # %%
-from IPython.display import Markdown, display
+from IPython.display import Image, Markdown, display
 
 from dcal_core.verification.tables import (
     metrics_table,
@@ -113,8 +109,9 @@ display(Markdown(metrics_table(result)))
 # %%
 from dcal_core.evaluation import figures
 
-drawn = dict(figures(result, systems, data))
-session.show(drawn["scores"], "scores")
+drawn = figures(result, systems, data)
+pictures = {name: session.keep(figure, name) for name, figure in drawn}
+display(Image(filename=pictures["scores"]))
 
 # %% [markdown]
 # ## ROC and DET curves
@@ -122,10 +119,10 @@ session.show(drawn["scores"], "scores")
 # shows the two error rates on normal-deviate axes, where small rates are not squeezed into a corner.
 
 # %%
-session.show(drawn["roc"], "roc")
+display(Image(filename=pictures["roc"]))
 
 # %%
-session.show(drawn["det"], "det")
+display(Image(filename=pictures["det"]))
 
 # %% [markdown]
 # ## Side by side
@@ -148,8 +145,8 @@ print(*map(compared, result["differences"]), sep="\n")
 from dcal_core.verification.tables import calibration_table
 
 display(Markdown(calibration_table(result)))
-if "reliability" in drawn:
-    session.show(drawn["reliability"], "reliability")
+if "reliability" in pictures:
+    display(Image(filename=pictures["reliability"]))
 
 # %% [markdown]
 # ## What strangers say about twins
@@ -165,7 +162,7 @@ display(Markdown(security_table(result)))
 # pose, light and blur before blaming the model.
 
 # %%
-session.show(drawn["confusable"], "confusable")
+display(Image(filename=pictures["confusable"]))
 
 # %% [markdown]
 # ## Conditions and limits
@@ -180,7 +177,6 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in result["conditions"])
 # %%
 from dcal_core.evaluation import headline, write_report
 
-pictures = {name: session.keep(figure, name) for name, figure in drawn.items()}
 files = write_report(session, result, pictures)
 print(headline(result))
 print("Report:", *files)

@@ -9,9 +9,7 @@
 # marked SYNTHETIC.
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(
-    globals()
-)  # so that the cell after the parameters can tell which names are new
+_known = set(globals())  # what is not a parameter
 
 # %% [markdown]
 # ## Parameters

@@ -10,9 +10,28 @@ from pathlib import Path
 import pytest
 import torch
 
+from dcal_core import environment
 from dcal_core.config import UserError
 
 DEADLY = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir", "chmod")
+
+
+@pytest.fixture(scope="session")
+def off_kaggle():
+    """Moves, by a monkeypatch, into a folder on a machine that is not Kaggle's; its `input` stands for Kaggle's."""
+
+    def move(patch: pytest.MonkeyPatch, folder: Path) -> None:
+        patch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+        patch.setattr(environment, "KAGGLE_INPUT", folder / "input")
+        patch.chdir(folder)
+
+    return move
+
+
+@pytest.fixture
+def elsewhere(off_kaggle, monkeypatch, tmp_path):
+    """An empty folder on a machine that is not Kaggle's."""
+    off_kaggle(monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -27,13 +27,7 @@ from dcal_core.environment import (
     secret,
 )
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-    """An empty folder on a machine that is not Kaggle's."""
-    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "no_input")
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
@@ -78,12 +72,11 @@ def test_kaggle_is_told_by_its_variable_whatever_its_value(monkeypatch):
         assert on_kaggle()
 
 
-def test_inputs_are_the_folder_given_else_kaggles_else_data(monkeypatch, tmp_path):
+def test_inputs_are_the_folder_given_else_kaggles_else_data(tmp_path):
     assert input_roots() == []
     (tmp_path / "data").mkdir()
     assert input_roots() == [Path("data")]
     (tmp_path / "input").mkdir()
-    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "input")
     assert input_roots() == [tmp_path / "input", Path("data")]
     assert input_roots("faces") == [Path("faces")]
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dcal_core import environment, evaluation
+from dcal_core import evaluation
+from dcal_core.__main__ import main
 from dcal_core.config import UserError, load
 from dcal_core.data import splits
 from dcal_core.data.splits import open_data
 from dcal_core.data.synthetic import generate
-from dcal_core.evaluation import SPLITS, evaluate_systems, figures, main, score_systems
+from dcal_core.evaluation import SPLITS, evaluate_systems, figures, score_systems
 from dcal_core.models.features import Features
 from dcal_core.recipes import train_run
 from dcal_core.session import begin_with_trained
@@ -40,14 +41,12 @@ class Brightness(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(off_kaggle, tmp_path_factory):
     """A folder with three trained runs: two of one seed, one of another, at another image size."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patched:
-        patched.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-        patched.setattr(environment, "KAGGLE_INPUT", folder / "input")
+        off_kaggle(patched, folder)
         patched.setattr(splits, "generate", partial(generate, workers=1))
-        patched.chdir(folder)
         changes = {"a": {}, "b": {"lr": 1e-3}, "c": {"seed": 1, "image_size": 48}}
         for name, change in changes.items():
             config = load("demo", PARAMS, TINY | change | {"run_dir": name})
@@ -56,12 +55,10 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, runs):
-    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    monkeypatch.setattr(environment, "KAGGLE_INPUT", runs / "input")
+def beside_the_runs(off_kaggle, monkeypatch, runs):
+    off_kaggle(monkeypatch, runs)
     monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
     monkeypatch.setattr(evaluation, "SFace", Brightness)
-    monkeypatch.chdir(runs)
 
 
 def begun(**given):
@@ -112,8 +109,14 @@ def test_fused_scores_come_from_weights_chosen_on_validation_families():
 )
 def test_what_cannot_stand_side_by_side_is_a_sentence(given, sentence, capsys):
     options = [part for name, value in given.items() for part in ("-p", name, value)]
-    assert main(["--preset", "demo", "-p", "run_dir", "a", *options]) == 1
+    assert main(["evaluate", "--preset", "demo", "-p", "run_dir", "a", *options]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_a_compared_run_is_tested_on_the_families_asked_for_now():
+    session, data = begun(compare="b", synthetic_test_families=3)
+    ours, other = score_systems(session, data)
+    assert len(ours.test.scores) == len(other.test.scores) == 3 * (2 * 28 + 64)
 
 
 def test_a_run_on_other_people_is_refused():
@@ -125,7 +128,8 @@ def test_a_run_on_other_people_is_refused():
 
 
 def test_the_command_leaves_a_report_that_names_all_systems(capsys):
-    assert main(["--preset", "demo", "-p", "run_dir", "a", "-p", "compare", "b", "-p", "baseline", "true"]) == 0
+    given = ["--preset", "demo", "-p", "run_dir", "a", "-p", "compare", "b", "-p", "baseline", "true"]
+    assert main(["evaluate", *given]) == 0
     report, printed = json.loads(Path("a/report.json").read_text()), capsys.readouterr().out
     assert [system["name"] for system in report["systems"]] == ["a", "b", "SFace"] and report["data"] == "SYNTHETIC"
     assert {(line["a"], line["b"]) for line in report["differences"]} == {("a", "b"), ("a", "SFace")}

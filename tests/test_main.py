@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from dcal_core import environment, recipes
+from dcal_core import recipes
 from dcal_core.config import load
 from dcal_core.data.synthetic import generate
 from dcal_core.models.build import load_model
@@ -45,15 +45,12 @@ def preset(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-    """An empty folder on a machine without GPU that is not Kaggle's, where nobody is told where dcal_core is."""
-    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+def no_gpu(elsewhere, monkeypatch):
+    """One thread, no GPU, and nobody is told where dcal_core is."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "no_input")
     monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -82,7 +79,14 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
     code, out, err = command(*arguments)
     assert code == status and err == ""
     assert out.startswith("usage: python -m dcal_core <command> [options]")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["prepare", "train", "evaluate", "ablation", "bench"]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+        "prepare",
+        "train",
+        "evaluate",
+        "explain",
+        "ablation",
+        "bench",
+    ]
 
 
 def test_a_command_gets_the_other_arguments_and_gives_the_exit_status(command, monkeypatch):

@@ -1,5 +1,6 @@
 """The built notebooks, run as a user runs them: by papermill, in an empty folder, without the package installed."""
 
+import base64
 import json
 import os
 import subprocess
@@ -36,6 +37,13 @@ def papermill(folder, notebook, **parameters):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "no_proxy": "*", "https_proxy": "http://127.0.0.1:9"}  # no network
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def pictures_in(folder, notebook):
+    """Every PNG that an executed notebook shows, in order."""
+    cells = json.loads((folder / notebook).read_text())["cells"]
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    return [base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data]
 
 
 def text_of(folder, notebook):
@@ -80,7 +88,9 @@ def test_evaluation_writes_the_report(folder):
     counts = report["metrics"]["counts"]
     assert report["data"] == "SYNTHETIC" and (counts["genuine"], counts["impostor"]) == (31 * 2 * 28, 31 * 64)
     assert report["metrics"]["eer"]["low"] <= report["metrics"]["eer"]["value"] <= report["metrics"]["eer"]["high"]
-    assert all((folder / f"out/figures/{name}.png").is_file() for name in ("scores", "roc", "det", "confusable"))
+    reliability = [] if "reason" in report["calibration"] else ["reliability"]
+    kept = [folder / f"out/figures/{name}.png" for name in ("scores", "roc", "det", *reliability, "confusable")]
+    assert pictures_in(folder, "evaluate.ipynb") == [file.read_bytes() for file in kept]
     page = (folder / "out/report.html").read_text()
     assert "SYNTHETIC DATA" in page and "31 families" in page and "EER" in text_of(folder, "evaluate.ipynb")
 

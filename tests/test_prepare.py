@@ -13,14 +13,15 @@ from jupyter_client.manager import run_kernel
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dcal_core import environment, review
+from dcal_core import review
+from dcal_core.__main__ import main
 from dcal_core.config import Config
 from dcal_core.data.audit import audit_images
 from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
 from dcal_core.data.splits import open_data, read_indexes
 from dcal_core.data.synthetic import generate
 from dcal_core.data.twins import DataError
-from dcal_core.prepare import exclude_suggested, figures, first_findings, found, main, summary, write_report
+from dcal_core.prepare import exclude_suggested, figures, first_findings, found, summary, write_report
 from dcal_core.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face, picture, someone_there
 
 SIZE = 32
@@ -30,12 +31,8 @@ UNSEEN = ["-p", "drop_suggested", "true"]
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-    """An empty folder on a machine that is not Kaggle's."""
-    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "no_input")
+def no_gpu(elsewhere, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -61,7 +58,7 @@ def audit(root):
 
 
 def given(root) -> list[str]:
-    return ["--preset", "demo", "-p", "image_size", str(SIZE), "-p", "data_root", str(root)]
+    return ["prepare", "--preset", "demo", "-p", "image_size", str(SIZE), "-p", "data_root", str(root)]
 
 
 # ---- the command
@@ -98,8 +95,7 @@ def test_the_suggestions_become_a_list_that_training_obeys(root, capsys):
 
 
 def test_the_parameter_does_what_the_option_does(root, tmp_path, capsys):
-    elsewhere = ["-p", "run_dir", "there", *UNSEEN]
-    assert main([*given(root), *elsewhere]) == 0
+    assert main([*given(root), "-p", "run_dir", "there", *UNSEEN]) == 0
     assert list(read_exclusions(tmp_path / "there" / FILE)) == SUGGESTED
     assert "Give this file to every later step as exclusions" in capsys.readouterr().out
 
@@ -116,7 +112,7 @@ def test_the_parameter_does_what_the_option_does(root, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_audited_ends_in_one_sentence(capsys, arguments, sentence):
-    assert main(arguments) == 1
+    assert main(["prepare", *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith(sentence) and error.count("\n") == 1
 
@@ -129,7 +125,7 @@ def test_index_files_that_are_none_end_in_one_sentence(root, capsys):
 
 def test_from_a_shell(root, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "dcal_core", "prepare", *given(root), *UNSEEN]
+    command = [sys.executable, "-m", "dcal_core", *given(root), *UNSEEN]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("Check the twin data\n")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dcal_core import environment, recipes, session
+from dcal_core import recipes, session
 from dcal_core.config import FIELDS, Config, ConfigError, load
 from dcal_core.data import splits
 from dcal_core.data.splits import open_data
@@ -46,12 +46,10 @@ CONFIG = Config(
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(off_kaggle, tmp_path_factory):
     """Train and validation splits of twins drawn once, without worker processes."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-        patched.chdir(tmp_path_factory.mktemp("empty"))
-        patched.setattr(environment, "KAGGLE_INPUT", tmp_path_factory.getbasetemp() / "no_input")
+        off_kaggle(patched, tmp_path_factory.mktemp("empty"))
         scratch = tmp_path_factory.mktemp("drawn")
         patched.setattr(splits, "scratch_root", lambda: scratch)
         patched.setattr(splits, "generate", partial(generate, workers=1))
@@ -59,12 +57,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-    """An empty folder on a machine without GPU that is not Kaggle's."""
-    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "input")
+def no_gpu(elsewhere, monkeypatch):
     monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
-    monkeypatch.chdir(tmp_path)
 
 
 def changed(**values) -> Config:
@@ -243,10 +237,10 @@ def test_an_attached_run_is_gone_on_with(data, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def earlier(data, tmp_path_factory):
+def earlier(data, off_kaggle, tmp_path_factory):
     """A finished run, not to be changed; its earlier life saw two more people."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(environment, "KAGGLE_INPUT", tmp_path_factory.getbasetemp() / "no_input")
+        off_kaggle(patched, tmp_path_factory.mktemp("empty"))
         patched.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
         run, _ = train_run(changed(epochs=1), tmp_path_factory.mktemp("earlier") / "run", data)
     run.remember("faces", [*data["train"].index.people, "from", "before"])

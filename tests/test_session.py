@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from dcal_core import environment, session
+from dcal_core import session
 from dcal_core.config import ConfigError, load, presets
 from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import DataError, TwinIndex
@@ -23,12 +23,8 @@ PARAMS = Path(__file__).parents[1] / "params"
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-    """An empty folder on a machine without GPU that is not Kaggle's."""
-    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "input")
+def no_gpu(elsewhere, monkeypatch):
     monkeypatch.setattr(session, "gpu_verdict", lambda: (False, "no GPU"))
-    monkeypatch.chdir(tmp_path)
 
 
 def trained(folder: Path, **given) -> Path:

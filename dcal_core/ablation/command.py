@@ -2,14 +2,13 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 from dcal_core.ablation.effects import as_markdown, draw_effects, effects
 from dcal_core.ablation.rows import ROWS
 from dcal_core.ablation.runs import plan, run_all
-from dcal_core.config import Config, ConfigError, UserError, check_given, load
-from dcal_core.data.splits import open_data
+from dcal_core.config import Config, ConfigError, load
+from dcal_core.data.splits import TwinData, open_data
 from dcal_core.environment import banner, gpu_verdict, output_root
 from dcal_core.session import command_parser, given_parameters
 from dcal_core.storage import write_text
@@ -19,7 +18,7 @@ TEST_FAMILIES = 120  # drawn, and none of them trained on: a row's EER within ha
 
 
 def main(arguments: list[str]) -> int:
-    """Run the ablation, or go on with it; exit status 1 with a sentence where a run fails."""
+    """Run the ablation, or go on with it; raises UserError where a run fails."""
     gpu = gpu_verdict()[0]
     parser = command_parser("ablation", __doc__)
     parser.set_defaults(preset="demo")
@@ -30,17 +29,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=output_root() / "ablation", help="where runs and results go")
     options = parser.parse_args(arguments)
     print(banner("Ablation"))
-    try:
-        rows = chosen_rows(options.rows)
-        given, params_dir = given_parameters(options)
-        check_given(dict(given), params_dir)
-        base = load(given.pop("preset"), params_dir, {"synthetic_test_families": TEST_FAMILIES} | given)
-        trials = plan(rows, base, options.folder, options.seeds, options.few)
-        run_all(trials, options.jobs, max(1, os.cpu_count() // options.jobs))
-        report(rows, trials, base, options.folder)
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    rows = chosen_rows(options.rows)
+    given, params_dir = given_parameters(options)
+    base = load(given.pop("preset"), params_dir, {"synthetic_test_families": TEST_FAMILIES} | given)
+    data = open_data(base, ("test",))
+    trials = plan(rows, base, data["test"].index.fingerprint(), options.folder, options.seeds, options.few)
+    run_all(trials, options.jobs, max(1, os.cpu_count() // options.jobs))
+    report(rows, trials, base, data, options.folder)
     return 0
 
 
@@ -53,9 +48,8 @@ def chosen_rows(names: list[str] | None) -> tuple:
     return tuple(row for row in ROWS if not names or row.name in names)
 
 
-def report(rows: tuple, trials: list, base: Config, folder: Path) -> None:
+def report(rows: tuple, trials: list, base: Config, data: TwinData, folder: Path) -> None:
     """Print the effects and leave them as ablation.json, ablation.md and ablation.png in the folder."""
-    data = open_data(base, ("test",))
     index = data["test"].index
     found = effects(rows, trials, twin_pairs(index), base.bootstrap_draws)
     table = as_markdown(found)

@@ -25,40 +25,45 @@ from dcal_core.verification.protocol import encode_images, score_pairs, twin_pai
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run: a row of the ablation with a seed, as parameters that name its folder."""
+    """One training run: a row of the ablation with a seed, as parameters that name its folder; `test`, the fingerprint
+    of the index of test people, says on whom it is scored."""
 
     row: str
     seed: int
     config: Config
+    test: str
 
     @property
     def folder(self) -> Path:
         return Path(self.config.run_dir)
 
     def result(self) -> dict | None:
-        """What `run_trial` has found, or None where it has not ended or had other parameters."""
+        """What `run_trial` has found, or None where it has not ended, or had other parameters or test people."""
         file = self.folder / "trial.json"
         found = read_json(file) if file.is_file() else {}
-        return found if found.get("fingerprint") == self.config.fingerprint() else None
+        wanted = (self.config.fingerprint(), self.test)
+        return found if (found.get("fingerprint"), found.get("test")) == wanted else None
 
     def scores(self) -> np.ndarray:
         """The scores of all test pairs, [P]."""
         return np.load(self.folder / "scores.npy", allow_pickle=False)
 
 
-def plan(rows: tuple[Row, ...], base: Config, root: Path, seeds: int, few: int) -> list[Trial]:
-    """All runs, seed by seed, those of the main rows first, so that a table can be drawn early."""
+def plan(rows: tuple[Row, ...], base: Config, test: str, root: Path, seeds: int, few: int) -> list[Trial]:
+    """All runs, seed by seed, those of the main rows first, so that a table can be drawn early; raises ConfigError."""
     found = []
     for row in sorted(rows, key=lambda row: not row.main):
         for seed in range(seeds if row.main else few):
             folder = (root / row.name / f"seed{seed}").resolve()
-            found.append(Trial(row.name, seed, check(replace(base, **row.changes, seed=seed, run_dir=str(folder)))))
+            config = check(replace(base, **row.changes, seed=seed, run_dir=str(folder)))
+            found.append(Trial(row.name, seed, config, test))
     mains = {row.name for row in rows if row.main}
     return sorted(found, key=lambda trial: (trial.row not in mains, trial.seed))
 
 
 def run_trial(trial: Trial, threads: int) -> dict:
-    """Train, encode the test people, score all their pairs; leaves scores.npy and trial.json in the trial's folder.
+    """Train unless that is done, encode the test people, score all their pairs; leaves scores.npy and trial.json in the
+    trial's folder.
 
     What training prints goes to log.txt there. Top level: worker processes import it.
     """
@@ -73,6 +78,7 @@ def run_trial(trial: Trial, threads: int) -> dict:
         features = encode_images(model, data["test"].images, config.encode_batch, device, progress=False)
         pairs = twin_pairs(data["test"].index)
         scores = score_pairs(model, features, pairs, device=device)
+    (folder / "trial.json").unlink(missing_ok=True)  # it may speak of other test people
     np.save(folder / "scores.npy", scores)
     result = {"row": trial.row, "seed": trial.seed, "fingerprint": config.fingerprint(), "data": data.label}
     result |= {"test": data["test"].index.fingerprint(), "batches": progress.batch}

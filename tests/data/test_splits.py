@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcal_core import environment
 from dcal_core.config import Config
 from dcal_core.data import splits
 from dcal_core.data.exclusions import FILE, write_exclusions
@@ -31,13 +30,10 @@ def scratch(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path, scratch):
-    """An empty folder on a machine that is not Kaggle's; few test families, drawn without worker processes."""
-    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    monkeypatch.setattr(environment, "KAGGLE_INPUT", tmp_path / "no_input")
+def drawn_here(elsewhere, monkeypatch, scratch):
+    """Twins are drawn into the shared scratch folder, without worker processes."""
     monkeypatch.setattr(splits, "scratch_root", lambda: scratch)
     monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
