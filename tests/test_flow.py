@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"config", "markdown", "progress"},
     {"storage"},
-    {"storage"},
     {"environment"},
     {"distributed"},
     {"data"},
@@ -23,7 +22,7 @@ LAYERS = (
     {"explain"},
     {"deploy"},
     {"figures", "review", "session"},
-    {"evaluation", "prepare", "recipes"},
+    {"evaluation", "explanation", "prepare", "recipes"},
     {"ablation", "bench"},
     {"__main__"},
 )

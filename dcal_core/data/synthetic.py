@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -136,7 +137,12 @@ def is_drawn(root: Path) -> bool:
     return any(Path(root, f"{split}_synthetic.json").exists() for split in FIRST_PERSON)
 
 
-def marks_of(root: Path, images: list[Path]) -> np.ndarray:
-    """Where the people of some drawn images differ from their co-twins by a mark, bool [images, size, size]."""
+def masks_of(root: Path, images: Sequence[Path]) -> np.ndarray:
+    """The masks of some drawn images, uint8 [images, size, size] of 0, 128 and 255 (see above)."""
     files = [Path(root, "masks", *image.parts[-3:-1], mask_file(image.name)) for image in map(Path, images)]
-    return np.stack([np.asarray(Image.open(file)) == 255 for file in files])
+    return np.stack([np.asarray(Image.open(file)) for file in files])
+
+
+def marks_of(root: Path, images: Sequence[Path]) -> np.ndarray:
+    """Where the people of some drawn images differ from their co-twins by a mark, bool [images, size, size]."""
+    return masks_of(root, images) == 255

@@ -21,11 +21,6 @@ from dcal_core.explain.views import PairView
 
 GREY = (0.299, 0.587, 0.114)  # luma, ITU-R BT.601
 OPACITY = 0.85
-UNITS = {
-    "match": "cosine",
-    "selection": "selected",
-    **dict.fromkeys(("rollout", "cls_attention", "glca_attention"), "share of attention"),
-}  # of other maps: score
 MARKED = "Outlined in white: the marks that this face has and the other has not."
 
 
@@ -67,7 +62,7 @@ def _say(axes: Axes, text: str, width: int) -> None:
 
 def full_colour(name: str, peak: float, unit: str | None = None) -> str:
     """How much the full colour of a map of this name stands for, in words; unit: if not the map's own."""
-    return f"full colour: {'±' if MAPS[name].signed else ''}{peak:.2g} ({unit or UNITS.get(name, 'score')})"
+    return f"full colour: {'±' if MAPS[name].signed else ''}{peak:.2g} ({unit or MAPS[name].unit})"
 
 
 def colour_bar(figure: Figure, axes: Axes, scale: ScalarMappable, signed: bool) -> None:
@@ -134,28 +129,25 @@ def draw_contact_sheet(
     return figure
 
 
-def draw_pair(images: np.ndarray, maps: dict[str, np.ndarray], title: str, masks: np.ndarray | None = None) -> Figure:
-    """Two faces, one above the other, and beside each its maps, each scaled to its own range.
-
-    images: uint8 [2, S, S, 3]. maps: name -> [2, g, g]. masks: where the two truly differ, bool [2, S, S], outlined.
-    """
-    S = images.shape[1]
-    figure = Figure(figsize=(2.3 * (1 + len(maps)), 5.2), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    grid = figure.subplots(2, 1 + len(maps), squeeze=False)
-    for side in range(2):
-        for axes, (name, weights) in zip(
-            grid[side], {("first image", "second image")[side]: None, **maps}.items(), strict=True
-        ):
-            axes.imshow(images[side])
-            if weights is not None:
-                peak = max(weights[side].max(), 1e-12)
-                alpha = 0.2 + 0.6 * weights[side] / peak  # where there is little, the face stays visible
-                extent = (-0.5, S - 0.5, S - 0.5, -0.5)
-                look = {"cmap": "viridis", "alpha": alpha, "extent": extent, "interpolation": "nearest"}
-                axes.imshow(weights[side], vmin=0, vmax=peak, **look)
-            if masks is not None and masks[side].any():
-                axes.contour(masks[side], levels=[0.5], colors="white" if weights is not None else "red", linewidths=1)
-            axes.set_title(name, fontsize=10)
-            axes.set_axis_off()
+def draw_layers(view: PairView, side: int, title: str) -> Figure:
+    """Where attention goes in one face of a view: a row for rollout up to each layer, one for the CLS attention of each
+    layer, mean of the heads, and one for the heads of the last layer."""
+    depth, heads = view.depth
+    rows = {
+        "rollout up to layer": [view.map("rollout", layer=layer) for layer in range(depth)],
+        "CLS attention, layer": [view.map("cls_attention", layer=layer) for layer in range(depth)],
+        "last layer, head": [view.map("cls_attention", layer=depth - 1, head=head) for head in range(heads)],
+    }
+    columns = 1 + max(depth, heads)
+    figure = Figure(figsize=(max(1.75 * columns, 7), 6), layout="constrained")
+    figure.suptitle(textwrap.fill(title, 100), fontsize=12)
+    grid = figure.subplots(3, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    grid[0, 0].imshow(view.faces[side])
+    grid[0, 0].set_title(textwrap.fill(view.names[side], 20), fontsize=9)
+    for line, (what, maps) in zip(grid, rows.items(), strict=True):
+        for number, (axes, weights) in enumerate(zip(line[1:], maps, strict=False), start=1):
+            overlay(axes, view.faces[side], weights[side], False, OPACITY, peak_of(weights[side]))
+            axes.set_title(f"{what} {number}", fontsize=9)
     return figure

@@ -17,7 +17,8 @@ def _always(pairs: EncodedPairs) -> bool:
 class Map:
     """A kind of map: `make(pairs)` gives fp32 [2, B, g, g], for the faces of a and of b.
 
-    signed: + speaks for one person, - for two; else higher is more. wants_pair: depends on the other face.
+    unit: of its values. signed: + speaks for one person, - for two; else higher is more.
+    wants_pair: depends on the other face.
     encodings: of the pair, its own one included; by_patch: and another one for each patch.
     by: what `make` can be given beside, each counted from 0: the "layer", the "head".
     fits: whether these pairs' model has what the map shows.
@@ -26,6 +27,7 @@ class Map:
     make: Callable[..., Tensor]
     title: str
     meaning: str
+    unit: str = "score"
     signed: bool = False
     wants_pair: bool = True
     encodings: int = 1
@@ -99,6 +101,7 @@ MAPS = {
         make=match_map,
         title="Matching patches",
         meaning="Whether a patch finds a better (+) or worse (-) match nearby in the other face than most.",
+        unit="cosine",
         signed=True,
         fits=_has_attention,
     ),
@@ -107,6 +110,7 @@ MAPS = {
         title="Attention rollout",
         meaning="How much each patch has gone into the summary token through all layers: what GLCA selects by.",
         by=("layer",),
+        unit="share of attention",
         wants_pair=False,
         fits=_has_attention,
     ),
@@ -115,6 +119,7 @@ MAPS = {
         title="CLS attention",
         meaning="What the summary token attends to in the last layer, mean of the heads.",
         by=("layer", "head"),
+        unit="share of attention",
         wants_pair=False,
         fits=_has_attention,
     ),
@@ -122,6 +127,7 @@ MAPS = {
         make=_selection,
         title="GLCA selection",
         meaning="The patches that global-local attention looks at again.",
+        unit="selected",
         wants_pair=False,
         fits=_has_glca,
     ),
@@ -129,6 +135,7 @@ MAPS = {
         make=_glca_attention,
         title="GLCA attention",
         meaning="What the selected patches attend to when they are looked at again, mean of the heads.",
+        unit="share of attention",
         wants_pair=False,
         fits=_has_glca,
     ),

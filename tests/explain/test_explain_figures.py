@@ -9,7 +9,7 @@ from tiny_models import GRID, SIZE, make_images, make_model
 
 from dcal_core.explain.charts import draw_comparison, draw_faithfulness, draw_regions, ranked
 from dcal_core.explain.comparison import compare_groups
-from dcal_core.explain.figures import draw_contact_sheet, draw_view, overlay, peak_of
+from dcal_core.explain.figures import draw_contact_sheet, draw_layers, draw_view, overlay, peak_of
 from dcal_core.explain.regions import DRAWN, face_regions
 from dcal_core.explain.registry import MAPS
 from dcal_core.explain.statistics import statistics, view_statistics
@@ -30,6 +30,11 @@ def view():
 def words_of(figure):
     """All that is written on a figure, its line breaks as spaces."""
     return " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
+
+
+def cells_of(line):
+    """The cells of a line of a Markdown table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def drawn(figure):
@@ -132,7 +137,7 @@ def test_a_comparison_shows_both_groups(name):
     drawn(figure)
     table = comparison_table(result, name).splitlines()
     assert len(table) == 2 + (4 + len(REGIONS)) * len(result["maps"][name]["speaks"])
-    assert "| left cheek |" in table[2 + 4 + list(REGIONS).index("left cheek")]
+    assert cells_of(table[2 + 4 + list(REGIONS).index("left cheek")])[1] == "left cheek"
 
 
 def estimate(value):
@@ -142,7 +147,7 @@ def estimate(value):
 def found(pointing, deletion, untrustworthy=False):
     return {
         "deletion": estimate(deletion),
-        "insertion": {"value": 0.1, "low": None, "high": None},
+        "insertion": {"value": deletion, "low": None, "high": None},
         "randomisation": estimate(0.6 if untrustworthy else 0.1),
         "untrustworthy": untrustworthy,
         "localisation": {"pointing": estimate(pointing), "energy": estimate(3), "average_precision": estimate(0.5)},
@@ -168,7 +173,7 @@ def without_marks(result):
 def test_faithfulness_is_ranked_and_untrustworthy_maps_are_hollow():
     assert ranked(RESULT) == ["distinctive", "usual_places", "rollout", "centre"]
     figure = draw_faithfulness(RESULT, "Faithfulness (SYNTHETIC)")
-    pointing, energy, deletion = figure.axes
+    pointing, energy, deletion, insertion = figure.axes
     titles = ["What tells them apart", "Baseline: usual places of marks", "Attention rollout"]
     assert [label.get_text() for label in pointing.get_yticklabels()] == [*titles, "Baseline: the middle of the image"]
     spots = [line for line in pointing.lines if line.get_marker() in "os"]
@@ -184,27 +189,45 @@ def test_faithfulness_is_ranked_and_untrustworthy_maps_are_hollow():
     drawn(figure)
 
 
-def test_faithfulness_without_true_marks_is_ranked_by_deletion():
+def test_faithfulness_without_true_marks_is_ranked_by_insertion():
     result = without_marks(RESULT)
     assert ranked(result) == ["rollout", "centre", "distinctive"]
-    assert len(draw_faithfulness(result, "Photographs").axes) == 1
+    assert len(draw_faithfulness(result, "Photographs").axes) == 2
     assert "hottest patch" not in faithfulness_table(result)
 
 
 def test_faithfulness_as_a_table():
     lines = faithfulness_table(RESULT).splitlines()
-    assert lines[2].startswith("| **What tells them apart** | 90.0 % (85.0 to 95.0 %) | 3.000 (2.950 to 3.050) |")
-    assert lines[3].startswith("| Baseline: usual places of marks | 50.0 %") and lines[3].endswith("| - | - | - |")
-    assert "Baseline: the middle of the image (not to be trusted)" in lines[5] and "| 0.100 |" in lines[5]
+    best, usual, _, worst = map(cells_of, lines[2:])
+    assert best[:3] == ["**What tells them apart**", "90.0 % (85.0 to 95.0 %)", "3.000 (2.950 to 3.050)"]
+    assert usual[0] == "Baseline: usual places of marks" and usual[-3:] == ["-", "-", "-"]
+    assert worst[0] == "Baseline: the middle of the image (not to be trusted)" and "0.300" in worst
 
 
 def test_statistics_as_a_table(view):
     stats = view_statistics(view, REGIONS)
     lines = statistics_table(stats, view.names).splitlines()
     assert len(lines) == 2 + 2 * sum(len(parts) for parts in stats.values())
-    rollout = next(line for line in lines if line.startswith("| Attention rollout | 90005/other.png"))
+    rollout = next(cells for cells in map(cells_of, lines) if cells[:2] == ["Attention rollout", "90005/other.png"])
     side = stats["rollout"]["all"][1]
     most = max(REGIONS, key=lambda name: side["regions"][name]["share"] / side["regions"][name]["area"])
-    assert f"| {100 * side['concentration']:.1f} % |" in rollout and f"| {most}: " in rollout
+    assert f"{100 * side['concentration']:.1f} %" in rollout and rollout[-1].startswith(f"{most}: ")
     nothing = {"rollout": {"all": [statistics(np.zeros((2, 2)), REGIONS)] * 2}}
-    assert statistics_table(nothing, view.names).endswith("| - | - | - | - | the map is zero everywhere |")
+    empty = cells_of(statistics_table(nothing, view.names).splitlines()[-1])
+    assert empty[2:] == ["-", "-", "-", "-", "the map is zero everywhere"]
+
+
+def test_layers_are_drawn_by_depth_and_by_head(view):
+    figure = draw_layers(view, 0, "Attention in one.png (SYNTHETIC)")
+    titles = [axes.get_title() for axes in figure.axes if axes.get_images()]
+    depth, heads = view.depth
+    assert titles[0].replace("\n", "") == "90004/one.png" and len(titles) == 1 + 2 * depth + heads
+    assert titles[1] == "rollout up to layer 1" and titles[-1] == f"last layer, head {heads}"
+    shown = {axes.get_title(): axes.get_images()[-1].get_array() for axes in figure.axes if axes.get_images()}
+    for title, weights in (
+        ("rollout up to layer 2", view.map("rollout", layer=1)[0]),
+        ("CLS attention, layer 1", view.map("cls_attention", layer=0)[0]),
+        ("last layer, head 2", view.map("cls_attention", layer=depth - 1, head=1)[0]),
+    ):
+        np.testing.assert_allclose(shown[title][..., 3], 0.85 * weights / weights.max(), atol=1e-6)
+    drawn(figure)

@@ -1,13 +1,9 @@
-import io
 import math
 
-import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
-from tiny_models import BACKBONES, DEPTH, GRID, HEADS, PREFIX, SIZE, make_images, make_model
+from tiny_models import BACKBONES, DEPTH, GRID, HEADS, PREFIX, make_images, make_model
 
-from dcal_core.explain.figures import draw_pair
 from dcal_core.explain.maps import (
     cls_attention,
     glca_attention,
@@ -227,30 +223,3 @@ def test_saliency_of_bytes_is_that_of_their_shares_of_one():
         pair_saliency(model, a, b, GRID), pair_saliency(model, a.float() / 255, b.float() / 255, GRID), strict=True
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-7)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_pair_is_drawn_with_its_title_names_and_maps(masked):
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
-    maps = {"rollout": random.random((2, GRID, GRID)), "saliency": random.random((2, GRID, GRID))}
-    masks = np.zeros((2, SIZE, SIZE), bool)
-    masks[0, 5:9, 5:9] = True  # the second face has no mark
-    figure = draw_pair(images, maps, "A pair of SYNTHETIC twins", masks if masked else None)
-    assert isinstance(figure, Figure)
-    assert figure.get_suptitle() == "A pair of SYNTHETIC twins"
-    assert [axes.get_title() for axes in figure.axes] == [
-        "first image", "rollout", "saliency", "second image", "rollout", "saliency",
-    ]  # fmt: skip
-    for place, axes in enumerate(figure.axes):
-        side, column = divmod(place, 3)
-        face, *overlay = axes.get_images()
-        assert np.array_equal(face.get_array(), images[side])
-        assert len(overlay) == (1 if column else 0)
-        for layer, expected in zip(overlay, [maps["rollout"], maps["saliency"]][column - 1 : column], strict=True):
-            assert np.array_equal(layer.get_array(), expected[side])
-            assert layer.get_extent() == face.get_extent()  # the coarse map lies over the whole face
-        assert bool(axes.collections) == (masked and side == 0)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    assert file.getvalue().startswith(b"\x89PNG")
