@@ -14,7 +14,7 @@ QUIETLY := grep --line-buffered -vE '^(Writing|Input Notebook|Output Notebook|Ex
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
-.PHONY: demo test bench ablation lint notebooks
+.PHONY: demo test test-browser bench ablation lint notebooks
 
 .venv/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -45,6 +45,20 @@ demo: .venv/installed
 
 test: .venv/installed-tests
 	.venv/bin/python -m pytest
+
+# The attention browser in Chromium under today's JupyterLab and under Kaggle's: the kernel of the latter takes its
+# widgets from .venv-kaggle, and all else from .venv. Chromium comes from the system (apt install chromium).
+KAGGLE_LAB := jupyterlab==3.6.8 jupyter_server==2.12.5 ipywidgets==8.1.5 jupyterlab_widgets==3.0.13 'ipykernel<7'
+.venv-kaggle/installed: .venv/installed-tests
+	$(PYTHON) -m venv .venv-kaggle
+	.venv-kaggle/bin/pip install --quiet --disable-pip-version-check $(KAGGLE_LAB)
+	for folder in .venv-kaggle/lib/python*/site-packages; do \
+		.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$folder/after_these.pth; \
+	done
+	touch $@
+
+test-browser: .venv-kaggle/installed
+	.venv/bin/python -m pytest -m browser
 
 # Speed and memory against a plain vision transformer, each as a ratio in this run; BENCH holds its options.
 bench: .venv/installed

@@ -28,6 +28,18 @@ def on_kaggle() -> bool:
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
+def someone_there() -> bool:
+    """Whether someone can press a button: in a notebook whose front end could also ask for input.
+
+    papermill and `nbconvert --execute` cannot, nor can Kaggle's batch runs.
+    """
+    from IPython import get_ipython  # half a second, and no worker process needs it
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    # ipykernel keeps it to itself, yet nothing else tells a browser from papermill in all front ends
+    return bool(getattr(kernel, "_allow_stdin", False)) and os.environ.get("KAGGLE_KERNEL_RUN_TYPE") != "Batch"
+
+
 def input_roots(data_root: str = "") -> list[Path]:
     """Folders to search for data, weights and earlier runs: the one given, else Kaggle's inputs, else `data`."""
     if data_root:

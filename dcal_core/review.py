@@ -5,11 +5,9 @@ Shown only where someone can press its buttons; the pictures of `draw_findings` 
 
 import html
 import io
-import os
 from pathlib import Path
 
 import numpy as np
-from IPython import get_ipython
 from ipywidgets import HTML, Button, Dropdown, HBox, Image, Layout, ToggleButtons, VBox
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
@@ -65,16 +63,6 @@ def draw_findings(audit: Audit, kind: str, most: int = 6) -> Figure:
                 colour = "firebrick" if name in finding.drop else "black"
                 axes.set_title(f"{name}\n{DROP if name in finding.drop else KEEP}", fontsize=7, color=colour)
     return figure
-
-
-def someone_there() -> bool:
-    """Whether someone can press a button: in a notebook whose front end could also ask for input.
-
-    papermill and `nbconvert --execute` cannot, nor can Kaggle's batch runs.
-    """
-    kernel = getattr(get_ipython(), "kernel", None)
-    # ipykernel keeps it to itself, yet nothing else tells a browser from papermill in all front ends
-    return bool(getattr(kernel, "_allow_stdin", False)) and os.environ.get("KAGGLE_KERNEL_RUN_TYPE") != "Batch"
 
 
 def excluded_before(audit: Audit, file: Path) -> dict[str, str]:

@@ -1,19 +1,20 @@
 # %% [markdown]
 # # Where does the verifier look?
 #
-# For pairs of images, three maps over the patches of each face:
+# A path from one face to all test families, none of which the model has seen:
 #
-# * **Attention rollout**: how much each patch has gone into the summary (CLS) token through all layers. GLCA uses it.
-# * **GLCA selection**: the patches that global-local cross-attention therefore looks at again.
-# * **Pair saliency**: how strongly each patch bears on *this pair's score* (gradient x input).
+# 1. **One image**: what the attention of each layer looks at.
+# 2. **A pair**: what tells these two faces apart, by this very score.
+# 3. **A family**: whether the same places are named in every image of two siblings.
+# 4. **All test families**: pairs of co-twins against pairs of one person.
+# 5. **Browse** any pair by hand.
+# 6. **What to believe**: each map measured, and what it can and cannot be trusted for.
 #
-# Only the last one is about the difference between two faces. Rollout is shown as what it is: the selector of GLCA.
-# No map proves that the model is right.
+# Most attention pictures are decoration. On drawn twins the true differences are known, so that here the maps can be
+# held against them.
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(
-    globals()
-)  # so that the cell after the parameters can tell which names are new
+_known = set(globals())  # what is not a parameter
 
 # %% [markdown]
 # ## Parameters
@@ -22,9 +23,8 @@ _known = set(
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
 data_root = ""  # folder with the index files; empty: search the attached inputs
-run_dir = (
-    ""  # folder of the trained run; empty: named after the preset, else the attached one
-)
+run_dir = ""  # folder of the trained run; empty: found by preset, or attached
+pairs_per_family = 1  # of each kind, to measure the maps on; more: surer, and slower
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 given = {
@@ -48,112 +48,199 @@ check_given(given, PARAMS_DIR)
 # ## Where this runs
 
 # %%
+from dcal_core.explanation import TITLE
 from dcal_core.session import begin_with_trained
 
-session = begin_with_trained("Where does the verifier look?", given, PARAMS_DIR)
+session = begin_with_trained(TITLE, given, PARAMS_DIR)
 
 # %% [markdown]
 # ## Model and test families
+# Every image is encoded and every pair within a family scored once. What a score means stands in `report.json`, which
+# `evaluate.ipynb` leaves.
 
 # %%
-from dcal_core.models.build import load_model
+from dcal_core.explanation import FOLDER, open_explorer
 
-data = session.open_data(("test",))
-index, images = data["test"].index, data["test"].images
-model = load_model(session.trained)
-grid = model.vit.patch_embed.grid_size[0]
+explorer = open_explorer(session)
+index, label = explorer.index, explorer.label
+pair = explorer.confusing(0)
+view = explorer.view(*pair)
 print(
-    f"{len(index.families)} test families; GLCA selects {model.selected} of {grid} x {grid} patches"
+    f"{len(index.families)} test families, {len(explorer.scored.pairs):,} pairs within them"
 )
+print(f"Maps of {view.pairs.grid} x {view.pairs.grid} patches: {', '.join(view.kinds)}")
 
 # %% [markdown]
-# ## Pairs and their maps
+# ## One image
+# **Attention rollout** follows what has gone into the summary token (CLS) up to a layer; **CLS attention** is what it
+# looks at in one layer alone. Both are made from this image by itself: they cannot know whom it is compared with.
+# Colour shows a patch's share, the face stays visible where there is little.
 
 # %%
-import torch
+from dcal_core.explain.figures import draw_layers
 
-from dcal_core.explain.figures import draw_pair
-from dcal_core.explain.maps import pair_saliency, rollout_map, selection_map
-
-
-def explain(pair):
-    """The score of two images and their maps, each [2, g, g]."""
-    faces = images.batch(pair)
-    with torch.no_grad():
-        features = model.encode(faces, trace=True)
-        score = model.compare(features[:1], features[1:]).item()
-    maps = {
-        "rollout": rollout_map(features, grid),
-        "GLCA selection": selection_map(features, grid),
-    }
-    maps["pair saliency"] = torch.cat(pair_saliency(model, faces[:1], faces[1:], grid))
-    return (
-        faces.permute(0, 2, 3, 1).numpy(),
-        score,
-        {name: m.numpy() for name, m in maps.items()},
-    )
-
+if view.depth[0]:
+    title = f"Attention in {view.names[0]} ({label})"
+    session.show(draw_layers(view, 0, title), "layers")
+else:
+    print("This model has no attention: its maps come from the score alone.")
 
 # %% [markdown]
-# Yellow is most, dark blue nothing. On drawn twins the marks that tell each person from the co-twin are known: they are
-# outlined in red on the drawings and in white on the maps. The verdict is that of the threshold in `report.json`, which
-# `evaluate.ipynb` writes.
+# ## A pair
+# The two co-twins that this model takes most for one person. **What tells them apart** asks the score itself: which
+# patches make this face like itself and not like the other one? *Thorough* finds the same by covering one patch after
+# the other. **For and against one person** has a sign: covering an orange patch makes the two more alike.
 
 # %%
-import json
+from dcal_core.explain.figures import draw_view
 
-from dcal_core.data.synthetic import marks_of
-
-report = session.folder / "report.json"
-threshold = (
-    json.loads(report.read_text())["threshold"]["value"] if report.is_file() else None
-)
-
-
-def show_pair(pair, what, name, masks=None):
-    """Draw a pair and its maps, titled with who, how alike, and the verdict."""
-    faces, score, maps = explain(pair)
-    people = " and ".join(dict.fromkeys(index.people[index.person_of[i]] for i in pair))
-    title = f"{what}: {people}, score {score:.2f}"
-    if threshold is not None:
-        verdict = "one person" if score >= threshold else "two people"
-        title += f", threshold {threshold:.2f}: {verdict}"
-    session.show(draw_pair(faces, maps, f"{title} ({data.label})", masks), name)
-
+about_pair = ["distinctive", "occlusion", "contribution"]
+said = f"{label}. {explorer.judged(*pair)}"
+session.show(draw_view(view, about_pair, said), "co-twins")
 
 # %% [markdown]
-# ### Co-twins
-# The model should find what differs. Look whether the saliency lies where the two faces really differ, and whether it
-# lies on the same places in both.
+# What the method itself works with: rollout and, of DCAL, the patches that global-local attention selects by it, and
+# what these look at again.
 
 # %%
-for family in range(3):
-    first, second = (
-        index.images_of(index.people.index(person))[0]
-        for person in index.families[family][:2]
-    )
-    masks = (
-        marks_of(data.root, [index.paths[i] for i in (first, second)])
-        if data.synthetic
-        else None
-    )
-    show_pair([first, second], "co-twins", f"co-twins_{family}", masks)
+inside = [kind for kind in view.kinds if kind not in about_pair]
+session.show(draw_view(view, inside, said), "co-twins_inside")
+
+# %% [markdown]
+# In words and figures: which part of the face holds how much of the map, beside the share that an even spread would
+# give. Parts are those of an aligned face; left and right are those of the image.
+
+# %%
+from dcal_core.explain.charts import draw_regions
+from dcal_core.explanation import regions_of
+
+regions = regions_of(explorer.data.synthetic, explorer.model.image_size)
+session.show(draw_regions(view, "distinctive", regions, said), "co-twins_regions")
+
+# %%
+from IPython.display import Markdown, display
+
+from dcal_core.explain.statistics import view_statistics
+from dcal_core.explain.tables import statistics_table
+
+display(Markdown(statistics_table(view_statistics(view, regions), view.names)))
+
+# %% [markdown]
+# The same as files, with the figures as JSON.
+
+# %%
+from dcal_core.explanation import write_view
+
+print(*write_view(session.folder / FOLDER, view, label, explorer.judged(*pair)), sep="\n")
 
 # %% [markdown]
 # ### One person, twice
-# Nothing stable differs between these two images. Saliency shows what the model holds on to.
+# Two images of one person that the model finds least alike. Nothing lasting differs between them: what is coloured is
+# pose, light or expression that the model has taken for more.
 
 # %%
-for family in range(2):
-    first, second = index.images_of(index.people.index(index.families[-1 - family][0]))[:2]
-    show_pair([first, second], "one person, two images", f"one_person_{family}")
+alone = explorer.confusing(1)
+said_alone = f"{label}. {explorer.judged(*alone)}"
+session.show(draw_view(explorer.view(*alone), about_pair, said_alone), "one_person")
 
 # %% [markdown]
-# ## What these maps can be trusted for
-# They are derivatives and attention weights of one model, not causes. Rollout and selection say nothing about a pair:
-# they are made from each image alone, and often fall on the same places in every face. Saliency is local: it says which
-# patches would change the score if they changed a little. A face examiner should look at the places it points to, and
-# then decide by looking.
+# ## A family
+# What is truly of a face should be found in each of its images. Four images of one sibling against four of the other:
+# look whether the same places light up down the sheet.
 
 # %%
-print(f"Figures: {session.folder / 'figures'}")
+from dcal_core.explain.figures import draw_contact_sheet
+
+siblings = [index.images_of(index.people.index(person)) for person in index.families[0][:2]]
+met = list(zip(*siblings, strict=False))[:4]
+views = [explorer.view(*images) for images in met]
+titles = [f"{' and '.join(one.names)}, score {one.score:.2f}" for one in views]
+session.show(draw_contact_sheet(views, "distinctive", titles, columns=2), "family")
+
+# %% [markdown]
+# ## All test families
+# Pairs of co-twins against pairs of one person, equally many of each family. A map that is about the difference between
+# two faces should change with what is compared. Bars are 95 % intervals over families.
+
+# %%
+from dcal_core.explain.charts import draw_comparison
+from dcal_core.explanation import compare_kinds, sampled, write_result
+
+pairs = sampled(explorer, session.config)
+comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.synthetic)
+write_result(session.folder / FOLDER, "comparison", {"data": label} | comparison)
+session.show(draw_comparison(comparison, "distinctive", view.faces[0], label), "comparison")
+
+# %% [markdown]
+# Rollout, for comparison: the same wherever one looks?
+
+# %%
+if "rollout" in comparison["maps"]:
+    drawn = draw_comparison(comparison, "rollout", view.faces[0], label)
+    session.show(drawn, "comparison_rollout")
+
+# %%
+from dcal_core.explain.tables import comparison_table
+
+display(Markdown(comparison_table(comparison, "distinctive")))
+
+# %% [markdown]
+# ## Browse
+# Choose a family, two images and a map; press a patch to see where the other face has its like; *Next confusing pair*
+# goes through the worst mistakes first. Where no kernel runs, the sheet below stands in: the most confusing pairs.
+
+# %%
+turns = [explorer.confusing(turn) for turn in range(min(6, len(explorer.order)))]
+titles = [explorer.judged(*images) for images in turns]
+sheet = draw_contact_sheet(
+    [explorer.view(*images) for images in turns], "distinctive", titles
+)
+stand_in = session.keep(sheet, "browse")
+
+# %%
+from dcal_core.explain.browser import Browser
+
+Browser(explorer, session.folder / FOLDER).show(stand_in)
+
+# %% [markdown]
+# ## What to believe
+# Every map is measured on co-twins of the test families:
+#
+# * **Pointing**, where the true marks are known: is the hottest patch on one? Held against guesses that know nothing of
+#   this face, among them the *usual places of marks*.
+# * **Energy**: how much more of the map lies on the marks than their area would give.
+# * **Deletion and insertion**: does the score change faster when patches are covered, or shown, hottest first? A random
+#   order is easily beaten in deletion, the middle of the image does it too: insertion says more.
+# * **Shuffled weights**: a map that stays the same when the model forgets all that it has learnt shows nothing of what
+#   it has learnt. Such maps are drawn hollow.
+
+# %%
+from dcal_core.explain.trust import measure_maps
+
+trust = measure_maps(
+    explorer.model, explorer.data, session.config.pairs_per_family, seed=session.config.seed
+)
+write_result(session.folder / FOLDER, "faithfulness", trust)
+
+# %%
+from dcal_core.explain.charts import draw_faithfulness
+from dcal_core.explanation import trust_title
+
+session.show(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness")
+
+# %%
+from dcal_core.explain.tables import faithfulness_table
+
+display(Markdown(faithfulness_table(trust["maps"])))
+
+# %% [markdown]
+# ### What these maps can be trusted for
+
+# %%
+from dcal_core.explain.conclusions import conclusions
+
+print(f"{trust['pairs']} co-twin pairs of {trust['families']} test families, {label}")
+display(Markdown("\n".join(f"- {sentence}" for sentence in conclusions(trust["maps"]))))
+
+# %%
+print(f"Figures: {session.folder / 'figures'}\nFiles: {session.folder / FOLDER}")

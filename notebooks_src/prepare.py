@@ -111,8 +111,9 @@ print(f"{len(audit.suggested()):,} images suggested to be dropped ({audit.data})
 # `drop_suggested = True` adds the suggestions to the list instead.
 
 # %%
+from dcal_core.environment import someone_there
 from dcal_core.prepare import exclude_suggested
-from dcal_core.review import Reviewer, someone_there
+from dcal_core.review import Reviewer
 
 if session.config.drop_suggested:
     print(exclude_suggested(audit, listing))

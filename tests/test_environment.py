@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from jupyter_client.manager import run_kernel
 
 from dcal_core import environment
 from dcal_core.environment import (
@@ -25,6 +26,7 @@ from dcal_core.environment import (
     reachable,
     scratch_root,
     secret,
+    someone_there,
 )
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -235,3 +237,22 @@ def test_the_budget_keeps_half_as_much_again_as_saving_took():
     assert budget.used_up()
     budget.need(1)  # a quick one does not shrink the reserve
     assert budget.used_up()
+
+
+@pytest.mark.parametrize("asking", [True, False])
+def test_a_kernel_knows_whether_its_front_end_could_ask(asking):
+    with run_kernel() as client:
+        said = []
+        code = "print(get_ipython().kernel._allow_stdin)"
+        client.execute_interactive(code, allow_stdin=asking, output_hook=said.append, timeout=60)
+    assert "".join(message["content"].get("text", "") for message in said) == f"{asking}\n"
+
+
+def test_outside_a_notebook_nobody_is_there(monkeypatch):
+    assert not someone_there()
+
+    asking = SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=True))
+    monkeypatch.setattr("IPython.get_ipython", lambda: asking)
+    assert someone_there()
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert not someone_there()

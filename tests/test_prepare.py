@@ -6,10 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from jupyter_client.manager import run_kernel
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -22,7 +20,7 @@ from dcal_core.data.splits import open_data, read_indexes
 from dcal_core.data.synthetic import generate
 from dcal_core.data.twins import DataError
 from dcal_core.prepare import exclude_suggested, figures, first_findings, found, summary, write_report
-from dcal_core.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face, picture, someone_there
+from dcal_core.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face, picture
 
 SIZE = 32
 SUGGESTED = ["10001/10001d00.png", "10002/10002d01.png", "10003/10003d02.png", "10004/10004d02.png"]
@@ -279,22 +277,3 @@ def test_what_cannot_be_written_is_said(audit, tmp_path):
     reviewer.file = tmp_path / "occupied" / FILE
     reviewer.write.click()
     assert reviewer.said.value.startswith("not written: ")
-
-
-@pytest.mark.parametrize("asking", [True, False])
-def test_a_kernel_knows_whether_its_front_end_could_ask(asking):
-    with run_kernel() as client:
-        said = []
-        code = "print(get_ipython().kernel._allow_stdin)"
-        client.execute_interactive(code, allow_stdin=asking, output_hook=said.append, timeout=60)
-    assert "".join(message["content"].get("text", "") for message in said) == f"{asking}\n"
-
-
-def test_outside_a_notebook_nobody_is_there(monkeypatch):
-    assert not someone_there()
-
-    asking = SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=True))
-    monkeypatch.setattr(review, "get_ipython", lambda: asking)
-    assert someone_there()
-    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    assert not someone_there()

@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 import torch
 
+from dcal_core.bench.browsing import browsing_rows
 from dcal_core.bench.coverage import coverage_rows
 from dcal_core.bench.galleries import gallery_rows
 from dcal_core.bench.parts import input_rows, rollout_rows, scoring_rows
@@ -78,6 +79,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from input_rows(setting)
     yield from scoring_rows(setting)
     yield comparing_row(setting)
+    yield from browsing_rows(setting)
     yield from gallery_rows(setting.draws, setting.gallery)
     yield from coverage_rows(setting.simulations)
 

@@ -1,0 +1,193 @@
+"""The browser of twin attention maps: any two images of a family, what the model says of them, and where it looks."""
+
+import base64
+import html
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from IPython.display import display
+
+from dcal_core.environment import someone_there
+from dcal_core.explain.controls import FACES, Controls, lights
+from dcal_core.explain.explorer import Explorer
+from dcal_core.explain.pictures import ENDS, SIDE, bar, contoured, enlarged, framed, overlaid, png, sheet, tag
+from dcal_core.explain.registry import MAPS
+from dcal_core.explain.views import PairView
+from dcal_core.storage import failure_said
+
+
+class Browser:
+    """Shows two images of a family with a map over each; `controls.box` is the widget, `show` puts it on the page.
+
+    folder: for saved views.
+    """
+
+    def __init__(self, explorer: Explorer, folder: Path):
+        self.explorer, self.folder, self.turn, self.setting = explorer, Path(folder), 0, False
+        self.pair, index = explorer.confusing(0), explorer.index
+        view = explorer.view(*self.pair)
+        families = [(", ".join(index.families[f]), int(f)) for f in np.unique(explorer.scored.pairs.family)]
+        self.controls = Controls(families, view.kinds, view.depth, view.pairs.grid)
+        self._attach()
+        self._show_pair()
+
+    def show(self, stand_in: Path) -> None:
+        """Display the browser where someone can press its controls; a PNG stands in wherever no kernel answers."""
+        shown = {"text/plain": "Twin attention maps", "image/png": base64.b64encode(stand_in.read_bytes()).decode()}
+        if someone_there():
+            shown = self.controls.box._repr_mimebundle_() | shown
+        display(shown, raw=True)
+
+    # what is attached to controls
+
+    def _attach(self) -> None:
+        c = self.controls
+        drawn = (c.kind, c.layer, c.head, c.opacity, c.side, c.row, c.column, c.marks)
+        works = {c.family: self._choose_family} | dict.fromkeys(c.faces, self._choose_image)
+        works |= dict.fromkeys(drawn, self._draw)
+        works |= {patches: lambda side=side: self._press(side) for side, patches in enumerate(c.patches)}
+        for control, work in works.items():
+            control.observe(lambda _, work=work: self._handle(work), names="value")
+        c.next.on_click(lambda _: self._handle(self._go_on))
+        c.save.on_click(lambda _: self._handle(self._save))
+
+    def _handle(self, work: Callable[[], None]) -> None:
+        """Do what a control asks for, unless the browser has set it itself."""
+        if self.setting:
+            return
+        try:
+            self._say("")
+            work()
+        except Exception as error:  # ipywidgets would only log it
+            self._say(f"This went wrong: {type(error).__name__}: {error}")
+
+    @contextmanager
+    def _setting(self) -> Iterator[None]:
+        self.setting = True
+        try:
+            yield
+        finally:
+            self.setting = False
+
+    def _say(self, text: str) -> None:
+        self.controls.said.value = text and f'<div role="status">{html.escape(text)}</div>'
+
+    def _choose_family(self) -> None:
+        people, images = self.explorer.index.person_of, self._images_of(self.controls.family.value)
+        second = np.argmax(people[images] != people[images[0]]) or 1  # a co-twin's first image where there is one
+        self.pair = int(images[0]), int(images[second])
+        self._show_pair()
+
+    def _choose_image(self) -> None:
+        chosen = tuple(face.value for face in self.controls.faces)
+        self.pair = self.pair[::-1] if chosen[0] == chosen[1] else chosen  # the other's image: they change places
+        self._show_pair()
+
+    def _go_on(self) -> None:
+        self.turn = (self.turn + 1) % len(self.explorer.order)
+        self.pair = self.explorer.confusing(self.turn)
+        self._show_pair()
+        self._say(f"Pair {self.turn + 1:,} of {len(self.explorer.order):,}: the most misleading scores come first.")
+
+    def _press(self, side: int) -> None:
+        c = self.controls
+        pressed, before = (side, c.patches[side].index), c.patch
+        with self._setting():
+            c.patches[side].index = None  # so that it can be pressed again
+            c.side.value = None if pressed == before else side
+            c.row.value, c.column.value = (place + 1 for place in divmod(pressed[1], c.row.max))
+        self._draw()
+
+    def _save(self) -> None:
+        c, (a, b) = self.controls, self.pair
+        chosen = [f"{name}{value + 1}" for name, value in self._choice().items() if value is not None]
+        patch = [] if c.patch is None else [f"{FACES[c.patch[0]]}_row{c.row.value}_column{c.column.value}"]
+        stems = [self.explorer.name(image).replace("/", "_").rpartition(".")[0] for image in (a, b)]
+        file = self.folder / ("_".join([*stems, c.kind.value, *chosen, *patch]) + ".png")
+        lines = [
+            f"{self.explorer.name(a)} and {self.explorer.name(b)} ({self.explorer.label})",
+            *self.explorer.judged(a, b).split("\n"),
+            self._title(),
+        ]
+        with failure_said(file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(sheet(self._composed()[0], lines, MAPS[c.kind.value].signed)))
+        self._say(f"Saved as {file}.")
+
+    # what is drawn
+
+    def _images_of(self, family: int) -> np.ndarray:
+        index = self.explorer.index
+        return np.flatnonzero(index.family_of[index.person_of] == family)
+
+    def _show_pair(self) -> None:
+        c, index = self.controls, self.explorer.index
+        with self._setting():
+            c.family.value = int(index.family_of[index.person_of[self.pair[0]]])
+            options = tuple((self.explorer.name(image), int(image)) for image in self._images_of(c.family.value))
+            for face, image in zip(c.faces, self.pair, strict=True):
+                if face.options != options:
+                    face.options = options
+                face.value = image
+        c.verdict.value = html.escape(f"{self.explorer.judged(*self.pair)} ({self.explorer.label})").replace(
+            "\n", "<br>"
+        )
+        c.lights.value = lights(c.name, self.explorer.view(*self.pair).matches)
+        self._draw()
+
+    def _choice(self) -> dict[str, int | None]:
+        """The layer and the head, as far as the map has such."""
+        return {name: getattr(self.controls, name).value for name in MAPS[self.controls.kind.value].by}
+
+    def _title(self) -> str:
+        c, kind = self.controls, MAPS[self.controls.kind.value]
+        parts = [f"{name} {getattr(c, name).label}" for name in kind.by]
+        return ", ".join([kind.title, *parts])
+
+    def _composed(self) -> tuple[list[np.ndarray], float]:
+        """Both pictures, and the size of the value that has the last colour, the same for both."""
+        c, view, kind = self.controls, self.explorer.view(*self.pair), MAPS[self.controls.kind.value]
+        maps = view.map(c.kind.value, **self._choice())
+        peak, pictures = float(np.abs(maps).max()), []
+        for side, (face, values) in enumerate(zip(view.faces, maps, strict=True)):
+            picture = overlaid(enlarged(face), values, peak or 1.0, kind.signed, c.opacity.value)
+            if view.marks is not None and c.marks.value:
+                picture = contoured(picture, view.marks[side])
+            pictures.append(picture)
+        if c.patch and view.matches is not None:
+            side, patch = c.patch
+            pictures[side] = framed(pictures[side], patch, c.row.max, dashed=False)
+            pictures[1 - side] = framed(pictures[1 - side], view.matches[side, patch], c.row.max, dashed=True)
+        return pictures, peak
+
+    def _draw(self) -> None:
+        c, view, kind = self.controls, self.explorer.view(*self.pair), MAPS[self.controls.kind.value]
+        c.layer.disabled, c.head.disabled = ("layer" not in kind.by, "head" not in kind.by)
+        c.row.disabled = c.column.disabled = c.side.value is None
+        c.marks.disabled = view.marks is None
+        if kind.by_patch:
+            self._say("Computing: this map encodes both faces once for each patch.")
+        pictures, peak = self._composed()
+        if kind.by_patch:
+            self._say("")
+        for html_, picture, face, name in zip(c.pictures, pictures, FACES, view.names, strict=True):
+            html_.value = tag(picture, f"{face} image, {name}, under the map: {self._title()}")
+        low, high = ENDS[kind.signed]
+        words = kind.meaning if peak else "This map is zero everywhere."
+        ramp = tag(bar(kind.signed, SIDE // 2), f"colours from {low} to {high}")
+        c.legend.value = f"{low} {ramp} {high}<br>{html.escape(words)}"
+        c.found.value = self._found(view)
+
+    def _found(self, view: PairView) -> str:
+        if view.matches is None:
+            return "This model keeps no patches that could be compared."
+        if self.controls.patch is None:
+            return "Press a patch of either face, or choose one here: its like in the other face is marked."
+        side, patch = self.controls.patch
+        places = [divmod(place, self.controls.row.max) for place in (patch, view.matches[side, patch])]
+        here, there = (f"row {row + 1}, column {column + 1}" for row, column in places)
+        return (
+            f"{here.capitalize()} of the {FACES[side]} image (solid frame) is most like {there} of the other (dashes)."
+        )

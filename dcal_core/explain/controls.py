@@ -1,0 +1,109 @@
+"""The controls of the browser and their places, without what they do.
+
+Patches are pressed by mouse on the pictures, or chosen by the controls below them. What a patch finds alike in the
+other face lights up under the mouse by CSS alone, without asking the kernel.
+"""
+
+from uuid import uuid4
+
+import numpy as np
+from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, FloatSlider, HBox, IntSlider, Layout, RadioButtons, VBox
+
+from dcal_core.explain.pictures import SIDE
+from dcal_core.explain.registry import MAPS
+
+FACES = ("first", "second")
+STYLE = """<style>
+.twin-browser .twin-face { position: relative; width: SIDEpx; height: SIDEpx; margin: 0 16px 0 0; flex: none }
+.twin-browser .twin-face img { width: SIDEpx; height: SIDEpx; max-width: none; display: block }
+.twin-browser .twin-face .widget-html, .twin-browser .twin-face .widget-html-content { margin: 0; line-height: 0 }
+.twin-browser .twin-patches { position: absolute; inset: 0; width: auto; height: auto; margin: 0 }
+.twin-browser .twin-patches > label, .twin-browser .twin-patches input { display: none }
+.twin-browser .twin-patches .widget-radio-box { position: absolute; inset: 0; margin: 0 !important; padding: 0;
+    display: grid; grid-template: repeat(GRID, 1fr) / repeat(GRID, 1fr); gap: 0 }
+.twin-browser .twin-patches .widget-radio-box label { width: auto; height: auto; min-width: 0; min-height: 0;
+    margin: 0; padding: 0; font-size: 0; line-height: 0; cursor: crosshair }
+.twin-browser .twin-patches .widget-radio-box label:hover { box-shadow: inset 0 0 0 2px white, inset 0 0 0 4px black }
+</style>"""
+# In JupyterLab 4 arrow keys leave a list that is not open (jupyter-widgets/ipywidgets#3912).
+BY_KEYBOARD = (
+    "By keyboard: Tab goes on to the next control, Space opens a list, arrow keys move within it, Enter chooses."
+)
+LIT = "{ outline: 3px dashed white; outline-offset: -4px; box-shadow: inset 0 0 0 5px black }"
+
+
+def lights(name: str, matches: np.ndarray | None) -> str:
+    """The style by which a patch under the mouse lights its match, in the browser of class `name`; matches: [2, P]."""
+    if matches is None:
+        return ""
+    rules = [
+        f".{name}:has(.twin-{here} label:nth-child({at}):hover) .twin-{there} label:nth-child({match})"
+        for here, there, found in zip(FACES, FACES[::-1], matches, strict=True)
+        for at, match in enumerate(found + 1, 1)
+    ]
+    rules = [rule.replace(" label", " .widget-radio-box label") for rule in rules]
+    return f"<style>{', '.join(rules)} {LIT}</style>"
+
+
+class Controls:
+    """All widgets, `box` around them, and the CSS class `name` that only this browser has.
+
+    families, kinds: options of their dropdowns; depth: layers and heads of the attention; grid: g.
+    """
+
+    def __init__(self, families: list[tuple[str, int]], kinds: tuple[str, ...], depth: tuple[int, int], grid: int):
+        self.name = f"twin-browser-{uuid4().hex[:8]}"
+        wide = {"layout": Layout(width="26em"), "style": {"description_width": "8em"}}
+        short = wide | {"layout": Layout(width="15em")}
+        slide = wide | {"continuous_update": False}
+        layers, heads = ([(f"{n + 1} of {count}", n) for n in range(count)] for count in depth)
+        self.family = Dropdown(options=families, description="Family", **wide)
+        self.faces = [Dropdown(description=f"{face.title()} image", **wide) for face in FACES]
+        self.next = Button(description="Next confusing pair", layout=Layout(width="18em", margin="2px 2px 2px 8em"))
+        self.kind = Dropdown(options=[(MAPS[kind].title, kind) for kind in kinds], description="Map", **wide)
+        self.layer = Dropdown(options=layers[::-1], description="Layer", **short)
+        self.head = Dropdown(options=[("mean of all", None), *heads], description="Head", **short)
+        self.opacity = FloatSlider(0.7, min=0, max=1, step=0.05, description="Opacity", **slide)
+        sides = [("none", None), *((f"the {face} image", side) for side, face in enumerate(FACES))]
+        self.side = Dropdown(options=sides, description="Patch of", **wide)
+        self.row, self.column = (IntSlider(1, 1, grid, description=name, **slide) for name in ("Row", "Column"))
+        self.marks = Checkbox(True, description="Outline what truly differs", indent=False, layout=Layout(width="18em"))
+        self.save = Button(description="Save PNG", layout=self.next.layout)
+        self.pictures, self.patches = [HTML(), HTML()], [self._patches(grid), self._patches(grid)]
+        self.verdict, self.legend, self.found, self.said, self.lights = (HTML() for _ in range(5))
+        self.box = self._arranged(grid)
+
+    @staticmethod
+    def _patches(grid: int) -> RadioButtons:
+        places = [f"row {1 + patch // grid}, column {1 + patch % grid}" for patch in range(grid**2)]
+        return RadioButtons(options=places, index=None).add_class("twin-patches")
+
+    def _arranged(self, grid: int) -> VBox:
+        flow = Layout(flex_flow="row wrap", overflow="visible")
+        faces = []
+        for name, *parts in zip(FACES, self.pictures, self.patches, strict=True):
+            face = Box(parts, layout=Layout(overflow="visible"))
+            faces.append(face.add_class("twin-face").add_class(f"twin-{name}"))
+        rows = [
+            [self.family, self.next],
+            self.faces,
+            [self.kind, self.opacity],
+            [self.layer, self.head, self.marks],
+            [self.verdict],
+            faces,
+            [self.legend],
+            [self.side, self.save],
+            [self.row, self.column],
+            [self.found],
+            [HTML(BY_KEYBOARD)],
+            [self.said],
+        ]
+        style = HTML(STYLE.replace("SIDE", str(SIDE)).replace("GRID", str(grid)))
+        box = VBox([*(HBox(row, layout=flow) for row in rows), style, self.lights], layout=Layout(overflow="visible"))
+        return box.add_class("twin-browser").add_class(self.name)
+
+    @property
+    def patch(self) -> tuple[int, int] | None:
+        """The chosen patch: of which face, and its number along the rows from 0; None where none is chosen."""
+        place = (self.row.value - 1) * self.row.max + self.column.value - 1
+        return None if self.side.value is None else (self.side.value, place)

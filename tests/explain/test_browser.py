@@ -1,0 +1,317 @@
+import base64
+import io
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from PIL import Image
+from scipy.ndimage import binary_dilation
+from tiny_browser import FAMILIES, IMAGES, make_browser
+from tiny_models import DEPTH, GRID, HEADS
+
+from dcal_core.explain import browser as module
+from dcal_core.explain.browser import Browser
+from dcal_core.explain.controls import lights
+from dcal_core.explain.pictures import FRAME, SIDE, contoured, framed, overlaid
+from dcal_core.explain.registry import MAPS
+from dcal_core.explain.views import PairView
+
+CELL = SIDE // GRID
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """The folder in which the twins are drawn once."""
+    return tmp_path_factory.mktemp("browser")
+
+
+@pytest.fixture
+def browser(twins):
+    return make_browser(twins)
+
+
+def shown(browser: Browser) -> list[np.ndarray]:
+    """The two pictures as a front end would decode them."""
+    sources = [re.search(r'src="data:image/png;base64,([^"]+)"', html.value)[1] for html in browser.controls.pictures]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(source)))) for source in sources]
+
+
+def composed(browser: Browser, name: str, opacity=0.7, marks=True, **choice) -> list[np.ndarray]:
+    """What should be shown, patch by patch, from what the view says."""
+    view = browser.explorer.view(*browser.pair)
+    maps, pictures = view.map(name, **choice), []
+    peak = np.abs(maps).max()
+    for side in range(2):
+        face = Image.fromarray(view.faces[side]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        picture = np.asarray(face).astype(float)
+        for row in range(GRID):
+            for column in range(GRID):
+                value = maps[side, row, column] / peak
+                at = (value + 1) / 2 if MAPS[name].signed else max(value, 0)
+                colour = colormaps["PuOr" if MAPS[name].signed else "viridis"](float(at))[:3]
+                cover = opacity * (abs(value) if MAPS[name].signed else max(value, 0))
+                part = np.s_[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+                picture[part] = (1 - cover) * picture[part] + cover * 255 * np.array(colour)
+        if marks and view.marks is not None:
+            mask = Image.fromarray(view.marks[side]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            mask, square = np.asarray(mask), np.ones((3, 3))
+            wide, wider = (binary_dilation(mask, square, iterations=n) for n in (2, 3))
+            picture[wider & ~mask], picture[wide & ~mask] = 0, 255
+        pictures.append(picture)
+    return pictures
+
+
+def check(browser: Browser, *given, **choice) -> None:
+    for picture, expected in zip(shown(browser), composed(browser, *given, **choice), strict=True):
+        assert np.abs(picture - expected).max() <= 1.01
+
+
+# ---- pictures
+
+
+def test_a_map_colours_its_patches_by_value_and_covers_by_size():
+    grey = np.full((4, 4, 3), 100, np.uint8)
+    values = np.array([[2.0, 0.0], [1.0, 0.0]])
+    picture = overlaid(grey, values, peak=2.0, signed=False, opacity=0.5)
+    last, middle = (255 * np.array(colormaps["viridis"](at)[:3]) for at in (1.0, 0.5))
+    assert (picture[:, 2:] == 100).all()
+    np.testing.assert_allclose(picture[:2, :2], np.broadcast_to(50 + 0.5 * last, (2, 2, 3)), atol=0.51)
+    np.testing.assert_allclose(picture[2:, :2], np.broadcast_to(75 + 0.25 * middle, (2, 2, 3)), atol=0.51)
+    signed = overlaid(grey, np.array([[-1.0, 1.0], [0.0, 0.0]]), peak=1.0, signed=True, opacity=1.0)
+    for column, at in ((0, 0.0), (2, 1.0)):
+        np.testing.assert_allclose(signed[0, column], 255 * np.array(colormaps["PuOr"](at)[:3]), atol=0.51)
+
+
+@pytest.mark.parametrize(("side", "grid"), [(SIDE, 14), (40, 3)])
+def test_a_frame_stays_inside_its_patch(side, grid):
+    grey = np.full((side, side, 3), 100, np.uint8)
+    patch = grid + 2  # row 1, column 2
+    inside = np.arange(side) * grid // side
+    inside = (inside == 1)[:, None] & (inside == 2)
+    solid, dashed = (framed(grey, patch, grid, dashed)[..., 0] for dashed in (False, True))
+    core = ~binary_dilation(~inside, np.ones((3, 3)), iterations=FRAME, border_value=1)
+    assert ((solid != 100) == (inside & ~core)).all() and set(solid[inside & ~core]) == {0, 255}
+    drawn = dashed != 100
+    assert (dashed[drawn] == solid[drawn]).all() and 0.3 < drawn.sum() / (solid != 100).sum() < 0.7
+
+
+def test_marks_are_outlined_and_not_covered():
+    grey, marks = np.full((40, 40, 3), 100, np.uint8), np.zeros((20, 20), bool)
+    marks[8:10, 8:10] = True  # 16 to 20 of the picture
+    picture = contoured(grey, marks)[..., 0]
+    assert (picture[16:20, 16:20] == 100).all() and (picture[:13] == 100).all()
+    assert picture[18, 12:24].tolist() == [100, 0, 255, 255, 100, 100, 100, 100, 255, 255, 0, 100]
+
+
+# ---- the order of pairs
+
+
+def test_the_next_pair_walks_this_order_and_begins_again(browser):
+    pairs, order = browser.explorer.scored.pairs, browser.explorer.order
+    assert browser.pair == (pairs.a[order[0]], pairs.b[order[0]])
+    for turn in (1, 2, 3, len(order) - 1, len(order)):
+        browser.turn, place = turn - 1, order[turn % len(order)]
+        browser.controls.next.click()
+        assert browser.pair == (pairs.a[place], pairs.b[place])
+        assert tuple(face.value for face in browser.controls.faces) == browser.pair
+        assert browser.controls.family.value == pairs.family[place]
+    assert f"Pair 1 of {len(order)}" in browser.controls.said.value
+
+
+# ---- controls
+
+
+def test_each_control_changes_the_picture_as_the_view_says(browser):
+    c = browser.controls
+    check(browser, "distinctive")
+    for name in browser.explorer.view(*browser.pair).kinds:
+        c.kind.value = name
+        check(browser, name)
+        assert (c.layer.disabled, c.head.disabled) == ("layer" not in MAPS[name].by, "head" not in MAPS[name].by)
+    c.kind.value, c.layer.value = "rollout", 0
+    check(browser, "rollout", layer=0)
+    c.kind.value, c.head.value = "cls_attention", HEADS - 1
+    check(browser, "cls_attention", layer=0, head=HEADS - 1)
+    c.opacity.value = 0.25
+    check(browser, "cls_attention", 0.25, layer=0, head=HEADS - 1)
+    c.marks.value = False
+    check(browser, "cls_attention", 0.25, False, layer=0, head=HEADS - 1)
+    assert c.said.value == ""
+
+
+def test_any_two_images_of_a_family_can_be_chosen(browser):
+    c = browser.controls
+    assert len(c.family.options) == FAMILIES and len(c.layer.options) == DEPTH and len(c.head.options) == 1 + HEADS
+    c.family.value = 2
+    images = browser._images_of(2)
+    assert browser.pair == (images[0], images[IMAGES])  # of one and of the other
+    assert [value for _, value in c.faces[0].options] == images.tolist()
+    assert "two people, co-twins" in c.verdict.value and not c.marks.disabled
+    check(browser, "distinctive")
+    c.faces[1].value = int(images[1])
+    assert browser.pair == (images[0], images[1])
+    assert "the same person" in c.verdict.value.split("<br>")[1] and c.marks.disabled
+    check(browser, "distinctive")
+    c.faces[0].value = int(images[1])  # shown as the second: they change places
+    assert browser.pair == (images[1], images[0]) == tuple(face.value for face in c.faces)
+    check(browser, "distinctive")
+
+
+def test_every_change_draws_once(browser, monkeypatch):
+    drawn = []
+    draw = browser._composed
+    monkeypatch.setattr(browser, "_composed", lambda: drawn.append(1) or draw())
+    c = browser.controls
+    changes = [
+        lambda: c.next.click(),
+        lambda: setattr(c.family, "value", 2 if c.family.value != 2 else 1),
+        lambda: setattr(c.faces[0], "value", c.faces[0].options[1][1]),
+        lambda: setattr(c.faces[0], "value", c.faces[1].value),
+        lambda: setattr(c.kind, "value", "match"),
+        lambda: setattr(c.kind, "value", "cls_attention"),
+        lambda: setattr(c.layer, "value", 0),
+        lambda: setattr(c.head, "value", 1),
+        lambda: setattr(c.opacity, "value", 0.5),
+        lambda: setattr(c.marks, "value", False),
+        lambda: setattr(c.side, "value", 1),
+        lambda: setattr(c.row, "value", 3),
+        lambda: setattr(c.column, "value", 2),
+        lambda: setattr(c.patches[0], "index", 5),
+    ]
+    for number, change in enumerate(changes, 1):
+        change()
+        assert len(drawn) == number, number
+
+
+def test_a_pressed_patch_and_its_match_are_framed(browser):
+    c, before = browser.controls, shown(browser)
+    matches = browser.explorer.view(*browser.pair).matches
+    for side in range(2):
+        c.patches[side].index = 6
+        assert c.patch == (side, 6) and (c.row.value, c.column.value) == (2, 3) and c.patches[side].index is None
+        match = matches[side, 6]
+        expected = [framed(before[side], 6, GRID, False), framed(before[1 - side], match, GRID, True)]
+        assert [(p == q).all() for p, q in zip(shown(browser)[:: 1 - 2 * side], expected, strict=True)] == [True, True]
+        assert f"is most like row {match // GRID + 1}, column {match % GRID + 1}" in c.found.value
+    c.patches[1].index = 6  # again
+    assert c.patch is None and all((p == q).all() for p, q in zip(shown(browser), before, strict=True))
+
+
+def test_a_patch_can_be_chosen_without_a_mouse(browser):
+    c, before = browser.controls, shown(browser)
+    assert c.row.disabled and c.column.disabled
+    c.side.value, c.row.value, c.column.value = 0, 3, 4
+    assert not c.row.disabled and c.patch == (0, 11)
+    assert (shown(browser)[0] == framed(before[0], 11, GRID, False)).all()
+
+
+def test_patches_under_the_mouse_light_their_matches():
+    style = lights("mine", np.array([[2, 0], [1, 1]]))
+    pattern = (
+        r"\.mine:has\(\.twin-(\w+) \.\S+ label:nth-child\((\d)\):hover\) \.twin-(\w+) \.\S+ label:nth-child\((\d)\)"
+    )
+    assert re.findall(pattern, style) == [
+        ("first", "1", "second", "3"),
+        ("first", "2", "second", "1"),
+        ("second", "1", "first", "2"),
+        ("second", "2", "first", "2"),
+    ]
+    assert lights("mine", None) == ""
+
+
+def test_a_model_without_patches_is_browsed_without_matches(twins, monkeypatch):
+    monkeypatch.setattr(PairView, "matches", None)
+    browser = make_browser(twins)
+    browser.controls.patches[0].index = 6
+    assert "keeps no patches" in browser.controls.found.value and browser.controls.lights.value == ""
+    check(browser, "distinctive")
+
+
+# ---- words
+
+
+def test_without_an_evaluation_there_is_no_verdict(twins):
+    browser = make_browser(twins, answers=None, label="photographs")
+    assert "not known before an evaluation" in browser.controls.verdict.value and browser.controls.marks.disabled
+    check(browser, "distinctive")
+
+
+def test_names_and_labels_are_text(twins):
+    browser = make_browser(twins, label="<b>real</b>")
+    assert "&lt;b&gt;real" in browser.controls.verdict.value
+
+
+def test_pictures_and_colours_are_described(browser):
+    browser.controls.kind.value = "match"
+    first, second = browser.controls.pictures
+    name = browser.explorer.view(*browser.pair).names[1]
+    assert f'alt="second image, {name}, under the map: Matching patches"' in second.value
+    assert browser.controls.legend.value.startswith("speaks for two people <img alt=")
+    assert (
+        "speaks for one person" in browser.controls.legend.value
+        and MAPS["match"].meaning in browser.controls.legend.value
+    )
+
+
+def test_a_map_of_nothing_is_said(browser, monkeypatch):
+    monkeypatch.setattr(browser.explorer.view(*browser.pair), "map", lambda name: np.zeros((2, GRID, GRID), np.float32))
+    browser._draw()
+    assert "This map is zero everywhere." in browser.controls.legend.value
+
+
+def test_a_thorough_map_says_first_that_it_takes_time(browser):
+    said = []
+    browser.controls.said.observe(lambda change: said.append(change["new"]), names="value")
+    browser.controls.kind.value = "occlusion"
+    assert len(said) == 2 and "Computing" in said[0] and said[1] == ""
+
+
+def test_what_goes_wrong_is_shown_and_the_browser_goes_on(browser, monkeypatch):
+    monkeypatch.setattr(browser.explorer, "images", SimpleNamespace(batch=lambda pair: 1 / 0))
+    browser.explorer.view.cache_clear()
+    browser.controls.family.value = 2
+    assert "This went wrong: ZeroDivisionError: division by zero" in browser.controls.said.value
+    monkeypatch.undo()
+    browser.controls.next.click()
+    assert "Pair 2" in browser.controls.said.value
+    check(browser, "distinctive")
+
+
+# ---- saving and showing
+
+
+def test_a_saved_view_holds_the_pictures_and_what_they_mean(browser):
+    c = browser.controls
+    c.kind.value, c.head.value, c.patches[0].index = "cls_attention", 1, 6
+    c.save.click()
+    (file,) = browser.folder.iterdir()
+    assert file.name.endswith(f"_cls_attention_layer{DEPTH}_head2_first_row2_column3.png") and str(file) in c.said.value
+    with Image.open(file) as saved:
+        saved = np.asarray(saved)
+    for picture in shown(browser):
+        places = np.argwhere((saved[:, :, None] == picture[0, 0]).all(-1).any(-1))
+        assert any((saved[y : y + SIDE, x : x + SIDE] == picture).all() for y, x in places if saved.shape[1] - x > SIDE)
+    assert len(np.unique(saved[:60].reshape(-1, 3), axis=0)) > 1  # the lines above
+
+
+def test_a_view_that_cannot_be_saved_is_said(browser, tmp_path):
+    (tmp_path / "occupied").write_text("a file where a folder should be")
+    browser.folder = tmp_path / "occupied"
+    browser.controls.save.click()
+    assert "This went wrong: StorageError" in browser.controls.said.value
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_widget_is_displayed_only_where_someone_is(browser, monkeypatch, tmp_path, there):
+    displayed = []
+    monkeypatch.setattr(module, "display", lambda data, raw: displayed.append(data))
+    monkeypatch.setattr(module, "someone_there", lambda: there)
+    (tmp_path / "sheet.png").write_bytes(b"picture")
+    browser.show(tmp_path / "sheet.png")
+    (data,) = displayed
+    assert base64.b64decode(data["image/png"]) == b"picture" and data["text/plain"] == "Twin attention maps"
+    assert ("application/vnd.jupyter.widget-view+json" in data) == there
+    json.dumps(data)
