@@ -14,7 +14,7 @@ from dcal_core.data.splits import SYNTHETIC
 from dcal_core.data.twins import DataError
 from dcal_core.environment import gpu_verdict, scratch_root
 from dcal_core.explain.charts import draw_comparison, draw_faithfulness
-from dcal_core.explain.comparison import compare_groups, quick_maps
+from dcal_core.explain.comparison import compare_groups, mean_face, quick_maps
 from dcal_core.explain.conclusions import conclusions
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.pair_folder import write_pair
@@ -121,7 +121,7 @@ def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
 def write_comparison(session: Session, comparison: dict, images: ImageStore, label: str) -> list[Path]:
     """Print what differs between the two kinds of pairs, and keep it with its figures."""
     files = [write_result(session.folder / FOLDER, "comparison", {"data": label} | comparison)]
-    face = images.batch([0])[0].permute(1, 2, 0).numpy()  # [S, S, 3]
+    face = mean_face(images)
     for name in comparison["maps"]:
         files.append(session.keep(draw_comparison(comparison, name, face, label), f"comparison_{name}"))
     print(f"\n{comparison_table(comparison, 'distinctive')}\n")

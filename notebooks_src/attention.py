@@ -95,7 +95,7 @@ else:
 from dcal_core.explain.figures import draw_view
 
 about_pair = ["distinctive", "occlusion", "contribution"]
-said = f"{label}. {explorer.judged(*pair)}"
+said = f"{label}\n{explorer.judged(*pair)}"
 session.show(draw_view(view, about_pair, said), "co-twins")
 
 # %% [markdown]
@@ -103,8 +103,18 @@ session.show(draw_view(view, about_pair, said), "co-twins")
 # what these look at again.
 
 # %%
-inside = [kind for kind in view.kinds if kind not in about_pair]
-session.show(draw_view(view, inside, said), "co-twins_inside")
+attention = ["rollout", "cls_attention", "selection", "glca_attention"]
+attention = [kind for kind in attention if kind in view.kinds]
+if attention:
+    session.show(draw_view(view, attention, said), "co-twins_attention")
+
+# %% [markdown]
+# The exact parts of the score, where it has such, and how well each patch finds its like nearby in the other face.
+
+# %%
+parts = [kind for kind in ("place", "match") if kind in view.kinds]
+if parts:
+    session.show(draw_view(view, parts, said), "co-twins_parts")
 
 # %% [markdown]
 # In words and figures: which part of the face holds how much of the map, beside the share that an even spread would
@@ -123,7 +133,9 @@ from IPython.display import Markdown, display
 from dcal_core.explain.statistics import view_statistics
 from dcal_core.explain.tables import statistics_table
 
-display(Markdown(statistics_table(view_statistics(view, regions), view.names)))
+found = view_statistics(view, regions)
+shown = {kind: found[kind] for kind in about_pair}  # all of them stand in the file below
+display(Markdown(statistics_table(shown, view.names)))
 
 # %% [markdown]
 # The same as files, with the figures as JSON.
@@ -140,7 +152,7 @@ print(*write_view(session.folder / FOLDER, view, label, explorer.judged(*pair)),
 
 # %%
 alone = explorer.confusing(1)
-said_alone = f"{label}. {explorer.judged(*alone)}"
+said_alone = f"{label}\n{explorer.judged(*alone)}"
 session.show(draw_view(explorer.view(*alone), about_pair, said_alone), "one_person")
 
 # %% [markdown]
@@ -164,19 +176,21 @@ session.show(draw_contact_sheet(views, "distinctive", titles, columns=2), "famil
 
 # %%
 from dcal_core.explain.charts import draw_comparison
+from dcal_core.explain.comparison import mean_face
 from dcal_core.explanation import compare_kinds, sampled, write_result
 
 pairs = sampled(explorer, session.config)
 comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.synthetic)
-write_result(session.folder / FOLDER, "comparison", {"data": label} | comparison)
-session.show(draw_comparison(comparison, "distinctive", view.faces[0], label), "comparison")
+print(write_result(session.folder / FOLDER, "comparison", {"data": label} | comparison))
+face = mean_face(explorer.images)
+session.show(draw_comparison(comparison, "distinctive", face, label), "comparison")
 
 # %% [markdown]
 # Rollout, for comparison: the same wherever one looks?
 
 # %%
 if "rollout" in comparison["maps"]:
-    drawn = draw_comparison(comparison, "rollout", view.faces[0], label)
+    drawn = draw_comparison(comparison, "rollout", face, label)
     session.show(drawn, "comparison_rollout")
 
 # %%
@@ -220,7 +234,7 @@ from dcal_core.explain.trust import measure_maps
 trust = measure_maps(
     explorer.model, explorer.data, session.config.pairs_per_family, seed=session.config.seed
 )
-write_result(session.folder / FOLDER, "faithfulness", trust)
+print(write_result(session.folder / FOLDER, "faithfulness", trust))
 
 # %%
 from dcal_core.explain.charts import draw_faithfulness

@@ -1,6 +1,5 @@
 """What maps say in figures, drawn as dots with 95 % intervals over families."""
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt
 
-from dcal_core.explain.figures import OPACITY, colour_bar, full_colour, overlay, peak_of
+from dcal_core.explain.figures import OPACITY, colour_bar, full_colour, overlay, peak_of, wrapped
 from dcal_core.explain.registry import MAPS
 from dcal_core.explain.statistics import statistics
 from dcal_core.explain.views import PairView
@@ -59,13 +58,13 @@ def _area_mark(axes: Axes, areas: Sequence[float]) -> Line2D:
 def draw_regions(view: PairView, name: str, regions: dict[str, np.ndarray], title: str) -> Figure:
     """The regions of both faces with their shares of an unsigned map, and beside them these against their areas."""
     figure = Figure(figsize=(13, 5), layout="constrained")
-    figure.suptitle(textwrap.fill(title, 120), fontsize=12)
+    figure.suptitle(wrapped(title, 120), fontsize=12)
     *faces, chart = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     weights = view.map(name)
     _prepare(chart, list(regions))
     for side, axes in enumerate(faces):
         overlay(axes, view.faces[side], weights[side], False, OPACITY, peak_of(weights[side]))
-        axes.set_title(textwrap.fill(view.names[side], 44), fontsize=10)
+        axes.set_title(wrapped(view.names[side], 44), fontsize=10)
         found = statistics(weights[side], regions)["regions"]
         _name_regions(axes, regions, found)
         shares = [100 * one["share"] if one["share"] is not None else np.nan for one in found.values()]
@@ -173,7 +172,7 @@ def draw_faithfulness(result: dict, title: str) -> Figure:
     names = ranked(result)
     panels = [panel for panel in PANELS if any(figure_of(found, panel[0]) for found in result.values())]
     figure = Figure(figsize=(3.4 + 3.2 * len(panels), 1.9 + 0.36 * len(names)), layout="constrained")
-    figure.suptitle(textwrap.fill(title, 100), fontsize=12)
+    figure.suptitle(wrapped(title, 100), fontsize=12)
     for axes, (wanted, factor, text, chance) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
     ):

@@ -41,6 +41,12 @@ def quick_maps(
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
+def mean_face(images: ImageStore, most: int = 256) -> np.ndarray:
+    """What stands for all faces under a mean map: the mean of at most `most` images, spread evenly, uint8 [S, S, 3]."""
+    some = images.batch(np.unique(np.linspace(0, len(images.kept) - 1, most).round()))
+    return some.float().mean(0).round().byte().permute(1, 2, 0).numpy()  # [S, S, 3]
+
+
 def compare_groups(maps: dict[str, np.ndarray], pairs: Pairs, regions: dict[str, np.ndarray]) -> dict:
     """How the maps of same-person and of co-twin pairs differ, for JSON.
 

@@ -24,6 +24,11 @@ OPACITY = 0.85
 MARKED = "Outlined in white: the marks that this face has and the other has not."
 
 
+def wrapped(text: str, width: int) -> str:
+    """A text in lines of at most `width` letters, which keeps its own line breaks."""
+    return "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
+
+
 def overlay(
     axes: Axes, face: np.ndarray, weights: np.ndarray, signed: bool, opacity: float, peak: float
 ) -> ScalarMappable:
@@ -56,7 +61,7 @@ def peak_of(weights: np.ndarray) -> float:
 def _say(axes: Axes, text: str, width: int) -> None:
     """Words in place of a picture."""
     axes.set_axis_off()
-    words = axes.text(0.5, 1, textwrap.fill(text, width), ha="center", va="top", fontsize=9, transform=axes.transAxes)
+    words = axes.text(0.5, 1, wrapped(text, width), ha="center", va="top", fontsize=9, transform=axes.transAxes)
     words.set_in_layout(False)
 
 
@@ -98,7 +103,7 @@ def draw_view(view: PairView, names: Sequence[str], title: str, opacity: float =
     columns = 1 + len(names)
     figure = Figure(figsize=(max(2.6 * columns, 6), 8), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.06)
-    figure.suptitle(textwrap.fill(title, 30 * columns), fontsize=12)
+    figure.suptitle(wrapped(title, 30 * columns), fontsize=12)
     grid = figure.subplots(4, columns, squeeze=False, height_ratios=(1, 1, 0.05, 0.36))
     _draw_faces(view, grid[:2, 0])
     grid[2, 0].set_axis_off()
@@ -119,9 +124,9 @@ def draw_contact_sheet(
     figure = Figure(figsize=(4.4 * columns, 5.4 * rows + 0.9), layout="constrained")
     kind, marked = MAPS[name], any(view.marks is not None for view in views)
     text = f"{kind.title}. {kind.meaning} {MARKED if marked else ''}"
-    figure.suptitle(textwrap.fill(text, 46 * columns), fontsize=11)
+    figure.suptitle(wrapped(text, 46 * columns), fontsize=11)
     for place, view, title in zip(figure.subfigures(rows, columns, squeeze=False).flat, views, titles, strict=False):
-        place.suptitle(textwrap.fill(title, 46), fontsize=10, fontweight="bold")
+        place.suptitle(wrapped(title, 46), fontsize=10, fontweight="bold")
         cells = place.add_gridspec(3, 2, height_ratios=(1, 1, 0.05))
         faces, maps = ([place.add_subplot(cells[row, side]) for side in range(2)] for row in range(2))
         _draw_faces(view, faces)
@@ -140,7 +145,7 @@ def draw_layers(view: PairView, side: int, title: str) -> Figure:
     }
     columns = 1 + max(depth, heads)
     figure = Figure(figsize=(max(1.75 * columns, 7), 6), layout="constrained")
-    figure.suptitle(textwrap.fill(title, 100), fontsize=12)
+    figure.suptitle(wrapped(title, 100), fontsize=12)
     grid = figure.subplots(3, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

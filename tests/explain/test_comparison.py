@@ -7,7 +7,8 @@ import torch
 from scipy.stats import ttest_1samp
 from tiny_models import GRID, make_images, make_model
 
-from dcal_core.explain.comparison import compare_groups, quick_maps
+from dcal_core.data.images import ImageStore
+from dcal_core.explain.comparison import compare_groups, mean_face, quick_maps
 from dcal_core.explain.faithfulness import share
 from dcal_core.explain.pair_maps import encode_pairs
 from dcal_core.explain.registry import MAPS
@@ -124,3 +125,10 @@ def test_maps_that_are_slow_or_missing_are_refused():
         quick_maps(model, images, pairs, ("occlusion", "wrong", "rollout"))
     with pytest.raises(ValueError, match="no map selection"):
         quick_maps(model, images, pairs, ("rollout", "selection"))
+
+
+def test_a_mean_face_is_of_images_spread_evenly():
+    pixels = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.uint8)
+    images = ImageStore(images=pixels, kept=np.arange(10), rejected=[])
+    assert (mean_face(images, 2) == 4).all() and mean_face(images).shape == (2, 2, 3)  # of 0 and 9, 4.5 to even
+    assert (mean_face(images, 10) == 4).all() and mean_face(images).dtype == np.uint8
