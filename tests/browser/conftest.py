@@ -24,7 +24,7 @@ Image.new("RGB", (60, 40)).save("sheet.png")
 browser = make_browser(Path("."))
 browser.show(Path("sheet.png"))
 """
-WAIT_S = 60  # for a server, and a kernel that imports PyTorch, on a busy machine
+WAIT_S = 90  # for a server, and a kernel that imports PyTorch, on a busy machine
 
 
 def missing(python: Path) -> str | None:
@@ -105,11 +105,11 @@ class Page:
         return self.pictures()
 
     def press(self, *keys: str) -> None:
-        """Press keys one after the other, as fast as a person would: a list opens in a window of its own, of which the
-        page does not hear when it is ready."""
+        """Press keys one after the other. A list opens in a window of its own, of which no page hears when it is ready
+        for the next key."""
         for key in keys:
             self.page.keyboard.press(key)
-            self.page.wait_for_timeout(300)
+            self.page.wait_for_timeout(700 if key == "Space" else 100)
 
     def text(self) -> str:
         """All that the browser says."""
