@@ -15,6 +15,7 @@ import torch
 from dcal_core.bench.browsing import browsing_rows
 from dcal_core.bench.coverage import coverage_rows
 from dcal_core.bench.galleries import gallery_rows
+from dcal_core.bench.maps import map_rows
 from dcal_core.bench.parts import input_rows, rollout_rows, scoring_rows
 from dcal_core.bench.speed import comparing_row, memory_rows, speed_rows
 from dcal_core.bench.subjects import Setting
@@ -80,6 +81,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from scoring_rows(setting)
     yield comparing_row(setting)
     yield from browsing_rows(setting)
+    yield from map_rows(setting)
     yield from gallery_rows(setting.draws, setting.gallery)
     yield from coverage_rows(setting.simulations)
 

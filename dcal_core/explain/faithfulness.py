@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from dcal_core.explain.maps import pair_saliency
 from dcal_core.explain.pair_maps import EncodedPairs, encode_pairs, local_mean
 from dcal_core.explain.registry import MAPS
+from dcal_core.models.features import Features
+from dcal_core.progress import progress_line
 from dcal_core.verification.family_rates import estimate, with_draws
 from dcal_core.verification.metrics import numbered
 
@@ -95,23 +97,30 @@ def usual_places(masks: Tensor, grid: int, family) -> Tensor:
 
 
 def removal_areas(pairs: EncodedPairs, maps: Tensor, steps: int = STEPS) -> tuple[Tensor, Tensor]:
-    """The mean scores [B] while patches are deleted and while they are inserted, the hottest first and in both faces
-    (Petsiuk et al., 2018, arXiv 1806.07421); maps [2, B, g, g].
+    """The mean scores [M, B] while patches are deleted and while they are inserted, the hottest of each of M maps first
+    and in both faces (Petsiuk et al., 2018, arXiv 1806.07421); maps [M, 2, B, g, g].
 
     A deleted patch shows the local mean. Means are over `steps` equal steps, without the untouched start.
     """
-    order = maps.flatten(0, 1).flatten(1).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(1)  # [G, P], 0 the hottest
-    means, areas = local_mean(pairs.faces, pairs.grid), []
-    for first, last in ((means, pairs.faces), (pairs.faces, means)):  # shown where the rank is below k, and elsewhere
-        scores = []
-        for k in torch.linspace(0, rank.shape[1], steps + 1).round()[1:]:
-            mask = (rank < k).float().unflatten(1, (1, pairs.grid, pairs.grid))
-            faces = torch.lerp(last, first, F.interpolate(mask, pairs.faces.shape[-2:]))
-            a, b = faces.chunk(2)
-            scores.append(pairs.model.compare(pairs.model.encode(a), pairs.model.encode(b)).diagonal())
-        areas.append(torch.stack(scores).mean(0))
+    order = maps.flatten(1, 2).flatten(2).argsort(dim=2, descending=True, stable=True)
+    ranks = order.argsort(2).unflatten(2, (1, pairs.grid, pairs.grid))  # [M, G, 1, g, g], 0 the hottest
+    means, patches = local_mean(pairs.faces, pairs.grid), pairs.grid**2
+    bare, areas = _scores(pairs.model.encode(means), pairs.model), []
+    # Shown where the rank is below k, and elsewhere; the end of all is the same for every map.
+    for first, last, end in ((means, pairs.faces, bare), (pairs.faces, means, _scores(pairs.features, pairs.model))):
+        total = end.repeat(len(maps), 1)
+        for k in torch.linspace(0, patches, steps + 1).round()[1:-1]:
+            for m, rank in enumerate(ranks):
+                shown = F.interpolate((rank < k).float(), pairs.faces.shape[-2:])
+                total[m] += _scores(pairs.model.encode(torch.lerp(last, first, shown)), pairs.model)
+        areas.append(total / steps)
     return areas[0], areas[1]
+
+
+def _scores(features: Features, model: nn.Module) -> Tensor:
+    """How alike the faces of each pair are, [B], of their features [G]."""
+    pairs = len(features) // 2
+    return model.compare(features[:pairs], features[pairs:]).diagonal().float()
 
 
 def shuffled(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -164,11 +173,12 @@ def hot_maps(pairs: EncodedPairs, names, generator: torch.Generator) -> Iterator
             yield name, (-1 if MAPS[name].signed else 1) * MAPS[name].make(pairs).cpu()
     for name, make in BASELINES.items():
         yield name, make(pairs).cpu()
-    yield "random", torch.rand(2, len(pairs.faces) // 2, pairs.grid, pairs.grid, generator=generator)
+    random = torch.rand(len(pairs.faces) // 2, 2, pairs.grid, pairs.grid, generator=generator)  # whatever the batches
+    yield "random", random.transpose(0, 1)
 
 
 def faithfulness(
-    model: nn.Module, a: Tensor, b: Tensor, grid: int, family, masks=None, names=tuple(MAPS), batch: int = 32, seed=0
+    model: nn.Module, a: Tensor, b: Tensor, grid: int, family, masks=None, names=tuple(MAPS), batch: int = 16, seed=0
 ) -> dict:
     """How far each map, and each baseline, can be believed on co-twin pairs, for JSON.
 
@@ -181,12 +191,14 @@ def faithfulness(
     """
     if unknown := set(names) - MAPS.keys():
         raise ValueError(f"there is no map {', '.join(sorted(unknown))}: choose of {', '.join(MAPS)}")
-    generator, blank = torch.Generator().manual_seed(seed), shuffled(model, seed)
+    models = (model, shuffled(model, seed))
+    generators = [torch.Generator().manual_seed(seed + turn) for turn in range(2)]
     found: dict[str, dict[str, list]] = {}
-    for start in range(0, len(a), batch):
-        part = slice(start, start + batch)
-        taught, untaught = (encode_pairs(one, a[part], b[part], grid) for one in (model, blank))
-        for name, figures in _figures(taught, untaught, names, generator).items():
+    starts = range(0, len(a), batch)
+    for start in progress_line(starts, desc="measuring maps", total=len(starts), unit="batch"):
+        encoded = [encode_pairs(one, *(side[start : start + batch] for side in (a, b)), grid) for one in models]
+        taught, untaught = (dict(hot_maps(pairs, names, own)) for pairs, own in zip(encoded, generators, strict=True))
+        for name, figures in _figures(encoded[0], taught, untaught).items():
             for figure, values in figures.items():
                 found.setdefault(name, {}).setdefault(figure, []).append(values)
     family = np.asarray(family)
@@ -197,19 +209,18 @@ def faithfulness(
     return result
 
 
-def _figures(
-    taught: EncodedPairs, untaught: EncodedPairs, names, generator: torch.Generator
-) -> dict[str, dict[str, Tensor]]:
-    """Each map of some pairs and its figures: [B] of the pair, [2, B] of each face."""
-    maps, after = (dict(hot_maps(pairs, names, generator)) for pairs in (taught, untaught))
-    with torch.no_grad():
-        areas = {name: removal_areas(taught, own.to(taught.faces.device)) for name, own in maps.items()}
-    deleted, inserted = areas["random"]
+@torch.no_grad()
+def _figures(pairs: EncodedPairs, maps: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The figures of each map of some pairs, [B] of the pair, [2, B] of each face; after: those of shuffled weights."""
+    deleted, inserted = (
+        dict(zip(maps, area.cpu(), strict=True))
+        for area in removal_areas(pairs, torch.stack(list(maps.values())).to(pairs.faces.device))
+    )
     return {
         name: {
             "maps": own,
-            "deletion": (areas[name][0] - deleted).cpu(),
-            "insertion": (inserted - areas[name][1]).cpu(),
+            "deletion": deleted[name] - deleted["random"],
+            "insertion": inserted["random"] - inserted[name],
             "randomisation": rank_correlation(own.flatten(0, 1), after[name].flatten(0, 1)).abs().unflatten(0, (2, -1)),
         }
         for name, own in maps.items()

@@ -1,20 +1,21 @@
 """Where a model looks in one image, as maps over the patch grid [g, g]: functions of traced features, without hooks.
 
-They are made from q and k after their norms and rotary positions, so that they are exact with fused attention, register
-tokens and any backbone. They tell what goes where, not why two faces differ: `pair_maps.py` asks the pair's own score.
+They are made from q and k after their norms and rotary positions, or from the attention of these, so that they are
+exact with fused attention, register tokens and any backbone. They tell what goes where, not why two faces differ:
+`pair_maps.py` asks the pair's own score.
 B images, H heads, N tokens of which the last g x g are patches, L selected patches, M blocks of GLCA.
 """
 
 import torch
 from torch import Tensor, nn
 
-from dcal_core.models.attention import attention_map, attention_weights, project, rollout_row, rows_block
+from dcal_core.models.attention import attention_weights, project, rollout_row, rows_block
 from dcal_core.models.features import Features
 
 
 def layers_of(features: Features, name: str) -> list[Tensor]:
-    """The traced tensors `q`, `k` or `x` of all blocks, first to last; `features` come from encode(trace=True), else
-    ValueError."""
+    """The traced tensors `q`, `k`, `x` or `map` of all blocks, first to last; ValueError unless `features` come from
+    encode(trace=True)."""
     layers = [features.trace[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in features.trace))]
     if not layers:
         raise ValueError(f"these features hold no {name} of any block: encode with trace=True")
@@ -38,11 +39,10 @@ def on_grid(tokens: Tensor, grid: int) -> Tensor:
 def rollout_map(features: Features, grid: int, depth: int | None = None) -> Tensor:
     """How much each patch has gone into the CLS token of the first `depth` blocks, by default all: attention rollout
     (Abnar & Zuidema, 2020, arXiv 2005.00928), [B, g, g], each summing to 1; ValueError for a depth without a block."""
-    queries, keys = layers_of(features, "q")[:depth], layers_of(features, "k")[:depth]
-    if depth is not None and len(queries) != depth or not queries:
-        raise ValueError(f"depth={depth}: give 1 to {len(layers_of(features, 'q'))}, the number of blocks")
-    queries[-1] = queries[-1][:, :, :1]  # of the last block the row of CLS is enough
-    row = on_grid(rollout_row(list(map(attention_map, queries, keys))), grid)
+    maps = layers_of(features, "map")[:depth]
+    if depth is not None and len(maps) != depth or not maps:
+        raise ValueError(f"depth={depth}: give 1 to {len(layers_of(features, 'map'))}, the number of blocks")
+    row = on_grid(rollout_row(maps), grid)
     return row / row.sum((-2, -1), keepdim=True)
 
 

@@ -49,6 +49,12 @@ def _has_glca(pairs: EncodedPairs) -> bool:
     return "selected" in pairs.features.trace
 
 
+def _thorough(pairs: EncodedPairs) -> Tensor:
+    """The geometric mean of what covering each window shows and of `distinctive`: each errs elsewhere."""
+    both = tells_apart(pairs, *pairs.occluded).clamp(min=0) * pairs.distinctive.clamp(min=0)
+    return both.sqrt()
+
+
 def _rollout(pairs: EncodedPairs, layer: int | None = None) -> Tensor:
     depth = None if layer is None else layer + 1
     return rollout_map(pairs.features, pairs.grid, depth).unflatten(0, (2, -1))
@@ -78,9 +84,10 @@ MAPS = {
         encodings=4,
     ),
     "occlusion": Map(
-        make=lambda pairs: tells_apart(pairs, *pairs.occluded).clamp(min=0),
+        make=_thorough,
         title="What tells them apart, thorough",
-        meaning="The same as what tells them apart, found by covering one patch after the other.",
+        meaning="The same as what tells them apart, confirmed by covering one patch after the other.",
+        encodings=4,
         by_patch=True,
     ),
     "contribution": Map(
@@ -117,7 +124,7 @@ MAPS = {
     "cls_attention": Map(
         make=_cls_attention,
         title="CLS attention",
-        meaning="What the summary token attends to in the last layer, mean of the heads.",
+        meaning="What the summary token attends to: in the last layer, mean of the heads, unless others are chosen.",
         by=("layer", "head"),
         unit="share of attention",
         wants_pair=False,

@@ -114,7 +114,7 @@ class DCAL(nn.Module):
         self, x: Tensor, rope: Tensor | None, partner: Tensor | None, trace: bool
     ) -> tuple[Tensor, Tensor | None, list[Tensor], dict[str, Tensor]]:
         """All blocks on tokens x [B, N, C]: the last tokens of SA and of PWCA, the attention maps of SA [B, N, N] that
-        GLCA needs, of the last block the row of CLS alone, and with `trace` each block's q, k and tokens x of SA.
+        GLCA needs, of the last block the row of CLS alone, and with `trace` each block's q, k, tokens x and map of SA.
 
         Where only CLS is read, the last block computes nothing but CLS for PWCA.
         """
@@ -126,14 +126,15 @@ class DCAL(nn.Module):
             if apart and last and not self.readout.reads_patches:
                 distracted = rows_block(block, x[-B:, :1], x[-B:], rope=rope, partner=pairing)  # [B, 1, C]
                 x, pairing = x[:B], None
-            work = (block, x, rope, pairing, (B if self.glca else 0, 1 if last else N))
+            work = (block, x, rope, pairing, (B if self.glca or trace else 0, 1 if last else N))
             if self.gradient_checkpointing and self.training:
                 x, seen, q, k = checkpoint(joint_block, *work, use_reentrant=False)
             else:
                 x, seen, q, k = joint_block(*work)
             maps.append(seen)
             if trace:
-                inside |= {f"{name}.{i}": tensor[:B].detach() for name, tensor in zip("qkx", (q, k, x), strict=True)}
+                named = {"q": q, "k": k, "x": x, "map": seen}
+                inside |= {f"{name}.{i}": tensor[:B].detach() for name, tensor in named.items()}
         if len(x) > B:
             x, distracted = x.split(B)
         return x, distracted, maps, inside

@@ -24,7 +24,7 @@ Image.new("RGB", (60, 40)).save("sheet.png")
 browser = make_browser(Path("."))
 browser.show(Path("sheet.png"))
 """
-WAIT_S = 90  # for a server, and a kernel that imports PyTorch, on a busy machine
+WAIT_S = 180  # for a server, and for a kernel that imports PyTorch on a busy machine
 
 
 def missing(python: Path) -> str | None:

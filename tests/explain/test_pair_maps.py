@@ -42,17 +42,22 @@ def test_windows_reach_a_quarter_patch_into_the_neighbours():
 
 def test_first_order_map_is_exact_where_the_model_is_linear():
     model, a, b = Brightness(), make_images(2, seed=1), make_images(2, seed=2)
-    maps = encode_pairs(model, a, b, GRID).distinctive
+    pairs = encode_pairs(model, a, b, GRID)
+    maps = pairs.distinctive
     assert maps.shape == (2, 2, GRID, GRID)
+    torch.testing.assert_close(maps, tells_apart(pairs, *pairs.occluded), rtol=1e-4, atol=1e-5)
     for side, (face, other) in enumerate(((a, b), (b, a))):
-        e, o, gone = (model.encode(x).parts["patches"] for x in (face, other, local_mean(face, GRID)))
-        alike = ((e * o).sum(1) / (e * e).sum(1)).clamp(0, 1)
-        expected = (e - gone) * (e - alike[:, None] * o)
-        torch.testing.assert_close(maps[side].flatten(1), expected, rtol=1e-4, atol=1e-5)
+        e, o = (model.encode(x).parts["patches"].unflatten(1, (GRID, GRID)) for x in (face, other))
+        alike = ((e * o).sum((1, 2)) / (e * e).sum((1, 2))).clamp(0, 1)
+        weight = (e - alike[:, None, None] ** 4 * o) / (3 * PATCH**2)  # of each value of a patch
+        weight = weight.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)  # [B, S, S]
+        effect = (face - local_mean(face, GRID)).sum(1) * weight
+        expected = effect[:, 6:18, 14:26].sum((1, 2))  # the window of patch (1, 2)
+        torch.testing.assert_close(maps[side, :, 1, 2], expected, rtol=1e-4, atol=1e-5)
 
 
 @each_backbone
-def test_first_order_map_is_the_gradient_half_way_times_the_change_summed_over_patches(kind):
+def test_first_order_map_is_the_gradient_half_way_times_the_change_in_each_window(kind):
     model, a, b = make_model(kind), make_images(2, seed=1), make_images(2, seed=2)
     maps = encode_pairs(model, a, b, GRID).distinctive
     for side, (faces, others) in enumerate(((a, b), (b, a))):
@@ -64,9 +69,11 @@ def test_first_order_map_is_the_gradient_half_way_times_the_change_summed_over_p
                 x, y = model.encode(face), model.encode(other)
                 alike = model.compare(x, y).clamp(min=0)  # a cosine: 1 with itself
             seen = model.encode(halfway)
-            (gradient,) = torch.autograd.grad((model.compare(seen, x) - alike * model.compare(seen, y)).sum(), halfway)
+            (gradient,) = torch.autograd.grad(
+                (model.compare(seen, x) - alike**4 * model.compare(seen, y)).sum(), halfway
+            )
             effect = (gradient * (face - gone)).sum((0, 1))  # [S, S]
-            expected = effect.unflatten(0, (GRID, PATCH)).unflatten(2, (GRID, PATCH)).sum((1, 3))
+            expected = (windows(SIZE, GRID)[:, 0] * effect).sum((1, 2)).view(GRID, GRID)
             torch.testing.assert_close(maps[side, pair], expected, rtol=1e-3, atol=1e-6)
 
 

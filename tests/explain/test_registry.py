@@ -40,7 +40,7 @@ def test_maps_are_those_of_the_functions_they_name():
     own, shared = pairs.occluded
     expected = {
         "distinctive": pairs.distinctive.clamp(min=0),
-        "occlusion": tells_apart(pairs, own, shared).clamp(min=0),
+        "occlusion": (tells_apart(pairs, own, shared).clamp(min=0) * pairs.distinctive.clamp(min=0)).sqrt(),
         "contribution": shared,
         "place": place_map(pairs),
         "match": match_map(pairs),

@@ -456,7 +456,10 @@ def test_trace_names_every_intermediate(kind):
     *_, maps, kept = model.run_blocks(*model.embed(images), partner=None, trace=False)
     assert kept == {} and [len(rows[0]) for rows in maps] == [len(maps[0][0])] * (DEPTH - 1) + [1]
     features = model.encode(images, trace=True)
-    assert set(features.trace) == {f"{name}.{i}" for name in "qkx" for i in range(DEPTH)} | {"selected", "local"}
+    assert set(features.trace) == {f"{name}.{i}" for name in ("q", "k", "x", "map") for i in range(DEPTH)} | {
+        "selected",
+        "local",
+    }
     tokens, heads = model.vit.num_prefix_tokens + PATCHES, model.vit.blocks[0].attn.num_heads
     assert features.trace["q.0"].shape == (2, heads, tokens, model.vit.embed_dim // heads)
     assert features.trace["local"].shape == (2, 1 + model.selected, model.vit.embed_dim)
