@@ -26,6 +26,18 @@ class ConfigError(UserError):
     """A parameter that is unknown, of the wrong type or out of range."""
 
 
+IR_BACKBONES = ("ir_18", "ir_34", "ir_50", "ir_101")  # of face recognition
+IR_RECIPES = ("adaface",)  # which take one of them
+BATCH_OF = {"dcal": "families_per_batch", "adaface": "triplets_per_batch"}
+WITHOUT_EFFECT = {  # in a recipe
+    "dcal": "width colour_order frozen_backbone embedding_dropout triplet_distance triplets_per_batch train_percentage",
+    "adaface": "mixup_alpha cutmix_alpha local_ratio glca_blocks pwca_first pwca_last pwca_prob pwca_partner dropout "
+    "attention_dropout drop_path readout neck similarity similarity_temperature gradient_checkpointing twin_loss "
+    "twin_temperature twin_weight positive_ratio hard_negative_ratio soft_negative_ratio loss_weighting "
+    "families_per_batch images_per_person",
+}
+
+
 def parameter(default, meaning, low=None, high=None, choices=None, result=True):
     """A field with its meaning and limits; `result=False` marks what cannot change the trained weights."""
     metadata = {"meaning": meaning, "low": low, "high": high, "choices": choices, "result": result}
@@ -37,7 +49,7 @@ class Config:
     """All parameters of training, evaluation and exploration; read with `load`, which checks each of them."""
 
     # run
-    recipe: str = parameter("dcal", "which of the systems is trained", choices=("dcal",))
+    recipe: str = parameter("dcal", "which of the systems is trained", choices=("dcal", "adaface"))
     run_dir: str = parameter("", "folder of this run; empty: by preset below the output folder", result=False)
     resume: bool = parameter(True, "go on from the newest checkpoint; false: move the old run aside", result=False)
     resume_from: str = parameter(
@@ -62,6 +74,14 @@ class Config:
     drop_suggested: bool = parameter(
         False, "prepare adds to that file what it suggests to leave out, unreviewed", result=False
     )
+    align: bool = parameter(False, "prepare makes an aligned copy of the data, to be given as data_root", result=False)
+    align_size: int = parameter(112, "side of an aligned face, px; AdaFace takes 112", 32, 1024, result=False)
+    align_missing: str = parameter(
+        "drop",
+        "photographs without a face; drop: left out of the copy, keep: resized whole",
+        choices=("drop", "keep"),
+        result=False,
+    )
     loader_workers: int = parameter(2, "processes that prepare batches; 0: the training process", 0, 64, result=False)
     synthetic_families: int = parameter(600, "drawn twin families to train on", 4, 100_000)
     synthetic_images: int = parameter(6, "images of each drawn person", 2, 100)
@@ -80,14 +100,27 @@ class Config:
     cutmix_alpha: float = parameter(0.0, "pastes a rectangle of another person, as mixup_alpha; 0: off", 0.0, 10.0)
 
     # model
-    backbone: str = parameter("vit_base_patch16_224", "a timm vision transformer, or hybrid_tiny (the demo's)")
-    weights: str = parameter("", "file of pretrained weights; empty: attached model, then timm's hub", result=False)
+    backbone: str = parameter(
+        "vit_base_patch16_224",
+        f"dcal: a timm vision transformer, or hybrid_tiny (the demo's); adaface: {', '.join(IR_BACKBONES)}",
+    )
+    weights: str = parameter(
+        "", "file of pretrained weights; empty, for dcal: attached model, then timm's hub", result=False
+    )
     trust_weights: bool = parameter(
         False,
         "unpickle `weights`, which may run any code in them: only where you trust their source",
         result=False,
     )
     allow_random_init: bool = parameter(False, "train without pretrained weights")
+    width: int = parameter(64, "channels of an IR backbone's first stage; published weights have 64", 8, 128)
+    colour_order: str = parameter(
+        "auto", "what an IR backbone's `weights` take; auto: by their origin", choices=("auto", "rgb", "bgr")
+    )
+    frozen_backbone: bool = parameter(False, "train nothing of an IR backbone but its embedding layer")
+    embedding_dropout: float = parameter(
+        0.4, "dropout before an IR backbone's embedding layer, unless frozen; AdaFace was trained with 0.4", 0.0, 0.9
+    )
     local_ratio: float = parameter(0.3, "R: share of patches that GLCA selects", 0.0, 1.0)
     glca_blocks: int = parameter(1, "M: global-local blocks", 0, 12)
     pwca_first: int = parameter(1, "first block with pair-wise attention, counted from 1; 0: none", 0, 64)
@@ -115,8 +148,13 @@ class Config:
     channels_last: bool = parameter(False, "memory layout that convolutional stems prefer on a GPU", result=False)
 
     # losses, one set per branch (SA, GLCA, PWCA)
-    margin_softmax: str = parameter("cosface", "identity loss over all people", choices=("cosface", "arcface"))
-    softmax_margin: float = parameter(0.3, "cosface: cosine; arcface: radians", 0.0, 1.5)
+    margin_softmax: str = parameter(
+        "cosface", "identity loss over all people", choices=("cosface", "arcface", "adaface")
+    )
+    softmax_margin: float = parameter(0.3, "cosface: cosine; arcface: radians; adaface: both", 0.0, 1.5)
+    adaface_h: float = parameter(
+        0.333, "how far AdaFace's margin follows an embedding's norm; 0 makes it cosface", 0.0, 10.0
+    )
     softmax_scale: float = parameter(30.0, "scale of the cosines", 1.0, 128.0)
     softmax_weight: float = parameter(1.0, "weight of the identity loss", 0.0, 100.0)
     label_smoothing: float = parameter(0.1, "label smoothing of the identity loss", 0.0, 0.9)
@@ -125,7 +163,12 @@ class Config:
         "metric loss on pairs of images; supcon: supervised contrastive; verification: same person or not",
         choices=("triplet", "supcon", "verification"),
     )
-    twin_margin: float = parameter(0.5, "margin of the triplet loss, cosine", 0.0, 2.0)
+    twin_margin: float = parameter(0.5, "margin of the triplet loss, cosine or triplet_distance", 0.0, 2.0)
+    triplet_distance: str = parameter(
+        "cosine",
+        "distance in triplets of (person, same person, co-twin); euclidean: of unit embeddings",
+        choices=("cosine", "euclidean"),
+    )
     twin_temperature: float = parameter(0.1, "temperature of the contrastive loss", 0.001, 10.0)
     twin_weight: float = parameter(1.0, "weight of the twin loss", 0.0, 100.0)
     positive_ratio: float = parameter(0.5, "same-person share of the pairs in the verification loss", 0.01, 0.99)
@@ -136,7 +179,13 @@ class Config:
     # optimisation
     families_per_batch: int = parameter(4, "families in a batch, over all processes; two siblings each", 1, 4096)
     images_per_person: int = parameter(4, "images of each sibling in a batch", 2, 1024)
-    steps_per_epoch: int = parameter(0, "steps in an epoch; 0: as many images as there are", 0, 1_000_000)
+    triplets_per_batch: int = parameter(16, "triplets in a batch, over all processes; three images each", 1, 4096)
+    train_percentage: float = parameter(
+        100.0, "share of each family's possible triplets, the same in every epoch, %", 0.01, 100.0
+    )
+    steps_per_epoch: int = parameter(
+        0, "steps in an epoch; 0: as many images as there are, or each triplet once", 0, 1_000_000
+    )
     epochs: int = parameter(100, "epochs", 1, 100_000)
     lr: float = parameter(5e-5, "peak learning rate of the backbone", 0.0, 10.0)
     head_lr_factor: float = parameter(10.0, "learning rate of new layers over that of the backbone", 0.01, 1000.0)
@@ -174,7 +223,7 @@ class Config:
     )
     compare: str = parameter("", "folders of other trained runs to stand beside this one, by commas", result=False)
     baseline: bool = parameter(
-        False, "evaluate a frozen face embedding too (pip install -r requirements-baseline.txt)", result=False
+        False, "evaluate a frozen face embedding too (pip install -r requirements-faces.txt)", result=False
     )
     fuse: bool = parameter(False, "evaluate the fusion of all systems too", result=False)
     pairs_per_family: int = parameter(
@@ -304,6 +353,7 @@ def check_given(given, params_dir):
 
 def check(config):
     """The config, if its parameters agree with one another; raises ConfigError."""
+    check_effect(config)
     if config.pwca_last and config.pwca_last < config.pwca_first:
         raise ConfigError(
             f"pwca_last={config.pwca_last} lies before pwca_first={config.pwca_first}: raise it, or set 0."
@@ -315,6 +365,7 @@ def check(config):
             f"positive_ratio={config.positive_ratio:g}, hard_negative_ratio={config.hard_negative_ratio:g} and "
             f"soft_negative_ratio={config.soft_negative_ratio:g} are shares of the pairs: let their sum be 1."
         )
+    check_network(config)
     check_parts(config)
     check_mixing(config)
     if "@" in config.mlflow_uri:
@@ -329,13 +380,33 @@ def check(config):
     return config
 
 
-def check_parts(config):
-    """Refuse a batch that cannot be cut into equal parts of whole families; raises ConfigError."""
-    parts = config.nproc * config.accumulation
-    if config.families_per_batch % parts:
+def check_effect(config):
+    """Refuse what has no effect in this recipe and is not as by default; raises ConfigError."""
+    names = WITHOUT_EFFECT[config.recipe].split()
+    if idle := [f"{n}={brief(getattr(config, n))}" for n in names if getattr(config, n) != FIELDS[n].default]:
+        raise ConfigError(f"{', '.join(idle)}: without effect in recipe={config.recipe}: leave it out.")
+
+
+def check_network(config):
+    """Refuse a backbone of another recipe's kind, and a size that it does not take; raises ConfigError."""
+    if (config.recipe in IR_RECIPES) != (config.backbone in IR_BACKBONES):
         raise ConfigError(
-            f"families_per_batch={config.families_per_batch} cannot be cut into nproc={config.nproc} x "
-            f"accumulation={config.accumulation} equal parts of whole families: take a multiple of {parts}."
+            f"recipe={config.recipe} and backbone={brief(config.backbone)} do not fit: {', '.join(IR_RECIPES)} takes "
+            f"one of {', '.join(IR_BACKBONES)}, any other recipe a vision transformer."
+        )
+    if config.recipe in IR_RECIPES and config.image_size % 16:
+        raise ConfigError(
+            f"image_size={config.image_size}: {config.backbone} halves it four times: take a multiple of 16, as 112."
+        )
+
+
+def check_parts(config):
+    """Refuse a batch that cannot be cut into equal parts of whole families or triplets; raises ConfigError."""
+    parts, name = config.nproc * config.accumulation, BATCH_OF[config.recipe]
+    if getattr(config, name) % parts:
+        raise ConfigError(
+            f"{name}={getattr(config, name)} cannot be cut into nproc={config.nproc} x "
+            f"accumulation={config.accumulation} equal parts: take a multiple of {parts}."
         )
 
 

@@ -63,10 +63,15 @@ def flush(path: Path) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Put a text into a file's place, whole or not at all; raises StorageError."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: Path, content: bytes | memoryview) -> None:
+    """Put bytes into a file's place, whole or not at all; raises StorageError."""
     new = file.with_name(file.name + UNFINISHED)
     try:
         with failure_said(file):
-            new.write_text(text, encoding="utf-8")
+            new.write_bytes(content)
             flush(new)
             os.replace(new, file)
             flush(file.parent)

@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 
 import pytest
+from bad_inputs.faces import FACES
 from bad_inputs.indexes import INDEXES
 from bad_inputs.lists import LISTS
 from bad_inputs.parameters import PARAMETERS, PRESETS
@@ -16,10 +17,10 @@ from bad_inputs.trained import TRAINED
 from bad_inputs.trial import Kind, Tally, tally_of
 from bad_inputs.weights import WEIGHTS
 
-KINDS = [INDEXES, LISTS, IMAGES, PRESETS, PARAMETERS, RUNS, TRAINED, WEIGHTS]
+KINDS = [INDEXES, LISTS, IMAGES, PRESETS, PARAMETERS, RUNS, TRAINED, WEIGHTS, FACES]
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- bad inputs: made by tests/test_bad_inputs.py -->", "<!-- end of bad inputs -->"
-LEAST = {INDEXES: 40, LISTS: 20, IMAGES: 30, PRESETS: 15, PARAMETERS: 25, RUNS: 40, TRAINED: 40, WEIGHTS: 40}
+LEAST = {INDEXES: 40, LISTS: 20, IMAGES: 30, PRESETS: 15, PARAMETERS: 25, RUNS: 40, TRAINED: 40, WEIGHTS: 40, FACES: 40}
 HEADING = "| input | by hand | generated | refused | tracebacks | accepted | harmed | such as |"
 
 

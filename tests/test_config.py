@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcal_core.config import (
+    BATCH_OF,
     FIELDS,
+    WITHOUT_EFFECT,
     Config,
     ConfigError,
     UserError,
@@ -183,6 +185,10 @@ def test_the_largest_seed_is_kept_to_the_last_digit():
         ("positive_ratio", 1.0, "0.01 to 0.99"),
         ("hard_negative_ratio", -0.1, "0 to 0.99"),
         ("layer_decay", 1.1, "0.1 to 1"),
+        ("width", 7, "8 to 128"),
+        ("colour_order", "gbr", "one of auto, rgb, bgr"),
+        ("frozen_backbone", "half", "true or false"),
+        ("embedding_dropout", 1.0, "0 to 0.9"),
         ("ema_decay", 1.0, "0 to 0.99999"),
         ("nproc", 0, "1 to 64"),
         ("nproc", "two", "a whole number"),
@@ -264,11 +270,31 @@ def test_a_preset_that_is_no_map_in_yaml_is_refused_by_its_name(folder, text):
             {"positive_ratio": 0.99, "hard_negative_ratio": 0, "soft_negative_ratio": 0},
             ["hard_negative_ratio", "soft_negative_ratio"],
         ),
+        (
+            {"recipe": "adaface", "backbone": "ir_50", "image_size": 112, "pwca_prob": 0.5, "twin_loss": "supcon"},
+            ["pwca_prob=0.5, twin_loss='supcon'", "without effect in recipe=adaface"],
+        ),
+        ({"train_percentage": 10, "width": 16}, ["width=16, train_percentage=10", "recipe=dcal", "leave it out"]),
+        ({"recipe": "adaface", "backbone": "ir_50", "gradient_checkpointing": True}, ["gradient_checkpointing=True"]),
+        (
+            {"recipe": "adaface", "backbone": "ir_50", "image_size": 112, "nproc": 3},
+            ["triplets_per_batch=16", "nproc=3", "multiple of 3"],
+        ),
         ({"families_per_batch": 5, "nproc": 2}, ["families_per_batch=5", "nproc=2", "multiple of 2"]),
         ({"families_per_batch": 4, "accumulation": 3}, ["families_per_batch=4", "accumulation=3", "multiple of 3"]),
         (
             {"families_per_batch": 6, "nproc": 2, "accumulation": 2},
             ["families_per_batch=6", "nproc=2", "accumulation=2", "multiple of 4"],
+        ),
+        (
+            {"recipe": "adaface"},
+            ["recipe=adaface", "'vit_base_patch16_224'", "takes one of ir_18, ir_34, ir_50, ir_101"],
+        ),
+        ({"recipe": "adaface", "backbone": "ir_20"}, ["recipe=adaface", "'ir_20'", "takes one of ir_18"]),
+        ({"backbone": "ir_50"}, ["recipe=dcal", "'ir_50'", "a vision transformer"]),
+        (
+            {"recipe": "adaface", "backbone": "ir_50", "image_size": 120},
+            ["image_size=120", "ir_50", "a multiple of 16"],
         ),
         ({"mixup_alpha": 0.2}, ["mixup_alpha=0.2", "twin_loss=triplet", "twin_weight=0"]),
         ({"cutmix_alpha": 1, "twin_loss": "supcon"}, ["cutmix_alpha=1", "twin_loss=supcon", "twin_weight=0"]),
@@ -292,6 +318,10 @@ def test_parameters_that_disagree_are_refused_together(folder, given_values, nam
         {"pwca_first": 3, "pwca_last": 0},  # 0: to the last block
         {"pwca_first": 3, "pwca_last": 3},
         {"lr": 1e-4, "min_lr": 1e-4},
+        {"recipe": "adaface", "backbone": "ir_101", "image_size": 112},
+        {"recipe": "dcal", "image_size": 120},  # timm's own matter
+        {"recipe": "adaface", "backbone": "ir_18", "families_per_batch": 4, "pwca_prob": 1.0},  # as by default
+        {"recipe": "adaface", "backbone": "ir_18", "image_size": 112, "nproc": 2, "accumulation": 8},
         {"softmax_weight": 0},
         {"twin_weight": 0},
         {"positive_ratio": 0.2, "hard_negative_ratio": 0.7, "soft_negative_ratio": 0.1},  # 0.2 + 0.7 + 0.1 < 1
@@ -354,6 +384,7 @@ def test_what_the_weights_depend_on_is_decisive_and_where_things_lie_is_not():
     decisive = {name for name, field in FIELDS.items() if field.metadata["result"]}
     assert {"recipe", "seed", "image_size", "lr", "epochs", "families_per_batch", "neck", "similarity"} <= decisive
     assert {"mixup_alpha", "positive_ratio", "layer_decay", "ema_decay", "similarity_temperature"} <= decisive
+    assert {"width", "colour_order", "frozen_backbone", "embedding_dropout"} <= decisive
     assert decisive.isdisjoint({"run_dir", "resume", "time_budget_hours", "loader_workers", "tracker", "data_root"})
     # in how many parts and processes, and how fast, a batch is worked through
     assert decisive.isdisjoint({"accumulation", "nproc", "compile", "channels_last", "gradient_checkpointing"})
@@ -363,6 +394,14 @@ def test_the_fingerprint_is_the_same_however_a_value_was_written(folder):
     written = load("plain", folder, {"lr": "1e-3", "epochs": "3", "allow_random_init": "no"})
     plain = load("plain", folder, {"lr": 0.001, "epochs": 3, "allow_random_init": False})
     assert written.fingerprint() == plain.fingerprint()
+
+
+def test_what_has_no_effect_in_a_recipe_is_named_rightly():
+    assert WITHOUT_EFFECT.keys() == BATCH_OF.keys() == set(FIELDS["recipe"].metadata["choices"])
+    idle = {recipe: names.split() for recipe, names in WITHOUT_EFFECT.items()}
+    assert all(set(names) <= FIELDS.keys() for names in idle.values())
+    assert [recipe for recipe, name in BATCH_OF.items() if name in idle[recipe]] == []
+    assert not set(idle["dcal"]) & set(idle["adaface"])  # else it would have an effect nowhere
 
 
 # ---- the presets that come with the project

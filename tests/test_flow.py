@@ -27,6 +27,7 @@ LAYERS = (
     {"__main__"},
 )
 KNOW_THE_RECIPES = {"config.py", "models/build.py", "recipes.py"}  # in config they are the choices of `recipe`
+NAMESAKES = {"models/margins.py": ["adaface"], "models/weights.py": ["adaface"]}  # a margin, and a form of file
 SOURCES = {path.relative_to(ROOT / "dcal_core").as_posix(): path.read_text() for path in ROOT.glob("dcal_core/**/*.py")}
 
 
@@ -123,7 +124,7 @@ def test_no_module_imports_itself_around_a_circle():
 @pytest.mark.parametrize("file", SOURCES)
 def test_only_two_files_know_the_recipes(file):
     if file not in KNOW_THE_RECIPES:
-        assert named_recipes(SOURCES[file]) == []
+        assert set(named_recipes(SOURCES[file])) <= set(NAMESAKES.get(file, []))
         assert not reads_recipe(SOURCES[file])
 
 

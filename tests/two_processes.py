@@ -21,7 +21,7 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.splits import Split
 from dcal_core.data.twins import TwinIndex
 from dcal_core.distributed import gather, join, leave, main_first, main_only, of_main, rank, world_size
-from dcal_core.models.build import architecture_of, assemble
+from dcal_core.models.dcal import architecture_of, assemble
 from dcal_core.recipes import dcal_batches, dcal_objective
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import start_accelerator, train

@@ -1,19 +1,18 @@
 """Backbones: timm vision transformers of the kind whose parts DCAL recombines, with their pretrained weights."""
 
 import difflib
-import re
-import zipfile
 from functools import partial
 from pathlib import Path
 
 import timm
 from timm.layers import Attention, HybridEmbed
-from timm.models import eva, load_state_dict
+from timm.models import eva
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
 from dcal_core.config import Config, ConfigError
+from dcal_core.models.weight_files import read_state
 
 PLAIN = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # timm's modules that may hold such
 BLOCKS = {(Block, Attention), (eva.EvaBlock, eva.EvaAttention)}  # eva: DINOv3 among others
@@ -62,35 +61,18 @@ def check_name(name: str) -> None:
         raise not_plain(name)
 
 
-def check_sums(file: Path) -> None:
-    """ValueError where a zip archive, as torch writes them, is not as it was written: torch ignores the checksums."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"the checksum of {damaged} is wrong")
-
-
 def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -> None:
-    """Fill the whole backbone from a file, of another image size if need be; raises ConfigError.
-
-    A pickle that asks for more than tensors, and so could run any code, is refused unless the file is trusted.
-    """
+    """Fill the whole backbone from a file that `read_state` reads, of another image size if need be; raises
+    ConfigError."""
+    state = read_state(file, trusted)
     try:
-        check_sums(file)
-        state = load_state_dict(str(file), weights_only=not trusted)
         if isinstance(vit, eva.Eva):
             state = eva.checkpoint_filter_fn(state, vit)
         else:
             state = checkpoint_filter_fn(state, vit, adapt_layer_scale=True)
         missing = vit.load_state_dict(state, strict=False).missing_keys
-    except Exception as error:  # damaged files and other architectures raise whatever their reader raises
+    except Exception as error:  # another architecture raises whatever meets it first
         reason = " ".join(str(error).split())
-        if re.search("weights.only", reason, re.IGNORECASE) and not trusted:
-            asked = re.findall(r"(?:GLOBAL|globals:) ([\w.]*\w)", reason)[:1] or ["more than tensors"]
-            raise ConfigError(
-                f"weights={file} is a pickle that asks for {asked[0]} and so could run any code: it was not loaded. "
-                "Take a .safetensors file, or, if its source is beyond doubt, give trust_weights=true."
-            ) from None
         raise ConfigError(f"weights={file} cannot be read as {name} ({reason[-200:]}): give another file.") from None
     if missing:
         raise ConfigError(
@@ -146,8 +128,6 @@ def pretrained_backbone(config: Config, input_roots: list[Path]) -> nn.Module:
     """The backbone with weights from `weights`, an attached model or timm's hub; raises ConfigError."""
     file = Path(config.weights) if config.weights else find_weights(config.backbone, input_roots)
     if file:
-        if not file.is_file():
-            raise ConfigError(f"weights={file}: there is no such file. Give the path of one.")
         print(f"Pretrained weights of {config.backbone}: {file}")
         vit = create_backbone(config)
         load_weights(config.backbone, vit, file, config.trust_weights)

@@ -7,17 +7,37 @@ tell faces apart.
 
 import copy
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dcal_core.config import FIELDS, Config, ConfigError
 from dcal_core.distributed import gather
 from dcal_core.models.attention import joint_block, rollout_row, rows_block
+from dcal_core.models.backbones import check_name, create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
 from dcal_core.models.features import Features
+from dcal_core.models.inputs import square
 from dcal_core.models.readouts import READOUTS, Readout
 from dcal_core.models.similarity import SIMILARITIES
+
+MOST_BLOCKS = FIELDS["pwca_last"].metadata["high"]
+ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, if it came from one
+    "recipe": "recipe",
+    "backbone": "backbone",
+    "image_size": "image_size",
+    "mean": None,
+    "std": None,
+    "local_ratio": "local_ratio",
+    "glca_blocks": "glca_blocks",
+    "pwca_layers": None,
+    "readout": "readout",
+    "neck": "neck",
+    "similarity": "similarity",
+    "temperature": "similarity_temperature",
+}
 
 
 def unit_concat(parts: dict[str, Tensor]) -> Tensor:
@@ -80,14 +100,14 @@ class DCAL(nn.Module):
         self.similarity = SIMILARITIES[similarity](compared, temperature)
 
     @property
-    def norm(self) -> nn.Module:
-        """The backbone's last norm, which timm moves behind the pooling where it pools patches."""
-        return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
-
-    @property
     def grid(self) -> int:
         """Patches along a side of the image."""
         return self.vit.patch_embed.grid_size[0]
+
+    @property
+    def norm(self) -> nn.Module:
+        """The backbone's last norm, which timm moves behind the pooling where it pools patches."""
+        return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
 
     def pretrained_depths(self) -> dict[str, int]:
         """How many blocks lie above each parameter that starts from pretrained weights, by its name; for the others,
@@ -102,11 +122,8 @@ class DCAL(nn.Module):
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, N, C] of RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size; and their rotary
         positions, where the backbone has such."""
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
-        x = self.vit._pos_embed(self.vit.patch_embed((images - self.mean) / self.std))
+        images = (square(images, self.image_size) - self.mean) / self.std
+        x = self.vit._pos_embed(self.vit.patch_embed(images))
         x, rope = x if isinstance(x, tuple) else (x, None)
         return self.vit.norm_pre(x), rope
 
@@ -192,3 +209,61 @@ class DCAL(nn.Module):
     def compare(self, a: Features, b: Features) -> Tensor:
         """Scores [Na, Nb], higher = more alike, of the branches' embeddings joined at equal weight."""
         return self.similarity(unit_concat(a.parts), unit_concat(b.parts))
+
+
+def architecture_of(config: Config, vit: nn.Module) -> dict:
+    """Everything that rebuilds the model without its weights, as plain values; raises ConfigError."""
+    depth = len(vit.blocks)
+    if max(config.pwca_first, config.pwca_last) > depth:
+        raise ConfigError(f"pwca_first, pwca_last: {config.backbone} has {depth} blocks; lower them.")
+    paired = config.pwca_first and config.pwca_prob  # without, its neck would wait for gradients that never come
+    pwca = range(config.pwca_first - 1, config.pwca_last or depth) if paired else range(0)
+    found = {
+        "mean": list(vit.pretrained_cfg["mean"]),
+        "std": list(vit.pretrained_cfg["std"]),
+        "pwca_layers": list(pwca),
+    }
+    return {name: getattr(config, field) if field else found[name] for name, field in ARCHITECTURE.items()}
+
+
+def check_architecture(found: dict) -> None:
+    """Refuse values that come from no parameter and are impossible, and backbones of others; raises ConfigError."""
+    for name, number, count in (("mean", float, 3), ("std", float, 3), ("pwca_layers", int, None)):
+        if not isinstance(found[name], list) or len(found[name]) != (count or len(found[name])):
+            raise ConfigError(f"{name} is {found[name]!r:.40}")
+        if any(type(value) not in (number, int) or not 0 <= value < MOST_BLOCKS for value in found[name]):
+            raise ConfigError(f"{name} is {found[name]!r:.40}")
+    layers = found["pwca_layers"]
+    if not all(found["std"]) or layers != list(range(layers[0], layers[-1] + 1) if layers else []):
+        raise ConfigError(f"std is {found['std']}, pwca_layers is {layers!r:.40}")
+    if found["backbone"] != "hybrid_tiny":
+        check_name(found["backbone"])  # which also keeps timm from fetching a model of any other name
+
+
+def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = False) -> DCAL:
+    """The model of an architecture around its backbone; it keeps the architecture, to be saved with its weights."""
+    names = ("image_size", "mean", "std", "local_ratio", "glca_blocks", "readout", "neck", "similarity", "temperature")
+    layers = architecture["pwca_layers"]
+    model = DCAL(
+        vit=vit,
+        pwca_layers=range(layers[0], layers[-1] + 1) if layers else range(0),
+        gradient_checkpointing=gradient_checkpointing,
+        **{name: architecture[name] for name in names},
+    )
+    model.architecture = architecture
+    return model
+
+
+def new_model(config: Config, input_roots: list[Path], pretrained: bool) -> DCAL:
+    """A model to train, of pretrained or random weights; raises ConfigError."""
+    vit = pretrained_backbone(config, input_roots) if pretrained else create_backbone(config)
+    return assemble(architecture_of(config, vit), vit, config.gradient_checkpointing)
+
+
+def rebuild(architecture: dict) -> DCAL:
+    """The model of an architecture, whose weights are still to come; raises ConfigError."""
+    name, size = architecture["backbone"], architecture["image_size"]
+    vit = hybrid_tiny(size) if name == "hybrid_tiny" else timm_backbone(name, size)
+    if max(architecture["pwca_layers"], default=0) >= len(vit.blocks):
+        raise ConfigError(f"pwca_layers names more than the {len(vit.blocks)} blocks of {name}")
+    return assemble(architecture, vit)

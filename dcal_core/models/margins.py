@@ -5,40 +5,113 @@ never wait for the device; the tests hold them against pytorch-metric-learning.
 """
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def cosface(cosine: Tensor, margin: float) -> Tensor:
+class CosFaceMargin(nn.Module):
     """cos θ - m (Wang et al., CVPR 2018, arXiv 1801.09414, equation 4)."""
-    return cosine - margin
+
+    def __init__(self, margin: float):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
+        """Logits, before scaling, of cosines to the own centre; of any shape, which norms have too."""
+        return cosine - self.margin
 
 
-def arcface(cosine: Tensor, margin: float) -> Tensor:
+class ArcFaceMargin(nn.Module):
     """cos(θ + m), m in radians; past θ = π - m, where that would rise again, cos θ - m sin m (Deng et al., arXiv
     1801.07698)."""
-    sine = (1 - cosine**2).clamp(min=1e-7).sqrt()
-    shifted = cosine * math.cos(margin) - sine * math.sin(margin)
-    return torch.where(cosine > math.cos(math.pi - margin), shifted, cosine - margin * math.sin(margin))
+
+    def __init__(self, margin: float):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
+        """Logits, before scaling, of cosines to the own centre; of any shape, which norms have too."""
+        sine = (1 - cosine**2).clamp(min=1e-7).sqrt()
+        shifted = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
+        straight = cosine - self.margin * math.sin(self.margin)
+        return torch.where(cosine > math.cos(math.pi - self.margin), shifted, straight)
 
 
-MARGINS = {"cosface": cosface, "arcface": arcface}
+class AdaFaceMargin(nn.Module):
+    """cos(θ - m u) - (m + m u), where u, in -1 to 1, is how far an embedding's norm lies above the usual, which tells
+    the image's quality (Kim et al., CVPR 2022, arXiv 2204.00964).
+
+    u = h (norm - mean) / std, with a moving mean and standard deviation of the norms, which training alone moves. A
+    poor image (u = -1) gets ArcFace's margin, a usual one CosFace's; h = 0 leaves CosFace to all, with a warning.
+    """
+
+    def __init__(self, margin: float, h: float, momentum: float = 0.01):
+        super().__init__()
+        if h == 0:
+            warnings.warn("adaface_h=0 makes AdaFace's margin that of CosFace: its authors take 0.333.", stacklevel=2)
+        self.margin, self.h, self.momentum = margin, h, momentum
+        self.register_buffer("mean", torch.tensor(20.0))
+        self.register_buffer("std", torch.tensor(100.0))
+
+    def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
+        """Logits, before scaling, of cosines to the own centre; of any shape, which norms have too."""
+        shift = self.margin * self.quality(norms.detach().clamp(1e-3, 100))
+        angle = cosine.clamp(-1 + 1e-3, 1 - 1e-3).acos()
+        return (angle - shift).clamp(1e-3, math.pi - 1e-3).cos() - (self.margin + shift)
+
+    def quality(self, norms: Tensor) -> Tensor:
+        """u of the norms, in -1 to 1; in training they first move the mean and the standard deviation."""
+        if self.training:
+            self.mean.lerp_(norms.mean(), self.momentum)
+            if norms.numel() > 1:  # one norm has no spread
+                self.std.lerp_(norms.std(), self.momentum)
+        return (self.h * (norms - self.mean) / (self.std + 1e-3)).clamp(-1, 1)
 
 
 class MarginSoftmax(nn.Module):
-    """Cross-entropy of scaled cosines to `people` learnt class centres, with a margin on the true one."""
+    """Cross-entropy of scaled cosines to `people` learnt class centres, with a margin on the true one.
 
-    def __init__(self, width: int, people: int, kind: str, margin: float, scale: float, label_smoothing: float):
+    kind: "cosface", "arcface" or "adaface", which alone looks at adaface_h.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        people: int,
+        kind: str,
+        margin: float,
+        scale: float,
+        label_smoothing: float,
+        adaface_h: float = 0.333,
+    ):
         super().__init__()
         self.centres = nn.Parameter(torch.randn(people, width))
-        self.add_margin, self.margin, self.scale = MARGINS[kind], margin, scale
-        self.label_smoothing = label_smoothing
+        new_margin = dict(
+            cosface=lambda: CosFaceMargin(margin),
+            arcface=lambda: ArcFaceMargin(margin),
+            adaface=lambda: AdaFaceMargin(margin, adaface_h),
+        )
+        self.add_margin, self.scale, self.label_smoothing = new_margin[kind](), scale, label_smoothing
+
+    def start_from(self, means: Tensor) -> None:
+        """Turn the class centres to the people's mean embeddings [people, width], so that fine-tuning need not first
+        find them; ValueError where one is missing, not finite or 0."""
+        if means.shape != self.centres.shape or not (means.isfinite().all(1) & means.any(1)).all():
+            raise ValueError(
+                f"means [{' x '.join(map(str, means.shape))}] for {len(self.centres)} class centres of width "
+                f"{self.centres.shape[1]}: give every person a finite mean embedding other than 0."
+            )
+        with torch.no_grad():  # they keep their lengths, on which it depends how far a step turns them
+            lengths = self.centres.norm(dim=-1, keepdim=True)
+            self.centres.copy_(lengths * F.normalize(means.to(self.centres), dim=-1))
 
     def forward(self, embeddings: Tensor, person: Tensor) -> Tensor:
         """The loss of embeddings [B, width] of the people [B]."""
         cosine = F.normalize(embeddings, dim=-1) @ F.normalize(self.centres, dim=-1).T  # [B, people]
-        own = cosine.gather(1, person[:, None])  # [B, 1]
-        logits = self.scale * cosine.scatter(1, person[:, None], self.add_margin(own, self.margin))
-        return F.cross_entropy(logits, person, label_smoothing=self.label_smoothing)
+        own = self.add_margin(cosine.gather(1, person[:, None]), embeddings.norm(dim=-1, keepdim=True))  # [B, 1]
+        return F.cross_entropy(
+            self.scale * cosine.scatter(1, person[:, None], own), person, label_smoothing=self.label_smoothing
+        )

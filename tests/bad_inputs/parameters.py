@@ -22,6 +22,17 @@ twin_loss: supcon              # same person among the family
 """
 TRUTH = ["true", "yes", "on", "1", "false", "no", "off", "0"]
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+OF_ADAFACE = (
+    *("width", "colour_order", "frozen_backbone", "embedding_dropout"),
+    *("triplet_distance", "triplets_per_batch", "train_percentage"),
+)
+OF_DCAL = (
+    *("mixup_alpha", "cutmix_alpha", "families_per_batch", "images_per_person", "gradient_checkpointing"),
+    *("local_ratio", "glca_blocks", "pwca_first", "pwca_last", "pwca_prob", "pwca_partner"),
+    *("dropout", "attention_dropout", "drop_path", "readout", "neck", "similarity", "similarity_temperature"),
+    *("twin_loss", "twin_temperature", "twin_weight", "loss_weighting"),
+    *("positive_ratio", "hard_negative_ratio", "soft_negative_ratio"),
+)
 PLACES = ("run_dir", "resume_from", "data_root", "exclusions", "weights")
 
 
@@ -53,17 +64,21 @@ def plain(name: str, values: dict):
 def agree(values: dict) -> bool:
     """Whether legal parameters agree with one another."""
     p = {name: plain(name, values) for name in FIELDS}
+    of_adaface = p["recipe"] == "adaface"
     mixes = p["mixup_alpha"] or p["cutmix_alpha"]
     shares = p["positive_ratio"] + p["hard_negative_ratio"] + p["soft_negative_ratio"]
     faults = (
         0 < p["pwca_last"] < p["pwca_first"],
         p["min_lr"] > p["lr"],
         abs(shares - 1) > 1e-6,
-        p["families_per_batch"] % (p["nproc"] * p["accumulation"]) != 0,
+        p[of_adaface and "triplets_per_batch" or "families_per_batch"] % (p["nproc"] * p["accumulation"]) != 0,
+        any(p[name] != FIELDS[name].default for name in (OF_DCAL if of_adaface else OF_ADAFACE)),
         mixes and (p["twin_weight"] or (p["pwca_first"] and p["pwca_prob"]) or p["similarity"] == "learned"),
         "@" in p["mlflow_uri"],
         p["resume_from"] and not p["resume"],
         not p["softmax_weight"] and not p["twin_weight"],
+        of_adaface != (p["backbone"] in ("ir_18", "ir_34", "ir_50", "ir_101")),
+        of_adaface and p["image_size"] % 16,
     )
     return not any(faults)
 

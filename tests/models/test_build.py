@@ -10,10 +10,10 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import nn
 
-from dcal_core.config import Config, ConfigError
+from dcal_core.config import FIELDS, Config, ConfigError
 from dcal_core.models import backbones
 from dcal_core.models.backbones import check_backbone, find_weights, load_weights
-from dcal_core.models.build import load_model, new_model, save_model
+from dcal_core.models.build import RECIPES, load_model, new_model, save_model
 from dcal_core.models.similarity import Euclidean, Learned
 from dcal_core.storage import seal
 
@@ -383,6 +383,19 @@ def test_hybrid_tiny_has_no_pretrained_weights():
 
 
 # Architecture
+
+
+def test_every_recipe_has_its_models():
+    assert tuple(RECIPES) == FIELDS["recipe"].metadata["choices"]
+    for recipe in RECIPES.values():  # what stands in model.json is known for each, and comes from a parameter or not
+        assert {"recipe", "backbone", "image_size"} <= recipe.ARCHITECTURE.keys()
+        assert set(recipe.ARCHITECTURE.values()) - {None} <= FIELDS.keys()
+
+
+@pytest.mark.parametrize("backbone, grid", [(TINY, 4), ("hybrid_tiny", 8)])
+def test_the_grid_is_that_of_the_patches(backbone, grid):
+    model = new_model(random_config(backbone), [])
+    assert model.grid == grid and model.vit.patch_embed.num_patches == grid**2
 
 
 @pytest.mark.parametrize(

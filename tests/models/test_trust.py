@@ -30,10 +30,15 @@ def kept(tmp_path_factory):
 @pytest.fixture
 def folder(kept, tmp_path):
     """A model's folder to be changed."""
-    (tmp_path / "best").mkdir()
+    return linked(kept, tmp_path / "best")
+
+
+def linked(kept, folder):
+    """Another folder of the same files."""
+    folder.mkdir()
     for file in kept.iterdir():
-        os.link(file, tmp_path / "best" / file.name)
-    return tmp_path / "best"
+        os.link(file, folder / file.name)
+    return folder
 
 
 def describe(folder, **changes) -> None:
@@ -101,6 +106,59 @@ def test_an_architecture_that_is_none_of_ours_is_refused_without_a_network(folde
         for read in (lambda: read_architecture(folder / "model.json"), lambda: load_model(folder)):
             with refused(DamagedError, folder / "model.json", name, "restore it"):
                 read()
+
+
+FACE = Config(recipe="adaface", backbone="ir_18", image_size=32, width=8, allow_random_init=True)
+NO_FACE_ARCHITECTURE = {
+    "recipe": ["other", 1, None, ["adaface"]],
+    "backbone": ["ir_20", "ir_18 ", "test_vit", "hybrid_tiny", "", 18, None, ["ir_18"]],
+    "image_size": [0, 16, 40, 1040, "32", 32.5, True, None],
+    "width": [0, 7, 129, 1e9, "8", 8.5, True, None, [8]],
+}
+
+
+@pytest.fixture(scope="module")
+def kept_face(tmp_path_factory):
+    """A folder with a face network, whose files a test may read but not change."""
+    folder = tmp_path_factory.mktemp("kept") / "face"
+    folder.mkdir()
+    save_model(folder, new_model(FACE, []))
+    seal(folder)
+    return folder
+
+
+@pytest.fixture
+def face_folder(kept_face, tmp_path):
+    """A face network's folder to be changed."""
+    return linked(kept_face, tmp_path / "face")
+
+
+def test_what_was_written_of_a_face_network_is_read(kept_face):
+    found = read_architecture(kept_face / "model.json")
+    assert found == load_model(kept_face).architecture == new_model(FACE, []).architecture
+
+
+@pytest.mark.parametrize("name", NO_FACE_ARCHITECTURE)
+def test_an_architecture_of_no_face_network_is_refused(face_folder, refused, name):
+    for value in NO_FACE_ARCHITECTURE[name]:
+        describe(face_folder, **{name: value})
+        for read in (lambda: read_architecture(face_folder / "model.json"), lambda: load_model(face_folder)):
+            with refused(DamagedError, face_folder / "model.json", name, "restore it"):
+                read()
+
+
+@pytest.mark.parametrize("changes", [{"width": 16}, {"image_size": 48}, {"backbone": "ir_34"}], ids=str)
+def test_an_architecture_of_another_face_network_than_the_weights_is_refused(face_folder, refused, changes):
+    describe(face_folder, **changes)
+    with refused(DamagedError, face_folder / "model.safetensors", "does not fit model.json"):
+        load_model(face_folder)
+
+
+def test_one_recipes_architecture_is_not_read_as_anothers(folder, face_folder, refused):
+    for one, recipe in ((folder, "adaface"), (face_folder, "dcal")):
+        describe(one, recipe=recipe)
+        with refused(DamagedError, one / "model.json", "it names", "neck", "restore it"):
+            load_model(one)
 
 
 @pytest.mark.parametrize(

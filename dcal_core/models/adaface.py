@@ -1,0 +1,157 @@
+"""AdaFace as a twin verifier: a face network, compared by the cosine (Kim et al., CVPR 2022, arXiv 2204.00964)."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcal_core.config import IR_BACKBONES, Config, ConfigError, brief
+from dcal_core.distributed import gather
+from dcal_core.models.features import Features
+from dcal_core.models.inputs import square
+from dcal_core.models.iresnet import STRIDE, IResNet
+from dcal_core.models.weights import read_face_weights
+
+ARCHITECTURE = {name: name for name in ("recipe", "backbone", "image_size", "width")}  # what model.json holds
+
+
+class AdaFace(nn.Module):
+    """A twin verifier on an IResNet: `encode` gives its embedding, whose norm tells the image's quality, `compare` the
+    cosine of two.
+
+    depth, width, dropout: see `iresnet.py`. image_size: side of the network's input, px, of which `grid` is the side of
+    its last map. colour_order: "rgb" or "bgr", what the weights take; callers always give RGB. frozen: nothing but the
+    embedding layer is trained. Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        image_size: int = 112,
+        width: int = 64,
+        dropout: float = 0.4,
+        colour_order: str = "rgb",
+        frozen: bool = False,
+    ):
+        super().__init__()
+        if colour_order not in ("rgb", "bgr"):
+            raise ValueError(f"colour_order={colour_order!r}: takes rgb or bgr.")
+        self.backbone = IResNet(depth, width=width, image_size=image_size, dropout=dropout)
+        self.image_size, self.grid, self.frozen = image_size, image_size // STRIDE, frozen
+        self.widths = {"embedding": self.backbone.embedding_layer.out_features}
+        # Among the weights and not in model.json: whoever takes them over, to go on or to start from, takes it too.
+        self.register_buffer("bgr", torch.tensor(colour_order == "bgr"))
+        if frozen:
+            self.backbone.requires_grad_(False)
+            self.backbone.embedding_layer.requires_grad_(True)
+            self.train()
+
+    @property
+    def colour_order(self) -> str:
+        """What the weights take, "rgb" or "bgr"."""
+        return "bgr" if self.bgr else "rgb"
+
+    def train(self, mode: bool = True) -> "AdaFace":
+        """Set training mode, which what is frozen never enters: no dropout, no batch norm that drifts.
+
+        The last batch norm counts as frozen too. It has no weights to learn, and with its pretrained statistics the
+        embedding that is trained is the one that is compared later; those of a batch of few families would not be.
+        """
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def pretrained_depths(self) -> dict[str, int]:
+        """How many blocks lie above each parameter, by its name; all of them start from pretrained weights."""
+        count, depths = len(self.backbone.body), {}
+        for name, _ in self.backbone.named_parameters():
+            part, number, *_ = name.split(".")
+            above = {"input_layer": count, "body": count - 1 - int(number), "output_layer": 0}
+            depths[f"backbone.{name}"] = above[part]
+        return depths
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size, as the weights take them, [B, 3, S, S] in
+        [-1, 1]."""
+        images = square(images, self.image_size)
+        return (torch.where(self.bgr, images.flip(1), images) - 0.5) / 0.5
+
+    def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:
+        """Training: the embedding [B, width] of the images of all processes, normed over all of them; `partner` is for
+        other models."""
+        *layers, norm = self.backbone.output_layer
+        embedding = self.backbone.features(self.prepare(images))
+        for layer in layers:
+            embedding = layer(embedding)
+        return {"embedding": norm(gather(embedding))}
+
+    def encode(self, images: Tensor, trace: bool = False) -> Features:
+        """Embeddings [B, width], not of unit length, of RGB images [B, 3, h, w]; `trace` adds the last `map` [B, C,
+        grid, grid]."""
+        features = self.backbone.features(self.prepare(images))
+        embedding = self.backbone.output_layer(features)
+        return Features({"embedding": embedding}, {"map": features} if trace else {})
+
+    def compare(self, a: Features, b: Features) -> Tensor:
+        """Cosines [Na, Nb] of the embeddings."""
+        a, b = (F.normalize(features.parts["embedding"].float(), dim=-1) for features in (a, b))
+        return a @ b.T
+
+
+def rebuild(architecture: dict, **training) -> AdaFace:
+    """The model of an architecture, whose weights are still to come; training: dropout and frozen."""
+    depth = int(architecture["backbone"].removeprefix("ir_"))
+    model = AdaFace(depth=depth, image_size=architecture["image_size"], width=architecture["width"], **training)
+    model.architecture = architecture
+    return model
+
+
+def check_architecture(found: dict) -> None:
+    """Refuse a backbone that there is not, and an image size that it does not take; raises ConfigError."""
+    if found["backbone"] not in IR_BACKBONES or found["image_size"] % STRIDE:
+        raise ConfigError(f"backbone is {found['backbone']!r:.40}, image_size is {found['image_size']}")
+
+
+def fill(model: AdaFace, config: Config) -> None:
+    """Give the whole backbone the weights of another project's file, and their colour order; raises ConfigError."""
+    file = Path(config.weights)
+    found = read_face_weights(file, config.trust_weights)
+    theirs = {"backbone": f"ir_{found.depth}", "width": found.width, "image_size": found.image_size}
+    if differ := [f"{name}={value}" for name, value in theirs.items() if value != getattr(config, name)]:
+        raise ConfigError(f"weights={file} holds a network of other sizes: give {', '.join(differ)}.")
+    if found.embedding != model.widths["embedding"]:
+        raise ConfigError(
+            f"weights={file} gives embeddings of {found.embedding} numbers, not of {model.widths['embedding']}: give "
+            "another file."
+        )
+    order = found.colour_order if config.colour_order == "auto" else config.colour_order
+    if not order:
+        raise ConfigError(
+            f"weights={file} does not tell which colours it takes: give colour_order=bgr for AdaFace's, rgb for "
+            "CVLFace's or InsightFace's."
+        )
+    model.backbone.load_state_dict(found.state)
+    model.bgr.fill_(order == "bgr")
+    ignored = f"; not used: {brief(found.ignored)}" if found.ignored else ""
+    print(f"Pretrained weights of {config.backbone}: {file}, {found.origin}, {order.upper()}{ignored}")
+
+
+def new_model(config: Config, input_roots: list[Path], pretrained: bool) -> AdaFace:
+    """A model to train, of pretrained or random weights; raises ConfigError."""
+    if pretrained and not config.weights and (config.frozen_backbone or not config.allow_random_init):
+        without = "a frozen backbone needs them" if config.frozen_backbone else "allow_random_init=true does without"
+        raise ConfigError(
+            f"the pretrained weights of {config.backbone} cannot be fetched: give weights=<file>, such as AdaFace's "
+            f".ckpt or CVLFace's model.pt; {without}."
+        )
+    architecture = {name: getattr(config, name) for name in ARCHITECTURE}
+    model = rebuild(architecture, dropout=config.embedding_dropout, frozen=config.frozen_backbone)
+    model.bgr.fill_(config.colour_order == "bgr")
+    if pretrained and config.weights:
+        fill(model, config)
+    elif pretrained:
+        print(f"{config.backbone} starts from random weights (allow_random_init=true).")
+    return model
