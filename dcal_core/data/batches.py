@@ -1,4 +1,4 @@
-"""Which images make a batch: families x two siblings x images, as a pure function of (seed, step).
+"""Which images make a batch, as a pure function of (seed, step): of families x two siblings x images.
 
 Nothing is remembered between batches, so going on after an interruption means asking for the next step. A batch is cut
 into parts, worked through one after the other, and a part is shared out over processes; no family is ever cut.
@@ -14,11 +14,73 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
 SIBLINGS = 2  # of each family in a batch; of larger families two are drawn
-FAMILIES, IMAGES, PARTNERS, DONORS, BLEND = range(5)  # what a generator is for: the first number of its key
+FAMILIES, IMAGES, PARTNERS, DONORS, BLEND, TRIPLETS = range(6)  # what a generator is for: the first number of its key
 
 
-class FamilyBatches(Dataset):
+class Batches(Dataset):
     """Training batches by step: item s is a list of parts, each a dict of what one process (rank) needs of it.
+
+    This is all that the training loop knows of them. A batch has batch_size images over all processes, in
+    groups_per_batch groups (families, triplets), between which alone it is cut.
+    """
+
+    one_group: str  # what a group is called in messages, and several in parameters
+    groups: str
+    images_at_once: str  # in a part of a single group
+    save_memory: str  # what to do where that does not fit
+
+    def __init__(
+        self,
+        store: ImageStore,
+        *,
+        groups_per_batch: int,
+        images_per_group: int,
+        steps_per_epoch: int,
+        seed: int,
+        parts: int,
+        rank: int,
+        world: int,
+    ):
+        if groups_per_batch % (parts * world):
+            raise DataError(
+                f"{self.groups}_per_batch={groups_per_batch} cannot be cut into {parts} parts x {world} processes with "
+                f"equally many whole {self.groups}: take a multiple of {parts * world}, or change accumulation or "
+                "nproc."
+            )
+        self.store, self.seed, self.steps_per_epoch = store, seed, steps_per_epoch
+        self.groups_per_batch, self.batch_size = groups_per_batch, groups_per_batch * images_per_group
+        self.parts, self.rank, self.world = parts, rank, world
+
+    def cut(self, parts: int) -> None:
+        """From the next loader on, cut batches into so many parts, or the next larger number that divides evenly, but
+        never further than to one group per process and part."""
+        groups = self.groups_per_batch // self.world
+        self.parts = next(n for n in range(min(parts, groups), groups + 1) if groups % n == 0)
+
+    def halve(self) -> None:
+        """Cut batches into at least twice as many parts; DataError where a part is down to one group per process."""
+        if self.parts * self.world == self.groups_per_batch:
+            raise DataError(
+                f"one {self.one_group} per process is the least that a part can hold, and {self.groups}_per_batch="
+                f"{self.groups_per_batch} is cut that far ({self.images_at_once} images at once): {self.save_memory}."
+            )
+        self.cut(2 * self.parts)
+
+    def random(self, *key: int) -> np.random.Generator:
+        """A generator that depends on the seed and the key alone."""
+        return np.random.default_rng([self.seed, *key])
+
+    def own(self, images: np.ndarray) -> np.ndarray:
+        """This rank's share of a batch's images, given group by group in any shape; by part, [parts, b]."""
+        return images.reshape(self.parts, self.world, -1)[:, self.rank]  # [parts, b]
+
+    def loader(self, start: int, stop: int, workers: int, pin: bool) -> DataLoader:
+        """Batches of the steps start to stop - 1, made ahead by worker processes and pinned for copying to a GPU."""
+        return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin)
+
+
+class FamilyBatches(Batches):
+    """Batches of families x two siblings x images, for losses on all pairs of a batch.
 
     A part has W = world x b images, of which b = families_per_batch / (parts x world) x 2 x images_per_person are this
     rank's. Every family is drawn equally often, and which images a batch has does not depend on how it is cut.
@@ -28,6 +90,9 @@ class FamilyBatches(Dataset):
     With mixup or cutmix: donor [b], which of these images is blended into each one, never the same person's; other [W],
     the donors' people, of all ranks; blend [1, 1, S, S], the weight of the donor's pixels, and share, its mean.
     """
+
+    one_group, groups = "family", "families"
+    save_memory = "lower images_per_person or image_size, or set gradient_checkpointing=true"
 
     def __init__(
         self,
@@ -53,46 +118,29 @@ class FamilyBatches(Dataset):
                 f"{len(self.families)} families with twins in the {index.name} split are too few for "
                 f"families_per_batch={families_per_batch}: lower it, or lower validation_share."
             )
-        if families_per_batch % (parts * world):
-            raise DataError(
-                f"families_per_batch={families_per_batch} cannot be cut into {parts} parts x {world} processes with "
-                f"equally many whole families: take a multiple of {parts * world}, or change accumulation or nproc."
-            )
+        images_per_group = SIBLINGS * images_per_person
+        super().__init__(
+            store,
+            groups_per_batch=families_per_batch,
+            images_per_group=images_per_group,
+            steps_per_epoch=steps_per_epoch or max(1, len(index.paths) // (families_per_batch * images_per_group)),
+            seed=seed,
+            parts=parts,
+            rank=rank,
+            world=world,
+        )
         self.images_of = [np.flatnonzero(index.person_of == p) for p in range(len(index.people))]
-        self.store, self.family_of, self.seed = store, index.family_of, seed
-        self.families_per_batch, self.images_per_person = families_per_batch, images_per_person
+        self.family_of, self.images_per_person = index.family_of, images_per_person
+        self.images_at_once = f"{SIBLINGS} x images_per_person={images_per_person}"
         self.pwca_prob, self.pwca_partner = pwca_prob, pwca_partner
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
-        self.parts, self.rank, self.world = parts, rank, world
-        self.batch_size = families_per_batch * SIBLINGS * images_per_person
-        self.steps_per_epoch = steps_per_epoch or max(1, len(index.paths) // self.batch_size)
-
-    def cut(self, parts: int) -> None:
-        """From the next loader on, cut batches into so many parts, or the next larger number that divides evenly, but
-        never further than to one family per process and part."""
-        families = self.families_per_batch // self.world
-        self.parts = next(n for n in range(min(parts, families), families + 1) if families % n == 0)
-
-    def halve(self) -> None:
-        """Cut batches into at least twice as many parts; DataError where a part is down to one family per process."""
-        if self.parts * self.world == self.families_per_batch:
-            raise DataError(
-                f"one family per process is the least that a part can hold, and families_per_batch="
-                f"{self.families_per_batch} is cut that far ({SIBLINGS} x images_per_person={self.images_per_person} "
-                "images at once): lower images_per_person or image_size, or set gradient_checkpointing=true."
-            )
-        self.cut(2 * self.parts)
-
-    def random(self, *key: int) -> np.random.Generator:
-        """A generator that depends on the seed and the key alone."""
-        return np.random.default_rng([self.seed, *key])
 
     def drawn_families(self, step: int) -> list[np.ndarray]:
         """The families of a step: all families in a shuffled order, then all again in another."""
-        steps_per_round = len(self.families) // self.families_per_batch
+        steps_per_round = len(self.families) // self.groups_per_batch
         turn, place = divmod(step, steps_per_round)
         order = self.random(FAMILIES, turn).permutation(len(self.families))
-        return [self.families[f] for f in order[place * self.families_per_batch :][: self.families_per_batch]]
+        return [self.families[f] for f in order[place * self.groups_per_batch :][: self.groups_per_batch]]
 
     def __getitem__(self, step: int) -> list[dict[str, torch.Tensor]]:
         random = self.random(IMAGES, step)
@@ -100,7 +148,7 @@ class FamilyBatches(Dataset):
         k = self.images_per_person
         images = [random.choice(own := self.images_of[p], k, replace=len(own) < k) for p in people]
         distracted = random.random() < self.pwca_prob
-        images = np.concatenate(images).reshape(self.parts, self.world, -1)[:, self.rank]  # [parts, b]
+        images = self.own(np.concatenate(images))  # [parts, b]
         person = np.repeat(people, k).reshape(self.parts, -1)  # [parts, W]
         return [self.part(step, j, images[j], person[j], distracted) for j in range(self.parts)]
 
@@ -123,12 +171,8 @@ class FamilyBatches(Dataset):
 
     def partners(self, policy: str, *key: int) -> np.ndarray:
         """Another person's image for each image of one rank's share of a part, [b]."""
-        families = self.families_per_batch // (self.parts * self.world)
+        families = self.groups_per_batch // (self.parts * self.world)
         return draw_partners(families, self.images_per_person, policy, self.random(*key))
-
-    def loader(self, start: int, stop: int, workers: int, pin: bool) -> DataLoader:
-        """Batches of the steps start to stop - 1, made ahead by worker processes and pinned for copying to a GPU."""
-        return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin)
 
 
 def draw_partners(families: int, images: int, policy: str, random: np.random.Generator) -> np.ndarray:

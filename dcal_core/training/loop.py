@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dcal_core.config import Config, ConfigError, UserError
 from dcal_core.data.augmentation import Augmentation, blend_people
-from dcal_core.data.batches import FamilyBatches
+from dcal_core.data.batches import Batches
 from dcal_core.distributed import of_main, rank, world_size
 from dcal_core.environment import ASKED, TimeBudget, asked_to_end, fit_precision, gpu_verdict
 from dcal_core.progress import progress_line
@@ -71,7 +71,7 @@ def train(
     accelerator: Accelerator,
     model: nn.Module,
     objective: nn.Module,
-    batches: FamilyBatches,
+    batches: Batches,
     validate: Callable[[nn.Module], dict[str, float]],
     run: Run,
     budget: TimeBudget,
@@ -80,8 +80,8 @@ def train(
     ending in a checkpoint.
 
     validate: model -> figures, of which `eer` chooses the best checkpoint. Returns the progress; `finished` tells
-    whether nothing is left to do. Raises DataError where the memory cannot hold one family, MemoryShort where one
-    process of several has to make all of them begin again with smaller parts, Diverged, and StorageError.
+    whether nothing is left to do. Raises DataError where the memory cannot hold one family or triplet, MemoryShort
+    where one process of several has to make all of them begin again with smaller parts, Diverged, and StorageError.
     """
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -224,17 +224,17 @@ class Trainer:
             buffer.copy_(torch.where(bad, before, buffer))
 
     def use_less_memory(self) -> None:
-        """Work through batches in smaller parts from here on; raises DataError where they hold one family already."""
+        """Work through batches in smaller parts from here on; raises DataError where they cannot be cut further."""
         self.batches.halve()
         if world_size() > 1:  # the others wait for this process, which cannot tell them: all must begin again
             raise MemoryShort(f"a GPU's memory does not hold a part of a batch: give accumulation={self.batches.parts}")
         self.optimizer.zero_grad()
         self.progress.parts = self.batches.parts
         torch.cuda.empty_cache()
-        families = self.batches.families_per_batch // self.batches.parts
+        groups = self.batches.groups_per_batch // self.batches.parts
         print(
             f"Out of memory at batch {self.progress.batch}: from here on each batch is worked through in "
-            f"{self.batches.parts} parts of {families} families (accumulation)."
+            f"{self.batches.parts} parts of {groups} {self.batches.groups} (accumulation)."
         )
 
     def due(self) -> tuple[bool, bool]:

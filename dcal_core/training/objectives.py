@@ -63,6 +63,7 @@ class DCALObjective(nn.Module):
         hard_negative_ratio: float,
         soft_negative_ratio: float,
         loss_weighting: str,
+        adaface_h: float = 0.333,
         learned_similarity: bool = False,
     ):
         super().__init__()
@@ -76,7 +77,7 @@ class DCALObjective(nn.Module):
         for branch, width in widths.items():
             if softmax_weight:
                 self.identity[branch] = MarginSoftmax(
-                    width, people, margin_softmax, softmax_margin, softmax_scale, label_smoothing
+                    width, people, margin_softmax, softmax_margin, softmax_scale, label_smoothing, adaface_h
                 )
             if twin_weight:
                 self.twin[branch] = new_twin_loss()

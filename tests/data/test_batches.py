@@ -4,37 +4,14 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
+from numbered import SIZE, NumberedStore, assert_equal, make_index, numbers
 from numpy.lib.format import open_memmap
 
 from dcal_core.data.batches import FamilyBatches, draw_blend, draw_partners
 from dcal_core.data.images import ImageStore
-from dcal_core.data.twins import DataError, TwinIndex
+from dcal_core.data.twins import DataError
 
 POLICIES = ["random", "twin", "mix"]
-SIZE = 8
-
-
-def make_index(families, images_each):
-    """An index of families of the given sizes; `images_each`: how many images each person has, or one number."""
-    people = sum(families)
-    images_each = [images_each] * people if isinstance(images_each, int) else images_each
-    names = iter(f"{person:03d}" for person in range(people))
-    person_of = np.repeat(np.arange(people), images_each)
-    return TwinIndex(
-        name="train",
-        people=tuple(f"{person:03d}" for person in range(people)),
-        families=tuple(tuple(next(names) for _ in range(size)) for size in families),
-        paths=tuple(f"{image}.png" for image in range(len(person_of))),
-        person_of=person_of,
-        family_of=np.repeat(np.arange(len(families)), families),
-    )
-
-
-class NumberedStore:
-    """Images that show their own number everywhere."""
-
-    def batch(self, indices):
-        return torch.as_tensor(np.asarray(indices))[:, None, None, None].repeat(1, 3, SIZE, SIZE)
 
 
 def make_batches(families=(2, 2, 2, 2), images_each=6, store=None, **options):
@@ -53,19 +30,6 @@ def whole(batches, step):
     """The batch of a step that is not cut."""
     (part,) = batches[step]
     return part
-
-
-def numbers(part):
-    """Which images a part shows."""
-    return part["images"][:, 0, 0, 0].tolist()
-
-
-def assert_equal(first, second):
-    assert len(first) == len(second)
-    for one, other in zip(first, second, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert torch.equal(one[name], other[name]), name
 
 
 # What is in a batch

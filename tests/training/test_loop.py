@@ -71,8 +71,8 @@ def changed(**values) -> Config:
     return dataclasses.replace(CONFIG, **values)
 
 
-def batches_of(config: Config) -> FamilyBatches:
-    """Batches of random images of twins without names."""
+def split_of_twins() -> Split:
+    """Random images of twins without names."""
     people = tuple(f"{number:02d}" for number in range(2 * FAMILIES))
     index = TwinIndex(
         name="train",
@@ -84,7 +84,11 @@ def batches_of(config: Config) -> FamilyBatches:
     )
     shape = (len(index.paths), 3, SIZE, SIZE)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return dcal_batches(config, Split(index, ImageStore(images, np.arange(len(images)), [])))
+    return Split(index, ImageStore(images, np.arange(len(images)), []))
+
+
+def batches_of(config: Config) -> FamilyBatches:
+    return dcal_batches(config, split_of_twins())
 
 
 def parts_of(config: Config) -> tuple[nn.Module, nn.Module]:

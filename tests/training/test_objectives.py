@@ -322,7 +322,7 @@ def test_fixed_weighting_is_the_mean():
 
 
 @pytest.mark.parametrize("twin_loss", TWIN_LOSSES)
-@pytest.mark.parametrize("margin_softmax", ["cosface", "arcface"])
+@pytest.mark.parametrize("margin_softmax", ["cosface", "arcface", "adaface"])
 def test_gradient_reaches_model_centres_and_weights(margin_softmax, twin_loss):
     options = {"margin_softmax": margin_softmax, "twin_loss": twin_loss, "loss_weighting": "uncertainty"}
     objective, model = make_objective(THREE, learned_similarity=True, **options), Angles(branches=THREE)
@@ -365,7 +365,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "fixed"])
-@pytest.mark.parametrize("margin_softmax", ["cosface", "arcface"])
+@pytest.mark.parametrize("margin_softmax", ["cosface", "arcface", "adaface"])
 @pytest.mark.parametrize("twin_loss", TWIN_LOSSES)
 def test_neither_loss_nor_gradients_wait_for_the_device(twin_loss, margin_softmax, weighting):
     options = {"twin_loss": twin_loss, "margin_softmax": margin_softmax, "loss_weighting": weighting}

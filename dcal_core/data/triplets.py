@@ -1,0 +1,168 @@
+"""Which triplets make a batch: two images of a person and one of a sibling, as a pure function of (seed, step).
+
+A data set has millions of triplets, so they are numbered and never listed: a keyed permutation, computed for the asked
+places alone, says which are chosen and in which order they come, and index arithmetic turns a number into images.
+"""
+
+from itertools import permutations
+
+import numpy as np
+import torch
+
+from dcal_core.data.batches import TRIPLETS, Batches
+from dcal_core.data.images import ImageStore
+from dcal_core.data.twins import DataError, TwinIndex
+
+IN_TRIPLET = 3  # anchor, positive, negative
+ROUNDS = 6  # of the Feistel network; four leave traces of the order in ranges as small as a family has
+
+
+class TripletBatches(Batches):
+    """Batches of triplets (image of A, another image of A, image of a sibling of A), for losses on given triplets.
+
+    Each sibling is the anchor's person in turn, of larger families in every ordered pair; a person with a single image
+    is only ever the negative. Both orders of anchor and positive count, as only the anchor meets the negative.
+
+    train_percentage: the share of each family's possible triplets that is used, rounded up. Less data are meant by it,
+    so the choice depends on the seed alone, is the same in every epoch, and a larger share contains a smaller one.
+    All chosen triplets come once in a shuffled order, then all again in another; the batch at the end of one order is
+    filled from the start of the next. steps_per_epoch 0: as many as one order takes, rounded up.
+
+    A part has W = world x b images, of which b = 3 x triplets_per_batch / (parts x world) are this rank's, triplet by
+    triplet: rows 3i, 3i + 1 and 3i + 2 are anchor, positive and negative, here and among the images of all ranks.
+
+    images: uint8 [b, 3, S, S], this rank's. person, family: [W], among those of the index, of all ranks in their order.
+    """
+
+    one_group, groups, images_at_once = "triplet", "triplets", f"{IN_TRIPLET}"
+    save_memory = "lower image_size, or take a smaller backbone"
+
+    def __init__(
+        self,
+        index: TwinIndex,
+        store: ImageStore,
+        *,
+        triplets_per_batch: int,
+        train_percentage: float,
+        steps_per_epoch: int,
+        seed: int,
+        parts: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if not 0 < train_percentage <= 100:
+            raise ValueError(f"train_percentage is {train_percentage}: it takes more than 0 and at most 100.")
+        self.possible = possible_triplets(index)
+        check_possible(self.possible, index)
+        self.chosen = np.ceil(self.possible * train_percentage / 100).astype(np.int64)  # [families]
+        self.total = int(self.chosen.sum())
+        super().__init__(
+            store,
+            groups_per_batch=triplets_per_batch,
+            images_per_group=IN_TRIPLET,
+            steps_per_epoch=steps_per_epoch or -(-self.total // triplets_per_batch),
+            seed=seed,
+            parts=parts,
+            rank=rank,
+            world=world,
+        )
+        self.person_of, self.family_of = index.person_of, index.family_of
+        self.images_of = np.bincount(index.person_of)  # how many, [people]
+        self.first_of = self.images_of.cumsum() - self.images_of  # [people]
+        self.pairs = sibling_pairs(index)
+        self.pair_ends = triplets_of_pairs(index, self.pairs).cumsum()
+        self.choice_key, self.order_key = self.random(TRIPLETS).integers(2**64, size=2, dtype=np.uint64)
+
+    def __getitem__(self, step: int) -> list[dict[str, torch.Tensor]]:
+        first = step * self.groups_per_batch
+        images = self.triplets(np.arange(first, first + self.groups_per_batch))  # [triplets, 3]
+        person = self.person_of[images].reshape(self.parts, -1)  # [parts, W]
+        return [
+            {
+                "images": self.store.batch(own),
+                "person": torch.as_tensor(people),
+                "family": torch.as_tensor(self.family_of[people]),
+            }
+            for own, people in zip(self.own(images), person, strict=True)
+        ]
+
+    def triplets(self, places: np.ndarray) -> np.ndarray:
+        """Anchor, positive and negative image of the triplets at these places, counted from the first batch on,
+        [n] -> [n, 3]."""
+        turn, place = np.divmod(places, self.total)
+        number = permuted(place, np.full_like(place, self.total), splitmix(turn, self.order_key))
+        ends = self.chosen.cumsum()
+        family = np.searchsorted(ends, number, side="right")
+        number = number - (ends - self.chosen)[family]
+        number = permuted(number, self.possible[family], splitmix(family, self.choice_key))
+        return self.numbered(number + (self.possible.cumsum() - self.possible)[family])
+
+    def numbered(self, number: np.ndarray) -> np.ndarray:
+        """The images of triplets by their number among all possible ones, which are counted pair by pair of siblings,
+        [n] -> [n, 3]."""
+        pair = np.searchsorted(self.pair_ends, number, side="right")
+        person, sibling = self.pairs[pair].T
+        own, others = self.images_of[person], self.images_of[sibling]
+        number = number - self.pair_ends[pair] + own * (own - 1) * others  # within its pair
+        number, negative = np.divmod(number, others)
+        anchor, positive = np.divmod(number, own - 1)
+        positive += positive >= anchor  # among the other images
+        first = self.first_of[person]
+        return np.stack([first + anchor, first + positive, self.first_of[sibling] + negative], axis=1)
+
+
+def possible_triplets(index: TwinIndex) -> np.ndarray:
+    """How many triplets each family has, [families]: the sum of n_A (n_A - 1) n_B over its ordered pairs of siblings A
+    and B with n images; 0 for a family of one, and where everyone has one image."""
+    pairs = sibling_pairs(index)
+    family = index.family_of[pairs[:, 0]]
+    return np.bincount(family, triplets_of_pairs(index, pairs), len(index.families)).astype(np.int64)
+
+
+def sibling_pairs(index: TwinIndex) -> np.ndarray:
+    """All ordered pairs of siblings, family by family, [pairs, 2]."""
+    families = np.split(np.argsort(index.family_of, kind="stable"), np.bincount(index.family_of).cumsum()[:-1])
+    pairs = [pair for people in families for pair in permutations(people, 2)]
+    return np.array(pairs, np.int64).reshape(-1, 2)  # [pairs, 2]
+
+
+def triplets_of_pairs(index: TwinIndex, pairs: np.ndarray) -> np.ndarray:
+    """How many triplets each ordered pair of siblings has, the first as the anchor's person, [pairs]."""
+    own, others = np.bincount(index.person_of)[pairs.T]
+    return own * (own - 1) * others
+
+
+def check_possible(possible: np.ndarray, index: TwinIndex) -> None:
+    """Say how many families have no triplets; DataError where none has."""
+    without = int((possible == 0).sum())
+    why = f"{without} of {len(possible)} {index.name} families have nobody with two images and a co-twin"
+    if without == len(possible):
+        raise DataError(f"{why}, so there are no triplets: add images or pairs to the index.")
+    if without:
+        print(f"{why}, hence no triplets, and are left out.")
+
+
+def permuted(place: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Where a pseudo-random permutation of range(count), one for each key, takes each place, all [n].
+
+    A Feistel network on the two digits of a place in base ⌈√count⌉, repeated where it leaves the range (cycle walking,
+    Black and Rogaway, CT-RSA 2002, method 2).
+    """
+    side = np.ceil(np.sqrt(count)).astype(np.uint64)
+    left, right = np.divmod(place.astype(np.uint64), side)
+    for number in range(ROUNDS):
+        # Without its top bit the sum cannot overflow, after which two places might meet.
+        left, right = right, (left + (splitmix(ROUNDS * right + number, key) >> 1)) % side
+    place = (left * side + right).astype(np.int64)
+    outside = place >= count
+    if outside.any():
+        place[outside] = permuted(place[outside], count[outside], key[outside])
+    return place
+
+
+def splitmix(number: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """The number-th output, from 0, of the generator SplitMix64 seeded by key (Steele et al., OOPSLA 2014), uint64."""
+    bits = (number.astype(np.uint64) + 1) * 0x9E3779B97F4A7C15 + key
+    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9
+    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB
+    return bits ^ (bits >> 31)
