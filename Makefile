@@ -2,8 +2,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
+PRESET ?= demo
 SEED ?= 0
-RUN := runs/demo$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+RUN := runs/$(PRESET)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 # Threads that wait for one another spin only briefly: on a busy machine they would rob the ones they wait for.
 export GOMP_SPINCOUNT ?= 5000
 # What one layer frees the next one takes; given back to the system in between, each page would be made anew.
@@ -23,18 +24,20 @@ EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/installed-tests: .venv/installed tests/requirements.txt requirements-baseline.txt
+.venv/installed-tests: .venv/installed tests/requirements.txt requirements-faces.txt
 	.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps insightface==2.1  # its photographs alone
 	touch $@
 
-# Drawn twins, CPU, about three minutes: trains, evaluates and explains; SEED=1 for another run beside it.
+# Drawn twins, CPU, about four minutes: trains, evaluates and explains; SEED=1 for another run beside it, and
+# PRESET=adaface_demo for the face network.
 demo: .venv/installed
 	@.venv/bin/python build_notebooks.py
 	@mkdir -p $(RUN)
 	@for notebook in train evaluate attention; do \
 		echo "== $$notebook.ipynb"; \
 		seed=$$([ $$notebook = train ] && echo "-p seed $(SEED)" || true); \
-		$(PAPERMILL) notebooks/$$notebook.ipynb $(RUN)/$$notebook.ipynb -p preset demo -p run_dir $(RUN) $$seed 2>&1 \
+		$(PAPERMILL) notebooks/$$notebook.ipynb $(RUN)/$$notebook.ipynb -p preset $(PRESET) -p run_dir $(RUN) $$seed 2>&1 \
 			| $(QUIETLY); \
 		$(EXPORT) $(RUN)/$$notebook.ipynb 2> /dev/null; \
 	done

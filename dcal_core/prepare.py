@@ -1,16 +1,23 @@
-"""The data audit as a command, `python -m dcal_core prepare`, and what prepare.ipynb shares with it."""
+"""The data audit, and an aligned copy, as a command, `python -m dcal_core prepare`, and what prepare.ipynb shares with
+it."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from dcal_core.config import Config, load
+from dcal_core.data.aligned import ALIGNED, DROPPED, KEPT, RECORDS, Record, align_split
 from dcal_core.data.audit import KINDS, Audit, audit_images
 from dcal_core.data.exclusions import FILE
-from dcal_core.data.splits import label_of, open_root, read_indexes
+from dcal_core.data.images import open_upright
+from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes
+from dcal_core.data.twins import DataError
 from dcal_core.environment import banner
 from dcal_core.figures import COLOURS
 from dcal_core.markdown import table
@@ -19,7 +26,7 @@ from dcal_core.session import Session, choose_preset, command_parser, given_para
 from dcal_core.storage import write_text
 
 TITLE = "Check the twin data"
-NAMED = 3  # findings of a kind that are printed
+NAMED, MISSING = 3, 20  # findings of a kind, and photographs that were not aligned, that are printed
 
 
 def begin_audit(given: dict, params_dir: Path) -> Session:
@@ -113,12 +120,76 @@ def draw_counts(audit: Audit) -> Figure:
     return figure
 
 
+def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Record]]]:
+    """Align both splits, but for the images left out, into `<data>_aligned_<size>` in the run's folder; returns that
+    folder and the records by split. DataError where there are no photographs, and all that `align_split` raises."""
+    if audit.data == SYNTHETIC:
+        raise DataError("drawn twins are drawn aligned: attach photographs, give data_root, or set align=false.")
+    config, listing = session.config, exclusion_list(session)
+    if listing.exists():
+        config = replace(config, exclusions=str(listing))
+    target = session.folder / f"{audit.data}_aligned_{config.align_size}"
+    options = {"size": config.align_size, "missing": config.align_missing}
+    indexes = reviewed_indexes(audit.root, config)
+    return target, {index.name: align_split(index, audit.root, target, **options) for index in indexes}
+
+
+def alignment_table(records: dict[str, list[Record]]) -> str:
+    """What became of the photographs of each split, as a Markdown table that is also legible as text."""
+    rows = []
+    for status in (ALIGNED, KEPT, DROPPED):
+        rows.append([status, *(f"{sum(r.status == status for r in split):,}" for split in records.values())])
+    several = (sum(record.faces > 1 for record in split) for split in records.values())
+    return table(["photographs", *records], [*rows, ["of them with several faces", *map(str, several)]])
+
+
+def not_aligned(records: dict[str, list[Record]]) -> Iterator[str]:
+    """A line for each photograph that was not aligned, up to a number that can be read."""
+    missing = [record for split in records.values() for record in split if record.status != ALIGNED]
+    yield from (f"{record.status}: {record.image}: {record.reason}" for record in missing[:MISSING])
+    if len(missing) > MISSING:
+        yield f"{len(missing) - MISSING:,} more in {RECORDS}"
+
+
+def draw_alignment(target: Path, records: dict[str, list[Record]], label: str) -> Figure:
+    """A sheet of photographs, evenly chosen, with the box and the landmarks found, each above its aligned face."""
+    aligned = [record for split in records.values() for record in split if record.status == ALIGNED]
+    shown = [aligned[number] for number in np.linspace(0, len(aligned) - 1, min(len(aligned), 8)).astype(int)]
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure.suptitle(f"{len(shown)} of {len(aligned):,} photographs, and the faces they became ({label})", fontsize=11)
+    grid = figure.subplots(2, max(len(shown), 1), squeeze=False)
+    for above, below, record in zip(*grid, shown, strict=False):
+        photograph = open_upright(Path(record.photograph).read_bytes())
+        above.imshow(photograph)
+        above.add_patch(Rectangle(record.box[:2], *record.box[2:], fill=False, color=COLOURS[1]))
+        above.scatter(*zip(*record.landmarks, strict=True), s=4, color=COLOURS[2])
+        above.set_title(record.image, fontsize=6)
+        below.imshow(open_upright((target / record.file).read_bytes()))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure
+
+
+def report_alignment(session: Session, audit: Audit) -> None:
+    """Align the data, print what became of it, and keep a sheet of it in the run's folder."""
+    target, records = align_data(session, audit)
+    print(f"\n{alignment_table(records)}\n", *not_aligned(records), sep="\n")
+    print(f"Sheet: {session.keep(draw_alignment(target, records, audit.data), 'alignment')}")
+    print(f"Aligned faces: {target}: give it as data_root to train on it.")
+
+
 def main(arguments: list[str]) -> int:
     """What prepare.ipynb does, without its reviewer: exit status 0 also with findings; raises UserError where there is
     nothing to audit."""
-    given, params_dir = given_parameters(command_parser("prepare", "Check the data of a preset.").parse_args(arguments))
-    session = begin_audit(given, params_dir)
-    report(session, audit_data(session.config))
+    parser = command_parser("prepare", "Check the data of a preset.")
+    parser.add_argument("--align", action="store_true", help="make an aligned copy of it too, as -p align true does")
+    options = parser.parse_args(arguments)
+    given, params_dir = given_parameters(options)
+    session = begin_audit(given | ({"align": True} if options.align else {}), params_dir)
+    audit = audit_data(session.config)
+    report(session, audit)
+    if session.config.align:
+        report_alignment(session, audit)
     return 0
 
 

