@@ -17,7 +17,14 @@ from dcal_core.models.build import load_model
 from dcal_core.session import Session, begin_with_trained, command_parser, given_parameters, other_trained
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.family_rates import families_of_rarer_class
-from dcal_core.verification.figures import draw_confusable, draw_det, draw_histogram, draw_reliability, draw_roc
+from dcal_core.verification.figures import (
+    draw_confusable,
+    draw_det,
+    draw_histogram,
+    draw_reliability,
+    draw_roc,
+    draw_systems,
+)
 from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.page import write_page
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs, unrelated_scores
@@ -153,6 +160,8 @@ def figures(result: dict, systems: list[System], data: TwinData) -> Iterator[tup
     yield "scores", draw_histogram(*what, first.threshold, label)
     yield "roc", draw_roc(*what, label)
     yield "det", draw_det({one.name: one.test.scores for one in systems}, pairs.genuine, pairs.family, label)
+    if len(systems) > 1:
+        yield "systems", draw_systems(result)
     if result["calibration"].get("reliability"):
         yield "reliability", draw_reliability(result["calibration"], pairs.genuine, pairs.family, label)
     yield "confusable", draw_confusable(result, data["test"].images)

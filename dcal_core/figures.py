@@ -1,12 +1,20 @@
 """Figures of the data and of training; those of the verification report and of attention live with them."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe-Ito: told apart by colour-blind eyes
+BRANCHES = {"sa": "SA ", "glca": "GLCA ", "pwca": "PWCA ", "embedding": ""}  # how they are called in a legend
+IN_TRIPLETS = {
+    "d_ap": "distance to the same person",
+    "d_an": "distance to the co-twin",
+    "active": "share of triplets with a loss",
+    "embedding/twin": "mean loss of all triplets",
+}
 
 
 def draw_families(index: TwinIndex, images: ImageStore, label: str, families: int = 4, each: int = 4) -> Figure:
@@ -25,27 +33,51 @@ def draw_families(index: TwinIndex, images: ImageStore, label: str, families: in
     return figure
 
 
-def draw_curves(history: list[dict], label: str) -> Figure:
-    """Left the losses of each branch, right the validation EER, both by epoch, from the lines of metrics.jsonl."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    losses, errors = figure.subplots(1, 2)
-    steps = [line for line in history if "loss" in line]
-    for colour, branch in zip(COLOURS, ("sa", "glca", "pwca"), strict=False):
+def draw_losses(history: list[dict], label: str) -> Figure:
+    """The losses of each branch by epoch, from the lines of metrics.jsonl; where triplets were trained on, beside them
+    the distances in those and the share of them that is active."""
+    triplets = any("d_ap" in line for line in history)
+    figure = Figure(figsize=(10 if triplets else 7, 4), layout="constrained")
+    losses, *others = figure.subplots(1, 1 + triplets, squeeze=False)[0]
+    for colour, (branch, name) in zip(COLOURS, BRANCHES.items(), strict=True):
         for kind, style in (("identity", "-"), ("twin", "--")):
-            line = [(s["epoch"], s[f"{branch}/{kind}"]) for s in steps if f"{branch}/{kind}" in s]
-            if line:
-                losses.plot(*zip(*line, strict=True), style, color=colour, label=f"{branch.upper()} {kind}")
-    losses.set(title=f"Training losses ({label})", xlabel="epoch", ylabel="loss")
-    if losses.lines:
-        losses.legend(fontsize=9, ncols=3, loc="center right")
-    validated = [(line["epoch"], 100 * line["validation/eer"]) for line in history if "validation/eer" in line]
-    if validated:
-        errors.plot(*zip(*validated, strict=True), "o-", color=COLOURS[0], markersize=4)
-        epoch, best = min(validated, key=lambda point: point[1])
-        errors.plot(epoch, best, "o", color=COLOURS[1], label=f"best: {best:.1f} %, epoch {epoch:g}")
-        errors.legend(fontsize=9, loc="upper right")
-    errors.set(title=f"Validation on held-out families ({label})", xlabel="epoch", ylabel="EER (%)")
-    errors.set_ylim(0, max([60, *(error for _, error in validated)]))
-    for axes in (losses, errors):
-        axes.grid(alpha=0.25)
+            _draw_line(losses, history, f"{branch}/{kind}", f"{name}{kind}", style, colour)
+    _finish(losses, f"Training losses ({label})", "loss")
+    for axes in others:
+        for colour, (name, meaning) in zip(COLOURS, IN_TRIPLETS.items(), strict=True):
+            _draw_line(axes, history, name, meaning, "-", colour)
+        _finish(axes, f"Triplets ({label})", "distance, share, loss")
     return figure
+
+
+def draw_validation(history: list[dict], label: str) -> Figure:
+    """EER and ROC-AUC on the held-out families by epoch, from the lines of metrics.jsonl."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    errors, areas = figure.subplots(1, 2)
+    lines = [line | {"EER (%)": 100 * line["validation/eer"]} for line in history if "validation/eer" in line]
+    if lines:
+        best = min(lines, key=lambda line: line["EER (%)"])
+        _draw_line(errors, lines, "EER (%)", None, "o-", COLOURS[0])
+        _draw_line(
+            errors, [best], "EER (%)", f"best: {best['EER (%)']:.1f} %, epoch {best['epoch']:g}", "o", COLOURS[1]
+        )
+        _draw_line(areas, lines, "validation/auc", None, "o-", COLOURS[0])
+    _finish(errors, f"Validation on held-out families ({label})", "EER (%)")
+    _finish(areas, f"Validation on held-out families ({label})", "ROC-AUC")
+    errors.set_ylim(0, max([60, *(line["EER (%)"] for line in lines)]))
+    areas.set_ylim(min([0.5, *(line["validation/auc"] for line in lines)]), 1)
+    return figure
+
+
+def _draw_line(axes: Axes, history: list[dict], name: str, label: str | None, style: str, colour: str) -> None:
+    """A figure over the epochs, where it was logged."""
+    points = [(line["epoch"], line[name]) for line in history if name in line]
+    if points:
+        axes.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=label)
+
+
+def _finish(axes: Axes, title: str, unit: str) -> None:
+    axes.set(title=title, xlabel="epoch", ylabel=unit)
+    axes.grid(alpha=0.25)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=9)

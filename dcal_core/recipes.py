@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dcal_core.config import Config, ConfigError, UserError
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.splits import Split, TwinData, open_data
+from dcal_core.data.triplets import TripletBatches
 from dcal_core.distributed import (
     FAILED,
     LaunchError,
@@ -29,12 +31,17 @@ from dcal_core.distributed import (
     world_size,
 )
 from dcal_core.environment import TimeBudget, gpu_verdict, input_roots
-from dcal_core.models.build import new_model
-from dcal_core.session import begin_training, command_parser, given_parameters
-from dcal_core.training.checkpoints import Progress, Run
+from dcal_core.figures import draw_losses, draw_validation
+from dcal_core.models.build import load_model, new_model
+from dcal_core.models.weights import write_face_weights
+from dcal_core.session import Session, begin_training, command_parser, given_parameters
+from dcal_core.storage import failure_said, read_json, write_text
+from dcal_core.training.checkpoints import Progress, Run, bytes_of
+from dcal_core.training.history import by_epoch
 from dcal_core.training.loop import MemoryShort, start_accelerator, train
 from dcal_core.training.objectives import DCALObjective
 from dcal_core.training.resume import open_run, people_behind, shapes_of, take_over
+from dcal_core.training.triplet_objective import TripletObjective
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
 
@@ -61,7 +68,7 @@ def dcal_batches(config: Config, split: Split) -> FamilyBatches:
 def dcal_objective(config: Config, model: nn.Module, people: int) -> DCALObjective:
     """Identity margin softmax and twin loss on each branch, weighted against one another."""
     names = (
-        "margin_softmax softmax_margin softmax_scale softmax_weight label_smoothing "
+        "margin_softmax softmax_margin softmax_scale softmax_weight label_smoothing adaface_h "
         "twin_loss twin_margin twin_temperature twin_weight "
         "positive_ratio hard_negative_ratio soft_negative_ratio loss_weighting"
     )
@@ -70,8 +77,65 @@ def dcal_objective(config: Config, model: nn.Module, people: int) -> DCALObjecti
     return DCALObjective(widths=model.widths, people=people, learned_similarity=learned, **options)
 
 
-BATCHES = {"dcal": dcal_batches}
-OBJECTIVES = {"dcal": dcal_objective}
+def triplet_batches(config: Config, split: Split) -> TripletBatches:
+    """Triplets of two images of a person and one of the co-twin, a share of all that each family has."""
+    return TripletBatches(
+        split.index,
+        split.images,
+        triplets_per_batch=config.triplets_per_batch,
+        train_percentage=config.train_percentage,
+        steps_per_epoch=config.steps_per_epoch,
+        seed=config.seed,
+        parts=config.accumulation,
+        rank=rank(),
+        world=world_size(),
+    )
+
+
+def triplet_objective(config: Config, model: nn.Module, people: int) -> TripletObjective:
+    """The triplet loss on the model's embedding, plus an identity margin softmax where it has a weight."""
+    names = (
+        "twin_margin triplet_distance "
+        "margin_softmax softmax_margin softmax_scale softmax_weight label_smoothing adaface_h"
+    )
+    options = {name: getattr(config, name) for name in names.split()}
+    return TripletObjective(width=model.widths["embedding"], people=people, **options)
+
+
+def start_centres(config: Config, model: nn.Module, objective: TripletObjective, split: Split) -> None:
+    """Begin with each person's class centre at the mean of their unit embeddings, where there are centres: random ones
+    would at first undo what the model has learnt."""
+    if objective.identity is None:
+        return
+    device = next(model.parameters()).device
+    embeddings = F.normalize(encode_images(model, split.images, config.encode_batch, device).parts["embedding"], dim=-1)
+    means = torch.zeros_like(objective.identity.centres, device="cpu")
+    objective.identity.start_from(means.index_add(0, torch.as_tensor(split.index.person_of), embeddings))
+
+
+def export_face_weights(config: Config, run: Run) -> list[Path]:
+    """Write the best model as AdaFace's own loader (.ckpt) and CVLFace's (.pt) take it, into `models`, by a name that
+    tells how it was trained; raises StorageError."""
+    best = run.checkpoints / "best"
+    model, epoch = load_model(best), read_json(best / "facts.json")["epoch"]
+    mode = "frozen" if config.frozen_backbone else "full"
+    about = f"{mode}_{config.train_percentage:g}pct_margin{config.twin_margin:g}_epoch{epoch}"
+    name = f"twin_tuned_{config.backbone.replace('_', '')}_{about}"
+    state, folder = model.backbone.state_dict(), run.folder / "models"
+    with failure_said(folder):
+        folder.mkdir(exist_ok=True)
+    files = []
+    for form, ending in (("adaface", "ckpt"), ("cvlface", "pt")):
+        run.make_room(bytes_of(state))
+        files.append(folder / f"{name}.{ending}")
+        write_face_weights(files[-1], state, form, model.colour_order)
+    return files
+
+
+BATCHES = {"dcal": dcal_batches, "adaface": triplet_batches}
+OBJECTIVES = {"dcal": dcal_objective, "adaface": triplet_objective}
+STARTS = {"adaface": start_centres}  # of a new run whose model has learnt before
+EXPORTS = {"adaface": export_face_weights}  # to what other projects read
 
 
 def validator(config: Config, split: Split):
@@ -109,6 +173,8 @@ def train_run(config: Config, folder: Path, data: TwinData) -> tuple[Run, Progre
     run.remember(data.label, people)  # now that nothing has been refused
     batches = BATCHES[config.recipe](config, data["train"])
     objective = OBJECTIVES[config.recipe](config, model, people=len(index.people))
+    if config.recipe in STARTS and not run.saved and (run.weights_from or config.weights):
+        STARTS[config.recipe](config, model.to(accelerator.device), objective, data["train"])
     validate = validator(config, data["validation"])
     budget = TimeBudget(config.time_budget_hours)
     return run, train(config, accelerator, model, objective, batches, validate, run, budget)
@@ -151,8 +217,22 @@ def train_in_processes(config: Config, folder: Path, data: TwinData) -> tuple[Ru
     return run, run.progress()
 
 
+def leave_results(session: Session, run: Run, label: str) -> dict[str, Path | list[Path]]:
+    """Leave, and return by name, what a finished run is looked at and used elsewhere by: the log by epoch, its curves,
+    and the best model as other projects read it; raises StorageError, DamagedError."""
+    history, log = run.history(), run.folder / "training_log.json"
+    write_text(log, json.dumps({"data": label, "epochs": by_epoch(history)}, indent=1))
+    export = EXPORTS.get(session.config.recipe)
+    return {
+        "training_log": log,
+        "loss_curves": session.keep(draw_losses(history, label), "loss_curves"),
+        "validation_curves": session.keep(draw_validation(history, label), "validation_curves"),
+        "exported": export(session.config, run) if export else [],
+    }
+
+
 def main(arguments: list[str]) -> int:
-    """What train.ipynb does, without its figures: `python -m dcal_core train`, alone or started by torchrun."""
+    """What train.ipynb does: `python -m dcal_core train`, alone or started by torchrun."""
     options = command_parser("train", "Train a preset's model.").parse_args(arguments)
     try:
         given, params_dir = given_parameters(options)
@@ -161,6 +241,8 @@ def main(arguments: list[str]) -> int:
         with main_first():  # it draws or decodes the images, the others find them
             data = open_data(session.config, ("train", "validation"))
         run, progress = train_run(session.config, session.folder, data)
+        if progress.finished and not rank():
+            leave_results(session, run, data.label)
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()

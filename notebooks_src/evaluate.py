@@ -21,7 +21,7 @@ preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses h
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of the run; empty: named after the preset, else the attached one
 compare = ""  # folders of other runs to stand beside it, separated by commas
-baseline = False  # a frozen face embedding too: pip install -r requirements-baseline.txt
+baseline = False  # a frozen face embedding too: pip install -r requirements-faces.txt
 fuse = False  # all of them made into one, too
 verdict_error = 0.05  # share of wrong verdicts allowed in each class
 
@@ -133,6 +133,8 @@ display(Image(filename=pictures["det"]))
 from dcal_core.verification.words import compared
 
 display(Markdown(systems_table(result["systems"])))
+if "systems" in pictures:
+    display(Image(filename=pictures["systems"]))
 print(*map(compared, result["differences"]), sep="\n")
 
 # %% [markdown]

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Train a twin verifier
 #
-# Given two nearly identical face images: one person, or two identical twins? This notebook trains a model that answers,
-# **Dual Cross-Attention Learning** (DCAL, CVPR 2022) on a vision transformer, and leaves a checkpoint that
-# `evaluate.ipynb` and `attention.ipynb` take up.
+# Given two nearly identical face images: one person, or two identical twins? This notebook trains a model that answers
+# and leaves a checkpoint that `evaluate.ipynb` and `attention.ipynb` take up. The preset chooses which: **Dual
+# Cross-Attention Learning** (DCAL, CVPR 2022) on a vision transformer, or **AdaFace** (CVPR 2022), a face network
+# fine-tuned on triplets of twins (`adaface_*`).
 #
 # On Kaggle: choose *Settings > Accelerator > GPU T4 x2*, attach the ND-TWINS dataset, switch the internet on (or attach
 # the backbone's weights), then *Run All*. With no data attached it trains a small model on drawn twins, in minutes and
@@ -19,7 +20,7 @@ _known = set(globals())  # what is not a parameter
 # not.
 
 # %% tags=["parameters"]
-preset = "auto"  # auto, demo, kaggle_t4x2, kaggle_p100, local_2080ti
+preset = "auto"  # auto, demo, kaggle_t4x2, kaggle_p100, local_2080ti, adaface_demo, adaface_full, adaface_frozen
 resume = True  # go on from the newest checkpoint; False: old run aside, start fresh
 seed = 0  # of the split, the initialisation and the batches
 data_root = ""  # folder with the index files; empty: search the attached inputs
@@ -79,10 +80,15 @@ session.show(
 
 # %% [markdown]
 # ## Training
-# A batch holds some families, two siblings each, several images of each person. Three branches learn from it:
-# self-attention (SA) sees the whole face; global-local cross-attention (GLCA) looks again at the patches that attention
-# rollout ranks highest; pair-wise cross-attention (PWCA, in training only) lets another person's image distract the
-# network. Each branch must name the person among all (margin softmax) and tell the person from the co-twin.
+# What a step learns from depends on the `recipe`:
+#
+# - **dcal**: a batch holds some families, two siblings each, several images of each person. Three branches learn from
+#   it: self-attention (SA) sees the whole face; global-local cross-attention (GLCA) looks again at the patches that
+#   attention rollout ranks highest; pair-wise cross-attention (PWCA, in training only) lets another person's image
+#   distract the network. Each branch must name the person among all (margin softmax) and tell the person from the
+#   co-twin.
+# - **adaface**: a batch holds triplets, two images of a person and one of the co-twin. One embedding must bring the first
+#   two nearer to each other than to the third, by `twin_margin`, and name the person where `softmax_weight` is not 0.
 #
 # After every epoch the held-out families are verified. Their equal error rate (EER) chooses the best checkpoint. When
 # the time budget is used up, or the system asks to end, the run saves and ends cleanly; the next session goes on from
@@ -103,21 +109,31 @@ if not progress.finished:
 
 # %% [markdown]
 # ## Curves
-# Left: the twin losses (dashed) should fall and level off; the identity losses (solid) tell all people apart, fall
-# slowly and count by `softmax_weight`. Right: the validation EER; where it rises again while the losses fall, the
-# network learns its training families by heart.
+# The twin losses (dashed) should fall and level off; the identity losses (solid) tell all people apart, fall slowly and
+# count by `softmax_weight`. Triplets whose co-twin is farther than the same person by the margin have no loss, so the
+# share that is active falls, and training slows down.
 
 # %%
-from dcal_core.figures import draw_curves
+from IPython.display import Image, display
 
-session.show(draw_curves(run.history(), data.label), "curves")
+from dcal_core.recipes import leave_results
+
+left = leave_results(session, run, data.label)
+display(Image(filename=left["loss_curves"]))
+
+# %% [markdown]
+# Where the EER of the held-out families rises again while the losses fall, the network learns its training families by
+# heart.
+
+# %%
+display(Image(filename=left["validation_curves"]))
 minutes = progress.seconds / 60
 print(
     f"Best validation EER {progress.best_eer:.1%} ({data.label}), {minutes:.1f} min of training"
 )
 if progress.skipped:
     print(f"{progress.skipped} steps had no finite loss or gradient and were skipped.")
-print(f"Model: {run.checkpoints / 'best'}")
+print(f"Model: {run.checkpoints / 'best'}", *left["exported"], sep="\n")
 
 # %% [markdown]
 # ## Next

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dcal_core.data.twins import TwinIndex
-from dcal_core.figures import draw_curves, draw_families
+from dcal_core.figures import draw_families, draw_losses, draw_validation
 
 SIZE, IMAGES = 16, 3
 
@@ -76,47 +76,67 @@ HISTORY = [
     {"batch": 10, "epoch": 0.5, "lr": 1e-3, "sa/identity": 4.0, "sa/twin": 0.5, "loss": 2.0},
     {"batch": 20, "epoch": 1.0, "lr": 1e-3, "sa/identity": 3.0, "sa/twin": 0.4, "pwca/twin": 0.6, "loss": -1.0},
     {"batch": 20, "epoch": 1, "validation/eer": 0.30, "validation/auc": 0.8},
-    {"batch": 40, "epoch": 2, "validation/eer": 0.25, "validation/auc": 0.8},
-    {"batch": 60, "epoch": 3, "validation/eer": 0.28, "validation/auc": 0.8},
+    {"batch": 40, "epoch": 2, "validation/eer": 0.25, "validation/auc": 0.9},
+    {"batch": 60, "epoch": 3, "validation/eer": 0.28, "validation/auc": 0.85},
+]
+TRIPLETS = [
+    {"batch": 10, "epoch": 0.5, "embedding/twin": 0.3, "embedding/identity": 7.0, "d_ap": 0.4, "d_an": 0.5}
+    | {"active": 0.9, "loss": 1.7},
+    {"batch": 20, "epoch": 1.0, "embedding/twin": 0.2, "d_ap": 0.3, "d_an": 0.6, "active": 0.7, "loss": 0.2},
 ]
 
 
+def lines_of(axes) -> dict[str, list]:
+    return {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+
+
 def test_curves_are_labelled_with_data_and_units():
-    losses, errors = rendered(draw_curves(HISTORY, "SYNTHETIC")).axes
-    for axes in (losses, errors):
+    (losses,), (errors, areas) = (rendered(draw(HISTORY, "SYNTHETIC")).axes for draw in (draw_losses, draw_validation))
+    for axes in (losses, errors, areas):
         assert "SYNTHETIC" in axes.get_title() and axes.get_xlabel() == "epoch"
-    assert losses.get_ylabel() == "loss" and errors.get_ylabel() == "EER (%)"
+    assert [axes.get_ylabel() for axes in (losses, errors, areas)] == ["loss", "EER (%)", "ROC-AUC"]
 
 
 def test_curves_show_what_was_logged():
-    losses, errors = draw_curves(HISTORY, "SYNTHETIC").axes
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
-    assert drawn == {
+    (losses,), (errors, areas) = draw_losses(HISTORY, "SYNTHETIC").axes, draw_validation(HISTORY, "SYNTHETIC").axes
+    assert lines_of(losses) == {
         "SA identity": [[0.5, 4.0], [1.0, 3.0]],
         "SA twin": [[0.5, 0.5], [1.0, 0.4]],
         "PWCA twin": [[1.0, 0.6]],
     }
     assert np.allclose(errors.lines[0].get_xydata(), [[1, 30], [2, 25], [3, 28]])
-    words = [text.get_text() for text in errors.texts] + errors.get_legend_handles_labels()[1]
-    assert any("25.0 %" in text for text in words)
+    assert np.allclose(errors.lines[1].get_xydata(), [[2, 25]])
+    assert errors.get_legend_handles_labels()[1] == ["best: 25.0 %, epoch 2"]
+    assert np.allclose(areas.lines[0].get_xydata(), [[1, 0.8], [2, 0.9], [3, 0.85]])
+
+
+def test_triplets_show_their_distances_beside_the_losses():
+    losses, triplets = rendered(draw_losses(TRIPLETS, "SYNTHETIC")).axes
+    assert lines_of(losses) == {"identity": [[0.5, 7.0]], "twin": [[0.5, 0.3], [1.0, 0.2]]}
+    assert lines_of(triplets) == {
+        "distance to the same person": [[0.5, 0.4], [1.0, 0.3]],
+        "distance to the co-twin": [[0.5, 0.5], [1.0, 0.6]],
+        "share of triplets with a loss": [[0.5, 0.9], [1.0, 0.7]],
+        "mean loss of all triplets": [[0.5, 0.3], [1.0, 0.2]],
+    }
+    assert "SYNTHETIC" in triplets.get_title() and triplets.get_legend() is not None
 
 
 def test_the_legend_names_every_loss():
-    losses = draw_curves(HISTORY, "SYNTHETIC").axes[0]
+    (losses,) = draw_losses(HISTORY, "SYNTHETIC").axes
     assert [text.get_text() for text in losses.get_legend().get_texts()] == ["SA identity", "SA twin", "PWCA twin"]
 
 
 @pytest.mark.parametrize("history", [HISTORY[:2], HISTORY[2:], []], ids=["no validation", "no losses", "nothing"])
 def test_a_history_that_lacks_something_is_drawn_without_it(history):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = draw_curves(history, "SYNTHETIC")
-    losses, errors = rendered(figure).axes
+    (losses,), (errors, areas) = (rendered(draw(history, "SYNTHETIC")).axes for draw in (draw_losses, draw_validation))
     assert bool(losses.lines) == any("loss" in line for line in history)
-    assert bool(errors.lines) == any("validation/eer" in line for line in history)
+    assert bool(errors.lines) == bool(areas.lines) == any("validation/eer" in line for line in history)
     assert "SYNTHETIC" in errors.get_title() and errors.get_ylabel() == "EER (%)"
 
 
 def test_curves_of_a_random_model_stay_within_the_axes():
-    errors = draw_curves([{"batch": 10, "epoch": 1, "validation/eer": 0.7}], "SYNTHETIC").axes[1]
+    history = [{"batch": 10, "epoch": 1, "validation/eer": 0.7, "validation/auc": 0.2}]
+    errors, areas = draw_validation(history, "SYNTHETIC").axes
     assert errors.get_ylim()[0] <= 70 <= errors.get_ylim()[1]
+    assert areas.get_ylim()[0] <= 0.2 <= areas.get_ylim()[1]

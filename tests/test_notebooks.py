@@ -78,7 +78,8 @@ def test_training_goes_on_where_it_stopped(folder):
     assert "Going on from" in printed and "1 batches done" in printed and "Best validation EER" in printed
     progress = json.loads(next(folder.glob("out/checkpoints/last/*/progress.json")).read_text())
     assert progress["finished"] and progress["batch"] == 6
-    assert (folder / "out/figures/curves.png").is_file()
+    assert (folder / "out/figures/loss_curves.png").is_file()
+    assert len(json.loads((folder / "out/training_log.json").read_text())["epochs"]) == 2
 
 
 def test_evaluation_writes_the_report(folder):
@@ -93,6 +94,29 @@ def test_evaluation_writes_the_report(folder):
     assert pictures_in(folder, "evaluate.ipynb") == [file.read_bytes() for file in kept]
     page = (folder / "out/report.html").read_text()
     assert "SYNTHETIC DATA" in page and "31 families" in page and "EER" in text_of(folder, "evaluate.ipynb")
+
+
+def test_the_other_recipe_trains_in_the_same_notebook_and_leaves_weights_that_others_read(folder):
+    shared = {name: value for name, value in SMALL.items() if name not in ("families_per_batch", "images_per_person")}
+    face = {"preset": "adaface_demo", "run_dir": "face", "width": 8, "triplets_per_batch": 4}
+    done = papermill(folder, "train.ipynb", **shared | face)
+    assert done.returncode == 0, done.stderr
+    printed = text_of(folder, "train.ipynb")
+    (weights,) = (folder / "face/models").glob("twin_tuned_ir18_full_100pct_margin0.3_epoch*.ckpt")
+    assert weights.name in printed and "Best validation EER" in printed
+    kept = [folder / f"face/figures/{name}.png" for name in ("families", "loss_curves", "validation_curves")]
+    assert pictures_in(folder, "train.ipynb") == [file.read_bytes() for file in kept]
+
+
+def test_systems_stand_side_by_side(folder):
+    done = papermill(
+        folder, "evaluate.ipynb", preset="adaface_demo", run_dir="face", compare="out", bootstrap_draws=100
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "face/report.json").read_text())
+    assert [system["name"] for system in report["systems"]] == ["face", "out"]
+    assert (folder / "face/figures/systems.png").read_bytes() in pictures_in(folder, "evaluate.ipynb")
+    assert "Compared with other systems" in (folder / "face/report.html").read_text()
 
 
 def test_attention_draws_pairs(folder):

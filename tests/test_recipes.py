@@ -19,7 +19,16 @@ from dcal_core.data.splits import open_data
 from dcal_core.data.synthetic import generate
 from dcal_core.distributed import FAILED, LaunchError
 from dcal_core.models.build import load_model, new_model
-from dcal_core.recipes import BATCHES, OBJECTIVES, dcal_batches, dcal_objective, main, train_run, validator
+from dcal_core.recipes import (
+    BATCHES,
+    OBJECTIVES,
+    dcal_batches,
+    dcal_objective,
+    leave_results,
+    main,
+    train_run,
+    validator,
+)
 from dcal_core.training import loop
 from dcal_core.training.checkpoints import Progress, Run, saved_in
 from dcal_core.training.loop import MemoryShort
@@ -126,7 +135,7 @@ def test_the_objective_is_made_as_the_parameters_say():
     assert set(objective.identity) == {"sa", "glca", "pwca"}
     for branch, head in objective.identity.items():
         assert head.centres.shape == (7, 192 if branch == "glca" else 96)
-        assert (head.margin, head.scale, head.label_smoothing) == (0.3, 20.0, 0.2)
+        assert (head.add_margin.margin, head.scale, head.label_smoothing) == (0.3, 20.0, 0.2)
     assert objective.weights == {"identity": 0.25, "twin": 0.75} and objective.similarity is None
     assert isinstance(objective.weighting, UncertaintyWeighting)
     fixed = dcal_objective(changed(loss_weighting="fixed"), model_of(config), people=7)
@@ -395,7 +404,8 @@ def test_more_processes_than_gpus_are_refused(data, tmp_path, monkeypatch):
 
 @pytest.fixture
 def shell(monkeypatch, data):
-    """Calls the command with the drawn twins at hand and a training that ends at once; returns what was trained."""
+    """Lets the command train on the drawn twins at hand, which ends at once and leaves nothing; returns what was
+    trained."""
     monkeypatch.setattr(recipes, "open_data", lambda config, names: data)
     monkeypatch.setattr(session, "gpu_verdict", lambda: (False, "no GPU"))
     seen = []
@@ -405,6 +415,7 @@ def shell(monkeypatch, data):
         return Run(folder, config, "x"), Progress(batch=4, best_eer=0.125, finished=True)
 
     monkeypatch.setattr(recipes, "train_run", train_run)
+    monkeypatch.setattr(recipes, "leave_results", lambda *given: None)
     return seen
 
 
@@ -414,6 +425,27 @@ def test_the_command_trains_a_preset_with_the_given_parameters(shell, data, tmp_
     assert shell == [(load("demo", params, {"epochs": 3, "run_dir": "here"}), tmp_path / "here", data)]
     last = capsys.readouterr().out.splitlines()[-1]
     assert "12.5%" in last and data.label in last and str(tmp_path / "here" / "checkpoints") in last
+
+
+@pytest.mark.parametrize(("finished", "process", "leaves"), [(True, 0, 1), (False, 0, 0), (True, 1, 0)])
+def test_the_command_leaves_results_once_and_when_nothing_is_left_to_train(
+    shell, data, tmp_path, monkeypatch, finished, process, leaves
+):
+    run, left = Run(tmp_path / "run", CONFIG, "x"), []
+    monkeypatch.setattr(recipes, "train_run", lambda *given: (run, Progress(finished=finished)))
+    monkeypatch.setattr(recipes, "leave_results", lambda *given: left.append(given[1:]))
+    monkeypatch.setattr(recipes, "rank", lambda: process)
+    assert main(["--preset", "demo"]) == 0
+    assert left == [(run, data.label)] * leaves
+
+
+def test_a_recipe_that_no_other_project_reads_leaves_a_log_and_curves(data, tmp_path):
+    run, _ = train_run(changed(epochs=1), tmp_path / "run", data)
+    left = leave_results(session.Session(CONFIG, run.folder), run, data.label)
+    assert left["exported"] == [] and not (run.folder / "models").exists()
+    (epoch,) = json.loads(left["training_log"].read_text())["epochs"]
+    assert epoch["batch"] == 2 and epoch["validation/eer"] == run.history()[-1]["validation/eer"]
+    assert left["loss_curves"].is_file() and left["validation_curves"].is_file()
 
 
 def test_the_command_takes_a_presets_file_from_anywhere(shell, tmp_path):

@@ -119,6 +119,49 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
     return figure
 
 
+def draw_systems(result: dict) -> Figure:
+    """Left the EER of each system, right how far the first one's lies from it, paired, both with 95 % intervals over
+    families.
+
+    result: as `report.evaluate` gives it, of two systems or more.
+    """
+    systems, counts = result["systems"], result["metrics"]["counts"]
+    differences = [{"value": None}, *(one for one in result["differences"] if one["metric"] == "eer")]
+    figure = Figure(figsize=(10, 2 + 0.45 * len(systems)), layout="constrained")
+    sizes = counts["genuine"], counts["impostor"], counts["families"]
+    figure.suptitle(_title("EER of each system, and of the first minus each", result["data"], *sizes), fontsize=11)
+    errors, gaps = figure.subplots(1, 2, sharey=True)
+    for row, (system, difference) in enumerate(zip(systems, differences, strict=True)):
+        _draw_estimate(errors, row, system["metrics"]["eer"])
+        _draw_estimate(gaps, row, difference)
+    gaps.axvline(0, color=MARK, linestyle=":", linewidth=1)
+    errors.set_yticks(range(len(systems)), [system["name"] for system in systems])
+    errors.set(ylim=(len(systems) - 0.5, -0.5), xlim=(0, None))  # the first one on top
+    errors.set_xlabel("EER (%), with 95 % interval", fontsize=11)
+    gaps.set_xlabel(f"EER of {systems[0]['name']} minus its EER (points), with 95 % interval", fontsize=11)
+    for axes in (errors, gaps):
+        axes.tick_params(labelsize=10)
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def _draw_estimate(axes: Axes, row: int, estimate: dict) -> None:
+    """A share as a point with its interval, in percent, where it has them."""
+    if estimate["value"] is None:
+        return
+    if estimate["low"] is not None:
+        axes.plot([100 * estimate["low"], 100 * estimate["high"]], [row, row], color=GENUINE, linewidth=2)
+    axes.plot(100 * estimate["value"], row, "o", color=GENUINE)
+    axes.annotate(
+        f"{100 * estimate['value']:.1f}",
+        (100 * estimate["value"], row),
+        (0, 6),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+    )
+
+
 def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
     """What the calibrated posterior promises, at equal priors, against what came true on the test families.
 

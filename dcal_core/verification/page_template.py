@@ -89,6 +89,9 @@ COMPARISON = """
 {{ cell(system.metrics[metric], metric | metric_unit) }}{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
+{% if figures.systems is defined %}
+{{ picture("systems", "Where an interval of a difference leaves out zero, one of the two is better.") }}
+{% endif %}
 <ul>{% for difference in differences %}<li>{{ difference | compared }}</li>{% endfor %}</ul>
 <p><abbr title="true accept rate">TAR</abbr> at an FMR is the share of genuine comparisons that match where no larger
 share of the impostor ones does; ROC-AUC is the chance that a genuine comparison scores higher than an impostor one.

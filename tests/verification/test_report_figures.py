@@ -1,9 +1,17 @@
 import numpy as np
+import pytest
 import torch
 from matplotlib.figure import Figure
 from scored_cases import FAMILIES
 
-from dcal_core.verification.figures import draw_confusable, draw_det, draw_histogram, draw_reliability, draw_roc
+from dcal_core.verification.figures import (
+    draw_confusable,
+    draw_det,
+    draw_histogram,
+    draw_reliability,
+    draw_roc,
+    draw_systems,
+)
 
 
 class Noise:
@@ -44,6 +52,30 @@ def test_the_det_names_every_system_with_its_eer(ours, result):
     names = [text.get_text() for text in legend.get_texts()]
     assert f"ours: EER {result['metrics']['eer']['value']:.1%}" in names
     assert any(name.startswith("noisier: EER") for name in names)
+
+
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def test_systems_stand_below_one_another_with_their_intervals_and_differences(result, tmp_path):
+    systems = [("all", (0.02, 0.01, 0.04)), ("half", (0.05, 0.03, 0.09)), ("ours", (0.5, None, None))]
+    systems = [{"name": name, "metrics": {"eer": estimate(*eer)}} for name, eer in systems]
+    gaps = [{"metric": "eer", **estimate(-0.03, -0.06, 0.01)}, {"metric": "eer", "value": None, "reason": "too few"}]
+    differences = [gaps[0], {"metric": "roc_auc", **estimate(0.7, 0.6, 0.8)}, gaps[1]]
+    figure = draw_systems(result | {"data": "SYNTHETIC", "systems": systems, "differences": differences})
+    errors, between = figure.axes
+    assert "SYNTHETIC" in figure.get_suptitle() and f"{FAMILIES} families" in figure.get_suptitle()
+    assert [text.get_text() for text in errors.get_yticklabels()] == ["all", "half", "ours"]
+    assert errors.get_ylim()[0] > errors.get_ylim()[1]  # the first one on top
+    drawn = {kind: [line.get_xydata().tolist() for line in errors.lines if line.get_marker() == kind] for kind in "o"}
+    bars = [line.get_xydata().tolist() for line in errors.lines if line.get_marker() == "None"]
+    assert drawn["o"] == [[pytest.approx([2, 0])], [pytest.approx([5, 1])], [pytest.approx([50, 2])]]
+    assert bars == [[pytest.approx([1, 0]), pytest.approx([4, 0])], [pytest.approx([3, 1]), pytest.approx([9, 1])]]
+    points = [line.get_xydata().tolist() for line in between.lines if line.get_marker() == "o"]
+    assert points == [[pytest.approx([-3, 1])]]  # none of the first with itself, nor where it is not resolvable
+    assert "all minus" in between.get_xlabel() and "%" in errors.get_xlabel() and "points" in between.get_xlabel()
+    figure.savefig(tmp_path / "figure.png", dpi=40)
 
 
 def test_the_reliability_plot_shows_only_bins_that_enough_families_fill(ours, result):
