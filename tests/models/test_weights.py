@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dcal_core.config import ConfigError
+from dcal_core.data.alignment import FaceAligner
 from dcal_core.models.iresnet import IResNet
 from dcal_core.models.weight_files import RESAVE
 from dcal_core.models.weights import read_face_weights, write_face_weights
@@ -436,17 +437,20 @@ def test_the_published_ir_50_gives_the_published_cosines():
     if not file or not folder:
         pytest.skip(
             "set TWINS_ADAFACE_IR50 to adaface_ir50_ms1mv2.ckpt, and TWINS_ADAFACE_IMAGES to a folder with AdaFace's "
-            "img1.jpeg, img2.jpeg and img3.jpeg, aligned to 112 x 112 px"
+            "img1.jpeg, img2.jpeg and img3.jpeg (those of 112 x 112 px are taken as aligned, others are aligned here)"
         )
     weights = read_face_weights(Path(file))
     assert (weights.depth, weights.colour_order, len(weights.state)) == (50, "bgr", 467)
     model = IResNet(50).eval()
     model.load_state_dict(weights.state)
-    images = [Image.open(Path(folder) / f"img{number}.jpeg").convert("RGB") for number in (1, 2, 3)]
-    assert [image.size for image in images] == [(112, 112)] * 3, "align the images first"
-    bgr = torch.from_numpy(np.stack([np.asarray(image)[:, :, ::-1] for image in images]))  # [3, 112, 112, 3]
+    images = [np.asarray(Image.open(Path(folder) / f"img{number}.jpeg").convert("RGB")) for number in (1, 2, 3)]
+    aligned = all(image.shape == (112, 112, 3) for image in images)
+    if not aligned:
+        images = [FaceAligner().align(image, 112)[0] for image in images]
+    bgr = torch.from_numpy(np.stack(images)[..., ::-1].copy())  # [3, 112, 112, 3]
     with torch.no_grad():
         embeddings = F.normalize(model((bgr.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5))  # [3, 512]
     cosines = embeddings @ embeddings.T  # [3, 3]
     found = torch.stack([cosines[0, 1], cosines[0, 2], cosines[1, 2]])
-    torch.testing.assert_close(found, torch.tensor([0.7334, -0.0655, -0.0277]), atol=0.01, rtol=0)
+    near = 0.01 if aligned else 0.1  # AdaFace aligns by another detector
+    torch.testing.assert_close(found, torch.tensor([0.7334, -0.0655, -0.0277]), atol=near, rtol=0)
