@@ -119,10 +119,20 @@ def test_systems_stand_side_by_side(folder):
     assert "Compared with other systems" in (folder / "face/report.html").read_text()
 
 
-def test_attention_draws_pairs(folder):
-    done = papermill(folder, "attention.ipynb", preset="demo", run_dir="out")
+def test_attention_leads_from_an_image_to_what_to_believe(folder):
+    done = papermill(folder, "attention.ipynb", preset="demo", run_dir="out", synthetic_test_families=3)
     assert done.returncode == 0, done.stderr
-    assert (folder / "out/figures/co-twins_0.png").is_file() and "SYNTHETIC" in text_of(folder, "attention.ipynb")
+    drawn = {file.stem for file in folder.glob("out/figures/*.png")}
+    assert drawn >= {"layers", "co-twins", "co-twins_regions", "one_person", "family", "browse", "faithfulness"}
+    assert len(list(folder.glob("out/explained/*_attention_stats.json"))) == 1
+    trust = json.loads((folder / "out/explained/faithfulness.json").read_text())
+    assert trust["data"] == "SYNTHETIC" and trust["families"] <= 3
+    cells = json.loads((folder / "attention.ipynb").read_text())["cells"]
+    shown = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
+    assert any("Twin attention maps" in str(data.get("text/plain")) and "image/png" in data for data in shown)
+    assert not any("widget" in kind for data in shown for kind in data)  # nobody is there to press anything
+    assert any("No map proves" in "".join(data.get("text/markdown", "")) for data in shown)
+    assert "SYNTHETIC" in text_of(folder, "attention.ipynb")
 
 
 @pytest.mark.parametrize(
