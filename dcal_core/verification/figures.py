@@ -129,7 +129,12 @@ def draw_systems(result: dict) -> Figure:
     differences = [{"value": None}, *(one for one in result["differences"] if one["metric"] == "eer")]
     figure = Figure(figsize=(10, 2 + 0.45 * len(systems)), layout="constrained")
     sizes = counts["genuine"], counts["impostor"], counts["families"]
-    figure.suptitle(_title("EER of each system, and of the first minus each", result["data"], *sizes), fontsize=11)
+    figure.suptitle(
+        _title(
+            "EER of each system, and how far the first one's lies from it, with 95 % intervals", result["data"], *sizes
+        ),
+        fontsize=11,
+    )
     errors, gaps = figure.subplots(1, 2, sharey=True)
     for row, (system, difference) in enumerate(zip(systems, differences, strict=True)):
         _draw_estimate(errors, row, system["metrics"]["eer"])
@@ -137,8 +142,8 @@ def draw_systems(result: dict) -> Figure:
     gaps.axvline(0, color=MARK, linestyle=":", linewidth=1)
     errors.set_yticks(range(len(systems)), [system["name"] for system in systems])
     errors.set(ylim=(len(systems) - 0.5, -0.5), xlim=(0, None))  # the first one on top
-    errors.set_xlabel("EER (%), with 95 % interval", fontsize=11)
-    gaps.set_xlabel(f"EER of {systems[0]['name']} minus its EER (points), with 95 % interval", fontsize=11)
+    errors.set_xlabel("EER (%)", fontsize=11)
+    gaps.set_xlabel("EER of the first minus its own (points)", fontsize=11)
     for axes in (errors, gaps):
         axes.tick_params(labelsize=10)
         axes.grid(alpha=0.25)
