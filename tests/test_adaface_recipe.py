@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +20,18 @@ from dcal_core.data.synthetic import generate
 from dcal_core.evaluation import SPLITS, score_systems
 from dcal_core.models.build import load_model, new_model
 from dcal_core.models.weights import read_face_weights
-from dcal_core.recipes import leave_results, start_centres, train_run, triplet_batches, triplet_objective
+from dcal_core.recipes import (
+    export_face_weights,
+    leave_results,
+    start_centres,
+    train_run,
+    triplet_batches,
+    triplet_objective,
+)
 from dcal_core.session import Session, begin_with_trained
+from dcal_core.storage import StorageError
 from dcal_core.training import loop
-from dcal_core.training.checkpoints import saved_in
+from dcal_core.training.checkpoints import Run, saved_in
 
 CONFIG = Config(
     recipe="adaface",
@@ -223,15 +232,24 @@ def test_exported_weights_are_named_by_how_they_were_trained_and_give_the_same_e
     epoch = json.loads((run.checkpoints / "best" / "facts.json").read_text())["epoch"]
     name = f"twin_tuned_ir18_full_100pct_margin0.3_epoch{epoch}"
     assert left["exported"] == [run.folder / "models" / f"{name}.ckpt", run.folder / "models" / f"{name}.pt"]
-    ours = load_model(run.checkpoints / "best")
+    for file, order in zip(left["exported"], ("bgr", "rgb"), strict=True):
+        found = read_face_weights(file)
+        assert (found.depth, found.width, found.image_size, found.colour_order) == (18, 8, 32, order)
+        assert_same_embeddings(model_of(changed(weights=str(file))), load_model(run.checkpoints / "best"))
+
+
+def assert_same_embeddings(*models) -> None:
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = ours.encode(images).parts["embedding"]
-        for file, order in zip(left["exported"], ("bgr", "rgb"), strict=True):
-            found = read_face_weights(file)
-            assert (found.depth, found.width, found.image_size, found.colour_order) == (18, 8, 32, order)
-            theirs = model_of(changed(weights=str(file))).eval()
-            torch.testing.assert_close(theirs.encode(images).parts["embedding"], expected)
+        ours, theirs = (model.eval().encode(images).parts["embedding"] for model in models)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_an_export_keeps_to_the_disk_budget(trained, tmp_path, refused):
+    folder = Path(shutil.copytree(trained[0].folder, tmp_path / "run"))
+    config = changed(disk_budget_gb=0.001)
+    with refused(StorageError, "disk_budget_gb=0.001"):
+        export_face_weights(config, Run(folder, config, "x"))
 
 
 def test_the_name_tells_a_frozen_run_of_a_share_of_the_triplets(data, tmp_path, pretrained):
@@ -240,6 +258,9 @@ def test_the_name_tells_a_frozen_run_of_a_share_of_the_triplets(data, tmp_path, 
     run, _ = train_run(config, tmp_path / "run", data)
     first, _ = leave_results(Session(config, run.folder), run, data.label)["exported"]
     assert first.name == "twin_tuned_ir18_frozen_12.5pct_margin0.5_epoch1.ckpt"
+    best = load_model(run.checkpoints / "best")
+    assert best.colour_order == "bgr"  # as the weights that it started from
+    assert_same_embeddings(model_of(changed(weights=str(first))), best)
 
 
 def test_runs_of_the_recipe_are_evaluated_side_by_side(trained, data, tmp_path):
