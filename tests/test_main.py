@@ -108,7 +108,7 @@ def test_help_of_a_command(command):
     [
         (["-p", "epochz", "3"], "unknown parameter 'epochz' in the given parameters: did you mean epochs?"),
         (["-p", "epochs", "many"], "parameter epochs='many': takes a whole number (epochs)."),
-        (["--preset", "kagle"], "preset='kagle': takes auto or one of demo, kaggle_p100, kaggle_t4x2, local_2080ti."),
+        (["--preset", "kagle"], "preset='kagle': takes auto or one of adaface_demo, adaface_frozen, "),
         (["-f", "no/such.yaml"], "preset='such': takes auto or one of ."),
         (["--preset", "demo", "-p", "families_per_batch", "3", "-p", "nproc", "2"], "families_per_batch=3 cannot be"),
     ],
@@ -181,7 +181,9 @@ def test_two_processes_train_a_preset_once(command, preset, tmp_path):
     last = ["SHA256SUMS", "model.json", "progress.json", "scaler.json", *weights]
     last = [f"checkpoints/last/00000002/{name}" for name in last]
     best = [f"checkpoints/best/{name}" for name in ("SHA256SUMS", "facts.json", "model.json", "model.safetensors")]
-    assert found == sorted([*best, *last, "config.json", "metrics.jsonl", "trained_on.json"])
+    curves = ["figures/loss_curves.png", "figures/validation_curves.png"]
+    logs = ["config.json", "metrics.jsonl", "trained_on.json", "training_log.json"]
+    assert found == sorted([*best, *last, *curves, *logs])
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["batch"], "loss" in line, "validation/eer" in line) for line in lines] == [
         (2, True, False),

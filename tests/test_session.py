@@ -82,7 +82,7 @@ def test_beginning_leaves_no_folder_behind(tmp_path):
 
 @pytest.mark.parametrize("begin", [begin_training, begin_with_trained])
 def test_an_unknown_preset_or_parameter_is_refused(begin):
-    with pytest.raises(ConfigError, match="takes one of demo"):
+    with pytest.raises(ConfigError, match="takes one of adaface_demo, .*, demo"):
         begin("Title", {"preset": "demoo"}, PARAMS)
     with pytest.raises(ConfigError, match="did you mean resume?"):
         begin("Title", {"preset": "demo", "resumee": "true"}, PARAMS)
