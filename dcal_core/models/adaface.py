@@ -43,6 +43,7 @@ class AdaFace(nn.Module):
         self.widths = {"embedding": self.backbone.embedding_layer.out_features}
         # Among the weights and not in model.json: whoever takes them over, to go on or to start from, takes it too.
         self.register_buffer("bgr", torch.tensor(colour_order == "bgr"))
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5), persistent=False)
         if frozen:
             self.backbone.requires_grad_(False)
             self.backbone.embedding_layer.requires_grad_(True)
@@ -77,7 +78,7 @@ class AdaFace(nn.Module):
         """RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size, as the weights take them, [B, 3, S, S] in
         [-1, 1]."""
         images = square(images, self.image_size)
-        return (torch.where(self.bgr, images.flip(1), images) - 0.5) / 0.5
+        return (torch.where(self.bgr, images.flip(1), images) - self.mean) / 0.5
 
     def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:
         """Training: the embedding [B, width] of the images of all processes, normed over all of them; `partner` is for

@@ -129,12 +129,8 @@ def draw_systems(result: dict) -> Figure:
     differences = [{"value": None}, *(one for one in result["differences"] if one["metric"] == "eer")]
     figure = Figure(figsize=(10, 2 + 0.45 * len(systems)), layout="constrained")
     sizes = counts["genuine"], counts["impostor"], counts["families"]
-    figure.suptitle(
-        _title(
-            "EER of each system, and how far the first one's lies from it, with 95 % intervals", result["data"], *sizes
-        ),
-        fontsize=11,
-    )
+    what = "EER of each system, and how far the first one's lies from it, with 95 % intervals"
+    figure.suptitle(_title(what, result["data"], *sizes), fontsize=11)
     errors, gaps = figure.subplots(1, 2, sharey=True)
     for row, (system, difference) in enumerate(zip(systems, differences, strict=True)):
         _draw_estimate(errors, row, system["metrics"]["eer"])
@@ -154,17 +150,11 @@ def _draw_estimate(axes: Axes, row: int, estimate: dict) -> None:
     """A share as a point with its interval, in percent, where it has them."""
     if estimate["value"] is None:
         return
+    value = 100 * estimate["value"]
     if estimate["low"] is not None:
         axes.plot([100 * estimate["low"], 100 * estimate["high"]], [row, row], color=GENUINE, linewidth=2)
-    axes.plot(100 * estimate["value"], row, "o", color=GENUINE)
-    axes.annotate(
-        f"{100 * estimate['value']:.1f}",
-        (100 * estimate["value"], row),
-        (0, 6),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
+    axes.plot(value, row, "o", color=GENUINE)
+    axes.annotate(f"{value:.1f}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=9)
 
 
 def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:

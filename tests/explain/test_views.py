@@ -2,9 +2,11 @@ import numpy as np
 import torch
 from tiny_models import DEPTH, GRID, HEADS, SIZE, Brightness, make_images, make_model
 
+from dcal_core.explain.faithfulness import faithfulness
 from dcal_core.explain.pair_maps import encode_pairs, matches
 from dcal_core.explain.registry import MAPS
 from dcal_core.explain.views import PairView
+from dcal_core.models.adaface import AdaFace
 
 
 def make_view(model):
@@ -43,3 +45,12 @@ def test_a_model_without_tokens_is_shown_by_its_score_alone():
     _, view = make_view(model)
     assert view.kinds == ("distinctive", "occlusion", "contribution")
     assert view.depth == (0, 0) and view.matches is None
+
+
+def test_a_face_network_is_shown_and_measured_like_any_other():
+    torch.manual_seed(0)
+    model = AdaFace(depth=18, image_size=SIZE, width=8).eval()
+    _, view = make_view(model)
+    assert view.kinds == ("distinctive", "occlusion", "contribution") and view.map("distinctive").shape == (2, 2, 2)
+    result = faithfulness(model, make_images(2), make_images(2, seed=2), model.grid, [0, 1], names=("distinctive",))
+    assert {"distinctive", "gradient_times_input", "random"} <= result.keys()
