@@ -35,7 +35,7 @@ def conclusion(name: str, result: dict) -> str:
     elif decides:
         verdict = "trust it to say what the score hangs on" + ", not where the faces differ" * (points is False)
     else:
-        verdict = "shows how the model works, not why these two differ"
+        verdict = "shows how the model works; that it says why these two differ is not shown"
     evidence = f"what it names {'alone brings the score back' if decides else 'does not surely bring the score back'}"
     if points is not None:
         evidence = (

@@ -26,7 +26,7 @@ TRUSTED = "trust it to point at what differs (its hottest patch lies on a true m
         (found((0.8, 0.9)), TRUSTED),
         (found((0.65, 0.9)), "trust it to say what the score hangs on, not where the faces differ"),
         (found((0.8, 0.9), (0.15, 0.4)), "it points at what differs, though the score may not hang on it"),
-        (found((0.1, 0.2), (0.15, 0.4)), "shows how the model works, not why these two differ"),
+        (found((0.1, 0.2), (0.15, 0.4)), "that it says why these two differ is not shown"),
         (found((0.8, 0.9), untrustworthy=True), "not to be trusted: it hardly changes"),
     ],
 )
