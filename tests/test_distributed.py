@@ -248,7 +248,8 @@ sys.exit(1)
 
 
 def test_an_interrupt_ends_all_processes(stand_in, monkeypatch):
-    here = stand_in('print("Started", flush=True)\ntime.sleep(60)\n')
+    # In one write, since two processes print at once.
+    here = stand_in('print("Started\\n", end="", flush=True)\ntime.sleep(60)\n')
     lines = []
 
     def heard(line):
