@@ -65,11 +65,11 @@ test-browser: .venv-kaggle/installed
 
 # Speed and memory against a plain vision transformer, each as a ratio in this run; BENCH holds its options.
 bench: .venv/installed
-	.venv/bin/python -m dcal_core bench $(BENCH)
+	.venv/bin/python -m benchmarks.speed $(BENCH)
 
 # Which part of the method helps, on drawn twins; goes on where it was stopped. ABLATION holds its options.
 ablation: .venv/installed
-	.venv/bin/python -m dcal_core ablation $(ABLATION)
+	.venv/bin/python -m benchmarks.ablation $(ABLATION)
 
 lint: .venv/installed-tests
 	.venv/bin/ruff check .

@@ -3,15 +3,13 @@
 import importlib
 import sys
 
-from dcal_core.config import UserError
+from dcal_core.errors import UserError
 
 COMMANDS = {  # name: module and function, imported when asked for, and what it does
-    "prepare": ("dcal_core.prepare", "main", "check the data and write what to leave out"),
-    "train": ("dcal_core.recipes", "main", "train a preset's model; also what torchrun starts"),
-    "evaluate": ("dcal_core.evaluation", "main", "report on a trained run, alone or beside others"),
-    "explain": ("dcal_core.explanation", "main", "show where a trained run looks, and how far to believe it"),
-    "ablation": ("dcal_core.ablation.command", "main", "train with parts left out, and say what each is worth"),
-    "bench": ("dcal_core.bench.measure", "main", "measure speed and memory against a plain vision transformer"),
+    "prepare": ("dcal_core.commands.prepare", "main", "check the data and write what to leave out"),
+    "train": ("dcal_core.commands.train", "main", "train a preset's model; also what torchrun starts"),
+    "evaluate": ("dcal_core.commands.evaluate", "main", "report on a trained run, alone or beside others"),
+    "explain": ("dcal_core.commands.explain", "main", "show where a trained run looks, and how far to believe it"),
 }
 
 

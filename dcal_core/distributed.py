@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dcal_core.config import UserError
 from dcal_core.environment import ASKED, STARTED, gpu_verdict
+from dcal_core.errors import UserError
 
 PATIENT = timedelta(hours=2)  # how long processes wait for the one that draws or decodes images, or validates
 FAILED = "A process failed: "  # begins the line by which a process says why it ends
@@ -87,7 +87,7 @@ def gather(own: Tensor) -> Tensor:
     return Gather.apply(own) if world_size() > 1 else own
 
 
-def of_main(value):
+def broadcast(value):
     """The value that process 0 has, in every process."""
     box = [value]
     if world_size() > 1:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from dcal_core.config import ConfigError
+from dcal_core.errors import ConfigError
 
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 STARTED = float(os.environ.get("DCAL_STARTED", time.monotonic()))  # of the session, also for a process started in it
@@ -28,7 +28,7 @@ def on_kaggle() -> bool:
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
-def someone_there() -> bool:
+def is_interactive() -> bool:
     """Whether someone can press a button: in a notebook whose front end could also ask for input.
 
     papermill and `nbconvert --execute` cannot, nor can Kaggle's batch runs.
@@ -110,13 +110,13 @@ def secret(name: str) -> str | None:
         return UserSecretsClient().get_secret(name)
 
     try:
-        return Aside().call(SECRET_WAIT_S, ask)
+        return TimedThread().call(SECRET_WAIT_S, ask)
     except Exception as error:  # five unrelated types, by what is missing: secret, token, network
         print(f"The Kaggle secret {name} is not to be had ({type(error).__name__}): add it under Add-ons > Secrets.")
         return None
 
 
-class Aside:
+class TimedThread:
     """A thread that makes all calls to something that may hang, which can then keep neither training nor the process
     from ending. One thread for all of them, since MLflow knows a run only in the thread that started it."""
 
@@ -148,7 +148,7 @@ class Aside:
                 answer.put((None, error))
 
 
-def in_one_line(error: Exception) -> str:
+def redacted(error: Exception) -> str:
     """The type and the message of an error, which may have several lines, without any secret that stands in it."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     for name in SECRETS:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from dcal_core.config import UserError
+from dcal_core.errors import UserError
 
 SUMS = "SHA256SUMS"
 UNFINISHED, REPLACED = ".new", ".old"  # what is being written, and what is being replaced by it
@@ -33,7 +33,7 @@ class DamagedError(UserError):
 
 
 @contextmanager
-def failure_said(place: Path) -> Iterator[None]:
+def disk_errors(place: Path) -> Iterator[None]:
     """Turns a disk that is full, or a place that cannot be written, whoever notices it, into one sentence; raises
     StorageError."""
     try:
@@ -70,7 +70,7 @@ def write_bytes(file: Path, content: bytes | memoryview) -> None:
     """Put bytes into a file's place, whole or not at all; raises StorageError."""
     new = file.with_name(file.name + UNFINISHED)
     try:
-        with failure_said(file):
+        with disk_errors(file):
             new.write_bytes(content)
             flush(new)
             os.replace(new, file)
@@ -108,7 +108,7 @@ def sealed_folder(folder: Path) -> Iterator[Path]:
     new, old = (folder.with_name(folder.name + end) for end in (UNFINISHED, REPLACED))
     shutil.rmtree(new, ignore_errors=True)
     try:
-        with failure_said(folder):
+        with disk_errors(folder):
             new.mkdir(parents=True)
             yield new
             if not (new / SUMS).exists():  # a copy brings its own

@@ -40,7 +40,7 @@ given = {
 # A misspelt name or an impossible value stops the notebook here.
 
 # %%
-from dcal_core.config import check_given
+from dcal_core.config.shared import check_given
 
 check_given(given, PARAMS_DIR)
 
@@ -48,8 +48,8 @@ check_given(given, PARAMS_DIR)
 # ## Where this runs
 
 # %%
-from dcal_core.explanation import TITLE
-from dcal_core.session import begin_with_trained
+from dcal_core.commands.explain import TITLE
+from dcal_core.commands.session import begin_with_trained
 
 session = begin_with_trained(TITLE, given, PARAMS_DIR)
 
@@ -59,7 +59,7 @@ session = begin_with_trained(TITLE, given, PARAMS_DIR)
 # `evaluate.ipynb` leaves.
 
 # %%
-from dcal_core.explanation import FOLDER, open_explorer
+from dcal_core.commands.explain import FOLDER, open_explorer
 
 explorer = open_explorer(session)
 index, label = explorer.index, explorer.label
@@ -122,7 +122,7 @@ if parts:
 
 # %%
 from dcal_core.explain.charts import draw_regions
-from dcal_core.explanation import regions_of
+from dcal_core.commands.explain import regions_of
 
 regions = regions_of(explorer.data.synthetic, explorer.model.image_size)
 session.show(draw_regions(view, "distinctive", regions, said), "co-twins_regions")
@@ -141,7 +141,7 @@ display(Markdown(statistics_table(shown, view.names)))
 # The same as files, with the figures as JSON.
 
 # %%
-from dcal_core.explanation import write_view
+from dcal_core.commands.explain import write_view
 
 print(*write_view(session.folder / FOLDER, view, label, explorer.judged(*pair)), sep="\n")
 
@@ -177,7 +177,7 @@ session.show(draw_contact_sheet(views, "distinctive", titles, columns=2), "famil
 # %%
 from dcal_core.explain.charts import draw_comparison
 from dcal_core.explain.comparison import mean_face
-from dcal_core.explanation import compare_kinds, sampled, write_result
+from dcal_core.commands.explain import compare_kinds, sampled, write_result
 
 pairs = sampled(explorer, session.config)
 comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.synthetic)
@@ -238,7 +238,7 @@ print(write_result(session.folder / FOLDER, "faithfulness", trust))
 
 # %%
 from dcal_core.explain.charts import draw_faithfulness
-from dcal_core.explanation import trust_title
+from dcal_core.commands.explain import trust_title
 
 session.show(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness")
 

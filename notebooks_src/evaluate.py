@@ -39,7 +39,7 @@ given = {
 # A misspelt name or an impossible value stops the notebook here.
 
 # %%
-from dcal_core.config import check_given
+from dcal_core.config.shared import check_given
 
 check_given(given, PARAMS_DIR)
 
@@ -47,8 +47,8 @@ check_given(given, PARAMS_DIR)
 # ## Where this runs
 
 # %%
-from dcal_core.evaluation import SPLITS, TITLE
-from dcal_core.session import begin_with_trained
+from dcal_core.commands.evaluate import SPLITS, TITLE
+from dcal_core.commands.session import begin_with_trained
 
 session = begin_with_trained(TITLE, given, PARAMS_DIR)
 config = session.config
@@ -70,7 +70,7 @@ for name, split in data.splits.items():
 # Each image is encoded once, however many pairs it stands in.
 
 # %%
-from dcal_core.evaluation import evaluate_systems, score_systems
+from dcal_core.commands.evaluate import evaluate_systems, score_systems
 
 systems = score_systems(session, data)
 result = evaluate_systems(session, data, systems, CORE_HASH)
@@ -107,7 +107,7 @@ display(Markdown(metrics_table(result)))
 # A verifier is good where the two hills stand apart. What lies on the wrong side of the threshold is an error.
 
 # %%
-from dcal_core.evaluation import figures
+from dcal_core.commands.evaluate import figures
 
 drawn = figures(result, systems, data)
 pictures = {name: session.keep(figure, name) for name, figure in drawn}
@@ -177,7 +177,7 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in result["conditions"])
 # Everything above in one page, `report.html`, and as figures to compute with, `report.json`.
 
 # %%
-from dcal_core.evaluation import headline, write_report
+from dcal_core.commands.evaluate import headline, write_report
 
 files = write_report(session, result, pictures)
 print(headline(result))

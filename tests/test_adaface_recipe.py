@@ -12,15 +12,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from dcal_core import recipes
-from dcal_core.config import Config, load
-from dcal_core.data import splits
-from dcal_core.data.splits import open_data
-from dcal_core.data.synthetic import generate
-from dcal_core.evaluation import SPLITS, score_systems
-from dcal_core.models.build import load_model, new_model
-from dcal_core.models.weights import read_face_weights
-from dcal_core.recipes import (
+from dcal_core.commands import train as recipes
+from dcal_core.commands.evaluate import SPLITS, score_systems
+from dcal_core.commands.session import Session, begin_with_trained
+from dcal_core.commands.train import (
     export_face_weights,
     leave_results,
     start_centres,
@@ -28,7 +23,12 @@ from dcal_core.recipes import (
     triplet_batches,
     triplet_objective,
 )
-from dcal_core.session import Session, begin_with_trained
+from dcal_core.config.shared import Config, load
+from dcal_core.data import splits
+from dcal_core.data.drawn.synthetic import generate
+from dcal_core.data.splits import open_data
+from dcal_core.models.face_weights import read_face_weights
+from dcal_core.models.files import load_model, new_model
 from dcal_core.storage import StorageError
 from dcal_core.training import loop
 from dcal_core.training.checkpoints import Run, saved_in

@@ -10,13 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcal_core.config import (
+from dcal_core.config.shared import (
     BATCH_OF,
     FIELDS,
     WITHOUT_EFFECT,
     Config,
-    ConfigError,
-    UserError,
     check,
     check_given,
     load,
@@ -24,6 +22,7 @@ from dcal_core.config import (
     read_value,
     read_values,
 )
+from dcal_core.errors import ConfigError, UserError
 
 PARAMS = Path(__file__).parents[1] / "params"
 OF_TYPE = {kind: [f for f in FIELDS.values() if f.type is kind] for kind in (bool, int, float, str)}

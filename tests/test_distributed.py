@@ -14,10 +14,11 @@ import torch
 import two_processes
 from safetensors.torch import load_file
 
-from dcal_core import distributed, recipes
-from dcal_core.config import Config, load
-from dcal_core.distributed import LaunchError, gather, launch, main_first, main_only, of_main, rank, world_size
-from dcal_core.recipes import train_in_processes
+from dcal_core import distributed
+from dcal_core.commands import train as recipes
+from dcal_core.commands.train import train_in_processes
+from dcal_core.config.shared import Config, load
+from dcal_core.distributed import LaunchError, broadcast, gather, launch, main_first, main_only, rank, world_size
 from dcal_core.training import loop
 from dcal_core.training.checkpoints import Progress, saved_in
 from dcal_core.training.loop import MemoryShort
@@ -141,7 +142,7 @@ def test_an_odd_number_of_images_is_encoded_by_two_processes_as_by_one(together)
 
 
 def test_what_process_0_has_and_does(together):
-    assert [seen["of_main"] for seen in together.seen] == [0, 0]
+    assert [seen["broadcast"] for seen in together.seen] == [0, 0]
     assert [seen["main_only"] for seen in together.seen] == ["done", None]
     assert [seen["turns"] for seen in together.seen] == [["first"], ["first"]]  # process 1 has waited for it
 
@@ -166,7 +167,7 @@ def test_process_0_decides_when_time_is_up_and_going_on_leaves_no_trace(together
 
 def test_one_process_is_alone(tmp_path):
     rows = torch.ones(2, 3)
-    assert (rank(), world_size()) == (0, 1) and gather(rows) is rows and of_main(rows) is rows
+    assert (rank(), world_size()) == (0, 1) and gather(rows) is rows and broadcast(rows) is rows
     with main_first():
         assert main_only(lambda number: number + 1)(1) == 2
     assert not distributed.launched()

@@ -21,12 +21,12 @@ from dcal_core.environment import (
     fit_precision,
     gpu_verdict,
     input_roots,
+    is_interactive,
     on_kaggle,
     output_root,
     reachable,
     scratch_root,
     secret,
-    someone_there,
 )
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -249,10 +249,10 @@ def test_a_kernel_knows_whether_its_front_end_could_ask(asking):
 
 
 def test_outside_a_notebook_nobody_is_there(monkeypatch):
-    assert not someone_there()
+    assert not is_interactive()
 
     asking = SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=True))
     monkeypatch.setattr("IPython.get_ipython", lambda: asking)
-    assert someone_there()
+    assert is_interactive()
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    assert not someone_there()
+    assert not is_interactive()

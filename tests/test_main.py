@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 
-from dcal_core import recipes
-from dcal_core.config import load
-from dcal_core.data.synthetic import generate
-from dcal_core.models.build import load_model
+from dcal_core.commands import train as recipes
+from dcal_core.config.shared import load
+from dcal_core.data.drawn.synthetic import generate
+from dcal_core.models.files import load_model
 from dcal_core.training import loop
 
 VALUES = {

@@ -20,7 +20,7 @@ from dcal_core.storage import (
     DamagedError,
     StorageError,
     check_seal,
-    failure_said,
+    disk_errors,
     free_name,
     mend,
     read_json,
@@ -299,7 +299,7 @@ def test_a_full_disk_is_told_in_one_sentence_whoever_notices_it(tmp_path, refuse
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "run").mkdir()
     said = ("no room", tmp_path / "run", "free some space", "run_dir", "run again to go on")
-    with refused(StorageError, *said), failure_said(tmp_path / "run"):
+    with refused(StorageError, *said), disk_errors(tmp_path / "run"):
         work(tmp_path / "run")
 
 
@@ -337,7 +337,7 @@ def test_a_disk_that_is_really_full_keeps_what_it_had_and_is_not_left_full(small
     ids=lambda error: type(error).__name__,
 )
 def test_a_place_that_cannot_be_written_is_a_sentence_too(tmp_path, refused, error):
-    with refused(StorageError, f"{tmp_path} cannot be written", "run_dir"), failure_said(tmp_path):
+    with refused(StorageError, f"{tmp_path} cannot be written", "run_dir"), disk_errors(tmp_path):
         raise error
 
 
@@ -345,7 +345,7 @@ def test_a_place_that_cannot_be_written_is_a_sentence_too(tmp_path, refused, err
     "error", [OSError("of no system's"), ValueError("[Errno 28] No space left on device"), KeyboardInterrupt()]
 )
 def test_other_failures_pass_as_they_are(tmp_path, error):
-    with pytest.raises(type(error)) as raised, failure_said(tmp_path):
+    with pytest.raises(type(error)) as raised, disk_errors(tmp_path):
         raise error
     assert raised.value is error
 

@@ -15,14 +15,14 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from dcal_core.config import Config
+from dcal_core.commands.train import dcal_batches, dcal_objective
+from dcal_core.config.shared import Config
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
 from dcal_core.data.splits import Split
 from dcal_core.data.twins import TwinIndex
-from dcal_core.distributed import gather, join, leave, main_first, main_only, of_main, rank, world_size
+from dcal_core.distributed import broadcast, gather, join, leave, main_first, main_only, rank, world_size
 from dcal_core.models.dcal import architecture_of, assemble
-from dcal_core.recipes import dcal_batches, dcal_objective
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import start_accelerator, train
 from dcal_core.training.resume import open_run, shapes_of
@@ -131,7 +131,7 @@ def run_case(folder: Path, batches=None, used_up: bool = False, **changes) -> tu
     config = dataclasses.replace(CONFIG, **changes)
     accelerator, model, validate = start_accelerator(config), model_of(config), Validator()
     objective = dcal_objective(config, model, people=2 * FAMILIES)
-    run = of_main(None if rank() else open_run(folder, config, "the people and images", [], shapes_of(model)))
+    run = broadcast(None if rank() else open_run(folder, config, "the people and images", [], shapes_of(model)))
     batches = batches or batches_of(config)
     progress = train(config, accelerator, model, objective, batches, validate, run, Budget(used_up))
     return run, progress, getattr(validate, "kept", {})
@@ -178,7 +178,7 @@ def main(folder: Path) -> None:
     join()
     print(f"Printed by process {rank()} of {world_size()}.")
     seen = {"gathered": gather_rows(), "encoded": encode(), "turns": take_turns(folder)}
-    seen["of_main"] = of_main({"rank": rank()})["rank"]
+    seen["broadcast"] = broadcast({"rank": rank()})["rank"]
     seen["main_only"] = main_only(lambda: "done")()
     seen["written"] = watch_writing(folder / "runs")
     runs = folder / "runs"

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from dcal_core.data.twins import DataError
 from dcal_core.progress import progress_line
-from dcal_core.storage import failure_said
+from dcal_core.storage import disk_errors
 
 CACHE_VERSION = 1  # raise when decoding changes, so that older caches are left alone
 Image.init()  # makes Pillow know all formats by name, before threads ask for them
@@ -76,7 +76,7 @@ def open_images(
             _make_room(cache, len(paths) * 3 * size * size)
             sources = list(zip(paths, digests, strict=True))
             decoded = _in_order(pool, lambda source: _decode_file(*source, size), sources, "decoding images")
-            with failure_said(file):
+            with disk_errors(file):
                 _store(file, decoded, len(paths), size)
             stored = _load(file, len(paths), size)
     images, reasons = stored

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcal_core.config import Config
+from dcal_core.config.shared import Config
+from dcal_core.data.drawn.synthetic import generate, is_drawn
 from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.places import PARTS, find_indexes, resolve_paths
-from dcal_core.data.synthetic import generate, is_drawn
 from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, read_index, split_families
 from dcal_core.environment import input_roots, output_root, scratch_root
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dcal_core.config import UserError, brief, can_be_written
+from dcal_core.config.shared import can_be_written
+from dcal_core.errors import UserError, quoted
 
 LISTED = 5  # entries that a message names before it only counts
 
@@ -131,7 +132,7 @@ def _read_json(file: Path) -> object:
     def unique(items: list[tuple[str, object]]) -> dict[str, object]:
         for key, count in Counter(key for key, _ in items).items():
             if count > 1:
-                raise DataError(f"{file}: key {brief(key)} stands {count} times: join its entries under one key.")
+                raise DataError(f"{file}: key {quoted(key)} stands {count} times: join its entries under one key.")
         return dict(items)
 
     try:
@@ -157,7 +158,7 @@ def _check_images(images: object, file: Path) -> None:
         raise DataError(f"{file}: not a map of person ids to lists of image paths, or empty: write one.")
     owner: dict[tuple[str, ...], str] = {}
     for person, paths in images.items():
-        where = f"{file}: person {brief(person)}"
+        where = f"{file}: person {quoted(person)}"
         if not person or not can_be_written(person):
             raise DataError(f"{where} has no id that can be written: give them another in both index files.")
         if not isinstance(paths, list):
@@ -175,7 +176,7 @@ def _check_images(images: object, file: Path) -> None:
             if len(parts) < 2:
                 raise DataError(f"{where}: {image} has no folder: write person folder/file name.")
             if parts in owner:
-                also = "twice" if owner[parts] == person else f"under person {brief(owner[parts])} too"
+                also = "twice" if owner[parts] == person else f"under person {quoted(owner[parts])} too"
                 raise DataError(f"{where}: {image} is listed {also}: keep it only once.")
             owner[parts] = person
 
@@ -189,7 +190,7 @@ def _check_pairs(pairs: object, file: Path, people: dict, images_json: Path) -> 
             raise DataError(f"{where}, not a list of two person ids: write them as two strings.")
         for person in pair:
             if person not in people:
-                raise DataError(f"{where}, but {images_json} lacks {brief(person)}: add the person or drop the pair.")
+                raise DataError(f"{where}, but {images_json} lacks {quoted(person)}: add the person or drop the pair.")
         if pair[0] == pair[1]:
             raise DataError(f"{where}, a person paired with themself: write the co-twin's id.")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from IPython.display import display
 
-from dcal_core.environment import someone_there
+from dcal_core.environment import is_interactive
 from dcal_core.explain.controls import FACES, Controls, lights
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.pictures import ENDS, SIDE, bar, contoured, enlarged, framed, overlaid, png, sheet, tag
 from dcal_core.explain.registry import MAPS
 from dcal_core.explain.views import PairView
-from dcal_core.storage import failure_said
+from dcal_core.storage import disk_errors
 
 
 class Browser:
@@ -36,7 +36,7 @@ class Browser:
     def show(self, stand_in: Path) -> None:
         """Display the browser where someone can press its controls; a PNG stands in wherever no kernel answers."""
         shown = {"text/plain": "Twin attention maps", "image/png": base64.b64encode(stand_in.read_bytes()).decode()}
-        if someone_there():
+        if is_interactive():
             shown = self.controls.box._repr_mimebundle_() | shown
         display(shown, raw=True)
 
@@ -111,7 +111,7 @@ class Browser:
             *self.explorer.judged(a, b).split("\n"),
             self._title(),
         ]
-        with failure_said(file):
+        with disk_errors(file):
             self.folder.mkdir(parents=True, exist_ok=True)
             file.write_bytes(png(sheet(self._composed()[0], lines, MAPS[c.kind.value].signed)))
         self._say(f"Saved as {file}.")

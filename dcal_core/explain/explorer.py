@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import TwinData
-from dcal_core.data.synthetic import marks_of
 from dcal_core.explain.views import PairView
 from dcal_core.verification.answers import Answers
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs

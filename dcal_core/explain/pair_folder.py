@@ -12,7 +12,7 @@ from dcal_core.explain.charts import draw_regions
 from dcal_core.explain.figures import draw_contact_sheet, draw_view
 from dcal_core.explain.statistics import view_statistics
 from dcal_core.explain.views import PairView
-from dcal_core.storage import UNFINISHED, failure_said, write_text
+from dcal_core.storage import UNFINISHED, disk_errors, write_text
 
 PICTURES = {"attention_rollout": ("rollout",), "glca_attention": ("selection", "glca_attention")}  # where the model can
 LONGEST = 100  # bytes of a file name that each image's name may take
@@ -43,7 +43,7 @@ def write_pair(
         ending: draw_view(view, names, title) for ending, names in PICTURES.items() if set(names) <= set(view.kinds)
     }
     figures["discriminative_regions"] = draw_regions(view, "distinctive", regions, title)
-    with failure_said(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     files = [_write_picture(folder / f"{stem}_{ending}.png", figure) for ending, figure in figures.items()]
     found = {"data": label, "images": list(view.names), "score": view.score, "answer": answer}
@@ -56,7 +56,7 @@ def _write_picture(file: Path, figure: Figure) -> Path:
     """Put a figure into a file's place as PNG, whole or not at all; raises StorageError."""
     new = file.with_name(file.name + UNFINISHED)
     try:
-        with failure_said(file):
+        with disk_errors(file):
             figure.savefig(new, format="png", dpi=110)
             os.replace(new, file)
     finally:

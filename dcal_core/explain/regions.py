@@ -10,7 +10,7 @@ Landmarks are [5, 2], (x, y) as shares of the image's side: left eye, right eye,
 
 import numpy as np
 
-from dcal_core.data.genomes import EYE_V, MOUTH_V, TWIN_SHAPE
+from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, TWIN_SHAPE
 
 # Where 112 x 112 photographs are aligned to (ArcFace, Deng et al., 2019, arXiv 1801.07698; AdaFace uses the same).
 ARCFACE = (

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from dcal_core.data.drawn.synthetic import masks_of
 from dcal_core.data.splits import TwinData
-from dcal_core.data.synthetic import masks_of
 from dcal_core.explain.faithfulness import OWN_MARK, faithfulness
 from dcal_core.verification.protocol import some_of_each_family, twin_pairs
 

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcal_core.config import IR_BACKBONES, Config, ConfigError, brief
+from dcal_core.config.shared import IR_BACKBONES, Config
 from dcal_core.distributed import gather
+from dcal_core.errors import ConfigError, quoted
+from dcal_core.models.face_weights import read_face_weights
 from dcal_core.models.features import Features
 from dcal_core.models.inputs import square
 from dcal_core.models.iresnet import STRIDE, IResNet
-from dcal_core.models.weights import read_face_weights
 
 ARCHITECTURE = {name: name for name in ("recipe", "backbone", "image_size", "width")}  # what model.json holds
 
@@ -136,7 +137,7 @@ def fill(model: AdaFace, config: Config) -> None:
         )
     model.backbone.load_state_dict(found.state)
     model.bgr.fill_(order == "bgr")
-    ignored = f"; not used: {brief(found.ignored)}" if found.ignored else ""
+    ignored = f"; not used: {quoted(found.ignored)}" if found.ignored else ""
     print(f"Pretrained weights of {config.backbone}: {file}, {found.origin}, {order.upper()}{ignored}")
 
 

@@ -11,7 +11,8 @@ from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
-from dcal_core.config import Config, ConfigError
+from dcal_core.config.shared import Config
+from dcal_core.errors import ConfigError
 from dcal_core.models.weight_files import read_state
 
 PLAIN = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # timm's modules that may hold such

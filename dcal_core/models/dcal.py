@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dcal_core.config import FIELDS, Config, ConfigError
+from dcal_core.config.shared import FIELDS, Config
 from dcal_core.distributed import gather
+from dcal_core.errors import ConfigError
 from dcal_core.models.attention import joint_block, rollout_row, rows_block
 from dcal_core.models.backbones import check_name, create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
 from dcal_core.models.features import Features
@@ -161,7 +162,7 @@ class DCAL(nn.Module):
         prefix = self.vit.num_prefix_tokens  # CLS, and registers, which hold no place in the image
         return rollout_row(maps)[:, prefix:].topk(self.selected).indices + prefix
 
-    def look_again(self, tokens: Tensor, chosen: Tensor, rope: Tensor | None) -> Tensor:
+    def global_local(self, tokens: Tensor, chosen: Tensor, rope: Tensor | None) -> Tensor:
         """GLCA: CLS and the chosen tokens [B, L] through its blocks, [B, 1 + L, C], normalised."""
         rows = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)  # [B, 1 + L]
         local = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -185,7 +186,7 @@ class DCAL(nn.Module):
         parts = {"sa": self.readout.whole(cls, patches)}
         if self.glca:
             chosen = self.select(maps)
-            local = self.look_again(tokens, chosen, rope)
+            local = self.global_local(tokens, chosen, rope)
             places = chosen - self.vit.num_prefix_tokens
             parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], places, patches)
             inside |= {"selected": chosen, "local": local}

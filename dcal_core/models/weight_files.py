@@ -6,7 +6,7 @@ from pathlib import Path
 
 from timm.models import load_state_dict
 
-from dcal_core.config import ConfigError
+from dcal_core.errors import ConfigError
 
 RESAVE = "s = torch.load('FILE', 'cpu', weights_only=False); torch.save(s.get('state_dict', s), 'weights.pt')"
 

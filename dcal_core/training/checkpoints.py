@@ -22,15 +22,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dcal_core.config import Config, ConfigError
+from dcal_core.config.shared import Config
 from dcal_core.distributed import main_only
-from dcal_core.models.build import save_model, save_state
+from dcal_core.errors import ConfigError
+from dcal_core.models.files import save_model, save_state
 from dcal_core.storage import (
     CURE,
     DamagedError,
     StorageError,
     check_seal,
-    failure_said,
+    disk_errors,
     free_name,
     read_json,
     sealed_folder,
@@ -99,7 +100,7 @@ class Run:
     @main_only
     def create(self) -> None:
         """Make the folder, with the parameters in it; raises StorageError."""
-        with failure_said(self.folder):
+        with disk_errors(self.folder):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         described = {"fingerprint": self.config.fingerprint()} | self.config.as_dict()
         write_text(self.folder / "config.json", json.dumps(described, indent=1))
@@ -121,7 +122,7 @@ class Run:
     @main_only
     def log(self, **figures) -> None:
         """Append a line of figures to metrics.jsonl; raises StorageError."""
-        with failure_said(self.metrics), self.metrics.open("a") as file:
+        with disk_errors(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(figures) + "\n")
 
     @main_only

@@ -13,11 +13,12 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from dcal_core.config import Config, ConfigError, UserError
+from dcal_core.config.shared import Config
 from dcal_core.data.augmentation import Augmentation, blend_people
 from dcal_core.data.batches import Batches
-from dcal_core.distributed import of_main, rank, world_size
+from dcal_core.distributed import broadcast, rank, world_size
 from dcal_core.environment import ASKED, TimeBudget, asked_to_end, fit_precision, gpu_verdict
+from dcal_core.errors import ConfigError, UserError
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.optimisation import lr_at, parameter_groups
@@ -96,7 +97,7 @@ def train(
     if average:
         average.to(accelerator.device)
     progress = run.restore(model, objective, optimizer, accelerator.scaler, average)
-    if of_main(progress.batch) != progress.batch:
+    if broadcast(progress.batch) != progress.batch:
         raise ConfigError(f"process {rank()} sees another run than process 0 does: let all of them share {run.folder}.")
     if progress.finished:
         return progress
@@ -242,7 +243,7 @@ class Trainer:
         if world_size() > 1 and self.progress.batch % LOG_EVERY:
             return False, False
         ends = self.asked.is_set() or self.budget.used_up()
-        return of_main((ends, time.monotonic() - self.saved >= 60 * self.config.save_minutes))
+        return broadcast((ends, time.monotonic() - self.saved >= 60 * self.config.save_minutes))
 
     def log_step(self) -> float:
         """Write the mean figures of the steps since the last time that were not skipped, and return the loss; raises

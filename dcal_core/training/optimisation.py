@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from dcal_core.config import Config
+from dcal_core.config.shared import Config
 
 
 def parameter_groups(task: nn.Module, config: Config) -> list[dict]:

@@ -10,14 +10,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dcal_core.config import Config, ConfigError, brief
+from dcal_core.config.shared import Config
 from dcal_core.distributed import main_only
+from dcal_core.errors import ConfigError, quoted
 from dcal_core.storage import (
     CURE,
     UNFINISHED,
     DamagedError,
     check_seal,
-    failure_said,
+    disk_errors,
     flush,
     free_name,
     mend,
@@ -153,7 +154,7 @@ def differences(folder: Path, config: Config) -> str:
         return ""
     before, now = read_json(Path(folder) / "config.json"), config.as_dict()
     decisive = [f.name for f in dataclasses.fields(Config) if f.metadata["result"]]
-    differ = [f"{n}: {brief(before.get(n))} then, {brief(now[n])} now" for n in decisive if before.get(n) != now[n]]
+    differ = [f"{n}: {quoted(before.get(n))} then, {quoted(now[n])} now" for n in decisive if before.get(n) != now[n]]
     more = f" and {len(differ) - LISTED} more" if len(differ) > LISTED else ""
     return ", ".join(differ[:LISTED]) + more
 
@@ -191,7 +192,7 @@ def copy_run(checkpoint: Path, folder: Path) -> None:
     after the rest. Without the permissions, since inputs are read-only."""
     source = checkpoint.parents[2]
     models = [path for path in checkpoint.parents[1].iterdir() if path.is_dir() and path.suffix != UNFINISHED]
-    with failure_said(folder):
+    with disk_errors(folder):
         for file in source.rglob("*"):
             if file.is_file() and checkpoint.parents[1] not in file.parents:
                 (copy := folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)

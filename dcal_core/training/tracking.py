@@ -5,8 +5,8 @@ from urllib.parse import urlparse
 
 from accelerate.tracking import MLflowTracker, WandBTracker
 
-from dcal_core.config import Config
-from dcal_core.environment import Aside, in_one_line, reachable, secret
+from dcal_core.config.shared import Config
+from dcal_core.environment import TimedThread, reachable, redacted, secret
 
 OPEN_WAIT_S, LOG_WAIT_S, FINISH_WAIT_S = 60, 20, 120  # how long a tracker may take
 MLFLOW_PATIENCE = {
@@ -19,9 +19,9 @@ class Tracker:
     """Passes figures on to a tracker of Accelerate's, or to none; the first failure, or a wait too long, is said once
     and ends the tracking. run_id: by which a later session goes on with its curves."""
 
-    def __init__(self, tracker=None, aside: Aside | None = None, run_id: str = "", cure: str = ""):
+    def __init__(self, tracker=None, aside: TimedThread | None = None, run_id: str = "", cure: str = ""):
         self.tracker, self.run_id, self.cure = tracker, run_id, cure
-        self.aside = aside or Aside()
+        self.aside = aside or TimedThread()
 
     def attempt(self, wait_s: float, action: str, *arguments, **keywords) -> None:
         """Call the tracker, if there is one that still works."""
@@ -30,9 +30,7 @@ class Tracker:
         try:
             self.aside.call(wait_s, getattr(self.tracker, action), *arguments, **keywords)
         except Exception as error:  # a tracker may raise anything, and training is worth more than its curves
-            print(
-                f"Tracking ended ({in_one_line(error)}); training goes on, metrics.jsonl has every figure.{self.cure}"
-            )
+            print(f"Tracking ended ({redacted(error)}); training goes on, metrics.jsonl has every figure.{self.cure}")
             self.tracker = None
 
     def log(self, figures: dict[str, float], step: int) -> None:
@@ -50,12 +48,12 @@ def open_tracker(config: Config, run_name: str, run_id: str) -> Tracker:
     if config.tracker == "none":
         return Tracker()
     kind, _, earlier = run_id.partition(":")
-    earlier, aside = earlier if kind == config.tracker else "", Aside()
+    earlier, aside = earlier if kind == config.tracker else "", TimedThread()
     opening = {"wandb": wandb_tracker, "mlflow": mlflow_tracker}[config.tracker]
     try:
         opened, own_id, cure = aside.call(OPEN_WAIT_S, opening, config, run_name, earlier)
     except Exception as error:  # as above
-        print(f"No tracking by {config.tracker} ({in_one_line(error)}); metrics.jsonl has every figure.")
+        print(f"No tracking by {config.tracker} ({redacted(error)}); metrics.jsonl has every figure.")
         return Tracker()
     tracker = Tracker(opened, aside, f"{config.tracker}:{own_id}", cure)
     if not earlier:

@@ -13,7 +13,7 @@ from scipy.special import expit, logit, xlogy
 from sklearn.isotonic import IsotonicRegression, isotonic_regression
 from sklearn.linear_model import LogisticRegression
 
-from dcal_core.config import brief
+from dcal_core.errors import quoted
 from dcal_core.verification.family_rates import estimate, families_of_rarer_class, shares, tabulate, with_draws
 from dcal_core.verification.metrics import ROUNDING, balanced, checked, numbered
 
@@ -75,23 +75,23 @@ def from_dict(record: dict) -> Logistic | Isotonic:
     kinds = {"logistic": Logistic, "isotonic": Isotonic}
     kind = record.get("kind") if isinstance(record, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
-        raise ValueError(f"calibration: kind must be one of {', '.join(kinds)}, got {brief(kind)}")
+        raise ValueError(f"calibration: kind must be one of {', '.join(kinds)}, got {quoted(kind)}")
     values = {name: value for name, value in record.items() if name != "kind"}
     wanted = [field.name for field in fields(kinds[kind])]
     if set(values) != set(wanted):
-        raise ValueError(f"calibration: kind {kind} takes {', '.join(wanted)}, got {brief(list(values))}")
+        raise ValueError(f"calibration: kind {kind} takes {', '.join(wanted)}, got {quoted(list(values))}")
     return kinds[kind](**values)
 
 
 def _check_numbers(name: str, values: list[float]) -> None:
     plain = isinstance(values, list) and values and all(type(value) in (int, float) for value in values)
     if not plain or not all(abs(value) <= float_info.max for value in values):
-        raise ValueError(f"calibration: {name} must be finite numbers, got {brief(values)}")
+        raise ValueError(f"calibration: {name} must be finite numbers, got {quoted(values)}")
 
 
 def _check_families(families) -> None:
     if type(families) is not int or families < 2:
-        raise ValueError(f"calibration: families must be a whole number of at least 2, got {brief(families)}")
+        raise ValueError(f"calibration: families must be a whole number of at least 2, got {quoted(families)}")
 
 
 def _checked_scores(scores) -> np.ndarray:

@@ -12,7 +12,7 @@ from safetensors.torch import save as save_safetensors
 from bad_inputs.mutations import damaged
 from bad_inputs.trial import Kind
 from bad_inputs.weights import Malicious, Sample, of, read_afresh, torch_file, write
-from dcal_core.models.weights import read_face_weights
+from dcal_core.models.face_weights import read_face_weights
 
 BACKBONE = ("input_layer.", "body.", "output_layer.")
 SHAPES = published_shapes(depth=18, width=2, embedding=3, side=1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bad_inputs.mutations import can_be_written, damaged
 from bad_inputs.trial import EXECUTED, Kind
-from dcal_core.config import FIELDS, check_given, load
+from dcal_core.config.shared import FIELDS, check_given, load
 
 PRESET = """# A preset
 backbone: hybrid_tiny

@@ -15,7 +15,7 @@ from bad_inputs.folders import PICKLE, Changes, file_changes, files_of, put, uns
 from bad_inputs.indexes import parsed
 from bad_inputs.mutations import damaged, spoilt_json
 from bad_inputs.trial import Kind, quiet
-from dcal_core.config import FIELDS, Config, read_values
+from dcal_core.config.shared import FIELDS, Config, read_values
 from dcal_core.storage import SUMS
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.resume import open_run, people_behind, shapes_of, take_over

@@ -15,9 +15,9 @@ from bad_inputs.indexes import FILES, IMAGES, TREES, parsed
 from bad_inputs.mutations import spoilt_json
 from bad_inputs.parameters import agree, legal
 from bad_inputs.trial import Kind, quiet
-from dcal_core.config import FIELDS, load
-from dcal_core.models.build import load_model, new_model
-from dcal_core.session import begin_with_trained
+from dcal_core.commands.session import begin_with_trained
+from dcal_core.config.shared import FIELDS, load
+from dcal_core.models.files import load_model, new_model
 from dcal_core.training.checkpoints import Run
 
 PARAMS = Path(__file__).parents[2] / "params"

@@ -20,7 +20,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, assume, given, reject, settings
 from hypothesis.strategies import SearchStrategy
 
-from dcal_core.config import UserError
+from dcal_core.errors import UserError
 
 LONGEST_S, LARGEST_MB, LONGEST_MESSAGE = 10, 500, 1500
 EXECUTED = "executed"  # the file that malicious inputs make where their code is run

@@ -17,7 +17,7 @@ from torch import nn
 
 from bad_inputs.mutations import damaged, spoilt_json
 from bad_inputs.trial import EXECUTED, Kind
-from dcal_core.config import Config
+from dcal_core.config.shared import Config
 from dcal_core.models.backbones import load_weights, pretrained_backbone
 
 NAME = "vit_tiny_patch16_224"

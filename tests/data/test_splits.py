@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcal_core.config import Config
+from dcal_core.config.shared import Config
 from dcal_core.data import splits
+from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, write_exclusions
 from dcal_core.data.images import decode
 from dcal_core.data.places import INDEX_FILES
 from dcal_core.data.splits import find_data, open_data
-from dcal_core.data.synthetic import generate
 from dcal_core.data.twins import DataError
 
 FAMILIES, IMAGES, TEST_FAMILIES = 8, 3, 2

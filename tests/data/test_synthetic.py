@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcal_core.data import synthetic
-from dcal_core.data.drawing import difference_mask, draw
-from dcal_core.data.genomes import TWIN_SHAPE, Nuisance, family, nuisance
-from dcal_core.data.synthetic import generate, mask_file
+from dcal_core.data.drawn import synthetic
+from dcal_core.data.drawn.drawing import difference_mask, draw
+from dcal_core.data.drawn.genomes import TWIN_SHAPE, Nuisance, family, nuisance
+from dcal_core.data.drawn.synthetic import generate, mask_file
 
 SMALL = dict(split="train", families=2, images_per_person=2, size=32, difficulty=0.5, seed=3, workers=1)
 

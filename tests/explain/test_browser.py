@@ -308,7 +308,7 @@ def test_a_view_that_cannot_be_saved_is_said(browser, tmp_path):
 def test_the_widget_is_displayed_only_where_someone_is(browser, monkeypatch, tmp_path, there):
     displayed = []
     monkeypatch.setattr(module, "display", lambda data, raw: displayed.append(data))
-    monkeypatch.setattr(module, "someone_there", lambda: there)
+    monkeypatch.setattr(module, "is_interactive", lambda: there)
     (tmp_path / "sheet.png").write_bytes(b"picture")
     browser.show(tmp_path / "sheet.png")
     (data,) = displayed

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from tiny_models import SIZE, make_model
 
+from dcal_core.data.drawn.synthetic import generate, mask_file
 from dcal_core.data.images import open_images
 from dcal_core.data.places import resolve_paths
 from dcal_core.data.splits import SYNTHETIC, Split, TwinData
-from dcal_core.data.synthetic import generate, mask_file
 from dcal_core.data.twins import read_index
 from dcal_core.explain import trust
 from dcal_core.explain.faithfulness import BASELINES, OWN_MARK

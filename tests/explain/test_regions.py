@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dcal_core.data.genomes import EYE_V, MOUTH_V, family
+from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, family
 from dcal_core.explain.regions import ARCFACE, DRAWN, coverage, face_regions
 
 TEMPLATES = pytest.mark.parametrize("landmarks", [ARCFACE, DRAWN], ids=["arcface", "drawn"])

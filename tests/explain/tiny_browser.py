@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tiny_models import SIZE, make_model
 
+from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.images import open_images
 from dcal_core.data.splits import Split, TwinData
-from dcal_core.data.synthetic import generate
 from dcal_core.data.twins import read_index
 from dcal_core.explain.browser import Browser
 from dcal_core.explain.explorer import Explorer

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from disturbed import ROOT, VALUES, Fault, SmallRun
 
-from dcal_core.data.synthetic import generate
+from dcal_core.data.drawn.synthetic import generate
 
 TABLE: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))  # kind of fault -> counts
 # SIGKILLs, those that left something half written, SIGTERMs, ends for want of room, damaged files, steps begun again,

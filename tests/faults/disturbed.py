@@ -26,7 +26,7 @@ from dcal_core.training.checkpoints import saved_in
 
 ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["dcal_core.recipes", "pytest"])
+FORKS.set_forkserver_preload(["dcal_core.commands.train", "pytest"])
 STEPS = 12
 VALUES = {
     "backbone": "hybrid_tiny",
@@ -124,7 +124,7 @@ def train(folder: Path, arguments: list[str], out, err, fault: Fault | None) -> 
     """What the forked child does."""
     import torch
 
-    from dcal_core import recipes
+    from dcal_core.commands import train as recipes
 
     os.chdir(folder)
     for pipe, number in ((out, 1), (err, 2)):

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from sklearn.metrics.pairwise import cosine_similarity
 from torch import nn
 
-from dcal_core.config import Config, ConfigError
+from dcal_core.config.shared import Config
+from dcal_core.errors import ConfigError
 from dcal_core.models import adaface
 from dcal_core.models.adaface import AdaFace
-from dcal_core.models.build import load_model, new_model, save_model
 from dcal_core.models.features import Features
+from dcal_core.models.files import load_model, new_model, save_model
 from dcal_core.models.inputs import square
 from dcal_core.models.iresnet import IResNet
 from dcal_core.storage import seal

@@ -188,11 +188,11 @@ def test_chosen_patches_ask_from_their_own_places(kind):
     tokens, rope = plain_blocks(model, images)
     prefix = model.vit.num_prefix_tokens
     chosen = prefix + torch.stack([torch.randperm(PATCHES)[: model.selected] for _ in range(3)])  # others in each image
-    local = model.look_again(tokens, chosen, rope)
+    local = model.global_local(tokens, chosen, rope)
     again = model.vit.norm(plain_block(model.glca[0], tokens, rope))
     for b in range(3):
         torch.testing.assert_close(local[b], again[b, [0, *chosen[b].tolist()]], atol=1e-4, rtol=1e-4)
-    moved = model.look_again(tokens, chosen, rope.roll(1, 0))  # all patches one place on, as from another image
+    moved = model.global_local(tokens, chosen, rope.roll(1, 0))  # all patches one place on, as from another image
     assert ((moved - local).abs().amax((0, 2)) > 1e-3).all()
 
 

@@ -8,9 +8,10 @@ import pytest
 import timm
 import torch
 
-from dcal_core.config import Config, ConfigError
+from dcal_core.config.shared import Config
+from dcal_core.errors import ConfigError
 from dcal_core.models import backbones
-from dcal_core.models.build import load_model, new_model, read_architecture, save_model
+from dcal_core.models.files import load_model, new_model, read_architecture, save_model
 from dcal_core.storage import SUMS, DamagedError, seal
 
 CONFIG = Config(backbone="test_vit", image_size=32, allow_random_init=True)  # timm's own: patch 16, width 64, 6 blocks

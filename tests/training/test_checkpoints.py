@@ -12,7 +12,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from dcal_core import distributed
-from dcal_core.config import Config, ConfigError
+from dcal_core.config.shared import Config
+from dcal_core.errors import ConfigError
 from dcal_core.storage import DamagedError, check_seal
 from dcal_core.training.checkpoints import Progress, Run, load_optimizer
 

@@ -16,15 +16,16 @@ from safetensors.torch import load_file
 from test_objectives import Waits
 from torch import nn
 
-from dcal_core.config import Config, ConfigError
+from dcal_core.commands.train import dcal_batches, dcal_objective
+from dcal_core.config.shared import Config
 from dcal_core.data.augmentation import Augmentation
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
 from dcal_core.data.splits import Split
 from dcal_core.data.twins import DataError, TwinIndex
 from dcal_core.environment import TimeBudget
-from dcal_core.models.build import load_model, new_model
-from dcal_core.recipes import dcal_batches, dcal_objective
+from dcal_core.errors import ConfigError
+from dcal_core.models.files import load_model, new_model
 from dcal_core.training import loop
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, Task, start_accelerator, train

@@ -6,8 +6,8 @@ from test_checkpoints import CONFIG, DATA, Parts, files, model_of, new_run
 from test_resume import OTHER
 from timm.utils import ModelEmaV3
 
-from dcal_core.config import Config
-from dcal_core.models.build import load_model
+from dcal_core.config.shared import Config
+from dcal_core.models.files import load_model
 from dcal_core.storage import DamagedError, check_seal, seal
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.resume import open_run, people_behind, refuse_other_parameters, shapes_of, take_over

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_checkpoints import CONFIG, DATA, Parts, damage, files, model_of, names, new_run, same
 
-from dcal_core.config import Config, ConfigError, check
+from dcal_core.config.shared import Config, check
+from dcal_core.errors import ConfigError
 from dcal_core.storage import DamagedError
 from dcal_core.training.checkpoints import Progress, Run, saved_in
 from dcal_core.training.resume import find_trained, open_run, people_behind, shapes_of, take_over

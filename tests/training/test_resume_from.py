@@ -11,7 +11,8 @@ from test_checkpoints import CONFIG, DATA, Parts, damage, files, model_of, names
 from test_resume import OTHER, asides, begin
 from torch import nn
 
-from dcal_core.config import Config, ConfigError, check
+from dcal_core.config.shared import Config, check
+from dcal_core.errors import ConfigError
 from dcal_core.storage import DamagedError
 from dcal_core.training.checkpoints import Progress, saved_in
 from dcal_core.training.resume import open_run, shapes_of, take_over

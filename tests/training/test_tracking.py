@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from accelerate import PartialState
 
-from dcal_core.config import Config
+from dcal_core.config.shared import Config
 from dcal_core.training import tracking
 from dcal_core.training.tracking import Tracker, open_tracker
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from dcal_core.config import UserError
+from dcal_core.errors import UserError
 from dcal_core.storage import DamagedError
 from dcal_core.verification import baseline
 from dcal_core.verification.baseline import SFace

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit, logit
 from scored_cases import clustered_case
 
-from dcal_core.bench.coverage import coverage
+from benchmarks.speed.coverage import coverage
 from dcal_core.verification import bootstrap
 from dcal_core.verification.bootstrap import (
     differences,

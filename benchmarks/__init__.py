@@ -1,0 +1,1 @@
+"""Measurements of the project itself, outside the library: speed and memory, and the ablation."""

@@ -1,0 +1,125 @@
+"""What the ablation shows: each row's EER, and its difference from another row's, with intervals, as table and figure.
+
+Both families and seeds are drawn anew in each bootstrap draw, the same ones for every row, so that differences are
+paired: a run is compared with the run of the same seed, on the same test families.
+Letters: S seeds, D bootstrap draws.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import norm, t
+
+from benchmarks.ablation.rows import Row
+from benchmarks.ablation.runs import Trial
+from dcal_core.figures import COLOURS
+from dcal_core.markdown import table
+from dcal_core.verification.bootstrap import replicate_eer
+from dcal_core.verification.protocol import Pairs
+
+LEAST = 1e-4  # the smallest EER of a draw that a ratio is made of
+
+
+def effects(rows: tuple[Row, ...], trials: list[Trial], pairs: Pairs, draws: int = 1000, seed: int = 0) -> list[dict]:
+    """For each row that has been run: `eer`, the mean over its seeds, `difference` from the row it is held against, and
+    `relative`, how much lower or higher its EER is as a share of the other's, by the geometric mean over seeds, since
+    one run that has not begun to learn would outweigh all others; each with value, low and high. `seeds`: their EERs.
+    """
+    drawn = {row.name: {} for row in rows}  # row -> seed -> EER [1 + D], the sample's own first
+    for trial in trials:
+        if trial.result():
+            drawn[trial.row][trial.seed] = replicate_eer(trial.scores(), pairs.genuine, pairs.family, draws, seed)
+    found = []
+    for row in rows:
+        own, other = drawn[row.name], drawn.get(row.against, {})
+        if not own:
+            continue
+        line = {"row": row.name, "meaning": row.meaning, "against": row.against, "main": row.main}
+        eer = interval(over_seeds(own, own), len(own))
+        line["eer"] = {end: float(np.clip(value, 0, 1)) for end, value in eer.items()}
+        line["seeds"] = {str(seed): float(own[seed][0]) for seed in sorted(own)}
+        common = sorted(own.keys() & other.keys())
+        if common:
+            line["difference"] = interval(over_seeds(own, common) - over_seeds(other, common), len(common))
+            ratios = {seed: np.log(np.maximum(own[seed], LEAST) / np.maximum(other[seed], LEAST)) for seed in common}
+            logarithm = interval(over_seeds(ratios, common), len(common))
+            line["relative"] = {end: float(np.expm1(value)) for end, value in logarithm.items()}
+        found.append(line)
+    return found
+
+
+def over_seeds(drawn: dict[int, np.ndarray], seeds) -> np.ndarray:
+    """The mean EER over S seeds, [1 + D]: of each once in the sample, of S with replacement in each draw."""
+    table, count = np.stack([drawn[seed] for seed in sorted(seeds)]), len(seeds)  # [S, 1 + D]
+    random = np.random.default_rng(count)  # the same seeds for every row, so that rows are paired
+    weights = random.multinomial(count, np.full(count, 1 / count), size=table.shape[1]).T / count  # [S, 1 + D]
+    weights[:, 0] = 1 / count
+    return (weights * table).sum(0)
+
+
+def interval(values: np.ndarray, seeds: int) -> dict:
+    """The sample's value, the first of [1 + D], with a 95 % interval from the spread of the draws: Student's t, since
+    seeds are few; of one seed, which shows no spread, for the families alone.
+
+    The factor under the root makes up for drawing S of S with replacement, which shows a variance (S - 1) / S as large.
+    """
+    value, factor = float(values[0]), norm.ppf(0.975)
+    if seeds > 1:
+        factor = t.ppf(0.975, seeds - 1) * np.sqrt(seeds / (seeds - 1))
+    reach = float(np.std(values[1:], ddof=1) * factor)
+    return {"value": value, "low": value - reach, "high": value + reach}
+
+
+def as_markdown(found: list[dict]) -> str:
+    """The effects as a table, in per cent and points of EER."""
+    rows = []
+    names = {line["row"]: line["meaning"] for line in found}
+    for line in found:
+        cells = [line["meaning"], as_text(line["eer"], "{:.1f}"), str(len(line["seeds"]))]
+        if "difference" in line:
+            against = names[line["against"]].split(":")[0]
+            cells += [against, as_text(line["difference"], "{:+.1f}"), as_text(line["relative"], "{:+.0f} %")]
+        else:
+            cells += ["", "", ""]
+        rows.append(cells)
+    return table(["system", "EER, %", "seeds", "held against", "difference, points", "relative"], rows)
+
+
+def as_text(figure: dict, form: str) -> str:
+    """A share in per cent with its interval."""
+    value, low, high = (form.format(100 * figure[end]) for end in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def draw_effects(found: list[dict], label: str) -> Figure:
+    """Left each row's EER, its seeds as dots; right how much lower or higher it is than that of the row it is held
+    against."""
+    figure = Figure(figsize=(11, 1.2 + 0.42 * len(found)), layout="constrained")
+    figure.suptitle(f"Ablation ({label}): EER on unseen families, 95 % intervals over families and seeds", fontsize=12)
+    errors, differences = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for y, line in enumerate(found):
+        errors.plot([100 * eer for eer in line["seeds"].values()], [y] * len(line["seeds"]), ".", color="#888888")
+        bar(errors, line["eer"], y, COLOURS[0])
+        if "difference" in line:
+            shown = line["relative"]["low"] * line["relative"]["high"] > 0
+            bar(differences, line["relative"], y, COLOURS[1] if shown else "#888888")
+            differences.annotate(
+                f"against {line['against']}", (1.02, y), xycoords=("axes fraction", "data"), fontsize=8
+            )
+    errors.set_yticks(range(len(found)), [line["meaning"] for line in found], fontsize=9)
+    errors.invert_yaxis()
+    errors.set_xlabel("EER (%); dots: single seeds")
+    errors.set_xscale("log")
+    errors.set_xticks(ticks := [1, 2, 5, 10, 20, 50], [str(tick) for tick in ticks])
+    errors.minorticks_off()
+    differences.set_xlabel("EER relative to that row's (%), to 200 %; coloured: the interval excludes 0")
+    differences.axvline(0, color="#222222", linewidth=1)
+    differences.set_xlim(-100, 200)
+    for axes in (errors, differences):
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def bar(axes, figure: dict, y: float, colour: str) -> None:
+    """A value with its interval, in per cent, on a line of its own."""
+    axes.plot([100 * figure["low"], 100 * figure["high"]], [y, y], color=colour, linewidth=2)
+    axes.plot(100 * figure["value"], y, "o", color=colour)

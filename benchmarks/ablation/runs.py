@@ -1,0 +1,117 @@
+"""Training and scoring the rows of the ablation: each run once, several side by side, going on where it was stopped."""
+
+import contextlib
+import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.ablation.rows import Row
+from dcal_core.commands.train import train_run
+from dcal_core.config.shared import Config, check
+from dcal_core.data.drawn.synthetic import end_with_parent
+from dcal_core.data.splits import open_data
+from dcal_core.environment import gpu_verdict
+from dcal_core.errors import UserError
+from dcal_core.models.files import load_model
+from dcal_core.progress import progress_line
+from dcal_core.storage import read_json, write_text
+from dcal_core.verification.metrics import equal_error_rate
+from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run: a row of the ablation with a seed, as parameters that name its folder; `test`, the fingerprint
+    of the index of test people, says on whom it is scored."""
+
+    row: str
+    seed: int
+    config: Config
+    test: str
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run_dir)
+
+    def result(self) -> dict | None:
+        """What `run_trial` has found, or None where it has not ended, or had other parameters or test people."""
+        file = self.folder / "trial.json"
+        found = read_json(file) if file.is_file() else {}
+        wanted = (self.config.fingerprint(), self.test)
+        return found if (found.get("fingerprint"), found.get("test")) == wanted else None
+
+    def scores(self) -> np.ndarray:
+        """The scores of all test pairs, [P]."""
+        return np.load(self.folder / "scores.npy", allow_pickle=False)
+
+
+def plan(rows: tuple[Row, ...], base: Config, test: str, root: Path, seeds: int, few: int) -> list[Trial]:
+    """All runs, seed by seed, those of the main rows first, so that a table can be drawn early; raises ConfigError."""
+    found = []
+    for row in sorted(rows, key=lambda row: not row.main):
+        for seed in range(seeds if row.main else few):
+            folder = (root / row.name / f"seed{seed}").resolve()
+            config = check(replace(base, **row.changes, seed=seed, run_dir=str(folder)))
+            found.append(Trial(row.name, seed, config, test))
+    mains = {row.name for row in rows if row.main}
+    return sorted(found, key=lambda trial: (trial.row not in mains, trial.seed))
+
+
+def run_trial(trial: Trial, threads: int) -> dict:
+    """Train unless that is done, encode the test people, score all their pairs; leaves scores.npy and trial.json in the
+    trial's folder.
+
+    What training prints goes to log.txt there. Top level: worker processes import it.
+    """
+    torch.set_num_threads(threads)
+    config, folder = trial.config, trial.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        data = open_data(config)
+        run, progress = train_run(config, folder, data)
+        device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
+        model = load_model(run.checkpoints / "best").to(device)
+        features = encode_images(model, data["test"].images, config.encode_batch, device, progress=False)
+        pairs = twin_pairs(data["test"].index)
+        scores = score_pairs(model, features, pairs, device=device)
+    (folder / "trial.json").unlink(missing_ok=True)  # it may speak of other test people
+    np.save(folder / "scores.npy", scores)
+    result = {"row": trial.row, "seed": trial.seed, "fingerprint": config.fingerprint(), "data": data.label}
+    result |= {"test": data["test"].index.fingerprint(), "batches": progress.batch}
+    result |= {"eer": equal_error_rate(scores, pairs.genuine)[0], "validation_eer": progress.best_eer}
+    write_text(folder / "trial.json", json.dumps(result, indent=1))  # last: with it the trial counts as done
+    return result
+
+
+def draw_data(trials: list[Trial]) -> None:
+    """Draw and decode the twins of every trial beforehand, so that no two processes draw the same."""
+    seen = set()
+    for trial in trials:
+        config = trial.config
+        data = (config.image_size, config.synthetic_families, config.synthetic_images, config.synthetic_difficulty)
+        if data not in seen:
+            open_data(config)
+        seen.add(data)
+
+
+def run_all(trials: list[Trial], jobs: int, threads: int) -> None:
+    """Run the trials that have not been done, some side by side; raises the first failure, after which those that are
+    under way still end."""
+    left = [trial for trial in trials if trial.result() is None]
+    print(f"{len(trials)} runs, {len(trials) - len(left)} of them done; {jobs} at a time on {threads} threads each.")
+    draw_data(left)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+        futures = {pool.submit(run_trial, trial, threads): trial for trial in left}
+        for future in progress_line(as_completed(futures), desc="ablation", total=len(left), unit="run"):
+            trial = futures[future]
+            try:
+                found = future.result()
+            except Exception as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise UserError(f"{trial.folder} failed ({error}): log.txt in it says more; run it again.") from error
+            print(f"{trial.row}, seed {trial.seed}: EER {found['eer']:.1%}")

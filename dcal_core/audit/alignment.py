@@ -1,0 +1,192 @@
+"""The face of a photograph, moved by a similarity transform onto the ArcFace template.
+
+YuNet knows upright faces and pulls its landmarks towards them: on a face tilted by 15 degrees they are 5 px (of 112)
+off, and a face upside down is found as an upright one. So a photograph is turned until the detector is sure, and the
+face is then looked at from close by, again and again, each time set upright by the landmarks of the look before.
+
+Points are (x, y) in px, (0, 0) the centre of the first pixel; transforms are [3, 3], homogeneous. Photographs are RGB
+uint8 [H, W, 3].
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from dcal_core.audit.detection import opencv, yunet
+
+# On 112 x 112 px: eyes, nose, corners of the mouth, the left one in the image first; InsightFace's, as AdaFace uses it.
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+TEMPLATE_SIDE = 112
+LONGEST = 32_766  # px; OpenCV warps nothing longer
+
+VIEWS = (320, 960)  # px: sides at which a whole photograph is looked at, the second for faces too small in the first
+FILLED = 0.8  # share of a view that the photograph takes: its face may fill it, and YuNet wants room around a face
+TURNS = (0, 90, 270, 45, 315, 180, 135, 225)  # degrees, the likely ones first
+SURE, SEEN, CERTAIN = 0.9, 0.6, 0.8  # YuNet's confidence: ends the turning; a face from afar; one from close by
+CLOSE, ENLARGED = 256, 2.0  # px: side of a close look, and how much larger than 112 px the template is in it
+LOOKS, AVERAGED = 6, 4  # close looks, and the last ones whose mean counts: landmarks jump with the detector's grid
+GREY = 127
+
+
+class NoFace(Exception):
+    """No face in a photograph; the message is the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """Where the face of a photograph lies, px."""
+
+    score: float  # YuNet's confidence in the last look, 0 to 1
+    box: np.ndarray  # [4] x, y, width, height
+    landmarks: np.ndarray  # [5, 2] in the order of TEMPLATE
+    faces: int  # in the photograph
+
+    def transform(self, size: int) -> np.ndarray:
+        """The similarity [3, 3] that takes the landmarks to the template, scaled to `size` px."""
+        return similarity_transform(self.landmarks, TEMPLATE * size / TEMPLATE_SIDE)
+
+
+def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rotation, scale and shift [3, 3] that takes points [N, 2] to others with the least squares, never a
+    reflection: Umeyama, 1991, doi 10.1109/34.88573, eq. 38 to 43. ValueError if all source points are one."""
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    variance = ((source - source_mean) ** 2).sum(1).mean()
+    if not variance > 0:
+        raise ValueError("the points to be aligned are all at one place")
+    covariance = (target - target_mean).T @ (source - source_mean) / len(source)  # [2, 2]
+    u, d, vt = np.linalg.svd(covariance)
+    s = np.array([1.0, -1.0 if np.linalg.det(u @ vt) < 0 else 1.0])
+    transform = np.eye(3)
+    transform[:2, :2] = (u * s) @ vt * (d @ s) / variance
+    transform[:2, 2] = target_mean - transform[:2, :2] @ source_mean
+    return transform
+
+
+def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points [N, 2] after a transform [3, 3]."""
+    return points @ transform[:2, :2].T + transform[:2, 2]
+
+
+def resize(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image at another size, averaged where it shrinks, and the transform [3, 3] of its points."""
+    cv2, across, down = opencv(), width / image.shape[1], height / image.shape[0]
+    method = cv2.INTER_AREA if min(across, down) < 1 else cv2.INTER_LINEAR
+    transform = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]])
+    return cv2.resize(image, (width, height), interpolation=method), transform
+
+
+def cut(image: np.ndarray, transform: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
+    """What a similarity transform [3, 3] brings of an image into the square [size, size, 3]; `fill` lies around it.
+
+    Interpolation alone would pick single pixels of an image that shrinks (aliasing): one that shrinks much is reduced
+    first, to between two and four times the scale wanted, then drawn k times too large and averaged over k x k px.
+    """
+    cv2 = opencv()
+    reduction = int(0.5 / math.sqrt(np.linalg.det(transform[:2, :2])))
+    if reduction > 1:
+        height, width = image.shape[:2]
+        image, shrunk = resize(image, max(1, width // reduction), max(1, height // reduction))
+        transform = transform @ np.linalg.inv(shrunk)
+    k = max(1, math.ceil(1 / math.sqrt(np.linalg.det(transform[:2, :2]))))
+    larger = np.array([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2], [0, 0, 1]])
+    drawn = cv2.warpAffine(image, (larger @ transform)[:2], (k * size, k * size), borderValue=(fill,) * 3)
+    return resize(drawn, size, size)[0]
+
+
+def choose(rows: np.ndarray, side: int) -> np.ndarray:
+    """Of YuNet's faces [faces, 15] in a square view the one, [15], that is largest and nearest the centre: whose size,
+    the root of its box's area, less the distance of the box's centre from that of the view is the largest."""
+    x, y, width, height = rows[:, :4].T
+    off_centre = np.hypot(x + width / 2 - side / 2, y + height / 2 - side / 2)
+    return rows[np.argmax(np.sqrt(width * height) - off_centre)]
+
+
+def _landmarks(row: np.ndarray) -> np.ndarray:
+    return row[4:14].reshape(5, 2).astype(float)
+
+
+def _turned(degrees: float, shape: tuple[int, int], side: int) -> np.ndarray:
+    """The transform [3, 3] that turns an image of width and height `shape` counter-clockwise about its centre, which
+    comes to the centre of a square."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    transform = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
+    transform[:2, 2] = (side - 1) / 2 - transform[:2, :2] @ ((np.array(shape) - 1) / 2)
+    return transform
+
+
+def _centred_template(side: int) -> np.ndarray:
+    return (TEMPLATE - (TEMPLATE_SIDE - 1) / 2) * ENLARGED + (side - 1) / 2
+
+
+class FaceAligner:
+    """Finds the face of a photograph; ConfigError where a package is missing, DamagedError for damaged weights."""
+
+    def __init__(self):
+        self.cv2 = opencv()
+        self.detectors = {side: yunet(side, SEEN) for side in (*VIEWS, CLOSE)}
+
+    def align(self, image: np.ndarray, size: int) -> tuple[np.ndarray, Face]:
+        """The face of a photograph on the template as RGB uint8 [size, size, 3], and where it lay; raises NoFace."""
+        face = self.locate(image)
+        return cut(image, face.transform(size), size), face
+
+    def locate(self, image: np.ndarray) -> Face:
+        """The face of a photograph, the one that `choose` takes where there are several; raises NoFace."""
+        if max(image.shape) > LONGEST:
+            raise NoFace(f"not looked for: {max(image.shape):,} px long, more than {LONGEST:,}")
+        for side in VIEWS:
+            rows, view = self._turn(image, side)
+            if len(rows):
+                break
+        else:
+            raise NoFace("no face found, however it was turned")
+        row, back = choose(rows, side), np.linalg.inv(view)
+        x, y, width, height = row[:4]
+        corners = apply(back, np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]]))
+        box = np.concatenate([corners.min(0), np.ptp(corners, 0)])
+        score, landmarks = self._settle(image, apply(back, _landmarks(row)))
+        if score < CERTAIN:
+            raise NoFace(f"no face found: from close by YuNet's confidence is {score:.2f}, below {CERTAIN}")
+        return Face(score, box, landmarks, len(rows))
+
+    def _detect(self, view: np.ndarray) -> np.ndarray:
+        """YuNet's rows [faces, 15] of a square BGR view."""
+        rows = self.detectors[len(view)].detect(view)[1]
+        return np.empty((0, 15)) if rows is None else rows
+
+    def _turn(self, image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """The faces [faces, 15] of the surest view of a photograph, and the transform [3, 3] that leads to it."""
+        height, width = image.shape[:2]
+        ratio = FILLED * side / max(height, width)
+        shape = max(1, round(ratio * width)), max(1, round(ratio * height))
+        small, shrink = resize(image, *shape)
+        small = self.cv2.cvtColor(small, self.cv2.COLOR_RGB2BGR)  # as YuNet wants it
+        best, sureness = (np.empty((0, 15)), np.eye(3)), 0.0
+        for degrees in TURNS:
+            turn = _turned(degrees, shape, side)
+            rows = self._detect(cut(small, turn, side, GREY))
+            if len(rows) and rows[:, 14].max() > sureness:
+                best, sureness = (rows, turn @ shrink), rows[:, 14].max()
+            if sureness >= SURE:
+                break
+        return best
+
+    def _settle(self, image: np.ndarray, landmarks: np.ndarray) -> tuple[float, np.ndarray]:
+        """The confidence in a face and its landmarks [5, 2], after close looks that began with rough ones; NoFace where
+        it is none from close by."""
+        # One cut, with room to turn in, is looked at: the size of the photograph no longer matters.
+        around = similarity_transform(landmarks, _centred_template(2 * CLOSE))
+        region = self.cv2.cvtColor(cut(image, around, 2 * CLOSE, GREY), self.cv2.COLOR_RGB2BGR)
+        points, seen = apply(around, landmarks), []
+        for _ in range(LOOKS):
+            upright = similarity_transform(points, _centred_template(CLOSE))
+            rows = self._detect(cut(region, upright, CLOSE, GREY))
+            if not len(rows):
+                raise NoFace("no face found: what seemed one is none from close by")
+            row = choose(rows, CLOSE)
+            points = apply(np.linalg.inv(upright), _landmarks(row))
+            seen.append(points)
+        return float(row[14]), apply(np.linalg.inv(around), np.mean(seen[-AVERAGED:], 0))

@@ -1,0 +1,267 @@
+"""What is wrong, or only worth knowing, in a twin data set: every image is read once, and every finding reported.
+
+Nothing is refused that training would refuse (images lost, people in two splits): an audit is there to say so.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dcal_core.audit.contents import Entry, read_entries
+from dcal_core.audit.duplicates import ALIKE, RADIUS, same_shots
+from dcal_core.data.twins import TwinIndex, path_parts
+
+LEAST_SIDE = 32  # px; a face below it holds nothing that tells twins apart
+CONVENTION = 0.9  # share of the files that must be named after their person before one that is not stands out
+KINDS = {  # kind of finding: what it means; the gravest first
+    "across_splits": "people in both train and test: training refuses them, take them out of one",
+    "leak": "one shot in train and in test",
+    "like_co_twin": "one shot under a person and the co-twin: most likely one of the two is mislabelled",
+    "like_unrelated": "one shot under people of different families",
+    "misnamed": "a file that is named after another person",
+    "unreadable": "cannot be decoded, so training leaves it out or refuses the data",
+    "missing": "in the index, but no such file",
+    "ambiguous": "several files fit the entry equally well, which training refuses",
+    "duplicate": "the same pixels twice under one person",
+    "near_duplicate": "one shot of a person twice, or a burst",
+    "tiny": "fewer pixels than half of what the model is given",
+    "greyscale": "no colour",
+    "few_images": "people with fewer than two readable images: no genuine pair",
+    "no_co_twin": "people in no pair of the index",
+    "large_family": "more than two siblings, such as triplets, who stay together in every split",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something found in the data; `drop` names those of its images that it suggests to leave out."""
+
+    kind: str
+    reason: str
+    people: tuple[str, ...]
+    images: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """All entries, what was counted in each split, and the findings, the gravest first."""
+
+    data: str
+    root: Path
+    image_size: int
+    entries: tuple[Entry, ...]
+    splits: dict[str, dict]
+    findings: tuple[Finding, ...]
+
+    def of_kind(self, kind: str) -> list[Finding]:
+        """The findings of one kind."""
+        return [finding for finding in self.findings if finding.kind == kind]
+
+    def suggested(self) -> dict[str, str]:
+        """The reason by image name, of every image that a finding suggests to leave out."""
+        reasons = {}
+        for finding in self.findings:
+            for image in finding.drop:
+                reasons.setdefault(image, f"{finding.kind}: {finding.reason}")
+        return reasons
+
+    def emptied(self, excluded: Iterable[str]) -> list[str]:
+        """The people whom an exclusion list would leave with no image."""
+        left = {entry.person for entry in self.entries if entry.name not in set(excluded)}
+        return sorted({entry.person for entry in self.entries} - left)
+
+    def as_dict(self) -> dict:
+        """The audit without its entries, as plain values without NaN."""
+        thresholds = {"tiny_px": _tiny(self.image_size), "hash_bits": RADIUS, "correlation": ALIKE}
+        counts = {kind: len(self.of_kind(kind)) for kind in KINDS}
+        head = {"data": self.data, "root": str(self.root), "image_size": self.image_size, "thresholds": thresholds}
+        return head | {"splits": self.splits, "counts": counts, "findings": [asdict(f) for f in self.findings]}
+
+
+def audit_images(indexes: Sequence[TwinIndex], root: Path, image_size: int, data: str) -> Audit:
+    """Read every image of the indexes under `root` once and say what was found; `image_size` in px, as the model is
+    given them. `data` names the data. DataError if `root` is not a folder."""
+    entries = read_entries(indexes, root, image_size)
+    findings = [
+        *_about_people(indexes, entries),
+        *_about_files(entries),
+        *_about_names(entries),
+        *_about_pixels(entries, _tiny(image_size)),
+        *_about_likeness(entries),
+    ]
+    findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: else in the order of the index
+    splits = {index.name: _count(index, [entry for entry in entries if entry.split == index.name]) for index in indexes}
+    return Audit(data, root, image_size, tuple(entries), splits, tuple(findings))
+
+
+def _tiny(image_size: int) -> int:
+    return max(LEAST_SIDE, image_size // 2)
+
+
+def _count(index: TwinIndex, entries: Sequence[Entry]) -> dict:
+    readable = [entry for entry in entries if entry.facts]
+    images_of = dict.fromkeys(index.people, 0)
+    for entry in readable:
+        images_of[entry.person] += 1
+    return {
+        "people": len(index.people),
+        "families": len(index.families),
+        "images": len(entries),
+        "images_found": sum(bool(entry.places) for entry in entries),
+        "images_readable": len(readable),
+        "images_per_person": _range(images_of.values()),
+        "shorter_side_px": _range(min(entry.facts.width, entry.facts.height) for entry in readable),
+        "images_of": images_of,
+    }
+
+
+def _range(values: Iterable[int]) -> dict[str, float | None]:
+    values = list(values)
+    if not values:
+        return {"min": None, "median": None, "max": None}
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+
+
+def _about_people(indexes: Sequence[TwinIndex], entries: Sequence[Entry]) -> Iterator[Finding]:
+    listed = [person for index in indexes for person in index.people]
+    if shared := tuple(sorted({person for person in listed if listed.count(person) > 1})):
+        yield Finding("across_splits", f"in {' and in '.join(index.name for index in indexes)}", shared)
+    for index in indexes:
+        readable = [entry.person for entry in entries if entry.split == index.name and entry.facts]
+        counts = dict(zip(*np.unique(readable, return_counts=True), strict=True)) if readable else {}
+        if few := tuple(person for person in index.people if counts.get(person, 0) < 2):
+            yield Finding("few_images", f"fewer than two readable images in {index.name}", few)
+        if alone := tuple(family[0] for family in index.families if len(family) == 1):
+            yield Finding("no_co_twin", f"without a co-twin in {index.name}", alone)
+        for family in index.families:
+            if len(family) > 2:
+                yield Finding("large_family", f"a family of {len(family)} in {index.name}", family)
+
+
+def _about_files(entries: Sequence[Entry]) -> Iterator[Finding]:
+    for entry in entries:
+        if entry.fault:
+            yield Finding("unreadable", entry.fault, (entry.person,), (entry.name,), (entry.name,))
+        elif len(entry.places) > 1:
+            places = " and ".join(map(str, entry.places[:2]))
+            reason = f"{places} fit equally well: remove one, or give the folder above one as data_root"
+            yield Finding("ambiguous", reason, (entry.person,), (entry.name,))
+    lost = "are not found: attach them, or take them out of the index"
+    yield from _by_person("missing", lost, entries, lambda e: not e.places)
+
+
+def _about_names(entries: Sequence[Entry]) -> Iterator[Finding]:
+    people = {entry.person for entry in entries}
+    lengths = sorted({len(person) for person in people}, reverse=True)
+    for what, part in (("folder", -2), ("file", -1)):
+        names = [path_parts(entry.name)[part] for entry in entries]
+        own = [name.startswith(entry.person) for name, entry in zip(names, entries, strict=True)]
+        if sum(own) < CONVENTION * len(own):
+            continue  # elsewhere files may be numbered, and a number may be somebody's id
+        for entry, name, is_own in zip(entries, names, own, strict=True):
+            others = [name[:length] for length in lengths if name[:length] in people]
+            if others and not is_own:
+                kin = "the co-twin" if others[0] in entry.family else "someone else"
+                reason = f"listed under {entry.person}, but the {what} is named after {others[0]}, {kin}"
+                yield Finding("misnamed", reason, (entry.person, others[0]), (entry.name,), (entry.name,))
+
+
+def _about_pixels(entries: Sequence[Entry], tiny: int) -> Iterator[Finding]:
+    def shorter_side(entry: Entry) -> int:
+        return min(entry.facts.width, entry.facts.height)
+
+    readable = [entry for entry in entries if entry.facts]
+    below = f"are below {LEAST_SIDE} px, too small to tell twins apart"
+    yield from _by_person("tiny", below, readable, lambda e: shorter_side(e) < LEAST_SIDE, drop=True)
+    small = f"have a shorter side of {LEAST_SIDE} to {tiny - 1} px: a smaller image_size would lose nothing"
+    yield from _by_person("tiny", small, readable, lambda e: LEAST_SIDE <= shorter_side(e) < tiny)
+    yield from _by_person("greyscale", "are grey, which is a fact and no fault", readable, lambda e: e.facts.grey)
+
+
+def _by_person(
+    kind: str, what: str, entries: Sequence[Entry], is_so: Callable, drop: bool = False
+) -> Iterator[Finding]:
+    """One finding for each person with such images, since whole sessions share a fault."""
+    images_of = defaultdict(list)
+    for entry in entries:
+        images_of[entry.split, entry.person].append(entry)
+    for (_, person), images in images_of.items():
+        if found := tuple(entry.name for entry in images if is_so(entry)):
+            reason = f"{len(found)} of {len(images)} images of {person} {what}"
+            yield Finding(kind, reason, (person,), found, found if drop else ())
+
+
+def _about_likeness(entries: Sequence[Entry]) -> Iterator[Finding]:
+    """Groups of images that show one shot, by how their people are related."""
+    readable = [entry for entry in entries if entry.facts]
+    links = defaultdict(list)  # kind of finding: pairs of entry numbers, with how alike they are
+    for a, b, alike in [*_same_pixels(readable), *_same_shots(readable)]:
+        links[_relation(readable[a], readable[b], exact=alike is None)].append((a, b, alike))
+    for kind, pairs in links.items():
+        for group in _groups(pairs):
+            numbers = sorted({number for a, b, _ in group for number in (a, b)})
+            yield _one_shot(kind, [readable[number] for number in numbers], [alike for _, _, alike in group])
+
+
+def _same_pixels(entries: Sequence[Entry]) -> Iterator[tuple[int, int, None]]:
+    """Pairs that join all copies of a person's image to its first one, and these firsts to one another."""
+    copies = defaultdict(lambda: defaultdict(list))
+    for number, entry in enumerate(entries):
+        copies[entry.facts.pixel_digest][entry.split, entry.person].append(number)
+    for whose in copies.values():
+        firsts = [numbers[0] for numbers in whose.values()]
+        yield from ((first, copy, None) for first, *more in whose.values() for copy in more)
+        yield from ((a, b, None) for place, a in enumerate(firsts) for b in firsts[place + 1 :])
+
+
+def _same_shots(entries: Sequence[Entry]) -> Iterator[tuple[int, int, float]]:
+    """Pairs of different pixels that show one shot, with their correlation."""
+    firsts = {entry.facts.pixel_digest: number for number, entry in reversed(list(enumerate(entries)))}
+    numbers = sorted(firsts.values())
+    if numbers:
+        pairs = same_shots(np.stack([entries[number].facts.thumbnail for number in numbers]))
+        yield from ((numbers[a], numbers[b], float(alike)) for a, b, alike in zip(*pairs, strict=True))
+
+
+def _relation(a: Entry, b: Entry, exact: bool) -> str:
+    if a.split != b.split:
+        return "leak"
+    if a.person == b.person:
+        return "duplicate" if exact else "near_duplicate"
+    return "like_co_twin" if b.person in a.family else "like_unrelated"
+
+
+def _groups(pairs: Sequence[tuple[int, int, float | None]]) -> list[list[tuple[int, int, float | None]]]:
+    """The pairs, joined where they share an entry."""
+    group_of = {number: {number} for a, b, _ in pairs for number in (a, b)}
+    for a, b, _ in pairs:
+        small, large = sorted((group_of[a], group_of[b]), key=len)
+        if small is not large:
+            large |= small
+            group_of.update(dict.fromkeys(small, large))
+    joined = defaultdict(list)
+    for pair in pairs:
+        joined[min(group_of[pair[0]])].append(pair)
+    return [joined[first] for first in sorted(joined)]
+
+
+def _one_shot(kind: str, entries: Sequence[Entry], alike: Sequence[float | None]) -> Finding:
+    """A finding of images that show one shot; `alike` are the correlations of its pairs, None for the same pixels."""
+    people = tuple(dict.fromkeys(entry.person for entry in entries))
+    if alike := [value for value in alike if value is not None]:
+        how = f"one shot (correlation {min(alike):.3f}{' or more' if len(alike) > 1 else ''})"
+    else:
+        how = "the same file" if len({entry.facts.file_digest for entry in entries}) == 1 else "the same pixels"
+    if len(people) > 1:
+        drop = entries  # which of the people it shows cannot be told from the pictures
+        who = f"under {', '.join(people[:4])}{' ...' if len(people) > 4 else ''}"
+    else:
+        drop = {"duplicate": entries[1:], "leak": [entry for entry in entries if entry.split == "train"]}.get(kind, ())
+        who = f"{len(entries)} times under {people[0]}"
+    where = ", in train and in test" if kind == "leak" else ""
+    images, dropped = (tuple(entry.name for entry in some) for some in (entries, drop))
+    return Finding(kind, f"{how}, {who}{where}", people, images, dropped)

@@ -1,0 +1,87 @@
+"""What the files behind an index hold, image by image; one without a file, or with a damaged one, has its place."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dcal_core.audit.duplicates import thumbnail
+from dcal_core.data.exclusions import image_names
+from dcal_core.data.images import FORMATS, Unreadable, decode
+from dcal_core.data.places import find_images
+from dcal_core.data.twins import TwinIndex
+from dcal_core.progress import progress_line
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What the file of one image holds."""
+
+    width: int  # px
+    height: int
+    grey: bool  # three equal channels
+    file_digest: str  # SHA-256 of the bytes
+    pixel_digest: str  # SHA-256 of the decoded pixels
+    thumbnail: np.ndarray  # [32, 32] uint8, grey
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One image of an index: whose it is, where it lies, and its facts or why there are none."""
+
+    name: str  # as an exclusion list names it
+    path: str | Path  # as the index has it
+    split: str
+    person: str
+    family: tuple[str, ...]
+    places: tuple[Path, ...]  # files that fit it; one, where all is well
+    facts: Facts | None = None
+    fault: str = ""
+
+
+def look_at(file: Path, image_size: int) -> Facts:
+    """The facts of one image, decoded as training does; Unreadable says why it cannot be."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror}") from None
+    pixels = decode(data, image_size)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+    grey = bool((pixels == pixels[:1]).all())
+    digests = hashlib.sha256(data).hexdigest(), hashlib.sha256(pixels).hexdigest()
+    return Facts(width, height, grey, *digests, thumbnail(pixels))
+
+
+def _list_entries(indexes: Sequence[TwinIndex], root: Path) -> list[Entry]:
+    names = iter(image_names([path for index in indexes for path in index.paths]))
+    entries = []
+    for index in indexes:
+        found = find_images(index, root)
+        for image, (path, person) in enumerate(zip(index.paths, index.person_of, strict=True)):
+            family = index.families[index.family_of[person]]
+            places = tuple(map(Path, found.get(image, [])))
+            entries.append(Entry(next(names), path, index.name, index.people[person], family, places))
+    return entries
+
+
+def read_entries(indexes: Sequence[TwinIndex], root: Path, image_size: int) -> list[Entry]:
+    """All images of the indexes, in their order, each found under `root` and read once; `image_size` in px, as the
+    model is given them. DataError if `root` is not a folder."""
+    entries = _list_entries(indexes, root)
+
+    def read(entry: Entry) -> Entry:
+        if len(entry.places) != 1:
+            return entry
+        try:
+            return replace(entry, facts=look_at(entry.places[0], image_size))
+        except Unreadable as reason:
+            return replace(entry, fault=str(reason))
+
+    with ThreadPoolExecutor() as pool:  # reading, hashing and decoding release the interpreter lock
+        return list(progress_line(pool.map(read, entries), total=len(entries), desc="looking at images", unit="image"))

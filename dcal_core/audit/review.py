@@ -1,0 +1,178 @@
+"""The reviewer of a data audit: findings side by side, and each image to keep or to drop.
+
+Shown only where someone can press its buttons; the pictures of `draw_findings` are for everyone else.
+"""
+
+import html
+import io
+from pathlib import Path
+
+import numpy as np
+from ipywidgets import HTML, Button, Dropdown, HBox, Image, Layout, ToggleButtons, VBox
+from matplotlib.figure import Figure
+from PIL import Image as Pillow
+from PIL import ImageDraw
+
+from dcal_core.audit.audit import KINDS, Audit, Finding
+from dcal_core.audit.contents import Entry
+from dcal_core.data.exclusions import FILE, match_exclusions, read_exclusions, refuse_unknown, write_exclusions
+from dcal_core.data.images import Unreadable, decode
+from dcal_core.data.twins import name_some
+from dcal_core.environment import output_root
+
+SIDE = 224  # of a picture, px
+SLOTS = 6  # pictures side by side
+KEEP, DROP = "keep", "drop"
+
+
+def face(entry: Entry, side: int = SIDE) -> np.ndarray:
+    """An image of the index as RGB [side, side, 3] uint8; a grey square that says why where there is none."""
+    fault = entry.fault or ("no such file" if not entry.places else "")
+    if not fault:
+        try:
+            return decode(entry.places[0].read_bytes(), side).transpose(1, 2, 0)  # [S, S, 3]
+        except (OSError, Unreadable) as error:
+            fault = str(error)
+    plain = Pillow.new("RGB", (side, side), "lightgrey")
+    lines = [fault[start : start + 24] for start in range(0, min(len(fault), 120), 24)]
+    ImageDraw.Draw(plain).text((8, 8), "\n".join(lines), fill="black")
+    return np.asarray(plain)
+
+
+def picture(entry: Entry, side: int = SIDE) -> bytes:
+    """An image of the index as PNG, `side` x `side` px."""
+    out = io.BytesIO()
+    Pillow.fromarray(face(entry, side)).save(out, "PNG")
+    return out.getvalue()
+
+
+def draw_findings(audit: Audit, kind: str, most: int = 6) -> Figure:
+    """The first `most` findings of a kind, a row each: up to six images, their names, and what is suggested."""
+    findings = [finding for finding in audit.of_kind(kind) if finding.images]
+    shown, entries = findings[:most], {entry.name: entry for entry in audit.entries}
+    figure = Figure(figsize=(10, 0.3 + 2.15 * len(shown)), layout="constrained")
+    more = f", the first {len(shown)} of {len(findings)}" if len(findings) > len(shown) else ""
+    figure.suptitle(f"{kind}: {KINDS[kind]} ({audit.data}){more}", fontsize=11, x=0.01, ha="left")
+    for row, finding in zip(figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
+        left = f" (first {SLOTS} of {len(finding.images)} images)" if len(finding.images) > SLOTS else ""
+        row.suptitle(finding.reason[:130] + left, fontsize=9, x=0.01, ha="left")
+        for axes, name in zip(row.subplots(1, SLOTS), [*finding.images[:SLOTS], *[None] * SLOTS], strict=False):
+            axes.set_axis_off()
+            if name:
+                axes.imshow(face(entries[name]))
+                colour = "firebrick" if name in finding.drop else "black"
+                axes.set_title(f"{name}\n{DROP if name in finding.drop else KEEP}", fontsize=7, color=colour)
+    return figure
+
+
+def excluded_before(audit: Audit, file: Path) -> dict[str, str]:
+    """What an earlier list leaves out, by the audit's names; empty where there is none.
+
+    DataError if the list cannot be read, or names images that this data lacks: it would be overwritten.
+    """
+    if not file.exists():
+        return {}
+    excluded = read_exclusions(file)
+    matched, unknown = match_exclusions(list(excluded), [entry.path for entry in audit.entries], file)
+    refuse_unknown(unknown, file)
+    return {audit.entries[number].name: excluded[row] for row, number in matched.items()}
+
+
+def write_list(audit: Audit, file: Path, excluded: dict[str, str]) -> str:
+    """Write an exclusion list; returns the sentences that say so."""
+    write_exclusions(file, excluded)
+    said = f"{len(excluded):,} of {len(audit.entries):,} images left out from now on, by {file}."
+    if file.resolve() != output_root() / "prepare" / FILE:
+        said += " Give this file to every later step as exclusions, or attach the folder as an input."
+    if emptied := audit.emptied(excluded):
+        said += f" No image is left of {name_some(emptied, 'person', 'people')}: take them out of both index files."
+    return said
+
+
+class Reviewer:
+    """Browses the findings of an audit and writes the exclusion list; `box` is the widget to display.
+
+    Starts from the list in `file` where there is one, else from what the audit suggests.
+    """
+
+    def __init__(self, audit: Audit, file: Path):
+        self.audit, self.file = audit, file
+        self.entries = {entry.name: entry for entry in audit.entries}
+        self.excluded = excluded_before(audit, file) if file.exists() else audit.suggested()
+        self.pages: list[tuple[Finding, tuple[str, ...]]] = []
+        self.page = 0
+        kinds = [kind for kind in KINDS if any(finding.images for finding in audit.of_kind(kind))]
+        everything = [("all findings", "")] + [(f"{kind} ({len(audit.of_kind(kind))})", kind) for kind in kinds]
+        self.kind = Dropdown(options=everything, layout=Layout(width="16em"))
+        self.back, self.forward = Button(description="Previous"), Button(description="Next")
+        self.write = Button(description="Write exclusion list", button_style="primary", layout=Layout(width="14em"))
+        self.place, self.reason, self.said = HTML(), HTML(), HTML()
+        self.slots = [_Slot(self._decide) for _ in range(SLOTS)]
+        self.kind.observe(lambda change: self._choose(change["new"]), names="value")
+        self.back.on_click(lambda _: self._turn(-1))
+        self.forward.on_click(lambda _: self._turn(1))
+        self.write.on_click(lambda _: self._write())
+        row = HBox([slot.box for slot in self.slots], layout=Layout(flex_flow="row wrap"))
+        head = HBox([self.kind, self.back, self.forward, self.place])
+        self.box = VBox([head, self.reason, row, HBox([self.write, self.said])])
+        self._choose("")
+        source = f"as {file} says" if file.exists() else "as suggested, not yet written"
+        self.said.value = html.escape(f"{len(self.excluded):,} images to drop, {source}")
+
+    def _choose(self, kind: str) -> None:
+        findings = self.audit.of_kind(kind) if kind else self.audit.findings
+        starts = [(f, start) for f in findings for start in range(0, len(f.images), SLOTS)]
+        self.pages = [(finding, finding.images[start : start + SLOTS]) for finding, start in starts]
+        self.page = 0
+        self._show()
+
+    def _turn(self, step: int) -> None:
+        self.page = min(max(self.page + step, 0), max(len(self.pages) - 1, 0))
+        self._show()
+
+    def _show(self) -> None:
+        self.back.disabled, self.forward.disabled = self.page == 0, self.page >= len(self.pages) - 1
+        finding, names = self.pages[self.page] if self.pages else (None, ())
+        self.place.value = f"{self.page + 1} of {len(self.pages)}" if finding else "nothing to review"
+        if finding:
+            what = html.escape(f"{finding.kind} ({self.audit.data}): {finding.reason}")
+            self.reason.value = f"<b>{what}</b>"
+        for slot, name in zip(self.slots, [*names, *[None] * SLOTS], strict=False):
+            slot.show(self.entries[name] if name else None, name in self.excluded)
+
+    def _decide(self, name: str, drop: bool) -> None:
+        if not drop:
+            self.excluded.pop(name, None)
+        elif name not in self.excluded:
+            finding = self.pages[self.page][0]
+            self.excluded[name] = f"{finding.kind}: {finding.reason}"
+        self.said.value = f"{len(self.excluded):,} images to drop, not yet written"
+
+    def _write(self) -> None:
+        try:
+            self.said.value = html.escape(write_list(self.audit, self.file, self.excluded))
+        except (OSError, ValueError) as error:  # an error in a handler would vanish in a log
+            self.said.value = html.escape(f"not written: {error}")
+
+
+class _Slot:
+    """One picture with its name and its toggle; hidden where a finding has fewer images."""
+
+    def __init__(self, decide):
+        self.name, self.decide = None, decide
+        self.image, self.title = Image(format="png", width=SIDE, height=SIDE), HTML()
+        self.toggle = ToggleButtons(options=[KEEP, DROP], style={"button_width": "4.5em"})
+        self.toggle.observe(self._toggled, names="value")
+        self.box = VBox([self.image, self.title, self.toggle], layout=Layout(margin="4px"))
+
+    def show(self, entry: Entry | None, drop: bool) -> None:
+        self.name = None  # what the toggle is set to here is no decision
+        self.box.layout.display = "flex" if entry else "none"
+        if entry:
+            self.image.value, self.toggle.value = picture(entry), DROP if drop else KEEP
+            self.title.value = f"{html.escape(entry.name)}<br>{html.escape(entry.split)}"
+            self.name = entry.name
+
+    def _toggled(self, change: dict) -> None:
+        if self.name is not None:
+            self.decide(self.name, change["new"] == DROP)

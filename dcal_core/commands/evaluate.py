@@ -1,0 +1,201 @@
+"""What evaluate.ipynb and `python -m dcal_core evaluate` do: verifiers scored on the same test people, and a report."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from dcal_core.commands.session import Session, begin_with_trained, command_parser, given_parameters, other_trained
+from dcal_core.config.shared import Config
+from dcal_core.data.splits import TwinData, read_indexes
+from dcal_core.environment import gpu_verdict
+from dcal_core.errors import UserError
+from dcal_core.models.files import load_model
+from dcal_core.verification.baseline import SFace
+from dcal_core.verification.family_rates import families_of_rarer_class
+from dcal_core.verification.figures import (
+    draw_confusable,
+    draw_det,
+    draw_histogram,
+    draw_reliability,
+    draw_roc,
+    draw_systems,
+)
+from dcal_core.verification.fusion import fit_fusion
+from dcal_core.verification.page import write_page
+from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs, unrelated_scores
+from dcal_core.verification.report import Scored, System, evaluate, write_json
+from dcal_core.verification.tables import metrics_table, security_table, systems_table, verdict_table
+from dcal_core.verification.words import compared, interval
+
+TITLE = "Evaluate a twin verifier"
+SPLITS = ("validation", "test")
+FEWEST_FAMILIES = 3  # on which limits of a verdict can be chosen
+
+
+def score_systems(session: Session, data: TwinData) -> list[System]:
+    """The session's run, then those of `compare`, the baseline and the fusion of all of them, as the config asks for;
+    raises UserError."""
+    folders = [Path(name.strip()).resolve() for name in session.config.compare.split(",") if name.strip()]
+    others = [other_trained(folder, session.config) for folder in folders]
+    names = short_names([one.trained.parents[1] for one in (session, *others)])
+    systems = [score_run(names[0], session, data)]
+    for name, other in zip(names[1:], others, strict=True):
+        systems.append(score_run(name, other, same_people(other.open_data(SPLITS), data, name)))
+    if session.config.baseline:
+        systems.append(
+            score_model("SFace", "frozen, trained by others on unrelated people", SFace(), data, session.config)
+        )
+    return [*systems, fuse(systems)] if session.config.fuse else systems
+
+
+def short_names(folders: list[Path]) -> list[str]:
+    """The ends of the folders' paths, as long as it takes to tell them apart; raises UserError for a folder given
+    twice."""
+    if len(set(folders)) < len(folders):
+        raise UserError("compare: names a run twice, or the run that it is to be compared with: leave one out.")
+    depths = (["/".join(folder.parts[-depth:]) for folder in folders] for depth in count(1))
+    return next(names for names in depths if len(set(names)) == len(names))
+
+
+def score_run(name: str, session: Session, data: TwinData) -> System:
+    """A trained run on its own validation families and on the test families."""
+    config, model = session.config, load_model(session.trained)
+    about = f"{config.backbone}, {config.image_size} px, seed {config.seed}"
+    return score_model(name, about, model, data, config)
+
+
+def score_model(name: str, about: str, model: torch.nn.Module, data: TwinData, config: Config) -> System:
+    """A model on the validation and the test families; its unrelated comparisons are those of test families."""
+    device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
+    model, scored = model.to(device), {}
+    for split in SPLITS:
+        index, pairs = data[split].index, twin_pairs(data[split].index)
+        features = encode_images(model, data[split].images, config.encode_batch, device)
+        scored[split] = Scored(index, pairs, score_pairs(model, features, pairs, device=device))
+    if "found" in features.parts:
+        about += f"; it found a face in {int(features.parts['found'].sum()):,} of {len(features):,} test images"
+    return System(name, about, **scored, unrelated=unrelated_scores(model, features, index, device=device))
+
+
+def same_people(other: TwinData, data: TwinData, folder: str) -> TwinData:
+    """The data of another run, whose images may be of another size; raises UserError where it tests other people."""
+    if other["test"].index.fingerprint() != data["test"].index.fingerprint():
+        raise UserError(
+            f"compare={folder}: that run is tested on other people or images: compare runs of one data set."
+        )
+    return other
+
+
+def fuse(systems: list[System]) -> System:
+    """All systems made into one by logistic regression on the validation families; raises UserError unless they have
+    the same ones."""
+    first = systems[0]
+    if len({system.validation.index.fingerprint() for system in systems}) > 1 or len(systems) < 2:
+        raise UserError("fuse=true: takes two systems or more with the same validation families: runs of one seed.")
+
+    def stacked(part) -> np.ndarray:
+        return np.stack([part(system) for system in systems], axis=1)
+
+    pairs = first.validation.pairs
+    fusion = fit_fusion(stacked(lambda one: one.validation.scores), pairs.genuine, pairs.family)
+    weights = ", ".join(f"{w:.2f} {one.name}" for w, one in zip(fusion.weight, systems, strict=True))
+    return System(
+        "fused",
+        f"weights of the standardised scores: {weights}",
+        replace(first.validation, scores=fusion.fuse(stacked(lambda one: one.validation.scores))),
+        replace(first.test, scores=fusion.fuse(stacked(lambda one: one.test.scores))),
+        replace(first.unrelated, scores=fusion.fuse(stacked(lambda one: one.unrelated.scores))),
+    )
+
+
+def evaluate_systems(session: Session, data: TwinData, systems: list[System], code: str) -> dict:
+    """The whole result: the first system in every respect, then the others beside it; raises UserError where the
+    validation families are too few to choose anything on."""
+    config, held_out = session.config, systems[0].validation.pairs
+    if families_of_rarer_class(held_out.genuine, held_out.family) < FEWEST_FAMILIES:
+        raise UserError(
+            f"fewer than {FEWEST_FAMILIES} validation families have pairs of one person and of co-twins, too few to "
+            "set a threshold on: train with a larger validation_share."
+        )
+    options = {"draws": config.bootstrap_draws, "seed": config.seed}
+    result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
+    about = {"created": f"{datetime.now(UTC):%Y-%m-%d}", "code": code, "fingerprint": config.fingerprint()}
+    return result | about | {"model": str(session.trained), "conditions": conditions(config, data, systems)}
+
+
+def conditions(config: Config, data: TwinData, systems: list[System]) -> list[str]:
+    """Under which conditions the figures hold, and what they cannot say."""
+    validation, test = (data[name] for name in SPLITS)
+    sizes, families = np.bincount(test.index.person_of), len(test.index.families)
+    each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    used, listed = len(test.index.paths), len(read_indexes(data.root)[1].paths)
+    few = [f"{families} families are few: read the intervals as the least there is to doubt."] if families < 30 else []
+    return [
+        f"{len(test.index.people)} test people of {families} families with {each} images each, "
+        f"none of them trained on; {len(validation.index.families)} other families set the threshold, the calibration "
+        "and the verdict's limits.",
+        f"{used:,} of the {listed:,} images listed were used; {listed - used:,} were missing, unreadable or excluded.",
+        "Every pair of images within a family was compared. Impostors are co-twins only; unrelated people, who are "
+        "easily told apart, are compared for the twin FMR alone.",
+        f"Intervals: 95 %, from {config.bootstrap_draws:,} draws of whole families with replacement, since comparisons "
+        "of one family are no independent evidence.",
+        *few,
+        "Images as they were given, without a check of pose, light or days between them: pairs taken on one day "
+        "flatter the figures.",
+        "Families that were not tested, other cameras and other ages may do worse.",
+        *(f"{system.name}: {system.about}." for system in systems),
+    ]
+
+
+def figures(result: dict, systems: list[System], data: TwinData) -> Iterator[tuple[str, Figure]]:
+    """Each figure of the report with its name."""
+    first, label = systems[0], data.label
+    pairs = first.test.pairs
+    what = first.test.scores, pairs.genuine, pairs.family
+    yield "scores", draw_histogram(*what, first.threshold, label)
+    yield "roc", draw_roc(*what, label)
+    yield "det", draw_det({one.name: one.test.scores for one in systems}, pairs.genuine, pairs.family, label)
+    if len(systems) > 1:
+        yield "systems", draw_systems(result)
+    if result["calibration"].get("reliability"):
+        yield "reliability", draw_reliability(result["calibration"], pairs.genuine, pairs.family, label)
+    yield "confusable", draw_confusable(result, data["test"].images)
+
+
+def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> list[Path]:
+    """Leave report.json and report.html in the run's folder."""
+    files = [session.folder / "report.json", session.folder / "report.html"]
+    write_json(files[0], result)
+    write_page(files[1], result, pictures)
+    return files
+
+
+def headline(result: dict) -> str:
+    """The EER with its interval, and on what."""
+    return f"EER {interval(result['metrics']['eer'], '%')}, {result['data']}"
+
+
+def main(arguments: list[str]) -> int:
+    """What evaluate.ipynb does; raises UserError where there is nothing to evaluate."""
+    given, params_dir = given_parameters(command_parser("evaluate", "Report on a trained run.").parse_args(arguments))
+    session = begin_with_trained(TITLE, given, params_dir)
+    data = session.open_data(SPLITS)
+    systems = score_systems(session, data)
+    result = evaluate_systems(session, data, systems, code="checkout")
+    pictures = {name: session.keep(figure, name) for name, figure in figures(result, systems, data)}
+    for text in (
+        verdict_table(result),
+        metrics_table(result),
+        security_table(result),
+        systems_table(result["systems"]),
+    ):
+        print(f"\n{text}")
+    print("", *map(compared, result["differences"]), headline(result), sep="\n")
+    print("Report:", *write_report(session, result, pictures))
+    return 0

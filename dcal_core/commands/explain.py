@@ -1,0 +1,177 @@
+"""What attention.ipynb and `python -m dcal_core explain` do: maps of a pair and of many pairs, and how far to believe
+them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dcal_core.commands.session import Session, begin_with_trained, command_parser, given_parameters
+from dcal_core.config.shared import Config
+from dcal_core.data.images import ImageStore, Unreadable, decode, open_images
+from dcal_core.data.pair_lists import families_of_pairs, read_pairs
+from dcal_core.data.splits import SYNTHETIC
+from dcal_core.data.twins import DataError
+from dcal_core.environment import gpu_verdict, scratch_root
+from dcal_core.errors import ConfigError
+from dcal_core.explain.charts import draw_comparison, draw_faithfulness
+from dcal_core.explain.comparison import compare_groups, mean_face, quick_maps
+from dcal_core.explain.conclusions import conclusions
+from dcal_core.explain.explorer import Explorer
+from dcal_core.explain.pair_folder import write_pair
+from dcal_core.explain.regions import ARCFACE, DRAWN, face_regions
+from dcal_core.explain.registry import MAPS
+from dcal_core.explain.tables import comparison_table, faithfulness_table
+from dcal_core.explain.trust import measure_maps
+from dcal_core.explain.views import PairView
+from dcal_core.models.files import load_model
+from dcal_core.storage import write_text
+from dcal_core.verification.answers import Answers, read_answers
+from dcal_core.verification.protocol import Pairs, some_of_each_family
+
+TITLE = "Where does the verifier look?"
+FOLDER = "explained"  # in the run's folder
+SHOWN = 6  # confusing pairs whose files are written
+
+
+def trained_model(session: Session) -> torch.nn.Module:
+    """The session's model, on the GPU where one is fit."""
+    return load_model(session.trained).to("cuda" if gpu_verdict()[0] else "cpu")
+
+
+def answers_of(session: Session) -> Answers | None:
+    """What a score of the session's model means; None, and a line that says so, before an evaluation."""
+    report = session.folder / "report.json"
+    if report.is_file():
+        return read_answers(report)
+    print(f"No {report}, so scores come without a verdict: run evaluate first to have them.")
+    return None
+
+
+def open_explorer(session: Session) -> Explorer:
+    """The session's model before its test families; raises UserError."""
+    data = session.open_data(("test",))
+    return Explorer(trained_model(session), data, answers_of(session), session.config.encode_batch)
+
+
+def regions_of(drawn: bool, size: int) -> dict[str, np.ndarray]:
+    """The parts of an aligned face of `size` pixels, where drawings have them or where photographs do."""
+    return face_regions(DRAWN if drawn else ARCFACE, size)
+
+
+def compare_kinds(model: torch.nn.Module, images: ImageStore, pairs: Pairs, drawn: bool) -> dict:
+    """Every quick map that the model has, of same-person pairs against those of co-twins."""
+    first = PairView(model, images.batch([pairs.a[0], pairs.b[0]]), ("", ""))
+    maps = quick_maps(model, images, pairs, [name for name in first.kinds if MAPS[name].quick])
+    return compare_groups(maps, pairs, regions_of(drawn, model.image_size))
+
+
+def sampled(explorer: Explorer, config: Config) -> Pairs:
+    """So many pairs of each kind from each test family as the config asks for."""
+    pairs = explorer.scored.pairs
+    places = [some_of_each_family(pairs, genuine, config.pairs_per_family, config.seed) for genuine in (True, False)]
+    return pairs.take(np.concatenate(places))
+
+
+def write_result(folder: Path, name: str, result: dict) -> Path:
+    """Keep figures to compute with as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{name}.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return folder / f"{name}.json"
+
+
+def write_view(folder: Path, view: PairView, label: str, said: str) -> list[Path]:
+    """The pictures and the statistics of a pair."""
+    return write_pair(folder, view, "", label, regions_of(SYNTHETIC in label, view.faces.shape[1]), said)
+
+
+def explain_files(session: Session, files: list[Path]) -> list[Path]:
+    """What the model has to say about two aligned face images, as files; raises DataError for one that is none."""
+    model, faces = trained_model(session), []
+    for file in files:
+        try:
+            faces.append(torch.from_numpy(decode(file.read_bytes(), model.image_size)))
+        except (OSError, Unreadable) as error:
+            raise DataError(f"{file} cannot be read ({error}): give an aligned face image.") from None
+    view, answers = PairView(model, torch.stack(faces), tuple(map(str, files))), answers_of(session)
+    said = answers.sentence(view.score) if answers else f"score {view.score:.2f}"
+    print(said)
+    return write_view(session.folder / FOLDER, view, label_of_given(session), said)
+
+
+def label_of_given(session: Session) -> str:
+    """What images are called that somebody gives: nobody but they know what they show."""
+    return f"images given, model trained on {session.trained_on()['data']}"
+
+
+def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
+    """Listed pairs of one person against listed pairs of co-twins, as files; raises DataError."""
+    lists = [read_pairs(same), read_pairs(twins)]
+    joined = [pair for one in lists for pair in one]
+    paths, place = np.unique([str(path) for pair in joined for path in pair], return_inverse=True)
+    images = open_images(list(paths), session.config.image_size, scratch_root() / "decoded", max_lost_share=0.0)
+    a, b = place.reshape(-1, 2).T
+    genuine = np.repeat([True, False], [len(one) for one in lists])
+    pairs = Pairs(a, b, genuine, families_of_pairs(joined))
+    label = label_of_given(session)
+    comparison = compare_kinds(trained_model(session), images, pairs, SYNTHETIC in label)
+    return write_comparison(session, comparison, images, label)
+
+
+def write_comparison(session: Session, comparison: dict, images: ImageStore, label: str) -> list[Path]:
+    """Print what differs between the two kinds of pairs, and keep it with its figures."""
+    files = [write_result(session.folder / FOLDER, "comparison", {"data": label} | comparison)]
+    face = mean_face(images)
+    for name in comparison["maps"]:
+        files.append(session.keep(draw_comparison(comparison, name, face, label), f"comparison_{name}"))
+    print(f"\n{comparison_table(comparison, 'distinctive')}\n")
+    return files
+
+
+def explain_test(session: Session) -> list[Path]:
+    """The most confusing pairs of the test families, both kinds of pairs compared, and what each map can be trusted
+    for, as files."""
+    explorer, config = open_explorer(session), session.config
+    files = []
+    for turn in range(min(SHOWN, len(explorer.order))):
+        pair = explorer.confusing(turn)
+        files += write_view(session.folder / FOLDER, explorer.view(*pair), explorer.label, explorer.judged(*pair))
+    comparison = compare_kinds(explorer.model, explorer.images, sampled(explorer, config), explorer.data.synthetic)
+    files += write_comparison(session, comparison, explorer.images, explorer.label)
+    trust = measure_maps(explorer.model, explorer.data, config.pairs_per_family, seed=config.seed)
+    files.append(write_result(session.folder / FOLDER, "faithfulness", trust))
+    files.append(session.keep(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness"))
+    print(faithfulness_table(trust["maps"]), *conclusions(trust["maps"]), sep="\n\n")
+    return files
+
+
+def trust_title(trust: dict) -> str:
+    """What the figure of faithfulness shows, on which data and how much of it."""
+    counted = f"{trust['pairs']:,} co-twin pairs of {trust['families']:,} families"
+    return f"How far each map can be believed ({trust['data']}): {counted}"
+
+
+def main(arguments: list[str]) -> int:
+    """What attention.ipynb does, without its browser; raises UserError where there is nothing to explain."""
+    parser = command_parser("explain", "Say where a trained run looks, and how far that can be believed.")
+    parser.add_argument(
+        "--images", nargs=2, type=Path, metavar=("A", "B"), help="two face images, not the test families"
+    )
+    parser.add_argument(
+        "--same", type=Path, help="list of same-person pairs, two images a line, to compare with --twins"
+    )
+    parser.add_argument("--twins", type=Path, help="list of co-twin pairs, to compare with")
+    options = parser.parse_args(arguments)
+    given, params_dir = given_parameters(options)
+    if (options.same is None) != (options.twins is None):
+        raise ConfigError("--same and --twins are lists to be compared: give both.")
+    session = begin_with_trained(TITLE, given, params_dir)
+    if options.images:
+        files = explain_files(session, options.images)
+    elif options.same:
+        files = explain_lists(session, options.same, options.twins)
+    else:
+        files = explain_test(session)
+    print("Files:", *files, sep="\n  ")
+    return 0

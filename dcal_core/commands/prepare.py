@@ -1,0 +1,209 @@
+"""The data audit, and an aligned copy, as a command, `python -m dcal_core prepare`, and what prepare.ipynb shares with
+it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from dcal_core.audit.aligned import ALIGNED, DROPPED, KEPT, RECORDS, Record, align_split
+from dcal_core.audit.audit import KINDS, Audit, audit_images
+from dcal_core.audit.review import draw_findings, excluded_before, write_list
+from dcal_core.commands.session import Session, choose_preset, command_parser, given_parameters, run_folder
+from dcal_core.config.shared import Config, load
+from dcal_core.data.exclusions import FILE
+from dcal_core.data.images import open_upright
+from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes
+from dcal_core.data.twins import DataError
+from dcal_core.environment import banner
+from dcal_core.figures import COLOURS
+from dcal_core.markdown import table
+from dcal_core.storage import write_text
+
+TITLE = "Check the twin data"
+NAMED, MISSING = 3, 20  # findings of a kind, and photographs that were not aligned, that are printed
+
+
+def begin_audit(given: dict, params_dir: Path) -> Session:
+    """Describe the machine and read the parameters of an audit; raises ConfigError."""
+    preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
+    config = load(preset, params_dir, given)
+    print(banner(TITLE))
+    print(f"Preset {preset}, image_size {config.image_size} px")
+    return Session(config, run_folder(config, "prepare"))
+
+
+def audit_data(config: Config) -> Audit:
+    """Audit the data that training would take, whether it would refuse it or not; raises DataError where the index
+    files are none."""
+    root = open_root(config)
+    return audit_images(read_indexes(root), root, config.image_size, label_of(root))
+
+
+def exclusion_list(session: Session) -> Path:
+    """The list that prepare reads and writes: the one given, else the one in the run's folder."""
+    return Path(session.config.exclusions) if session.config.exclusions else session.folder / FILE
+
+
+def exclude_suggested(audit: Audit, file: Path) -> str:
+    """Add what the audit suggests to drop to an exclusion list; returns the sentences that say so. Raises DataError."""
+    return write_list(audit, file, audit.suggested() | excluded_before(audit, file))
+
+
+def write_report(audit: Audit, folder: Path) -> Path:
+    """Write audit.json into a folder; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "audit.json", json.dumps(audit.as_dict(), indent=1, allow_nan=False) + "\n")
+    return folder / "audit.json"
+
+
+def summary(audit: Audit) -> str:
+    """What each split holds, as a Markdown table that is also legible as text."""
+    splits = audit.splits.values()
+    rows = []
+    for key in ("people", "families", "images", "images_found", "images_readable"):
+        rows.append([key.replace("_", " "), *(f"{split[key]:,}" for split in splits)])
+    rows.append(["images per person: least, median, most", *(_spread(s["images_per_person"]) for s in splits)])
+    rows.append(["shorter side, px: least, median, most", *(_spread(split["shorter_side_px"]) for split in splits)])
+    return table([audit.data, *audit.splits], rows)
+
+
+def found(audit: Audit) -> str:
+    """How often each kind of finding was made, as a Markdown table that is also legible as text."""
+    rows = []
+    for kind in KINDS:
+        if findings := audit.of_kind(kind):
+            distinct = [{item for finding in findings for item in getattr(finding, of)} for of in ("people", "images")]
+            drop = {image for finding in findings for image in finding.drop}
+            rows.append([kind, *(f"{n:,}" for n in map(len, (findings, *distinct, drop))), KINDS[kind]])
+    head = ["finding", "cases", "people", "images", "drop?", "what it is"]
+    return table(head, rows) if rows else "Nothing was found that is worth knowing."
+
+
+def first_findings(audit: Audit) -> Iterator[str]:
+    """A line for each of the first findings of each kind."""
+    for kind in KINDS:
+        findings = audit.of_kind(kind)
+        for finding in findings[:NAMED]:
+            what = finding.images or finding.people
+            yield f"{kind}: {', '.join(what[:4])}{' ...' if len(what) > 4 else ''}: {finding.reason}"
+        if len(findings) > NAMED:
+            yield f"{kind}: {len(findings) - NAMED:,} more in audit.json"
+
+
+def figures(audit: Audit) -> Iterator[tuple[str, Figure]]:
+    """All pictures of an audit by file name: the images per person, then a sheet for each kind that has images."""
+    yield "images_per_person", draw_counts(audit)
+    for kind in KINDS:
+        if any(finding.images for finding in audit.of_kind(kind)):
+            yield kind, draw_findings(audit, kind)
+
+
+def draw_counts(audit: Audit) -> Figure:
+    """How many people have how many readable images, a histogram for each split."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    grid = figure.subplots(1, len(audit.splits), squeeze=False)[0]
+    for axes, (name, split) in zip(grid, audit.splits.items(), strict=True):
+        counts = list(split["images_of"].values())
+        axes.hist(counts, bins=range(max(counts) + 2), align="left", color=COLOURS[0], rwidth=0.9)
+        axes.axvline(1.5, color=COLOURS[1], linestyle="--")
+        axes.set(title=f"{name}: {len(counts)} people ({audit.data})", ylabel="people")
+        axes.set_xlabel("readable images of a person; left of the line: no genuine pair")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Record]]]:
+    """Align both splits, but for the images left out, into `<data>_aligned_<size>` in the run's folder; returns that
+    folder and the records by split. DataError where there are no photographs, and all that `align_split` raises."""
+    if audit.data == SYNTHETIC:
+        raise DataError("drawn twins are drawn aligned: attach photographs, give data_root, or set align=false.")
+    config, listing = session.config, exclusion_list(session)
+    if listing.exists():
+        config = replace(config, exclusions=str(listing))
+    target = session.folder / f"{audit.data}_aligned_{config.align_size}"
+    options = {"size": config.align_size, "missing": config.align_missing}
+    indexes = reviewed_indexes(audit.root, config)
+    return target, {index.name: align_split(index, audit.root, target, **options) for index in indexes}
+
+
+def alignment_table(records: dict[str, list[Record]]) -> str:
+    """What became of the photographs of each split, as a Markdown table that is also legible as text."""
+    rows = []
+    for status in (ALIGNED, KEPT, DROPPED):
+        rows.append([status, *(f"{sum(r.status == status for r in split):,}" for split in records.values())])
+    several = (sum(record.faces > 1 for record in split) for split in records.values())
+    return table(["photographs", *records], [*rows, ["of them with several faces", *map(str, several)]])
+
+
+def not_aligned(records: dict[str, list[Record]]) -> Iterator[str]:
+    """A line for each photograph that was not aligned, up to a number that can be read."""
+    missing = [record for split in records.values() for record in split if record.status != ALIGNED]
+    yield from (f"{record.status}: {record.image}: {record.reason}" for record in missing[:MISSING])
+    if len(missing) > MISSING:
+        yield f"{len(missing) - MISSING:,} more in {RECORDS}"
+
+
+def draw_alignment(target: Path, records: dict[str, list[Record]], label: str) -> Figure:
+    """A sheet of photographs, evenly chosen, with the box and the landmarks found, each above its aligned face."""
+    aligned = [record for split in records.values() for record in split if record.status == ALIGNED]
+    shown = [aligned[number] for number in np.linspace(0, len(aligned) - 1, min(len(aligned), 8)).astype(int)]
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure.suptitle(f"{len(shown)} of {len(aligned):,} photographs, and the faces they became ({label})", fontsize=11)
+    grid = figure.subplots(2, max(len(shown), 1), squeeze=False)
+    for above, below, record in zip(*grid, shown, strict=False):
+        photograph = open_upright(Path(record.photograph).read_bytes())
+        above.imshow(photograph)
+        above.add_patch(Rectangle(record.box[:2], *record.box[2:], fill=False, color=COLOURS[1]))
+        above.scatter(*zip(*record.landmarks, strict=True), s=4, color=COLOURS[2])
+        above.set_title(record.image, fontsize=6)
+        below.imshow(open_upright((target / record.file).read_bytes()))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure
+
+
+def report_alignment(session: Session, audit: Audit) -> None:
+    """Align the data, print what became of it, and keep a sheet of it in the run's folder."""
+    target, records = align_data(session, audit)
+    print(f"\n{alignment_table(records)}\n", *not_aligned(records), sep="\n")
+    print(f"Sheet: {session.keep(draw_alignment(target, records, audit.data), 'alignment')}")
+    print(f"Aligned faces: {target}: give it as data_root to train on it.")
+
+
+def main(arguments: list[str]) -> int:
+    """What prepare.ipynb does, without its reviewer: exit status 0 also with findings; raises UserError where there is
+    nothing to audit."""
+    parser = command_parser("prepare", "Check the data of a preset.")
+    parser.add_argument("--align", action="store_true", help="make an aligned copy of it too, as -p align true does")
+    options = parser.parse_args(arguments)
+    given, params_dir = given_parameters(options)
+    session = begin_audit(given | ({"align": True} if options.align else {}), params_dir)
+    audit = audit_data(session.config)
+    report(session, audit)
+    if session.config.align:
+        report_alignment(session, audit)
+    return 0
+
+
+def report(session: Session, audit: Audit) -> None:
+    """Print an audit, keep it and its pictures in the run's folder, and write the list where that is asked for."""
+    print(f"\n{summary(audit)}\n\n{found(audit)}\n", *first_findings(audit), sep="\n")
+    for name, figure in figures(audit):
+        session.keep(figure, name)
+    print(f"\nReport: {write_report(audit, session.folder)}\nPictures: {session.folder / 'figures'}")
+    if session.config.drop_suggested:
+        print(exclude_suggested(audit, exclusion_list(session)))
+    elif audit.suggested():
+        print(f"{len(audit.suggested()):,} images suggested to be dropped: review them, or give drop_suggested=true.")
+
+
+def _spread(values: dict) -> str:
+    return ", ".join("-" if value is None else f"{value:g}" for value in values.values())

@@ -1,0 +1,1 @@
+"""Drawn twins: faces whose differences are known, for every run without photographs."""

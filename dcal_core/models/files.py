@@ -1,0 +1,85 @@
+"""From a config to a model, and from a folder to a trained one.
+
+A model folder holds `model.json`, the architecture as plain values, and `model.safetensors`, the weights: neither can
+execute code when read.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dcal_core.config.shared import FIELDS, Config, read_value
+from dcal_core.errors import ConfigError
+from dcal_core.models import adaface, dcal
+from dcal_core.storage import DamagedError, check_seal, read_json
+
+# A recipe's name to the module of its model, in which are
+#   ARCHITECTURE                                    what model.json holds, by the parameter it came from, if any
+#   check_architecture(found)                       refuses there what no parameter's limits refuse
+#   new_model(config, input_roots, pretrained)      a model to train
+#   rebuild(architecture)                           one whose weights are still to come
+# All raise ConfigError; a model keeps its architecture as an attribute, to be saved with its weights.
+RECIPES = {"dcal": dcal, "adaface": adaface}
+
+
+def new_model(config: Config, input_roots: list[Path], pretrained: bool = True) -> nn.Module:
+    """A model to train; raises ConfigError. pretrained=False where a checkpoint will bring all weights anyway."""
+    return RECIPES[config.recipe].new_model(config, input_roots, pretrained)
+
+
+def save_state(file: Path, module: nn.Module) -> None:
+    """Write a module's tensors, whatever their layout in memory."""
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
+
+
+def save_model(folder: Path, model: nn.Module) -> None:
+    """Write the model, its weights and `model.architecture`, into a folder."""
+    save_state(Path(folder) / "model.safetensors", model)
+    (Path(folder) / "model.json").write_text(json.dumps(model.architecture, indent=1))
+
+
+def read_architecture(file: Path) -> dict:
+    """The architecture that a model folder's file describes; raises DamagedError where it describes none of ours."""
+    found = read_json(file)
+    try:
+        recipe = RECIPES[read_value(FIELDS["recipe"], found.get("recipe"))]
+        if set(found) != set(recipe.ARCHITECTURE):
+            raise ConfigError(f"it names {', '.join(sorted(set(found) ^ set(recipe.ARCHITECTURE)))}")
+        for name, field in recipe.ARCHITECTURE.items():
+            value = read_value(FIELDS[field], found[name]) if field else found[name]
+            if value != found[name]:
+                raise ConfigError(f"{name} is {found[name]!r:.40}")
+            found[name] = value  # a whole number, where JSON has 224.0
+        recipe.check_architecture(found)
+    except ConfigError as error:
+        raise other_version(file, error) from None
+    return found
+
+
+def other_version(file: Path, error: ConfigError) -> DamagedError:
+    """The refusal of a model folder's file for what is wrong with the architecture in it."""
+    return DamagedError(f"{file} is damaged or of another version ({error}): restore it or train again.")
+
+
+def load_model(folder: Path) -> nn.Module:
+    """The trained model of a folder, on the CPU and in eval mode; raises ConfigError where the folder holds none, and
+    DamagedError where it is not as it was written."""
+    described, weights = Path(folder) / "model.json", Path(folder) / "model.safetensors"
+    if not described.is_file():
+        raise ConfigError(f"{folder} holds no trained model (model.json is missing): train first, or set run_dir.")
+    check_seal(Path(folder))
+    architecture = read_architecture(described)
+    try:
+        model = RECIPES[architecture["recipe"]].rebuild(architecture)
+        model.load_state_dict(load_file(weights))
+    except ConfigError as error:
+        raise other_version(described, error) from None
+    except (RuntimeError, SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DamagedError(
+            f"{weights} does not fit model.json beside it ({reason}): restore it or train again."
+        ) from None
+    return model.eval()

@@ -1,0 +1,125 @@
+"""Runs of the ablation: trained, scored, kept, and not done again."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.ablation import command, runs
+from benchmarks.ablation.rows import FULL, ROWS
+from benchmarks.ablation.runs import Trial, plan, run_all, run_trial
+from dcal_core.__main__ import main
+from dcal_core.config.shared import FIELDS, load
+from dcal_core.data import splits
+from dcal_core.data.drawn.synthetic import generate
+from dcal_core.errors import UserError
+from dcal_core.verification.metrics import equal_error_rate
+from dcal_core.verification.protocol import twin_pairs
+
+PARAMS = Path(__file__).parents[3] / "params"
+TINY = dict(
+    image_size=32, synthetic_families=8, synthetic_images=3, synthetic_test_families=2, validation_share=0.3,
+    families_per_batch=4, images_per_person=2, steps_per_epoch=2, epochs=1,
+)  # fmt: skip
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@pytest.fixture
+def base():
+    return load("demo", PARAMS, TINY)
+
+
+def test_every_row_is_a_change_that_config_knows_and_is_held_against_another_row():
+    base = load("demo", PARAMS, {})
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names)
+    for row in ROWS:
+        assert row.against in {*names, ""} - {row.name} and set(row.changes) <= set(FIELDS)
+        others = [replace(base, **other.changes) for other in ROWS if other is not row]
+        assert replace(base, **row.changes) not in others, f"{row.name} is another row once more"
+    assert {row.name: row for row in ROWS}[FULL].changes == {}  # the preset as it is
+
+
+def test_the_main_rows_come_first_seed_by_seed(base, tmp_path):
+    trials = plan(ROWS, base, "the test people", tmp_path, seeds=3, few=1)
+    mains = [row.name for row in ROWS if row.main]
+    assert [(one.row, one.seed) for one in trials[: 3 * len(mains)]] == [(row, s) for s in range(3) for row in mains]
+    assert len(trials) == 3 * len(mains) + len(ROWS) - len(mains)
+    assert len({one.folder for one in trials}) == len(trials) and {one.test for one in trials} == {"the test people"}
+    for one in trials:
+        changes = {row.name: row.changes for row in ROWS}[one.row]
+        assert all(getattr(one.config, name) == value for name, value in changes.items())
+
+
+def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypatch):
+    config = replace(base, glca_blocks=0, pwca_first=0, run_dir=str(tmp_path / "sa"))
+    index = runs.open_data(config, ("test",))["test"].index
+    trial = Trial("sa", 0, config, index.fingerprint())
+    assert trial.result() is None
+    found = run_trial(trial, threads=1)
+    assert trial.result() == found and found["batches"] == 2 and found["data"] == "SYNTHETIC"
+    scores = trial.scores()
+    assert len(scores) == 2 * (2 * 28 + 64) and np.isfinite(scores).all()
+    assert found["eer"] == equal_error_rate(scores, twin_pairs(index).genuine)[0]
+    before = (trial.folder / "trial.json").stat().st_mtime_ns
+    run_all([trial], jobs=1, threads=1)
+    assert (trial.folder / "trial.json").stat().st_mtime_ns == before
+    for other in (replace(trial, config=replace(config, lr=1e-4)), replace(trial, test="other people")):
+        assert other.result() is None  # of these it says nothing
+    monkeypatch.setattr(runs, "write_text", stopped)
+    with pytest.raises(KeyboardInterrupt):  # where it is scored anew, with the scores already replaced
+        run_trial(trial, threads=1)
+    assert trial.result() is None
+
+
+def stopped(*_):
+    raise KeyboardInterrupt
+
+
+def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, capsys, monkeypatch):
+    parameters = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
+    options = ["--rows", "sa", FULL, "--seeds", "2", "--jobs", "1", "--folder", "out"]
+    monkeypatch.setattr(command, "TEST_FAMILIES", 2)
+    assert main(["ablation", *options, *parameters]) == 0
+    found = json.loads(Path("out/ablation.json").read_text())
+    assert [line["row"] for line in found["rows"]] == ["sa", FULL] and found["data"] == "SYNTHETIC"
+    assert found["test_families"] == 2 and Path("out/ablation.png").is_file()
+    assert Path("out/ablation.md").read_text().strip() in capsys.readouterr().out
+    assert main(["ablation", *options, *parameters, "-p", "pwca_last", "9"]) == 1  # of 3 blocks
+    assert "seed0 failed (pwca_first, pwca_last: hybrid_tiny has 3 blocks" in capsys.readouterr().err
+
+
+def test_other_test_families_are_scored_anew_without_training_anew(monkeypatch):
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
+    given = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
+    options = ["--rows", "sa", "--seeds", "1", "--jobs", "1", "--folder", "out", *given]
+    run, trained = Path("out/sa/seed0"), set()
+    for families in (2, 3):
+        assert main(["ablation", *options, "-p", "synthetic_test_families", str(families)]) == 0
+        assert json.loads(Path("out/ablation.json").read_text())["test_families"] == families
+        assert len(np.load(run / "scores.npy")) == families * (2 * 28 + 64)
+        trained.add((run / "checkpoints/best/model.safetensors").stat().st_mtime_ns)
+    assert len(trained) == 1
+
+
+def test_an_unknown_row_is_named(capsys):
+    assert main(["ablation", "--rows", "salt"]) == 1
+    assert "--rows salt: takes some of sa, " in capsys.readouterr().err
+
+
+def test_a_failing_run_is_named(base, tmp_path):
+    trial = Trial("sa", 0, replace(base, data_root=str(tmp_path / "nothing"), run_dir=str(tmp_path / "sa")), "")
+    with pytest.raises(UserError, match="data_root"):
+        run_all([trial], jobs=1, threads=1)
+
+
+def test_results_survive_a_stop(base, tmp_path):
+    trial = Trial("sa", 0, replace(base, run_dir=str(tmp_path / "sa")), "")
+    trial.folder.mkdir()
+    (trial.folder / "scores.npy").write_bytes(b"half")  # killed before trial.json
+    assert trial.result() is None

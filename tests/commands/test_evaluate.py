@@ -1,0 +1,170 @@
+"""Evaluation from trained runs to the report: what stands beside what, and what is refused."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dcal_core.__main__ import main
+from dcal_core.commands import evaluate as evaluation
+from dcal_core.commands.evaluate import SPLITS, evaluate_systems, figures, score_systems
+from dcal_core.commands.session import begin_with_trained
+from dcal_core.commands.train import train_run
+from dcal_core.config.shared import load
+from dcal_core.data import splits
+from dcal_core.data.drawn.synthetic import generate
+from dcal_core.data.splits import open_data
+from dcal_core.errors import UserError
+from dcal_core.models.features import Features
+from dcal_core.verification.metrics import equal_error_rate
+from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+
+PARAMS = Path(__file__).parents[2] / "params"
+TINY = dict(
+    image_size=32, synthetic_families=12, synthetic_images=3, synthetic_test_families=5, validation_share=0.5,
+    families_per_batch=4, images_per_person=2, steps_per_epoch=2, epochs=1, bootstrap_draws=100,
+)  # fmt: skip
+
+
+class Brightness(torch.nn.Module):
+    """A stand-in for the baseline: compares images by their mean colour."""
+
+    def encode(self, images):
+        colour = images.float().mean((2, 3)) / 255
+        return Features({"colour": colour, "found": torch.arange(len(images)) % 2 == 0})
+
+    def compare(self, a, b):
+        return -torch.cdist(a.parts["colour"], b.parts["colour"])
+
+
+@pytest.fixture(scope="module")
+def runs(off_kaggle, tmp_path_factory):
+    """A folder with three trained runs: two of one seed, one of another, at another image size."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patched:
+        off_kaggle(patched, folder)
+        patched.setattr(splits, "generate", partial(generate, workers=1))
+        changes = {"a": {}, "b": {"lr": 1e-3}, "c": {"seed": 1, "image_size": 48}}
+        for name, change in changes.items():
+            config = load("demo", PARAMS, TINY | change | {"run_dir": name})
+            train_run(config, folder / name, open_data(config, ("train", "validation")))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def beside_the_runs(off_kaggle, monkeypatch, runs):
+    off_kaggle(monkeypatch, runs)
+    monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
+    monkeypatch.setattr(evaluation, "SFace", Brightness)
+
+
+def begun(**given):
+    session = begin_with_trained("Evaluate", {"preset": "demo", "run_dir": "a", **given}, PARAMS)
+    return session, session.open_data(SPLITS)
+
+
+def test_every_system_scores_the_same_pairs_and_has_validation_families_of_its_own():
+    session, data = begun(compare="b, c", baseline="true")
+    systems = score_systems(session, data)
+    assert [system.name for system in systems] == ["a", "b", "c", "SFace"]
+    for system in systems:
+        assert np.array_equal(system.test.pairs.a, systems[0].test.pairs.a)
+        assert system.test.scores.shape == (5 * 2 * 28 + 5 * 64,) and np.isfinite(system.test.scores).all()
+    held_out = [system.validation.index.fingerprint() for system in systems]
+    assert held_out[0] == held_out[1] == held_out[3] != held_out[2]
+    assert "48 px, seed 1" in systems[2].about and "found a face in 40 of 80 test images" in systems[3].about
+
+
+def test_scores_are_those_of_the_trained_model():
+    session, data = begun()
+    (system,) = score_systems(session, data)
+    model, pairs = evaluation.load_model(Path("a/checkpoints/best")), twin_pairs(data["test"].index)
+    expected = score_pairs(model, encode_images(model, data["test"].images, 7, progress=False), pairs)
+    np.testing.assert_allclose(system.test.scores, expected, atol=1e-5)
+
+
+def test_fused_scores_come_from_weights_chosen_on_validation_families():
+    session, data = begun(baseline="true", fuse="true")
+    ours, baseline, fused = score_systems(session, data)
+    assert fused.name == "fused" and " a, " in fused.about and fused.about.endswith(" SFace")
+    rules = []
+    for part in ("validation", "test", "unrelated"):
+        scores = [getattr(one, part).scores for one in (ours, baseline)]
+        columns = np.stack([*scores, np.ones(len(scores[0]))], axis=1)
+        rules.append(np.linalg.lstsq(columns, getattr(fused, part).scores, rcond=None)[0])
+    np.testing.assert_allclose(rules, [rules[0]] * 3, rtol=1e-3, atol=1e-9)  # one linear rule for all three
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"compare": "nowhere"}, "no trained model in"),
+        ({"compare": "c", "fuse": "true"}, "fuse=true: takes two systems or more with the same validation families"),
+        ({"fuse": "true"}, "fuse=true: takes two systems or more"),
+        ({"compare": "b,a"}, "compare: names a run twice"),
+    ],
+)
+def test_what_cannot_stand_side_by_side_is_a_sentence(given, sentence, capsys):
+    options = [part for name, value in given.items() for part in ("-p", name, value)]
+    assert main(["evaluate", "--preset", "demo", "-p", "run_dir", "a", *options]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_compared_run_is_tested_on_the_families_asked_for_now():
+    session, data = begun(compare="b", synthetic_test_families=3)
+    ours, other = score_systems(session, data)
+    assert len(ours.test.scores) == len(other.test.scores) == 3 * (2 * 28 + 64)
+
+
+def test_a_run_on_other_people_is_refused():
+    _, data = begun()
+    fewer = splits.Split(data["test"].index.select_families([0, 1]), data["test"].images)
+    with pytest.raises(UserError, match="compare=b: that run is tested on other people"):
+        evaluation.same_people(replace(data, splits={"test": fewer}), data, "b")
+    assert evaluation.same_people(data, data, "b") is data
+
+
+def test_the_command_leaves_a_report_that_names_all_systems(capsys):
+    given = ["--preset", "demo", "-p", "run_dir", "a", "-p", "compare", "b", "-p", "baseline", "true"]
+    assert main(["evaluate", *given]) == 0
+    report, printed = json.loads(Path("a/report.json").read_text()), capsys.readouterr().out
+    assert [system["name"] for system in report["systems"]] == ["a", "b", "SFace"] and report["data"] == "SYNTHETIC"
+    assert {(line["a"], line["b"]) for line in report["differences"]} == {("a", "b"), ("a", "SFace")}
+    page = Path("a/report.html").read_text()
+    assert "SYNTHETIC DATA" in page and "SFace" in page and "<script" not in page
+    assert f"EER {100 * report['metrics']['eer']['value']:.1f} %" in printed and "between a and b" in printed
+    scores = score_systems(*begun())[0].test
+    assert report["metrics"]["eer"]["value"] == pytest.approx(equal_error_rate(scores.scores, scores.pairs.genuine)[0])
+
+
+def test_figures_are_those_that_the_page_takes():
+    session, data = begun()
+    systems = score_systems(session, data)
+    result = evaluate_systems(session, data, systems, "code")
+    names = [name for name, _ in figures(result, systems, data)]
+    assert names in (["scores", "roc", "det", "reliability", "confusable"], ["scores", "roc", "det", "confusable"])
+    assert ("reliability" in names) == ("reason" not in result["calibration"])
+    conditions = " ".join(result["conditions"])
+    assert "5 families are few" in conditions and "10 test people of 5 families with 8 images each" in conditions
+    assert "80 of the 80 images listed were used; 0 were missing" in conditions
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [tmp_path / "x" / "seed0", tmp_path / "y" / "seed0", tmp_path / "y" / "seed1"]
+    assert evaluation.short_names(folders) == ["x/seed0", "y/seed0", "y/seed1"]
+    assert evaluation.short_names(folders[1:]) == ["seed0", "seed1"]
+
+
+def test_too_few_validation_families_are_a_sentence():
+    session, data = begun()
+    (system,) = score_systems(session, data)
+    held_out = system.validation
+    kept = held_out.pairs.family < 2
+    pairs = replace(held_out.pairs, **{name: value[kept] for name, value in vars(held_out.pairs).items()})
+    few = replace(system, validation=replace(held_out, pairs=pairs, scores=held_out.scores[kept]))
+    with pytest.raises(UserError, match="fewer than 3 validation families .* larger validation_share"):
+        evaluate_systems(session, data, [few], "code")

