@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex
+from dcal_core.palette import COLOURS
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe-Ito: told apart by colour-blind eyes
 BRANCHES = {"sa": "SA ", "glca": "GLCA ", "pwca": "PWCA ", "embedding": ""}  # how they are called in a legend
 IN_TRIPLETS = {
     "d_ap": "distance to the same person",

@@ -11,8 +11,8 @@ from scipy.stats import norm, t
 
 from benchmarks.ablation.rows import Row
 from benchmarks.ablation.runs import Trial
-from dcal_core.figures import COLOURS
 from dcal_core.markdown import table
+from dcal_core.palette import BLUE, VERMILION
 from dcal_core.verification.bootstrap import replicate_eer
 from dcal_core.verification.protocol import Pairs
 
@@ -98,10 +98,10 @@ def draw_effects(found: list[dict], label: str) -> Figure:
     errors, differences = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for y, line in enumerate(found):
         errors.plot([100 * eer for eer in line["seeds"].values()], [y] * len(line["seeds"]), ".", color="#888888")
-        bar(errors, line["eer"], y, COLOURS[0])
+        bar(errors, line["eer"], y, BLUE)
         if "difference" in line:
             shown = line["relative"]["low"] * line["relative"]["high"] > 0
-            bar(differences, line["relative"], y, COLOURS[1] if shown else "#888888")
+            bar(differences, line["relative"], y, VERMILION if shown else "#888888")
             differences.annotate(
                 f"against {line['against']}", (1.02, y), xycoords=("axes fraction", "data"), fontsize=8
             )

@@ -14,12 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dcal_core.audit.detection import opencv, yunet
+from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 
-# On 112 x 112 px: eyes, nose, corners of the mouth, the left one in the image first; InsightFace's, as AdaFace uses it.
-TEMPLATE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
-TEMPLATE_SIDE = 112
 LONGEST = 32_766  # px; OpenCV warps nothing longer
 
 VIEWS = (320, 960)  # px: sides at which a whole photograph is looked at, the second for faces too small in the first

@@ -21,8 +21,8 @@ from dcal_core.data.images import open_upright
 from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes
 from dcal_core.data.twins import DataError
 from dcal_core.environment import banner
-from dcal_core.figures import COLOURS
 from dcal_core.markdown import table
+from dcal_core.palette import BLUE, GREEN, VERMILION
 from dcal_core.storage import write_text
 
 TITLE = "Check the twin data"
@@ -110,8 +110,8 @@ def draw_counts(audit: Audit) -> Figure:
     grid = figure.subplots(1, len(audit.splits), squeeze=False)[0]
     for axes, (name, split) in zip(grid, audit.splits.items(), strict=True):
         counts = list(split["images_of"].values())
-        axes.hist(counts, bins=range(max(counts) + 2), align="left", color=COLOURS[0], rwidth=0.9)
-        axes.axvline(1.5, color=COLOURS[1], linestyle="--")
+        axes.hist(counts, bins=range(max(counts) + 2), align="left", color=BLUE, rwidth=0.9)
+        axes.axvline(1.5, color=VERMILION, linestyle="--")
         axes.set(title=f"{name}: {len(counts)} people ({audit.data})", ylabel="people")
         axes.set_xlabel("readable images of a person; left of the line: no genuine pair")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -161,8 +161,8 @@ def draw_alignment(target: Path, records: dict[str, list[Record]], label: str) -
     for above, below, record in zip(*grid, shown, strict=False):
         photograph = open_upright(Path(record.photograph).read_bytes())
         above.imshow(photograph)
-        above.add_patch(Rectangle(record.box[:2], *record.box[2:], fill=False, color=COLOURS[1]))
-        above.scatter(*zip(*record.landmarks, strict=True), s=4, color=COLOURS[2])
+        above.add_patch(Rectangle(record.box[:2], *record.box[2:], fill=False, color=VERMILION))
+        above.scatter(*zip(*record.landmarks, strict=True), s=4, color=GREEN)
         above.set_title(record.image, fontsize=6)
         below.imshow(open_upright((target / record.file).read_bytes()))
     for axes in grid.flat:

@@ -11,11 +11,9 @@ Landmarks are [5, 2], (x, y) as shares of the image's side: left eye, right eye,
 import numpy as np
 
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, TWIN_SHAPE
+from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 
-# Where 112 x 112 photographs are aligned to (ArcFace, Deng et al., 2019, arXiv 1801.07698; AdaFace uses the same).
-ARCFACE = (
-    np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]) / 112
-)
+ARCFACE = TEMPLATE / TEMPLATE_SIDE  # of an aligned photograph
 _EYE, _NOSE, _MOUTH = (np.mean(TWIN_SHAPE[name]) for name in ("eye_spacing", "nose_length", "mouth_width"))
 # The middle of what is drawn; face coordinates are [-1, 1].
 DRAWN = (1 + np.array([[-_EYE, EYE_V], [_EYE, EYE_V], [0, EYE_V + _NOSE], [-_MOUTH, MOUTH_V], [_MOUTH, MOUTH_V]])) / 2

