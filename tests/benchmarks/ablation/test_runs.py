@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.ablation import command, runs
+from benchmarks.ablation import __main__ as command
+from benchmarks.ablation import runs
 from benchmarks.ablation.rows import FULL, ROWS
 from benchmarks.ablation.runs import Trial, plan, run_all, run_trial
 from dcal_core.__main__ import main
