@@ -89,7 +89,7 @@ print(*first_findings(audit), sep="\n")
 # look who it is: the picture alone cannot say which of the two entries is wrong, so both are suggested.
 
 # %%
-from dcal_core.audit.audit import KINDS
+from dcal_core.audit.findings import KINDS
 from dcal_core.audit.review import draw_findings
 
 for kind in KINDS:

@@ -72,10 +72,10 @@ for name, split in data.splits.items():
 # person and differs between the two; light, pose and expression are no help.
 
 # %%
-from dcal_core.figures import draw_families
+from dcal_core.data.family_sheet import draw_family_sheet
 
 session.show(
-    draw_families(data["train"].index, data["train"].images, data.label), "families"
+    draw_family_sheet(data["train"].index, data["train"].images, data.label), "families"
 )
 
 # %% [markdown]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.speed.timing import Row, Spread
 from dcal_core.audit.alignment import FaceAligner
-from dcal_core.audit.detection import opencv
+from dcal_core.audit.detector import opencv
 from dcal_core.data.images import open_upright
 
 MOST_MS = 60

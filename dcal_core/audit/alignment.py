@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dcal_core.audit.detection import opencv, yunet
+from dcal_core.audit.detector import opencv, yunet
 from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 
 LONGEST = 32_766  # px; OpenCV warps nothing longer

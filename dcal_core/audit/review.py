@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from dcal_core.audit.audit import KINDS, Audit, Finding
-from dcal_core.audit.contents import Entry
+from dcal_core.audit.facts import Entry
+from dcal_core.audit.findings import KINDS, Audit, Finding
 from dcal_core.data.exclusions import FILE, match_exclusions, read_exclusions, refuse_unknown, write_exclusions
 from dcal_core.data.images import Unreadable, decode
 from dcal_core.data.twins import name_some

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from dcal_core.audit.aligned import ALIGNED, DROPPED, KEPT, RECORDS, Record, align_split
-from dcal_core.audit.audit import KINDS, Audit, audit_images
+from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, RECORDS, Record, align_split
+from dcal_core.audit.findings import KINDS, Audit, audit_images
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
 from dcal_core.commands.session import Session, choose_preset, command_parser, given_parameters, run_folder
 from dcal_core.config.shared import Config, load

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dcal_core.config.shared import FIELDS, Config, check, check_given, load, read_values
-from dcal_core.data.places import find_indexes
+from dcal_core.data.locate import find_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root

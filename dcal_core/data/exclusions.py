@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcal_core.config.shared import can_be_written
-from dcal_core.data.places import folders_below
+from dcal_core.data.locate import folders_below
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.storage import write_text
 

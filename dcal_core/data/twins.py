@@ -97,37 +97,6 @@ def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
     )
 
 
-def split_families(index: TwinIndex, validation_share: float, seed: int) -> tuple[TwinIndex, TwinIndex]:
-    """Split into training and validation by whole families, drawn with `seed`.
-
-    `validation_share` (0 to 1) is the share of twin families held out, at least one and never all. A family
-    of one stays in training: it has no co-twin to be mistaken for. DataError if a side would be left empty.
-    """
-    if not 0 < validation_share < 1:
-        raise ValueError(f"validation_share is {validation_share}: it takes a number between 0 and 1.")
-    twins = np.flatnonzero(np.bincount(index.family_of) > 1)
-    most = min(len(twins), len(index.families) - 1)
-    if most < 1:
-        raise DataError(
-            f"{index.name}: {len(index.families)} families, {len(twins)} with co-twins, are too few to "
-            "split: add one with co-twins to validate on, or another to train on."
-        )
-    count = min(max(round(validation_share * len(twins)), 1), most)
-    held_out = np.random.default_rng(seed).permutation(twins)[:count]
-    training = np.setdiff1d(np.arange(len(index.families)), held_out)
-    return index.select_families(training), replace(index.select_families(held_out), name="validation")
-
-
-def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
-    """DataError if a person or an image path stands in both splits."""
-    cure = "take them out of one of the two."
-    if people := sorted(set(a.people) & set(b.people)):
-        raise DataError(f"{a.name} and {b.name} share {name_some(people, 'person', 'people')}: {cure}")
-    paths = {path_parts(path) for path in a.paths}
-    if images := [str(path) for path in b.paths if path_parts(path) in paths]:
-        raise DataError(f"{a.name} and {b.name} share {name_some(images, 'image', 'images')}: {cure}")
-
-
 def _read_json(file: Path) -> object:
     def unique(items: list[tuple[str, object]]) -> dict[str, object]:
         for key, count in Counter(key for key, _ in items).items():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcal_core.audit.detection import face_weights, opencv, yunet
+from dcal_core.audit.detector import face_weights, opencv, yunet
 from dcal_core.models.features import Features
 
 DETECTED, PADDING, ALIGNED = 224, 112, 112  # px: crops are tight, and YuNet finds faces best with room around them

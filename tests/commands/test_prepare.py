@@ -15,7 +15,7 @@ from PIL import Image
 
 from dcal_core.__main__ import main
 from dcal_core.audit import review
-from dcal_core.audit.audit import audit_images
+from dcal_core.audit.findings import audit_images
 from dcal_core.audit.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face, picture
 from dcal_core.commands.prepare import exclude_suggested, figures, first_findings, found, summary, write_report
 from dcal_core.config.shared import Config

@@ -13,7 +13,7 @@ from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, write_exclusions
 from dcal_core.data.images import decode
-from dcal_core.data.places import INDEX_FILES
+from dcal_core.data.locate import INDEX_FILES
 from dcal_core.data.splits import find_data, open_data
 from dcal_core.data.twins import DataError
 

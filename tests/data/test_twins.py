@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcal_core.data.places import INDEX_FILES, find_indexes, resolve_paths
-from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, read_index, split_families
+from dcal_core.data.locate import INDEX_FILES, find_indexes, resolve_paths
+from dcal_core.data.splits import check_disjoint, split_families
+from dcal_core.data.twins import DataError, TwinIndex, read_index
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
 needs_real_index = pytest.mark.skipif(

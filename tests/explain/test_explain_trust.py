@@ -9,7 +9,7 @@ from tiny_models import SIZE, make_model
 
 from dcal_core.data.drawn.synthetic import generate, mask_file
 from dcal_core.data.images import open_images
-from dcal_core.data.places import resolve_paths
+from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import SYNTHETIC, Split, TwinData
 from dcal_core.data.twins import read_index
 from dcal_core.explain import trust

@@ -4,7 +4,7 @@ from tiny_models import SIZE, make_model
 
 from dcal_core.data.drawn.synthetic import generate, marks_of
 from dcal_core.data.images import open_images
-from dcal_core.data.places import resolve_paths
+from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import TwinIndex, read_index
 from dcal_core.explain.explorer import Explorer, confusing_first

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dcal_core.audit.contents import Entry, read_entries
 from dcal_core.audit.duplicates import ALIKE, RADIUS, same_shots
+from dcal_core.audit.facts import Entry, read_entries
 from dcal_core.data.twins import TwinIndex, path_parts
 
 LEAST_SIDE = 32  # px; a face below it holds nothing that tells twins apart

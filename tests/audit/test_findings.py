@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from dcal_core.audit import audit as module
-from dcal_core.audit.audit import KINDS, audit_images
-from dcal_core.audit.contents import look_at
+from dcal_core.audit import findings as module
 from dcal_core.audit.duplicates import (
     ALIKE,
     RADIUS,
@@ -21,6 +19,8 @@ from dcal_core.audit.duplicates import (
     same_shots,
     thumbnail,
 )
+from dcal_core.audit.facts import look_at
+from dcal_core.audit.findings import KINDS, audit_images
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.images import Unreadable, decode
 from dcal_core.data.splits import read_indexes

@@ -11,12 +11,12 @@ import pytest
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from dcal_core.audit import aligned
-from dcal_core.audit.aligned import ALIGNED, DROPPED, KEPT, align_split
+from dcal_core.audit import aligned_copy
+from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, align_split
 from dcal_core.audit.alignment import Face, NoFace
 from dcal_core.config.shared import Config
 from dcal_core.data.landmarks import TEMPLATE
-from dcal_core.data.places import resolve_paths
+from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import open_data, read_indexes
 from dcal_core.data.twins import DataError
 from dcal_core.storage import StorageError
@@ -81,7 +81,7 @@ def quick(monkeypatch):
         face = Face(0.95, np.array([0, 0, width, height]), TEMPLATE * (width / 112, height / 112), 1)
         return np.asarray(Image.fromarray(image).resize((size, size))), face
 
-    monkeypatch.setattr(aligned, "_aligner", lambda: SimpleNamespace(align=align_whole))
+    monkeypatch.setattr(aligned_copy, "_aligner", lambda: SimpleNamespace(align=align_whole))
     return looked_at
 
 
@@ -175,8 +175,8 @@ def test_faces_of_photographs_no_longer_listed_are_removed(align, root, tmp_path
 
 
 def test_an_interruption_costs_only_the_last_chunk(align, tmp_path, monkeypatch, quick):
-    monkeypatch.setattr(aligned, "CHUNK", 2)
-    write, written = aligned._write_face, []
+    monkeypatch.setattr(aligned_copy, "CHUNK", 2)
+    write, written = aligned_copy._write_face, []
 
     def interrupted(face, file):
         if len(written) == 3:
@@ -186,13 +186,13 @@ def test_an_interruption_costs_only_the_last_chunk(align, tmp_path, monkeypatch,
         written.append(file)
         return write(face, file)
 
-    monkeypatch.setattr(aligned, "_write_face", interrupted)
+    monkeypatch.setattr(aligned_copy, "_write_face", interrupted)
     with pytest.raises(KeyboardInterrupt):
         align("test")
     records = json.loads((tmp_path / "aligned/test_aligned_images/alignment.json").read_text())["records"]
     assert [record["image"] for record in records] == ["6/6a.jpg", "6/6b.jpg"]
     times = stamps(tmp_path / "aligned")
-    monkeypatch.setattr(aligned, "_write_face", write)
+    monkeypatch.setattr(aligned_copy, "_write_face", write)
     align("test")
     now = stamps(tmp_path / "aligned")
     assert {name for name in now if now[name] == times.get(name)} == {f"test_aligned_images/6/6{x}.png" for x in "ab"}
@@ -200,7 +200,7 @@ def test_an_interruption_costs_only_the_last_chunk(align, tmp_path, monkeypatch,
 
 
 def test_it_may_be_killed_at_any_moment(align, root, tmp_path, killed_at, monkeypatch, quick):
-    monkeypatch.setattr(aligned, "CHUNK", 1)
+    monkeypatch.setattr(aligned_copy, "CHUNK", 1)
     whole = align("test", target=tmp_path / "undisturbed")
     number = 0
     while killed_at(number, lambda: align("test")):
@@ -274,6 +274,6 @@ def test_a_full_disk_is_said(align, monkeypatch, refused, quick):
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(aligned, "_write_face", full)
+    monkeypatch.setattr(aligned_copy, "_write_face", full)
     with refused(StorageError, "no room on the disk"):
         align("test")

@@ -13,7 +13,7 @@ from PIL import Image
 from dcal_core.audit.duplicates import thumbnail
 from dcal_core.data.exclusions import image_names
 from dcal_core.data.images import FORMATS, Unreadable, decode
-from dcal_core.data.places import find_images
+from dcal_core.data.locate import find_images
 from dcal_core.data.twins import TwinIndex
 from dcal_core.progress import progress_line
 

@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 
 from dcal_core.audit.alignment import FaceAligner, NoFace
-from dcal_core.audit.detection import face_weights, opencv, versions
+from dcal_core.audit.detector import face_weights, opencv, versions
 from dcal_core.data.drawn.synthetic import end_with_parent
 from dcal_core.data.exclusions import image_names
 from dcal_core.data.images import Unreadable, decode, open_upright
-from dcal_core.data.places import PARTS, find_images
+from dcal_core.data.locate import PARTS, find_images
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.progress import progress_line
 from dcal_core.storage import UNFINISHED, DamagedError, digest, disk_errors, read_json, write_text
