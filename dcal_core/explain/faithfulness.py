@@ -120,7 +120,7 @@ def removal_areas(pairs: EncodedPairs, maps: Tensor, steps: int = STEPS) -> tupl
 def _scores(features: Features, model: nn.Module) -> Tensor:
     """How alike the faces of each pair are, [B], of their features [G]."""
     pairs = len(features) // 2
-    return model.compare(features[:pairs], features[pairs:]).diagonal().float()
+    return model.compare_pairs(features[:pairs], features[pairs:]).float()
 
 
 def shuffled(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dcal_core.models.attention import attention_weights, project, rollout_row, rows_block
 from dcal_core.models.features import Features
+from dcal_core.models.verifier import Verifier
 
 
 def layers_of(features: Features, name: str) -> list[Tensor]:
@@ -82,17 +83,17 @@ def glca_attention(model: nn.Module, features: Features, rope: Tensor | None = N
     return torch.stack(weights, 1)
 
 
-def pair_saliency(model: nn.Module, a: Tensor, b: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+def pair_saliency(model: Verifier, a: Tensor, b: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """How strongly each patch of a and of b bears on the score of the pair, |gradient x input|, each [B, g, g].
 
     a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1]; row i of a is compared with row i of b.
     """
     with torch.inference_mode(False), torch.enable_grad():
         sides = [(x / 255 if x.dtype == torch.uint8 else x).detach().clone().requires_grad_() for x in (a, b)]
-        scores = model.compare(*(model.encode(side) for side in sides)).diagonal()
+        scores = model.compare_pairs(*(model.encode(side) for side in sides))
         gradients = torch.autograd.grad(scores.sum(), sides)
     maps = []
     for side, gradient in zip(sides, gradients, strict=True):
-        weight = (gradient * (side.detach() - model.mean)).sum(1, keepdim=True).abs()  # [B, 1, S, S]
+        weight = (gradient * (side.detach() - model.blank)).sum(1, keepdim=True).abs()  # [B, 1, S, S]
         maps.append(nn.functional.adaptive_avg_pool2d(weight, grid)[:, 0])
     return maps[0], maps[1]

@@ -17,6 +17,7 @@ from dcal_core.explain.maps import layers_of, on_grid, selected_of
 from dcal_core.models.features import Features
 from dcal_core.models.readouts import second_look
 from dcal_core.models.similarity import Cosine
+from dcal_core.models.verifier import Verifier
 
 REACH = 0.75  # patches from a patch's middle to the edges of its window: marks seldom keep to the grid
 SPARING = 4  # power of `alike`: 1 took so much off marks that other places were hottest (chosen on drawn twins)
@@ -49,7 +50,7 @@ class EncodedPairs:
     faces: float RGB in [0, 1], [G, 3, S, S]; features: traced, [G]; grid: g.
     """
 
-    model: nn.Module
+    model: Verifier
     faces: Tensor
     features: Features
     grid: int
@@ -74,7 +75,8 @@ class EncodedPairs:
         """The share of the score with itself that each face reaches with the other, from 0 to 1, [G]; of cosines their
         positive part."""
         with torch.inference_mode(False), torch.no_grad():
-            own, shared = (self.model.compare(self.itself, to).diagonal().float() for to in (self.itself, self.other))
+            own = self.model.compare_pairs(self.itself, self.itself).float()
+            shared = self.model.compare_pairs(self.itself, self.other).float()
             return (shared / own).clamp(0, 1)
 
     @cached_property
@@ -93,7 +95,8 @@ class EncodedPairs:
             change = self.faces - local_mean(self.faces, self.grid)
             halfway = (self.faces - change / 2).requires_grad_()
             seen = self.model.encode(halfway)
-            own, shared = (self.model.compare(seen, to).diagonal() for to in (self.itself, self.other))
+            own = self.model.compare_pairs(seen, self.itself)
+            shared = self.model.compare_pairs(seen, self.other)
             (gradient,) = torch.autograd.grad((own - self.taken_off * shared).sum(), halfway)
         inside = _inside(self.faces.shape[-1], self.grid, self.faces.device)
         effect = (gradient * change).sum(1)  # [G, S, S]
@@ -114,7 +117,7 @@ class EncodedPairs:
         return own, shared
 
 
-def encode_pairs(model: nn.Module, a: Tensor, b: Tensor, grid: int) -> EncodedPairs:
+def encode_pairs(model: Verifier, a: Tensor, b: Tensor, grid: int) -> EncodedPairs:
     """Encode pairs once for all their maps; row i of a is compared with row i of b.
 
     a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1], on the model's device. grid: g, of the backbone where

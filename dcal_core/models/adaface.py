@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcal_core.config.shared import IR_BACKBONES, Config
 from dcal_core.distributed import gather
@@ -13,11 +13,17 @@ from dcal_core.models.face_weights import read_face_weights
 from dcal_core.models.features import Features
 from dcal_core.models.inputs import square
 from dcal_core.models.iresnet import STRIDE, IResNet
+from dcal_core.models.verifier import Verifier
 
 ARCHITECTURE = {name: name for name in ("recipe", "backbone", "image_size", "width")}  # what model.json holds
 
 
-class AdaFace(nn.Module):
+def unit(features: Features) -> Tensor:
+    """The embeddings, scaled to unit length, [B, width]."""
+    return F.normalize(features.parts["embedding"].float(), dim=-1)
+
+
+class AdaFace(Verifier):
     """A twin verifier on an IResNet: `encode` gives its embedding, whose norm tells the image's quality, `compare` the
     cosine of two.
 
@@ -97,10 +103,15 @@ class AdaFace(nn.Module):
         embedding = self.backbone.output_layer(features)
         return Features({"embedding": embedding}, {"map": features} if trace else {})
 
-    def compare(self, a: Features, b: Features) -> Tensor:
+    def compare(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         """Cosines [Na, Nb] of the embeddings."""
-        a, b = (F.normalize(features.parts["embedding"].float(), dim=-1) for features in (a, b))
-        return a @ b.T
+        self.check_reading(reading)
+        return unit(a) @ unit(b).T
+
+    def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
+        """Cosines [N] of the embeddings of each pair."""
+        self.check_reading(reading)
+        return (unit(a) * unit(b)).sum(-1)
 
 
 def rebuild(architecture: dict, **training) -> AdaFace:

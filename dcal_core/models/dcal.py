@@ -23,6 +23,7 @@ from dcal_core.models.features import Features
 from dcal_core.models.inputs import square
 from dcal_core.models.readouts import READOUTS, Readout
 from dcal_core.models.similarity import SIMILARITIES
+from dcal_core.models.verifier import Verifier
 
 MOST_BLOCKS = FIELDS["pwca_last"].metadata["high"]
 ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, if it came from one
@@ -54,7 +55,7 @@ class BatchNormNeck(nn.BatchNorm1d):
         self.bias.requires_grad_(False)
 
 
-class DCAL(nn.Module):
+class DCAL(Verifier):
     """A twin verifier on any timm ViT: `encode` gives an SA and a GLCA embedding, `compare` scores pairs of them.
 
     local_ratio: R, the share of patches that GLCA selects. glca_blocks: M. pwca_layers: indices of the blocks, from
@@ -104,6 +105,11 @@ class DCAL(nn.Module):
     def grid(self) -> int:
         """Patches along a side of the image."""
         return self.vit.patch_embed.grid_size[0]
+
+    @property
+    def blank(self) -> Tensor:
+        """The mean colour, which normalisation turns into 0."""
+        return self.mean
 
     @property
     def norm(self) -> nn.Module:
@@ -207,9 +213,15 @@ class DCAL(nn.Module):
         parts = {branch: self.necks[branch](part) for branch, part in parts.items()}
         return Features(parts, inside if trace else {})
 
-    def compare(self, a: Features, b: Features) -> Tensor:
-        """Scores [Na, Nb], higher = more alike, of the branches' embeddings joined at equal weight."""
+    def compare(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
+        """Scores [Na, Nb] of the branches' embeddings, joined at equal weight."""
+        self.check_reading(reading)
         return self.similarity(unit_concat(a.parts), unit_concat(b.parts))
+
+    def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
+        """Scores [N] of each pair, as `compare` gives them."""
+        self.check_reading(reading)
+        return self.similarity.pairs(unit_concat(a.parts), unit_concat(b.parts))
 
 
 def architecture_of(config: Config, vit: nn.Module) -> dict:

@@ -1,5 +1,10 @@
-"""How alike two images are, from their embeddings: unit vectors a [Na, W] and b [Nb, W] -> [Na, Nb], higher = more
-alike."""
+"""How alike two images are, from embeddings of unit length: higher = more alike.
+
+Each similarity is called with a [Na, W] and b [Nb, W] for scores of all with all, [Na, Nb]; its `pairs` takes a and b
+[N, W] and scores row i with row i, [N], without a matrix.
+"""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,47 +18,77 @@ class Cosine(nn.Module):
         super().__init__()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [Na, Nb]."""
+        """Similarities [Na, Nb] of all with all."""
         return a @ b.T
+
+    def pairs(self, a: Tensor, b: Tensor) -> Tensor:
+        """Similarities [N] of each pair of rows."""
+        return (a * b).sum(-1)
+
+
+def negative_distance(cosines: Tensor) -> Tensor:
+    """Minus the Euclidean distance between unit vectors of these cosines, of the same shape."""
+    return -(2 - 2 * cosines).clamp(min=1e-12).sqrt()  # the gradient of a root at 0 is infinite
 
 
 class Euclidean(Cosine):
     """Minus the Euclidean distance, in [-2, 0]: the cosine's order on another scale."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [Na, Nb]."""
-        return -(2 - 2 * super().forward(a, b)).clamp(min=1e-12).sqrt()  # the gradient of a root at 0 is infinite
+        """Similarities [Na, Nb] of all with all."""
+        return negative_distance(super().forward(a, b))
+
+    def pairs(self, a: Tensor, b: Tensor) -> Tensor:
+        """Similarities [N] of each pair of rows."""
+        return negative_distance(super().pairs(a, b))
 
 
-def dots(a: Tensor, b: Tensor) -> Tensor:
-    """Dot products [Na, Nb, heads] of a [Na, heads, d] and b [Nb, heads, d], head by head."""
+def all_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Dot products [Na, Nb, heads] of all a [Na, heads, d] with all b [Nb, heads, d], head by head."""
     return torch.einsum("ahd,bhd->abh", a, b)
 
 
-class Learned(nn.Module):
-    """The mean of cosines in `heads` learnt projections, weighed by attention over the heads, in [-1, 1].
+def pair_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Dot products [N, heads] of each a [N, heads, d] with its b [N, heads, d], head by head."""
+    return (a * b).sum(-1)
 
-    A head weighs the more, the better the pair's queries and keys agree in it (dot-product attention, Vaswani et al.,
-    2017, arXiv 1706.03762, over heads instead of tokens); the lower the temperature, the more one head decides.
+
+class Learned(nn.Module):
+    """The mean of cosines in `heads` learnt projections, weighted by attention over the heads, in [-1, 1].
+
+    The better a pair's queries and keys agree in a head, the larger its weight (dot-product attention, Vaswani et al.,
+    2017, arXiv 1706.03762, over heads instead of tokens). The lower the temperature, the more one head decides.
     """
 
     def __init__(self, width: int, temperature: float, heads: int = 8, hidden: int = 512):
         super().__init__()
-        self.temperature, self.heads = temperature, heads
-        self.query, self.key, self.value = (nn.Linear(width, hidden, bias=False) for _ in range(3))
+        self.temperature = temperature
+        self.heads = heads
+        self.query = nn.Linear(width, hidden, bias=False)
+        self.key = nn.Linear(width, hidden, bias=False)
+        self.value = nn.Linear(width, hidden, bias=False)
         nn.init.orthogonal_(self.value.weight)  # keeps angles: before training this is nearly the plain cosine ...
-        nn.init.zeros_(self.key.weight)  # ... with all heads weighing alike
-
-    def project(self, x: Tensor) -> list[Tensor]:
-        """Queries, keys and values of embeddings x [N, W], each [N, heads, hidden / heads]."""
-        return [linear(x).unflatten(1, (self.heads, -1)) for linear in (self.query, self.key, self.value)]
+        nn.init.zeros_(self.key.weight)  # ... with equal weights for all heads
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [Na, Nb]; those of (b, a) are their transpose."""
-        (qa, ka, va), (qb, kb, vb) = self.project(a), self.project(b)
-        agreement = (dots(qa, kb) + dots(ka, qb)) / 2  # [Na, Nb, heads]
-        cosines = dots(F.normalize(va, dim=-1), F.normalize(vb, dim=-1))  # [Na, Nb, heads]
+        """Similarities [Na, Nb] of all with all; those of (b, a) are their transpose."""
+        return self._attend(a, b, all_dots)
+
+    def pairs(self, a: Tensor, b: Tensor) -> Tensor:
+        """Similarities [N] of each pair of rows."""
+        return self._attend(a, b, pair_dots)
+
+    def _attend(self, a: Tensor, b: Tensor, dots: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Cosines of the values, weighted by softmax((q_a k_b + k_a q_b) / 2 temperature) over the heads."""
+        query_a, key_a, value_a = self._project(a)
+        query_b, key_b, value_b = self._project(b)
+        agreement = (dots(query_a, key_b) + dots(key_a, query_b)) / 2  # [..., heads]
+        cosines = dots(F.normalize(value_a, dim=-1), F.normalize(value_b, dim=-1))  # [..., heads]
         return (cosines * (agreement / self.temperature).softmax(-1)).sum(-1)
+
+    def _project(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values of embeddings x [N, W], each [N, heads, hidden / heads]."""
+        return [linear(x).unflatten(1, (self.heads, -1)) for linear in (self.query, self.key, self.value)]
 
 
 SIMILARITIES = {"cosine": Cosine, "euclidean": Euclidean, "learned": Learned}

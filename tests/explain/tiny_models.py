@@ -8,6 +8,7 @@ from torch import nn
 
 from dcal_core.models.dcal import DCAL
 from dcal_core.models.features import Features
+from dcal_core.models.verifier import Verifier
 
 SIZE, GRID, DEPTH, HEADS = 32, 4, 3, 2
 BACKBONES = {
@@ -46,7 +47,7 @@ def make_images(count, seed=1):
     return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-class Brightness(nn.Module):
+class Brightness(Verifier):
     """A face is known by how bright each patch is, and alike by the product: linear, so that maps have known values."""
 
     def __init__(self):
@@ -56,5 +57,8 @@ class Brightness(nn.Module):
     def encode(self, images, trace=False):
         return Features({"patches": F.adaptive_avg_pool2d(images.mean(1), GRID).flatten(1)})
 
-    def compare(self, a, b):
+    def compare(self, a, b, reading=None):
         return a.parts["patches"] @ b.parts["patches"].T
+
+    def compare_pairs(self, a, b, reading=None):
+        return (a.parts["patches"] * b.parts["patches"]).sum(-1)

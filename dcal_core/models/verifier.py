@@ -1,0 +1,66 @@
+"""The contract of a model: all that evaluation, explanation and prediction know about it.
+
+A new system is a subclass of `Verifier` in a file of its own, and one line in `files.py`. Code outside `models/` reads
+only what stands here, so a system is free to name and arrange its layers as its paper does.
+
+B images; N pairs; H heads of width d; T tokens of width C, the last P = g x g of which are the patches, row by row.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from dcal_core.models.features import Features
+
+
+class Verifier(nn.Module, ABC):
+    """A model that tells whether two face images show the same person.
+
+    image_size: side of the model's input, px; callers may give images of any size.
+    grid: g, cells along a side of the model's maps.
+    widths: the width of each branch that `forward` returns, by name; what the training losses are built from.
+    blank: an RGB value in [0, 1], a number or [1, 3, 1, 1], that the model's normalisation turns into 0: no input.
+    readings: names of the ways in which the model compares, its own answer first.
+    architecture: plain values that rebuild the model without its weights; `files.py` sets and saves them.
+    """
+
+    image_size: int
+    grid: int
+    widths: dict[str, int]
+    blank: Tensor | float = 0.5
+    readings: tuple[str, ...] = ("whole",)
+    architecture: dict
+
+    @abstractmethod
+    def encode(self, images: Tensor, trace: bool = False) -> Features:
+        """Features of RGB images [B, 3, h, w], uint8 or float in [0, 1]; resizing, colour order and normalisation
+        happen here.
+
+        `trace` adds the intermediates that maps are made from, all without gradient. A model gives those it has; a map
+        whose names are missing is not offered.
+
+            q.i, k.i         queries and keys of block i, after norms and rotary positions, [B, H, T, d]
+            x.i              the tokens that block i returns, [B, T, C]
+            map.i            attention of block i, mean of the heads, [B, T, T]; of the last block CLS alone, [B, 1, T]
+            selected         the L tokens that global-local attention (GLCA) looks at again, indices [B, L]
+            local            GLCA's output for CLS and these tokens, [B, 1 + L, C]
+            glca.m           attention of GLCA's block m, fp32 [B, H, 1 + L, T]
+            place.<branch>   what each patch adds to the last w numbers of a branch's unit embedding, [B, P, w]; given
+                             only if the score is the cosine of all branches, joined at equal weight
+        """
+
+    @abstractmethod
+    def compare(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
+        """Scores [Na, Nb] of all images of a with all of b, higher = more alike; symmetric in a and b.
+
+        reading: one of `readings`; None is the first.
+        """
+
+    @abstractmethod
+    def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
+        """Scores [N] of image i of a with image i of b: the diagonal of `compare`, without the rest of the matrix."""
+
+    def check_reading(self, reading: str | None) -> None:
+        """Refuse a reading that the model does not offer; ValueError."""
+        if reading is not None and reading not in self.readings:
+            raise ValueError(f"reading={reading!r}: {type(self).__name__} offers {', '.join(self.readings)}.")
