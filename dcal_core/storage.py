@@ -61,6 +61,24 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def whole_file(file: Path, unfinished: str = UNFINISHED) -> Iterator[Path]:
+    """A path to write to; where nothing fails, what was written takes the place of `file`; raises StorageError.
+
+    unfinished: ends the path's name; one of its own is needed where several processes may write the same file.
+    """
+    new = file.with_name(file.name + unfinished)
+    try:
+        with disk_errors(file):
+            yield new
+            flush(new)
+            os.replace(new, file)
+            flush(file.parent)
+    except BaseException:
+        new.unlink(missing_ok=True)  # else a full disk would stay full
+        raise
+
+
 def write_text(file: Path, text: str) -> None:
     """Put a text into a file's place, whole or not at all; raises StorageError."""
     write_bytes(file, text.encode("utf-8"))
@@ -68,16 +86,8 @@ def write_text(file: Path, text: str) -> None:
 
 def write_bytes(file: Path, content: bytes | memoryview) -> None:
     """Put bytes into a file's place, whole or not at all; raises StorageError."""
-    new = file.with_name(file.name + UNFINISHED)
-    try:
-        with disk_errors(file):
-            new.write_bytes(content)
-            flush(new)
-            os.replace(new, file)
-            flush(file.parent)
-    except BaseException:
-        new.unlink(missing_ok=True)  # else a full disk would stay full
-        raise
+    with whole_file(file) as new:
+        new.write_bytes(content)
 
 
 def read_json(file: Path, kind: type = dict):

@@ -10,7 +10,6 @@ Only photographs that are new or have changed are looked at again; an interrupti
 
 import functools
 import hashlib
-import io
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from dcal_core.data.images import Unreadable, decode, open_upright
 from dcal_core.data.locate import PARTS, find_images
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.progress import progress_line
-from dcal_core.storage import UNFINISHED, DamagedError, digest, disk_errors, read_json, write_text
+from dcal_core.storage import UNFINISHED, DamagedError, digest, disk_errors, read_json, whole_file, write_text
 
 VERSION = 1  # raise it when faces are found or cut otherwise: what was aligned before is then made anew
 RECORDS = "alignment.json"
@@ -183,18 +182,11 @@ def _is_whole(record: Record, task: _Task, target: Path) -> bool:
 
 
 def _write_face(face: np.ndarray, file: Path) -> str:
-    """Write a face as PNG, whole or not at all; returns its SHA-256, by which a rerun sees what a power cut damaged."""
-    out = io.BytesIO()
-    Image.fromarray(face).save(out, "PNG", compress_level=1)
+    """Write a face as PNG, whole or not at all; returns the file's SHA-256."""
     file.parent.mkdir(exist_ok=True)
-    new = file.with_name(file.name + UNFINISHED)
-    try:
-        new.write_bytes(out.getvalue())
-        os.replace(new, file)
-    except BaseException:
-        new.unlink(missing_ok=True)  # else a full disk would stay full
-        raise
-    return hashlib.sha256(out.getvalue()).hexdigest()
+    with whole_file(file) as new:
+        Image.fromarray(face).save(new, "PNG", compress_level=1)
+    return digest(file)
 
 
 def _read_records(file: Path) -> tuple[dict, dict[str, Record]]:

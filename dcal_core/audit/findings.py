@@ -12,6 +12,7 @@ import numpy as np
 
 from dcal_core.audit.duplicates import ALIKE, RADIUS, same_shots
 from dcal_core.audit.facts import Entry, read_entries
+from dcal_core.data.groups import join_pairs
 from dcal_core.data.twins import TwinIndex, path_parts
 
 LEAST_SIDE = 32  # px; a face below it holds nothing that tells twins apart
@@ -202,7 +203,7 @@ def _about_likeness(entries: Sequence[Entry]) -> Iterator[Finding]:
     for a, b, alike in [*_same_pixels(readable), *_same_shots(readable)]:
         links[_relation(readable[a], readable[b], exact=alike is None)].append((a, b, alike))
     for kind, pairs in links.items():
-        for group in _groups(pairs):
+        for group in _groups(pairs, len(readable)):
             numbers = sorted({number for a, b, _ in group for number in (a, b)})
             yield _one_shot(kind, [readable[number] for number in numbers], [alike for _, _, alike in group])
 
@@ -235,18 +236,13 @@ def _relation(a: Entry, b: Entry, exact: bool) -> str:
     return "like_co_twin" if b.person in a.family else "like_unrelated"
 
 
-def _groups(pairs: Sequence[tuple[int, int, float | None]]) -> list[list[tuple[int, int, float | None]]]:
+def _groups(pairs: Sequence[tuple[int, int, float | None]], entries: int) -> list[list[tuple]]:
     """The pairs, joined where they share an entry."""
-    group_of = {number: {number} for a, b, _ in pairs for number in (a, b)}
-    for a, b, _ in pairs:
-        small, large = sorted((group_of[a], group_of[b]), key=len)
-        if small is not large:
-            large |= small
-            group_of.update(dict.fromkeys(small, large))
+    group_of = join_pairs([(a, b) for a, b, _ in pairs], entries)
     joined = defaultdict(list)
     for pair in pairs:
-        joined[min(group_of[pair[0]])].append(pair)
-    return [joined[first] for first in sorted(joined)]
+        joined[group_of[pair[0]]].append(pair)
+    return [joined[group] for group in sorted(joined)]
 
 
 def _one_shot(kind: str, entries: Sequence[Entry], alike: Sequence[float | None]) -> Finding:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dcal_core.data.groups import members
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
@@ -111,8 +112,7 @@ class FamilyBatches(Batches):
         rank: int = 0,
         world: int = 1,
     ):
-        families = [np.flatnonzero(index.family_of == f) for f in range(len(index.families))]
-        self.families = [people for people in families if len(people) >= SIBLINGS]
+        self.families = [people for people in members(index.family_of) if len(people) >= SIBLINGS]
         if len(self.families) < families_per_batch:
             raise DataError(
                 f"{len(self.families)} families with twins in the {index.name} split are too few for "
@@ -129,7 +129,7 @@ class FamilyBatches(Batches):
             rank=rank,
             world=world,
         )
-        self.images_of = [np.flatnonzero(index.person_of == p) for p in range(len(index.people))]
+        self.images_of = members(index.person_of)
         self.family_of, self.images_per_person = index.family_of, images_per_person
         self.images_at_once = f"{SIBLINGS} x images_per_person={images_per_person}"
         self.pwca_prob, self.pwca_partner = pwca_prob, pwca_partner

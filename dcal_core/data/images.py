@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from PIL import Image, ImageOps
 
 from dcal_core.data.twins import DataError
 from dcal_core.progress import progress_line
-from dcal_core.storage import disk_errors
+from dcal_core.storage import whole_file
 
 CACHE_VERSION = 1  # raise when decoding changes, so that older caches are left alone
 Image.init()  # makes Pillow know all formats by name, before threads ask for them
@@ -76,8 +75,7 @@ def open_images(
             _make_room(cache, len(paths) * 3 * size * size)
             sources = list(zip(paths, digests, strict=True))
             decoded = _in_order(pool, lambda source: _decode_file(*source, size), sources, "decoding images")
-            with disk_errors(file):
-                _store(file, decoded, len(paths), size)
+            _store(file, decoded, len(paths), size)
             stored = _load(file, len(paths), size)
     images, reasons = stored
     rejected = [(paths[number], reason) for number, reason in reasons.items()]
@@ -161,11 +159,10 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Sequence, title: 
 def _store(file: Path, decoded: Iterator[np.ndarray | Unreadable], total: int, size: int) -> None:
     """Write the map and, beside it, the reasons of the rejected images; neither is ever seen half written."""
     reasons: dict[int, str] = {}
-    temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    listing = temporary.with_suffix(".json")
-    try:
+    unfinished = f".{uuid.uuid4().hex}.tmp"  # other runs may fill the same cache
+    with whole_file(file, unfinished) as new:
         # Row by row, then the header once more: numpy pads it so that the number of rows can change in place.
-        with temporary.open("wb") as out:
+        with new.open("wb") as out:
             _write_header(out, total, size)
             for number, result in enumerate(decoded):
                 if isinstance(result, Unreadable):
@@ -174,15 +171,8 @@ def _store(file: Path, decoded: Iterator[np.ndarray | Unreadable], total: int, s
                     out.write(result)
             out.seek(0)
             _write_header(out, total - len(reasons), size)
-            out.flush()
-            os.fsync(out.fileno())
-        listing = temporary.with_suffix(".json")
-        listing.write_text(json.dumps(reasons), encoding="utf-8")
-        os.replace(listing, file.with_suffix(".json"))
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-        listing.unlink(missing_ok=True)
+        with whole_file(file.with_suffix(".json"), unfinished) as listing:
+            listing.write_text(json.dumps(reasons), encoding="utf-8")
 
 
 def _write_header(out: BinaryIO, rows: int, size: int) -> None:

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from dcal_core.data.groups import join_pairs
 from dcal_core.data.twins import DataError
 
 
@@ -40,6 +39,5 @@ def families_of_pairs(pairs: list[tuple[Path, Path]]) -> np.ndarray:
     """The family of each pair, [n]: people, whom the folders of their images name, are of one family where any pair
     joins them, directly or through others."""
     _, person = np.unique([str(path.parent) for pair in pairs for path in pair], return_inverse=True)
-    first, second = person.reshape(-1, 2).T
-    links = coo_array((np.ones(len(pairs)), (first, second)), shape=(person.max() + 1,) * 2)
-    return connected_components(links, directed=False)[1][first]
+    people = person.reshape(-1, 2)  # [pairs, 2]
+    return join_pairs(people, person.max() + 1)[people[:, 0]]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dcal_core.data.batches import TRIPLETS, Batches
+from dcal_core.data.groups import members
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
@@ -121,8 +122,7 @@ def possible_triplets(index: TwinIndex) -> np.ndarray:
 
 def sibling_pairs(index: TwinIndex) -> np.ndarray:
     """All ordered pairs of siblings, family by family, [pairs, 2]."""
-    families = np.split(np.argsort(index.family_of, kind="stable"), np.bincount(index.family_of).cumsum()[:-1])
-    pairs = [pair for people in families for pair in permutations(people, 2)]
+    pairs = [pair for people in members(index.family_of) for pair in permutations(people, 2)]
     return np.array(pairs, np.int64).reshape(-1, 2)  # [pairs, 2]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.config.shared import can_be_written
+from dcal_core.data.groups import join_pairs, members
 from dcal_core.errors import UserError, quoted
 
 LISTED = 5  # entries that a message names before it only counts
@@ -43,11 +44,6 @@ class TwinIndex:
         """Indices of one person's images, [n]."""
         first, last = np.searchsorted(self.person_of, [person, person + 1])
         return np.arange(first, last)
-
-    def siblings_of(self, person: int) -> np.ndarray:
-        """Indices of the other people in a person's family, [n]; empty for a family of one."""
-        family = np.flatnonzero(self.family_of == self.family_of[person])
-        return family[family != person]
 
     def take(self, images: Sequence[int] | np.ndarray) -> "TwinIndex":
         """The same people with only these images, in index order; DataError if a person is left with none."""
@@ -85,15 +81,15 @@ def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
     _check_pairs(pairs, pairs_json, images, images_json)
 
     people = tuple(sorted(images))
-    families = _families(people, pairs)
-    family_of = {person: number for number, family in enumerate(families) for person in family}
+    number = {person: place for place, person in enumerate(people)}
+    family_of = join_pairs([(number[a], number[b]) for a, b in pairs], len(people))
     return TwinIndex(
         name=name,
         people=people,
-        families=families,
+        families=tuple(tuple(people[person] for person in family) for family in members(family_of)),
         paths=tuple(path for person in people for path in images[person]),
         person_of=np.repeat(np.arange(len(people)), [len(images[person]) for person in people]),
-        family_of=np.array([family_of[person] for person in people]),
+        family_of=family_of,
     )
 
 
@@ -162,15 +158,6 @@ def _check_pairs(pairs: object, file: Path, people: dict, images_json: Path) -> 
                 raise DataError(f"{where}, but {images_json} lacks {quoted(person)}: add the person or drop the pair.")
         if pair[0] == pair[1]:
             raise DataError(f"{where}, a person paired with themself: write the co-twin's id.")
-
-
-def _families(people: Sequence[str], pairs: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    family_of = {person: [person] for person in people}
-    for a, b in pairs:
-        if family_of[a] is not family_of[b]:
-            joined = family_of[a] + family_of[b]
-            family_of.update(dict.fromkeys(joined, joined))
-    return tuple(sorted({tuple(sorted(family)) for family in family_of.values()}))
 
 
 def path_parts(path: str | Path) -> tuple[str, ...]:

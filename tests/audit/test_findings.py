@@ -315,4 +315,4 @@ def test_one_shot_is_recognised_after_each_change(tmp_path, change, difficulty):
 
 def test_pairs_are_joined_where_they_share_an_image():
     pairs = [(5, 6, None), (0, 3, 0.97), (3, 9, 0.96), (6, 7, None)]
-    assert module._groups(pairs) == [[(0, 3, 0.97), (3, 9, 0.96)], [(5, 6, None), (6, 7, None)]]
+    assert module._groups(pairs, 10) == [[(0, 3, 0.97), (3, 9, 0.96)], [(5, 6, None), (6, 7, None)]]

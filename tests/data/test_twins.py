@@ -109,8 +109,6 @@ def test_families_are_connected_components(tmp_path):
     assert index.families == (("10", "11"), ("12", "13", "20"), ("21",), ("30",))
     assert index.person_of.tolist() == [0, 0, 1, 1, 2, 3, 3, 3, 4, 5, 6]
     assert index.family_of.tolist() == [0, 0, 1, 1, 1, 2, 3]
-    assert index.siblings_of(3).tolist() == [2, 4]
-    assert index.siblings_of(5).tolist() == []
     assert index.images_of(3).tolist() == [5, 6, 7]
     assert_consistent(index)
 
