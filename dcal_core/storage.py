@@ -150,13 +150,18 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def check_seal(folder: Path) -> None:
-    """Raises DamagedError, which names the file, where a folder is not as it was sealed."""
+def read_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a sealed folder, as it was sealed; raises DamagedError."""
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        sums = {name: wanted for wanted, _, name in (line.partition("  ") for line in lines)}
+        lines = (Path(folder) / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         raise DamagedError(f"{folder} is damaged: its {SUMS} is missing or cannot be read; {CURE}.") from None
+    return {name: wanted for wanted, _, name in (line.partition("  ") for line in lines)}
+
+
+def check_seal(folder: Path) -> None:
+    """Raises DamagedError, which names the file, where a folder is not as it was sealed."""
+    sums = read_sums(folder)
     there = {file.name for file in folder.iterdir()} - {SUMS}
     if not sums or there != set(sums):
         odd = [name if name.isprintable() else repr(name) for name in sorted(there ^ set(sums))]

@@ -55,8 +55,8 @@ session = begin_with_trained(TITLE, given, PARAMS_DIR)
 
 # %% [markdown]
 # ## Model and test families
-# Every image is encoded and every pair within a family scored once. What a score means stands in `report.json`, which
-# `evaluate.ipynb` leaves.
+# Every image is encoded and every pair within a family scored once. What a score means stands in `decision.json`, which
+# `evaluate.ipynb` leaves beside the model.
 
 # %%
 from dcal_core.commands.explain import FOLDER, open_explorer

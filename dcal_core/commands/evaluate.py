@@ -15,8 +15,10 @@ from dcal_core.config.shared import Config
 from dcal_core.data.splits import TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
 from dcal_core.errors import UserError
-from dcal_core.models.files import load_model
+from dcal_core.models.files import WEIGHTS_FILE, load_model
+from dcal_core.storage import read_sums, write_bytes
 from dcal_core.verification.baseline import SFace
+from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.family_rates import families_of_rarer_class
 from dcal_core.verification.figures import (
     draw_confusable,
@@ -65,9 +67,11 @@ def short_names(folders: list[Path]) -> list[str]:
 
 def score_run(name: str, session: Session, data: TwinData) -> System:
     """A trained run on its own validation families and on the test families."""
-    config, model = session.config, load_model(session.trained)
+    config = session.config
+    weights = read_sums(session.trained)[WEIGHTS_FILE]
+    model = load_model(session.trained)
     about = f"{config.backbone}, {config.image_size} px, seed {config.seed}"
-    return score_model(name, about, model, data, config)
+    return replace(score_model(name, about, model, data, config), weights=weights)
 
 
 def score_model(name: str, about: str, model: torch.nn.Module, data: TwinData, config: Config) -> System:
@@ -169,11 +173,27 @@ def figures(result: dict, systems: list[System], data: TwinData) -> Iterator[tup
 
 
 def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> list[Path]:
-    """Leave report.json and report.html in the run's folder."""
+    """Leave report.json and report.html in the run's folder, and the decision rule beside the model."""
     files = [session.folder / "report.json", session.folder / "report.html"]
     write_json(files[0], result)
     write_page(files[1], result, pictures)
-    return files
+    return files + keep_rule(session, rule_of_report(result))
+
+
+def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
+    """Leave the decision rule in the folder of the session's model; an attached model, which cannot be written to, is
+    copied into the run's folder."""
+    model, run = session.trained, session.trained.parents[1]
+    if run == session.folder:
+        return [write_rule(rule, model, model)]
+    described = {session.folder / name: (run / name).read_bytes() for name in ("config.json", "trained_on.json")}
+    if any(file.is_file() and file.read_bytes() != content for file, content in described.items()):
+        print(f"{session.folder} is the folder of another run, so no decision rule is kept: give another run_dir.")
+        return []
+    for file, content in described.items():
+        write_bytes(file, content)
+    print(f"{run} is attached and stays as it is: its model is copied to {session.folder}, with the decision rule.")
+    return [write_rule(rule, model, session.folder / "checkpoints" / "best")]
 
 
 def headline(result: dict) -> str:

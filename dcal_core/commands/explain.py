@@ -25,9 +25,9 @@ from dcal_core.explain.registry import MAPS
 from dcal_core.explain.tables import comparison_table, faithfulness_table
 from dcal_core.explain.trust import measure_maps
 from dcal_core.explain.views import PairView
-from dcal_core.models.files import load_model
+from dcal_core.models.files import DECISION_FILE, load_model
 from dcal_core.storage import write_text
-from dcal_core.verification.answers import Answers, read_answers
+from dcal_core.verification.decision import DecisionRule, read_rule
 from dcal_core.verification.protocol import Pairs, some_of_each_family
 
 TITLE = "Where does the verifier look?"
@@ -40,19 +40,20 @@ def trained_model(session: Session) -> torch.nn.Module:
     return load_model(session.trained).to("cuda" if gpu_verdict()[0] else "cpu")
 
 
-def answers_of(session: Session) -> Answers | None:
+def rule_of(session: Session) -> DecisionRule | None:
     """What a score of the session's model means; None, and a line that says so, before an evaluation."""
-    report = session.folder / "report.json"
-    if report.is_file():
-        return read_answers(report)
-    print(f"No {report}, so scores come without a verdict: run evaluate first to have them.")
-    return None
+    rule = read_rule(session.trained)
+    if rule is None:
+        print(
+            f"No {session.trained / DECISION_FILE}, so scores come without a verdict: run evaluate first to have them."
+        )
+    return rule
 
 
 def open_explorer(session: Session) -> Explorer:
     """The session's model before its test families; raises UserError."""
     data = session.open_data(("test",))
-    return Explorer(trained_model(session), data, answers_of(session), session.config.encode_batch)
+    return Explorer(trained_model(session), data, rule_of(session), session.config.encode_batch)
 
 
 def regions_of(drawn: bool, size: int) -> dict[str, np.ndarray]:
@@ -94,8 +95,9 @@ def explain_files(session: Session, files: list[Path]) -> list[Path]:
             faces.append(torch.from_numpy(decode(file.read_bytes(), model.image_size)))
         except (OSError, Unreadable) as error:
             raise DataError(f"{file} cannot be read ({error}): give an aligned face image.") from None
-    view, answers = PairView(model, torch.stack(faces), tuple(map(str, files))), answers_of(session)
-    said = answers.sentence(view.score) if answers else f"score {view.score:.2f}"
+    view = PairView(model, torch.stack(faces), tuple(map(str, files)))
+    rule = rule_of(session)
+    said = rule.sentence(view.score) if rule else f"score {view.score:.2f}"
     print(said)
     return write_view(session.folder / FOLDER, view, label_of_given(session), said)
 

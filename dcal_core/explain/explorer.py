@@ -9,7 +9,7 @@ from torch import nn
 from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import TwinData
 from dcal_core.explain.views import PairView
-from dcal_core.verification.answers import Answers
+from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
 from dcal_core.verification.report import Scored
 
@@ -34,11 +34,11 @@ def confusing_first(scored: Scored) -> np.ndarray:
 class Explorer:
     """All pairs of the test families with a model's scores, and views of those that are asked for.
 
-    model: on its device; answers: what a score means, None before an evaluation. ValueError where there is no pair.
+    model: on its device; rule: what a score means, None before an evaluation. ValueError where there is no pair.
     """
 
-    def __init__(self, model: nn.Module, data: TwinData, answers: Answers | None = None, encode_batch: int = 64):
-        self.model, self.data, self.answers = model, data, answers
+    def __init__(self, model: nn.Module, data: TwinData, rule: DecisionRule | None = None, encode_batch: int = 64):
+        self.model, self.data, self.rule = model, data, rule
         self.index, self.images, self.label = data["test"].index, data["test"].images, data.label
         pairs, device = twin_pairs(self.index), next(model.parameters()).device
         if not len(pairs):
@@ -68,8 +68,8 @@ class Explorer:
         """The score of two images in words, and on a second line what is true."""
         score, (first, second) = self.view(a, b).score, self.index.person_of[[a, b]]
         truth = f"In truth: {'the same person' if first == second else 'two people, co-twins'}."
-        if self.answers is None:
+        if self.rule is None:
             return f"Score {score:.2f}; what it means is not known before an evaluation\n{truth}"
-        right = {"same": first == second, "different": first != second}.get(self.answers.verdict(score))
+        right = {"same": first == second, "different": first != second}.get(self.rule.verdict(score))
         verdict = "" if right is None else f" The verdict is {'right' if right else 'wrong'}."
-        return f"{self.answers.sentence(score).capitalize()}\n{truth}{verdict}"
+        return f"{self.rule.sentence(score).capitalize()}\n{truth}{verdict}"

@@ -1,7 +1,7 @@
 """From a config to a model, and from a folder to a trained one.
 
 A model folder holds `model.json`, the architecture as plain values, and `model.safetensors`, the weights: neither can
-execute code when read.
+execute code when read. An evaluation adds `decision.json`, what a score means (verification/decision.py).
 """
 
 import json
@@ -16,6 +16,8 @@ from dcal_core.errors import ConfigError
 from dcal_core.models import adaface, dcal
 from dcal_core.storage import DamagedError, check_seal, read_json
 
+WEIGHTS_FILE = "model.safetensors"
+DECISION_FILE = "decision.json"
 # A recipe's name to the module of its model, in which are
 #   ARCHITECTURE                                    what model.json holds, by the parameter it came from, if any
 #   check_architecture(found)                       refuses there what no parameter's limits refuse

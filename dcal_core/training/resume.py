@@ -13,6 +13,7 @@ from torch import nn
 from dcal_core.config.shared import Config
 from dcal_core.distributed import main_only
 from dcal_core.errors import ConfigError, quoted
+from dcal_core.models.files import DECISION_FILE, WEIGHTS_FILE
 from dcal_core.storage import (
     CURE,
     UNFINISHED,
@@ -23,6 +24,7 @@ from dcal_core.storage import (
     free_name,
     mend,
     read_json,
+    read_sums,
     sealed_folder,
 )
 from dcal_core.training.checkpoints import STARTED_FROM, Run, identity, newest_whole, people_in, saved_in
@@ -279,7 +281,8 @@ def find_trained(folder: Path, input_roots: list[Path]) -> Path:
         mend(best.parent)
     if (best / "model.json").is_file():
         return best
-    found = sorted({file.parent for root in input_roots for file in Path(root).glob("**/checkpoints/best/model.json")})
+    attached = {file.parent for root in input_roots for file in Path(root).glob("**/checkpoints/best/model.json")}
+    found = without_copies(attached) if len(attached) > 1 else [*attached]
     if len(found) > 1:
         raise ConfigError(f"{len(found)} trained runs are attached: choose one by run_dir={found[0].parents[1]}, …")
     if not found:
@@ -288,3 +291,11 @@ def find_trained(folder: Path, input_roots: list[Path]) -> Path:
             "output (Add Input > Notebook Output), or give run_dir."
         )
     return found[0]
+
+
+def without_copies(models: set[Path]) -> list[Path]:
+    """Of folders that hold the same weights the one that an evaluation has left, else the first; raises
+    DamagedError."""
+    evaluated_first = sorted(models, key=lambda model: (not (model / DECISION_FILE).is_file(), model))
+    by_weights = {read_sums(model).get(WEIGHTS_FILE): model for model in reversed(evaluated_first)}
+    return sorted(by_weights.values())

@@ -44,13 +44,17 @@ class Scored:
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """A verifier that has scored its validation families and the test families, where also the unrelated people."""
+    """A verifier that has scored its validation families, the test families and unrelated people among those.
+
+    weights: SHA-256 of the file of its weights, "" where it has none of ours.
+    """
 
     name: str
     about: str
     validation: Scored
     test: Scored
     unrelated: Unrelated
+    weights: str = ""
 
     @cached_property
     def threshold(self) -> float:
@@ -88,6 +92,7 @@ def evaluate(
     return {
         "data": label,
         "system": {"name": system.name, "about": system.about},
+        "weights": system.weights,
         "split": test.index.name,
         "threshold": {"value": system.threshold, "source": source},
         "metrics": summarise(drawn[0]),
@@ -133,7 +138,7 @@ def judge(system: System, error: float, draws: int, seed: int) -> dict:
     rates = verdict_rates(test.scores, test.pairs.genuine, test.pairs.family, thresholds, draws, seed)
     source = f"at most {100 * error:.1f} % wrong in each class of {families} validation families"
     chosen = {"different_below": thresholds.different_below, "same_from": thresholds.same_from}
-    return {"thresholds": chosen | {"error": error, "source": source}} | rates
+    return {"thresholds": chosen | {"error": error, "families": families, "source": source}} | rates
 
 
 def _curve(scores: np.ndarray, genuine: np.ndarray) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """Evaluation from trained runs to the report: what stands beside what, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,10 @@ from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
 from dcal_core.errors import UserError
 from dcal_core.models.features import Features
+from dcal_core.models.files import load_model
+from dcal_core.storage import digest, seal
+from dcal_core.verification.calibration import from_dict
+from dcal_core.verification.decision import read_rule, rule_of_report
 from dcal_core.verification.metrics import equal_error_rate
 from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
 
@@ -168,3 +173,56 @@ def test_too_few_validation_families_are_a_sentence():
     few = replace(system, validation=replace(held_out, pairs=pairs, scores=held_out.scores[kept]))
     with pytest.raises(UserError, match="fewer than 3 validation families .* larger validation_share"):
         evaluate_systems(session, data, [few], "code")
+
+
+def evaluated(*options, run="a"):
+    assert main(["evaluate", "--preset", "demo", *options, *(["-p", "run_dir", run] if run else [])]) == 0
+
+
+def test_a_model_folder_alone_gives_verdicts_and_likelihood_ratios(tmp_path):
+    evaluated()
+    report = json.loads(Path("a/report.json").read_text())
+    alone = tmp_path / "model"
+    shutil.copytree("a/checkpoints/best", alone)
+    model, rule = load_model(alone), read_rule(alone)
+    assert rule == rule_of_report(report) and rule.threshold == report["threshold"]["value"]
+    assert rule.weights == report["weights"] == digest(alone / "model.safetensors")
+    faces = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        score = float(model.compare(model.encode(faces[:1]), model.encode(faces[1:])))
+    assert rule.verdict(score) in ("same", "undecided", "different") and f"score {score:.2f}: " in rule.sentence(score)
+    fitted = report["calibration"].get("fitted")
+    assert rule.llr(score) == (from_dict(fitted).llr([score])[0] if fitted else None)
+
+
+def test_an_attached_run_is_copied_to_have_its_rule_and_found_again(off_kaggle, monkeypatch, runs, tmp_path, capsys):
+    shutil.copytree(runs / "a", tmp_path / "input/trained")
+    if (tmp_path / "input/trained/checkpoints/best/decision.json").exists():  # of another test
+        (tmp_path / "input/trained/checkpoints/best/decision.json").unlink()
+        seal(tmp_path / "input/trained/checkpoints/best")
+    off_kaggle(monkeypatch, tmp_path)
+    before = {file: file.read_bytes() for file in Path("input").rglob("*") if file.is_file()}
+    evaluated(run="")
+    assert {file: file.read_bytes() for file in Path("input").rglob("*") if file.is_file()} == before
+    assert "input/trained is attached and stays as it is: its model is copied to" in capsys.readouterr().out
+    own = Path("runs/demo").resolve()
+    assert read_rule(own / "checkpoints/best").data == "SYNTHETIC"
+    evaluated(run="")  # finds the copy, and accepts it
+    printed = capsys.readouterr().out
+    assert f"Model {own}/checkpoints/best" in printed and "is attached" not in printed
+
+    shutil.move(own, tmp_path / "input/evaluated")  # the output of that evaluation, attached beside the training's
+    session = begin_with_trained("Explain", {"preset": "demo"}, PARAMS)
+    assert session.trained == tmp_path / "input/evaluated/checkpoints/best"
+    assert session.trained_on()["data"] == "SYNTHETIC"
+
+
+def test_an_attached_model_is_not_put_among_another_run(off_kaggle, monkeypatch, runs, tmp_path, capsys):
+    shutil.copytree(runs / "a", tmp_path / "input/trained")
+    off_kaggle(monkeypatch, tmp_path)
+    unfinished = Path("runs/demo/config.json")
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_text("{}")
+    evaluated(run="")
+    assert "runs/demo is the folder of another run, so no decision rule is kept" in capsys.readouterr().out
+    assert unfinished.read_text() == "{}" and not Path("runs/demo/checkpoints").exists()

@@ -1,6 +1,7 @@
 """Explanation from a trained run to files: the test families, two images, and lists of pairs."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -12,29 +13,30 @@ from dcal_core.config.shared import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
+from dcal_core.storage import read_sums, seal
+from dcal_core.verification.decision import DecisionRule, write_rule
+from dcal_core.verification.verdicts import Thresholds
 
 PARAMS = Path(__file__).parents[2] / "params"
+BEST = "run/checkpoints/best"
 TINY = dict(
     image_size=32, synthetic_families=12, synthetic_images=3, synthetic_test_families=3, validation_share=0.5,
     families_per_batch=4, images_per_person=2, steps_per_epoch=2, epochs=1,
 )  # fmt: skip
-REPORT = {
-    "verdict": {"thresholds": {"different_below": -1.0, "same_from": 1.0}},
-    "calibration": {"reason": "no better than chance"},
-    "data": "SYNTHETIC",
-}
 
 
 @pytest.fixture(scope="module")
 def trained(off_kaggle, tmp_path_factory):
-    """A folder with a trained run and a report on it."""
+    """A folder with a trained run and the decision rule of an evaluation."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patched:
         off_kaggle(patched, folder)
         patched.setattr(splits, "generate", partial(generate, workers=1))
         config = load("demo", PARAMS, TINY | {"run_dir": "run"})
         train_run(config, folder / "run", open_data(config, ("train", "validation")))
-    (folder / "run/report.json").write_text(json.dumps(REPORT))
+    model = folder / BEST
+    weights = read_sums(model)["model.safetensors"]
+    write_rule(DecisionRule("SYNTHETIC", weights, 3, 0.0, Thresholds(-1.0, 1.0), 0.05, None), model, model)
     return folder
 
 
@@ -98,8 +100,8 @@ def test_lists_of_pairs_are_compared(trained, capsys, tmp_path):
     ("arguments", "sentence"),
     [
         (["--images", "none.png", "none.png"], "none.png cannot be read"),
-        (["--images", "run/report.json", "run/report.json"], "report.json cannot be read (not an image"),
-        (["--same", "run/report.json"], "--same and --twins are lists to be compared: give both"),
+        (["--images", "run/config.json", "run/config.json"], "config.json cannot be read (not an image"),
+        (["--same", "run/config.json"], "--same and --twins are lists to be compared: give both"),
         (["--same", "none.txt", "--twins", "none.txt"], "none.txt cannot be read (No such file or directory)"),
         (["-p", "pairs_per_family", "0"], "pairs_per_family=0: takes 1 to 1000"),
     ],
@@ -110,10 +112,14 @@ def test_what_cannot_be_explained_is_said_in_a_sentence(capsys, arguments, sente
 
 
 def test_before_an_evaluation_scores_have_no_verdict(trained, capsys):
-    report, images = trained / "run/report.json", images_of(trained)
-    report.rename(trained / "aside.json")
+    evaluated = (trained / BEST).rename(trained / "aside")
+    shutil.copytree(evaluated, trained / BEST)
+    (trained / BEST / "decision.json").unlink()
+    seal(trained / BEST)
+    images = images_of(trained)
     try:
         assert explain("--images", images[0], images[1]) == 0
-        assert "run evaluate first" in capsys.readouterr().out
+        assert "decision.json, so scores come without a verdict: run evaluate first" in capsys.readouterr().out
     finally:
-        (trained / "aside.json").rename(report)
+        shutil.rmtree(trained / BEST)
+        evaluated.rename(trained / BEST)

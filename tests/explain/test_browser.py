@@ -234,7 +234,7 @@ def test_a_model_without_patches_is_browsed_without_matches(twins, monkeypatch):
 
 
 def test_without_an_evaluation_there_is_no_verdict(twins):
-    browser = make_browser(twins, answers=None, label="photographs")
+    browser = make_browser(twins, rule=None, label="photographs")
     assert "not known before an evaluation" in browser.controls.verdict.value and browser.controls.marks.disabled
     check(browser, "distinctive")
 

@@ -8,7 +8,7 @@ from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import TwinIndex, read_index
 from dcal_core.explain.explorer import Explorer, confusing_first
-from dcal_core.verification.answers import Answers
+from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.protocol import Pairs
 from dcal_core.verification.report import Scored
 from dcal_core.verification.verdicts import Thresholds
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explorer(data):
-    return Explorer(make_model(), data, Answers(Thresholds(0.2, 0.6), None, "SYNTHETIC"))
+    return Explorer(make_model(), data, DecisionRule("SYNTHETIC", "", 3, 0.4, Thresholds(0.2, 0.6), 0.05, None))
 
 
 def test_pairs_are_shown_as_the_model_scores_them(explorer, data):

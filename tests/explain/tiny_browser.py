@@ -11,11 +11,11 @@ from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import read_index
 from dcal_core.explain.browser import Browser
 from dcal_core.explain.explorer import Explorer
-from dcal_core.verification.answers import Answers
+from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.verdicts import Thresholds
 
 FAMILIES, IMAGES = 3, 3
-KNOWN = Answers(Thresholds(0.4, 0.6), None, "SYNTHETIC")
+KNOWN = DecisionRule("SYNTHETIC", "", 3, 0.5, Thresholds(0.4, 0.6), 0.05, None)
 
 
 def drawn_twins(root: Path, label: str = "SYNTHETIC") -> TwinData:
@@ -27,7 +27,7 @@ def drawn_twins(root: Path, label: str = "SYNTHETIC") -> TwinData:
     return TwinData(root, label, {"test": Split(index, open_images(index.paths, SIZE, root / "cache", 0.0))})
 
 
-def make_browser(folder: Path, model=None, answers: Answers | None = KNOWN, label: str = "SYNTHETIC") -> Browser:
+def make_browser(folder: Path, model=None, rule: DecisionRule | None = KNOWN, label: str = "SYNTHETIC") -> Browser:
     """A browser that knows what scores mean and where the drawn twins differ."""
-    explorer = Explorer(model or make_model(readout="tokens"), drawn_twins(folder / "twins", label), answers)
+    explorer = Explorer(model or make_model(readout="tokens"), drawn_twins(folder / "twins", label), rule)
     return Browser(explorer, folder / "views")

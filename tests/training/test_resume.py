@@ -264,8 +264,8 @@ def test_a_run_that_was_never_validated_is_not_trained(tmp_path, refused):
 
 
 def test_several_trained_runs_are_a_choice_for_the_user(tmp_path):
-    for name in ("a", "b"):
-        new_run(tmp_path / "input" / name).save_model("best", Parts(0).model)
+    for seed, name in enumerate(("a", "b", "copy of b")):
+        new_run(tmp_path / "input" / name).save_model("best", Parts(min(seed, 1)).model)
     with pytest.raises(ConfigError, match=rf"^2 trained runs .*run_dir={tmp_path / 'input' / 'a'}"):
         find_trained(tmp_path / "new", [tmp_path / "input"])
 

@@ -1,0 +1,151 @@
+"""What a score of a model means: the decision rule that `evaluate` leaves in the model's folder.
+
+It is chosen on validation families. With it a model folder alone turns a score into a verdict and a likelihood ratio.
+"""
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcal_core.models.files import DECISION_FILE, WEIGHTS_FILE
+from dcal_core.storage import (
+    CURE,
+    SUMS,
+    DamagedError,
+    check_seal,
+    digest,
+    flush,
+    read_json,
+    read_sums,
+    sealed_folder,
+)
+from dcal_core.verification.calibration import Isotonic, Logistic, from_dict
+from dcal_core.verification.verdicts import VERDICTS, Thresholds, verdicts
+
+WORDS = {"same": "the same person", "undecided": "undecided", "different": "two people"}
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """From a score to a verdict and, where the scores could be calibrated, a log likelihood ratio.
+
+    data: the label of the data it was chosen on. weights: SHA-256 of the model's weights. families: validation
+    families with comparisons of both classes. threshold: where FMR equals FNMR, for a yes or a no. thresholds: of the
+    verdict, at most a share `error` of each class being wrong.
+    """
+
+    data: str
+    weights: str
+    families: int
+    threshold: float
+    thresholds: Thresholds
+    error: float
+    calibration: Logistic | Isotonic | None
+
+    def __post_init__(self):
+        if not (isinstance(self.data, str) and isinstance(self.weights, str)):
+            raise ValueError("data and weights must be texts")
+        if type(self.families) is not int or self.families < 1:
+            raise ValueError(f"families must be a whole number of at least 1, got {self.families!r:.40}")
+        for name in ("threshold", "error"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value!r:.40}")
+
+    def verdict(self, score: float) -> str:
+        """Return same, undecided or different."""
+        number = int(verdicts([score], self.thresholds)[0])
+        return next(verdict for verdict, one in VERDICTS.items() if one == number)
+
+    def llr(self, score: float) -> float | None:
+        """Return the natural-log likelihood ratio same : twins, or None without a calibration."""
+        return None if self.calibration is None else float(self.calibration.llr([score])[0])
+
+    def sentence(self, score: float) -> str:
+        """Return the score, the verdict and the likelihood ratio in words."""
+        text = f"score {score:.2f}: {WORDS[self.verdict(score)]}"
+        llr = self.llr(score)
+        if llr is None:
+            return text
+        likelier = "one person than for two" if llr >= 0 else "two people than for one"
+        return f"{text}; {math.exp(abs(llr)):.2g} times likelier for {likelier}"
+
+    def as_dict(self) -> dict:
+        """Return plain JSON values, as they stand in the model's folder."""
+        return {
+            "data": self.data,
+            "weights": self.weights,
+            "families": self.families,
+            "threshold": {"value": self.threshold, "chosen_for": "equal error rates"},
+            "verdict": {
+                "different_below": self.thresholds.different_below,
+                "same_from": self.thresholds.same_from,
+                "error": self.error,
+                "chosen_for": f"at most {100 * self.error:.1f} % wrong in each class",
+            },
+            "calibration": self.calibration.as_dict() if self.calibration else None,
+        }
+
+
+def rule_of_report(result: dict) -> DecisionRule:
+    """Return the decision rule of the first system of an evaluation's result."""
+    limits = result["verdict"]["thresholds"]
+    fitted = result["calibration"].get("fitted")
+    return DecisionRule(
+        data=result["data"],
+        weights=result["weights"],
+        families=limits["families"],
+        threshold=result["threshold"]["value"],
+        thresholds=Thresholds(limits["different_below"], limits["same_from"]),
+        error=limits["error"],
+        calibration=from_dict(fitted) if fitted else None,
+    )
+
+
+def write_rule(rule: DecisionRule, model: Path, folder: Path) -> Path:
+    """Leave a model's folder, with this rule in it, as `folder`, sealed and whole or not at all; returns the rule's
+    file.
+
+    folder: the model's own, or where a model that cannot be written to is copied. Raises DamagedError for a model that
+    is not as it was sealed or has other weights, StorageError where nothing can be written.
+    """
+    with sealed_folder(folder) as new:
+        for file in Path(model).iterdir():
+            flush(shutil.copyfile(file, new / file.name))  # without its permissions: inputs are read-only
+        check_seal(new)
+        _check_weights(rule, new)
+        (new / SUMS).unlink()
+        (new / DECISION_FILE).write_text(json.dumps(rule.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return folder / DECISION_FILE
+
+
+def read_rule(model: Path) -> DecisionRule | None:
+    """Return the decision rule in a model's folder, or None before an evaluation; raises DamagedError."""
+    file = Path(model) / DECISION_FILE
+    if not file.is_file():
+        return None
+    found = read_json(file)
+    if read_sums(model).get(DECISION_FILE) != digest(file):
+        raise DamagedError(f"{file} is damaged: its SHA-256 is not the one in {SUMS}; {CURE}.")
+    try:
+        limits = found["verdict"]
+        rule = DecisionRule(
+            data=found["data"],
+            weights=found["weights"],
+            families=found["families"],
+            threshold=found["threshold"]["value"],
+            thresholds=Thresholds(limits["different_below"], limits["same_from"]),
+            error=limits["error"],
+            calibration=None if found["calibration"] is None else from_dict(found["calibration"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedError(f"{file} is damaged ({error}): evaluate again.") from None
+    _check_weights(rule, model)
+    return rule
+
+
+def _check_weights(rule: DecisionRule, model: Path) -> None:
+    if read_sums(model).get(WEIGHTS_FILE) != rule.weights:
+        raise DamagedError(f"{Path(model) / WEIGHTS_FILE} holds other weights than were evaluated: evaluate again.")
