@@ -122,7 +122,7 @@ def export_face_weights(config: Config, run: Run) -> list[Path]:
     mode = "frozen" if config.frozen_backbone else "full"
     about = f"{mode}_{config.train_percentage:g}pct_margin{config.twin_margin:g}_epoch{epoch}"
     name = f"twin_tuned_{config.backbone.replace('_', '')}_{about}"
-    state, folder = model.backbone.state_dict(), run.folder / "models"
+    state, folder = model.face_weights(), run.folder / "models"
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
     files = []

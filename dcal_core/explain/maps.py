@@ -9,7 +9,7 @@ B images, H heads, N tokens of which the last g x g are patches, L selected patc
 import torch
 from torch import Tensor, nn
 
-from dcal_core.models.attention import attention_weights, project, rollout_row, rows_block
+from dcal_core.models.attention import attention_weights, rollout_row
 from dcal_core.models.features import Features
 from dcal_core.models.verifier import Verifier
 
@@ -63,24 +63,11 @@ def selection_map(features: Features, grid: int) -> Tensor:
     return on_grid(row, grid)
 
 
-@torch.no_grad()
-def glca_attention(model: nn.Module, features: Features, rope: Tensor | None = None) -> Tensor:
-    """What CLS and the selected patches attend to in each GLCA block, fp32 [B, M, H, 1 + L, N].
-
-    model: the DCAL that traced the features. rope: the patches' rotary positions as `model.embed` returns them.
-    """
-    chosen, tokens = selected_of(features), layers_of(features, "x")[-1]
-    rows = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)  # [B, 1 + L]
-    local = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-    local_rope = None if rope is None else rope[chosen - model.vit.num_prefix_tokens].unsqueeze(1)  # [B, 1, L, .]
-    weights = []
-    for previous, block in zip([None, *model.glca], model.glca, strict=False):
-        if previous is not None:
-            local = rows_block(previous, local, tokens, local_rope, rope)
-        (q,) = project(block.attn, block.norm1(local), local_rope, "q")
-        (k,) = project(block.attn, block.norm1(tokens), rope, "k")
-        weights.append(attention_weights(q, k))
-    return torch.stack(weights, 1)
+def glca_attention(features: Features) -> Tensor:
+    """What CLS and the selected patches attend to in each GLCA block, fp32 [B, M, H, 1 + L, T]; ValueError where no
+    GLCA was traced."""
+    selected_of(features)
+    return torch.stack(layers_of(features, "glca"), 1)
 
 
 def pair_saliency(model: Verifier, a: Tensor, b: Tensor, grid: int) -> tuple[Tensor, Tensor]:

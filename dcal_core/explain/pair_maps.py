@@ -11,12 +11,10 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dcal_core.explain.maps import layers_of, on_grid, selected_of
+from dcal_core.explain.maps import layers_of, on_grid
 from dcal_core.models.features import Features
-from dcal_core.models.readouts import second_look
-from dcal_core.models.similarity import Cosine
 from dcal_core.models.verifier import Verifier
 
 REACH = 0.75  # patches from a patch's middle to the edges of its window: marks seldom keep to the grid
@@ -162,32 +160,10 @@ def match_map(pairs: EncodedPairs) -> Tensor:
     return on_grid(best - best.mean(1, keepdim=True), pairs.grid).unflatten(0, (2, -1))
 
 
-def reads_by_place(pairs: EncodedPairs) -> bool:
-    """Whether `place_map` can take the pairs' score apart: a cosine of branches of which one is read by place."""
-    readout = getattr(pairs.model, "readout", None)
-    by_place = [getattr(readout, name, None) for name in ("whole_places", "local_places")]
-    return type(getattr(pairs.model, "similarity", None)) is Cosine and by_place != [None, None]
-
-
-def place_parts(model: nn.Module, features: Features) -> dict[str, Tensor]:
-    """What the tokens of each place put into the unit embedding of each branch that is read by place, before all
-    constants, [G, P, width / 2]: the half beside CLS. Exact: reading and neck are linear there."""
-    patches = model.last_tokens(layers_of(features, "x")[-1])[1]
-    tokens = {"sa": (model.readout.whole_places, patches)}
-    if model.readout.local_places is not None:
-        places, chosen = selected_of(features) - model.vit.num_prefix_tokens, features.trace["local"][:, 1:]
-        tokens["glca"] = (model.readout.local_places, second_look(chosen, places, patches))
-    parts = {}
-    for branch, (place, seen) in tokens.items():
-        if place is not None:
-            reduce, _, spread = place.read
-            weight = spread.weight.unflatten(1, (seen.shape[1], -1))  # [C, P, reduced]
-            part = torch.einsum("bpr,cpr->bpc", reduce(seen), weight)
-            neck, norm = model.necks[branch], features.parts[branch].norm(dim=-1)
-            if isinstance(neck, nn.BatchNorm1d):
-                part = part * (neck.weight / (neck.running_var + neck.eps).sqrt())[-part.shape[-1] :]
-            parts[branch] = part / norm[:, None, None]
-    return parts
+def place_parts(features: Features) -> dict[str, Tensor]:
+    """The traced `place.<branch>` by branch, [G, P, w]: what each place adds to the last w numbers of the branch's unit
+    embedding. None where the score is no sum over places."""
+    return {name.removeprefix("place."): part for name, part in features.trace.items() if name.startswith("place.")}
 
 
 @torch.no_grad()
@@ -195,12 +171,13 @@ def place_map(pairs: EncodedPairs) -> Tensor:
     """What each place takes from (-) or adds to (+) a full score of 1, the same for both faces.
 
     1 - score is half the squared distance of the unit embeddings, a sum over places, and over CLS and constants, which
-    have none. ValueError unless `reads_by_place`.
+    have none. ValueError where the score has no such parts.
     """
-    if not reads_by_place(pairs):
+    by_branch = place_parts(pairs.features)
+    if not by_branch:
         raise ValueError("the score has no parts by place: that takes the cosine and a readout by place")
     branches, maps = pairs.features.parts, 0
-    for branch, parts in place_parts(pairs.model, pairs.features).items():
+    for branch, parts in by_branch.items():
         unit = F.normalize(branches[branch].float(), dim=-1)[:, -parts.shape[-1] :]  # [G, width / 2]
         apart, placed = unit - unit[pairs.partner], parts - parts[pairs.partner]
         maps = maps - torch.einsum("bpc,bc->bp", placed, apart) / (2 * len(branches))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dcal_core.explain.maps import cls_attention, glca_attention, on_grid, rollout_map, selection_map
-from dcal_core.explain.pair_maps import EncodedPairs, match_map, place_map, reads_by_place, tells_apart
+from dcal_core.explain.pair_maps import EncodedPairs, match_map, place_map, place_parts, tells_apart
 
 
 def _always(pairs: EncodedPairs) -> bool:
@@ -49,6 +49,10 @@ def _has_glca(pairs: EncodedPairs) -> bool:
     return "selected" in pairs.features.trace
 
 
+def _has_places(pairs: EncodedPairs) -> bool:
+    return bool(place_parts(pairs.features))
+
+
 def _thorough(pairs: EncodedPairs) -> Tensor:
     """The geometric mean of what covering each window shows and of `distinctive`: each errs elsewhere."""
     both = tells_apart(pairs, *pairs.occluded).clamp(min=0) * pairs.distinctive.clamp(min=0)
@@ -70,9 +74,7 @@ def _selection(pairs: EncodedPairs) -> Tensor:
 
 
 def _glca_attention(pairs: EncodedPairs) -> Tensor:
-    rotary = getattr(pairs.model.vit, "rope", None) is not None
-    rope = pairs.model.embed(pairs.faces[:1])[1] if rotary else None  # the same for all faces
-    weights = glca_attention(pairs.model, pairs.features, rope)[:, -1, :, 1:]  # [G, H, L, N]: last block, without CLS
+    weights = glca_attention(pairs.features)[:, -1, :, 1:]  # [G, H, L, T]: last block, without CLS
     return on_grid(weights.mean((1, 2)), pairs.grid).unflatten(0, (2, -1))
 
 
@@ -102,7 +104,7 @@ MAPS = {
         title="Score by place",
         meaning="What the tokens read at each place add to (+) or take from (-) a full score, exactly.",
         signed=True,
-        fits=reads_by_place,
+        fits=_has_places,
     ),
     "match": Map(
         make=match_map,

@@ -81,6 +81,10 @@ class AdaFace(Verifier):
             depths[f"backbone.{name}"] = above[part]
         return depths
 
+    def face_weights(self) -> dict[str, Tensor]:
+        """The network's tensors by AdaFace's names, as `write_face_weights` takes them."""
+        return self.backbone.state_dict()
+
     def prepare(self, images: Tensor) -> Tensor:
         """RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size, as the weights take them, [B, 3, S, S] in
         [-1, 1]."""

@@ -17,29 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from dcal_core.config.shared import FIELDS, Config
 from dcal_core.distributed import gather
 from dcal_core.errors import ConfigError
-from dcal_core.models.attention import joint_block, rollout_row, rows_block
+from dcal_core.models.attention import attention_weights, joint_block, rollout_row, rows_block
 from dcal_core.models.backbones import check_name, create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
 from dcal_core.models.features import Features
 from dcal_core.models.inputs import square
-from dcal_core.models.readouts import READOUTS, Readout
-from dcal_core.models.similarity import SIMILARITIES
+from dcal_core.models.readouts import READOUTS, Readout, second_look
+from dcal_core.models.similarity import SIMILARITIES, Cosine
 from dcal_core.models.verifier import Verifier
-
-MOST_BLOCKS = FIELDS["pwca_last"].metadata["high"]
-ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, if it came from one
-    "recipe": "recipe",
-    "backbone": "backbone",
-    "image_size": "image_size",
-    "mean": None,
-    "std": None,
-    "local_ratio": "local_ratio",
-    "glca_blocks": "glca_blocks",
-    "pwca_layers": None,
-    "readout": "readout",
-    "neck": "neck",
-    "similarity": "similarity",
-    "temperature": "similarity_temperature",
-}
 
 
 def unit_concat(parts: dict[str, Tensor]) -> Tensor:
@@ -54,13 +38,18 @@ class BatchNormNeck(nn.BatchNorm1d):
         super().__init__(width)
         self.bias.requires_grad_(False)
 
+    @property
+    def scale(self) -> Tensor:
+        """The factor of each channel in eval mode, [width]."""
+        return self.weight / (self.running_var + self.eps).sqrt()
+
 
 class DCAL(Verifier):
     """A twin verifier on any timm ViT: `encode` gives an SA and a GLCA embedding, `compare` scores pairs of them.
 
     local_ratio: R, the share of patches that GLCA selects. glca_blocks: M. pwca_layers: indices of the blocks, from
     0, in which PWCA pairs the images. mean, std: of the RGB values in [0, 1] that the backbone was trained on.
-    neck: "bn" or "none". similarity, temperature: see `similarity.py`.
+    readout: see `readouts.py`. neck: "bn" or "none". similarity, temperature: see `similarity.py`.
     """
 
     def __init__(
@@ -80,15 +69,20 @@ class DCAL(Verifier):
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        self.vit, self.image_size = vit, image_size
-        self.pwca_layers, self.gradient_checkpointing = pwca_layers, gradient_checkpointing
+        self.vit = vit
+        self.image_size = image_size
+        self.grid = vit.patch_embed.grid_size[0]
+        self.pwca_layers = pwca_layers
+        self.gradient_checkpointing = gradient_checkpointing
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
         patches = vit.patch_embed.num_patches
         self.selected = max(1, math.ceil(local_ratio * patches))  # L patches
         # GLCA has weights of its own; the last block's are the best place to start from.
         self.glca = nn.ModuleList(copy.deepcopy(vit.blocks[-1]) for _ in range(glca_blocks))
         self.glca_norm = copy.deepcopy(self.norm) if glca_blocks else None
+
         whole, local = READOUTS[readout]
         self.readout = Readout(vit.embed_dim, patches, whole, local if glca_blocks else None)
         self.widths = {"sa": self.readout.whole_width}
@@ -102,11 +96,6 @@ class DCAL(Verifier):
         self.similarity = SIMILARITIES[similarity](compared, temperature)
 
     @property
-    def grid(self) -> int:
-        """Patches along a side of the image."""
-        return self.vit.patch_embed.grid_size[0]
-
-    @property
     def blank(self) -> Tensor:
         """The mean colour, which normalisation turns into 0."""
         return self.mean
@@ -117,101 +106,28 @@ class DCAL(Verifier):
         return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
 
     def pretrained_depths(self) -> dict[str, int]:
-        """How many blocks lie above each parameter that starts from pretrained weights, by its name; for the others,
-        which are not named, there is no such start."""
-        depths, count = {}, len(self.vit.blocks)
+        """How many blocks lie above each parameter that starts from pretrained weights, by its name."""
+        depths = {}
+        count = len(self.vit.blocks)
         for name, _ in self.vit.named_parameters():
             part, _, rest = name.partition(".")
             above = count - 1 - int(rest.split(".")[0]) if part == "blocks" else count
             depths[f"vit.{name}"] = 0 if part in ("norm", "fc_norm") else above
         return depths | {name: 0 for name, _ in self.named_parameters() if name.startswith("glca")}
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, N, C] of RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size; and their rotary
-        positions, where the backbone has such."""
-        images = (square(images, self.image_size) - self.mean) / self.std
-        x = self.vit._pos_embed(self.vit.patch_embed(images))
-        x, rope = x if isinstance(x, tuple) else (x, None)
-        return self.vit.norm_pre(x), rope
-
-    def run_blocks(
-        self, x: Tensor, rope: Tensor | None, partner: Tensor | None, trace: bool
-    ) -> tuple[Tensor, Tensor | None, list[Tensor], dict[str, Tensor]]:
-        """All blocks on tokens x [B, N, C]: the last tokens of SA and of PWCA, the attention maps of SA [B, N, N] that
-        GLCA needs, of the last block the row of CLS alone, and with `trace` each block's q, k, tokens x and map of SA.
-
-        Where only CLS is read, the last block computes nothing but CLS for PWCA.
-        """
-        B, N, _ = x.shape
-        distracted, maps, inside = None, [], {}
-        for i, block in enumerate(self.vit.blocks):
-            last, pairing = block is self.vit.blocks[-1], partner if i in self.pwca_layers else None
-            apart = pairing is not None or len(x) > B  # until the first pairing both streams are one
-            if apart and last and not self.readout.reads_patches:
-                distracted = rows_block(block, x[-B:, :1], x[-B:], rope=rope, partner=pairing)  # [B, 1, C]
-                x, pairing = x[:B], None
-            work = (block, x, rope, pairing, (B if self.glca or trace else 0, 1 if last else N))
-            if self.gradient_checkpointing and self.training:
-                x, seen, q, k = checkpoint(joint_block, *work, use_reentrant=False)
-            else:
-                x, seen, q, k = joint_block(*work)
-            maps.append(seen)
-            if trace:
-                named = {"q": q, "k": k, "x": x, "map": seen}
-                inside |= {f"{name}.{i}": tensor[:B].detach() for name, tensor in named.items()}
-        if len(x) > B:
-            x, distracted = x.split(B)
-        return x, distracted, maps, inside
-
-    def select(self, maps: list[Tensor]) -> Tensor:
-        """Indices [B, L], among all N tokens, of the patches that rollout from CLS ranks highest."""
-        prefix = self.vit.num_prefix_tokens  # CLS, and registers, which hold no place in the image
-        return rollout_row(maps)[:, prefix:].topk(self.selected).indices + prefix
-
-    def global_local(self, tokens: Tensor, chosen: Tensor, rope: Tensor | None) -> Tensor:
-        """GLCA: CLS and the chosen tokens [B, L] through its blocks, [B, 1 + L, C], normalised."""
-        rows = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)  # [B, 1 + L]
-        local = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-        local_rope = None if rope is None else rope[chosen - self.vit.num_prefix_tokens].unsqueeze(1)  # [B, 1, L, .]
-        for block in self.glca:
-            local = rows_block(block, local, tokens, local_rope, rope)
-        return self.glca_norm(local)
-
-    def last_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """CLS [B, C] and all patches [B, N, C] of a whole stream's last tokens, normalised."""
-        tokens = self.norm(tokens)
-        return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
-
-    def branches(
-        self, images: Tensor, partner: Tensor | None = None, trace: bool = False
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The output of every branch that runs, [B, width], before its neck, and the intermediates by name."""
-        tokens, rope = self.embed(images)
-        tokens, distracted, maps, inside = self.run_blocks(tokens, rope, partner, trace)
-        cls, patches = self.last_tokens(tokens)
-        parts = {"sa": self.readout.whole(cls, patches)}
-        if self.glca:
-            chosen = self.select(maps)
-            local = self.global_local(tokens, chosen, rope)
-            places = chosen - self.vit.num_prefix_tokens
-            parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], places, patches)
-            inside |= {"selected": chosen, "local": local}
-        if distracted is not None:
-            parts["pwca"] = self.readout.whole(*self.last_tokens(distracted))
-        return parts, inside
-
     def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:
-        """Training: the embedding of each branch, [B, width], of the images of all processes; PWCA runs where
-        `partner` [b] names each own image's distractor."""
+        """Training: the embedding of each branch, [B, width], of the images of all processes; PWCA runs if `partner`
+        [b] names the distractor of each of this process's images."""
         parts, _ = self.branches(images, partner)
         return {branch: self.necks[branch](gather(part)) for branch, part in parts.items()}
 
     def encode(self, images: Tensor, trace: bool = False) -> Features:
-        """SA and GLCA embeddings of RGB images [B, 3, h, w]; `trace` adds q, k, tokens per block and the selected
-        indices."""
+        """SA and GLCA embeddings of RGB images [B, 3, h, w]; `trace` adds the intermediates that `Verifier` names."""
         parts, inside = self.branches(images, trace=trace)
         parts = {branch: self.necks[branch](part) for branch, part in parts.items()}
-        return Features(parts, inside if trace else {})
+        if not trace:
+            return Features(parts)
+        return Features(parts, inside | self.place_parts(parts, inside))
 
     def compare(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         """Scores [Na, Nb] of the branches' embeddings, joined at equal weight."""
@@ -222,6 +138,136 @@ class DCAL(Verifier):
         """Scores [N] of each pair, as `compare` gives them."""
         self.check_reading(reading)
         return self.similarity.pairs(unit_concat(a.parts), unit_concat(b.parts))
+
+    def branches(
+        self, images: Tensor, partner: Tensor | None = None, trace: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The output of every branch that runs, [B, width], before its neck, and the intermediates by name."""
+        tokens, rope = self.embed(images)  # [B, N, C]
+        tokens, distracted, maps, inside = self.run_blocks(tokens, rope, partner, trace)
+        cls, patches = self.last_tokens(tokens)
+        parts = {"sa": self.readout.whole(cls, patches)}
+        if self.glca:
+            chosen = self.select(maps)  # [B, L]
+            local, looks = self.global_local(tokens, chosen, rope)  # [B, 1 + L, C]
+            places = chosen - self.vit.num_prefix_tokens
+            parts["glca"] = self.readout.local(local[:, 0], local[:, 1:], places, patches)
+            if trace:
+                inside |= {"selected": chosen, "local": local.detach()}
+                inside |= {f"glca.{m}": attention_weights(q, k).detach() for m, (q, k) in enumerate(looks)}
+        if distracted is not None:
+            parts["pwca"] = self.readout.whole(*self.last_tokens(distracted))
+        return parts, inside
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, N, C] of RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size; and their rotary
+        positions, or None."""
+        images = (square(images, self.image_size) - self.mean) / self.std
+        x = self.vit._pos_embed(self.vit.patch_embed(images))
+        x, rope = x if isinstance(x, tuple) else (x, None)
+        return self.vit.norm_pre(x), rope
+
+    def run_blocks(
+        self, x: Tensor, rope: Tensor | None, partner: Tensor | None, trace: bool
+    ) -> tuple[Tensor, Tensor | None, list[Tensor], dict[str, Tensor]]:
+        """SA, and with `partner` PWCA, through all blocks, on tokens x [B, N, C].
+
+        Returns the last tokens of SA and of PWCA (None without); SA's attention maps [B, N, N], of the last block the
+        row of CLS alone; and, with `trace`, what each block did.
+        """
+        B, N, _ = x.shape
+        distracted = None
+        maps = []
+        inside = {}
+        for i, block in enumerate(self.vit.blocks):
+            last = i == len(self.vit.blocks) - 1
+            pairing = partner if i in self.pwca_layers else None
+            parted = pairing is not None or len(x) > B  # until the first pairing both streams are one
+            if parted and last and not self.readout.reads_patches:  # of PWCA only CLS is read
+                distracted, _, _ = rows_block(block, x[-B:, :1], x[-B:], rope=rope, partner=pairing)  # [B, 1, C]
+                x = x[:B]
+                pairing = None
+            mapped = (B if self.glca or trace else 0, 1 if last else N)
+            x, sa_map, q, k = self.run_block(block, x, rope, pairing, mapped)
+            maps.append(sa_map)
+            if trace:
+                done = {"q": q, "k": k, "x": x, "map": sa_map}
+                inside |= {f"{name}.{i}": tensor[:B].detach() for name, tensor in done.items()}
+        if len(x) > B:
+            x, distracted = x.split(B)
+        return x, distracted, maps, inside
+
+    def run_block(self, *given) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`joint_block`; with gradient checkpointing, training computes it again on the way back to save memory."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(joint_block, *given, use_reentrant=False)
+        return joint_block(*given)
+
+    def select(self, maps: list[Tensor]) -> Tensor:
+        """Indices [B, L], among all N tokens, of the patches that rollout from CLS ranks highest."""
+        prefix = self.vit.num_prefix_tokens  # CLS, and registers, which hold no place in the image
+        return rollout_row(maps)[:, prefix:].topk(self.selected).indices + prefix
+
+    def global_local(
+        self, tokens: Tensor, chosen: Tensor, rope: Tensor | None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """GLCA: CLS and the chosen tokens [B, L] through its blocks, [B, 1 + L, C], normalised; and each block's
+        queries and keys."""
+        rows = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)  # [B, 1 + L]
+        local = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        local_rope = None if rope is None else rope[chosen - self.vit.num_prefix_tokens].unsqueeze(1)  # [B, 1, L, .]
+        looks = []
+        for block in self.glca:
+            local, q, k = rows_block(block, local, tokens, local_rope, rope)
+            looks.append((q, k))
+        return self.glca_norm(local), looks
+
+    def last_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """CLS [B, C] and all patches [B, N, C] of a whole stream's last tokens, normalised."""
+        tokens = self.norm(tokens)
+        return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
+
+    @torch.no_grad()
+    def place_parts(self, embeddings: dict[str, Tensor], inside: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`place.<branch>` of the trace: what each patch adds to the last numbers of a unit embedding, [B, P, w].
+
+        Exact, since reading by place and the neck are linear; constants belong to no patch. Only a cosine is a sum over
+        these parts, so that with another similarity there are none.
+        """
+        if type(self.similarity) is not Cosine:
+            return {}
+        _, patches = self.last_tokens(inside[f"x.{len(self.vit.blocks) - 1}"])
+        read = {}
+        if self.readout.whole_places is not None:
+            read["sa"] = self.readout.whole_places.parts(patches)
+        if self.readout.local_places is not None:
+            places = inside["selected"] - self.vit.num_prefix_tokens
+            read["glca"] = self.readout.local_places.parts(second_look(inside["local"][:, 1:], places, patches))
+        parts = {}
+        for branch, part in read.items():
+            if isinstance(self.necks[branch], BatchNormNeck):
+                part = part * self.necks[branch].scale[-part.shape[-1] :]
+            parts[f"place.{branch}"] = part / embeddings[branch].norm(dim=-1)[:, None, None]
+        return parts
+
+
+# ---- the model and its folder (see files.py)
+
+MOST_BLOCKS = FIELDS["pwca_last"].metadata["high"]
+ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, if it came from one
+    "recipe": "recipe",
+    "backbone": "backbone",
+    "image_size": "image_size",
+    "mean": None,
+    "std": None,
+    "local_ratio": "local_ratio",
+    "glca_blocks": "glca_blocks",
+    "pwca_layers": None,
+    "readout": "readout",
+    "neck": "neck",
+    "similarity": "similarity",
+    "temperature": "similarity_temperature",
+}
 
 
 def architecture_of(config: Config, vit: nn.Module) -> dict:

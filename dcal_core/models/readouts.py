@@ -18,6 +18,12 @@ class ByPlace(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         return self.read(patches)
 
+    def parts(self, patches: Tensor) -> Tensor:
+        """What each patch adds to the output, [B, N, C]; their sum lacks the last layer's bias."""
+        reduce, _, spread = self.read
+        weight = spread.weight.unflatten(1, (patches.shape[1], -1))  # [C, N, reduced]
+        return torch.einsum("bpr,cpr->bpc", reduce(patches), weight)
+
 
 def second_look(chosen: Tensor, places: Tensor, patches: Tensor) -> Tensor:
     """All patches as SA left them, [B, N, C], with GLCA's chosen ones [B, L, C] at their places [B, L]."""

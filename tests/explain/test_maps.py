@@ -90,7 +90,7 @@ def test_glca_attention_is_what_glca_did(kind):
     model = make_model(kind, glca_blocks=2)
     features = encode(model)
     _, rope = model.embed(make_images(1))
-    weights = glca_attention(model, features, rope)
+    weights = glca_attention(features)
     assert weights.shape == (3, 2, HEADS, 1 + model.selected, PREFIX[kind] + GRID * GRID)
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     tokens, chosen = features.trace[f"x.{DEPTH - 1}"], features.trace["selected"]
@@ -109,7 +109,7 @@ def test_glca_attention_is_what_glca_did(kind):
             scale = getattr(block, "gamma_2", None)
             ffn = block.mlp(block.norm2(after))
             expected = after + (ffn if scale is None else scale * ffn)
-            local = rows_block(block, local, tokens, local_rope, rope)
+            local, _, _ = rows_block(block, local, tokens, local_rope, rope)
             torch.testing.assert_close(local, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model.glca_norm(local), features.trace["local"])
 
@@ -123,7 +123,7 @@ def test_features_without_a_trace_are_refused(make):
 def test_a_model_without_glca_has_no_selection():
     model = make_model(glca_blocks=0)
     with pytest.raises(ValueError, match="the model has no GLCA"):
-        glca_attention(model, encode(model))
+        glca_attention(encode(model))
 
 
 def test_a_grid_of_more_patches_than_tokens_is_refused():

@@ -10,7 +10,6 @@ from dcal_core.explain.pair_maps import (
     matches,
     place_map,
     place_parts,
-    reads_by_place,
     tells_apart,
     windows,
 )
@@ -170,11 +169,10 @@ def test_model_and_images_are_left_as_they_were():
 def test_places_and_the_rest_add_up_to_the_score(kind, readout, neck):
     model = make_model(kind, readout=readout, neck=neck)
     pairs = make_pairs(model)
-    assert reads_by_place(pairs)
     maps, parts = place_map(pairs), pairs.features.parts
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-4, atol=1e-6)
     with torch.no_grad():
-        placed = place_parts(model, pairs.features)
+        placed = place_parts(pairs.features)
         assert list(placed) == (["sa", "glca"] if readout == "tokens" else ["glca"])
         rest = torch.zeros(2)
         for branch in parts:
@@ -195,7 +193,7 @@ def test_what_a_place_puts_into_the_embedding_is_what_changes_without_it(kind, r
     model = make_model(kind, readout=readout)
     pairs = make_pairs(model)
     with torch.no_grad():
-        parts = place_parts(model, pairs.features)["glca"]
+        parts = place_parts(pairs.features)["glca"]
         cls, patches = model.last_tokens(pairs.features.trace["x.2"])
         local, places = pairs.features.trace["local"], pairs.features.trace["selected"] - PREFIX[kind]
         whole = model.readout.local(local[:, 0], local[:, 1:], places, patches)
@@ -214,13 +212,13 @@ def test_what_a_place_puts_into_the_embedding_is_what_changes_without_it(kind, r
 @pytest.mark.parametrize("options", [{"readout": "cls"}, {"readout": "tokens", "similarity": "learned"}])
 def test_a_score_that_is_not_a_sum_over_places_is_refused(options):
     pairs = make_pairs(make_model(**options))
-    assert not reads_by_place(pairs)
+    assert place_parts(pairs.features) == {}
     with pytest.raises(ValueError, match="no parts by place"):
         place_map(pairs)
 
 
 def test_a_model_without_readouts_has_no_parts_by_place():
-    assert not reads_by_place(make_pairs(Brightness()))
+    assert place_parts(make_pairs(Brightness()).features) == {}
 
 
 @each_backbone

@@ -35,8 +35,7 @@ def test_a_map_changes_with_the_other_face_where_it_says_so(name):
 def test_maps_are_those_of_the_functions_they_name():
     model = make_model("dinov3", readout="tokens")
     pairs = make_pairs(model)
-    _, rope = model.embed(make_images(1))
-    looked = glca_attention(model, pairs.features, rope)[:, 0, :, 1:, PREFIX["dinov3"] :].mean((1, 2))
+    looked = glca_attention(pairs.features)[:, 0, :, 1:, PREFIX["dinov3"] :].mean((1, 2))
     own, shared = pairs.occluded
     expected = {
         "distinctive": pairs.distinctive.clamp(min=0),

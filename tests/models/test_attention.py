@@ -7,9 +7,9 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from dcal_core.models.attention import (
-    BesidePartner,
+    ConcatPartner,
     attend,
-    attend_seen,
+    attend_and_map,
     attention_map,
     joint_block,
     project,
@@ -256,11 +256,11 @@ def keys_of_a_block():
 
 @pytest.mark.parametrize("partner", PARTNERS)
 @pytest.mark.parametrize("contiguous", [False, True])
-def test_beside_partner_is_indexing_and_concatenating(partner, contiguous):
+def test_concat_partner_is_indexing_and_concatenating(partner, contiguous):
     partner, random = torch.tensor(partner), torch.Generator().manual_seed(2)
     k = keys_of_a_block().contiguous() if contiguous else keys_of_a_block()
     ours, theirs = (k.detach().requires_grad_() for _ in range(2))
-    beside, expected = BesidePartner.apply(ours, partner), torch.cat([theirs, theirs[partner]], 2)
+    beside, expected = ConcatPartner.apply(ours, partner), torch.cat([theirs, theirs[partner]], 2)
     assert torch.equal(beside, expected)
     gradient = torch.randn(4, 2 * TOKENS, HEADS, WIDTH // HEADS, generator=random, dtype=torch.double).transpose(1, 2)
     given = gradient.clone()
@@ -271,26 +271,40 @@ def test_beside_partner_is_indexing_and_concatenating(partner, contiguous):
 
 
 @pytest.mark.parametrize("partner", PARTNERS)
-def test_beside_partner_has_the_gradient_of_finite_differences(partner):
+def test_concat_partner_has_the_gradient_of_finite_differences(partner):
     k = torch.randn(4, 3, 2, 2, dtype=torch.double).transpose(1, 2).requires_grad_()
-    assert torch.autograd.gradcheck(BesidePartner.apply, (k, torch.tensor(partner)))
+    assert torch.autograd.gradcheck(ConcatPartner.apply, (k, torch.tensor(partner)))
 
 
 # GLCA
 
 
+def only_rows(*given, **options):
+    """The rows that `rows_block` returns, without its queries and keys."""
+    return rows_block(*given, **options)[0]
+
+
+@every_block
+def test_queries_of_the_rows_and_keys_of_all_tokens_come_back(kind):
+    block, x, rope = make_block(kind), tokens(2), rope_of(kind)
+    _, q, k = rows_block(block, x[:, :1], x, rope=rope)
+    expected_q, expected_k, _ = split_heads(block, x)
+    torch.testing.assert_close(q, expected_q[:, :, :1])  # CLS has no position
+    torch.testing.assert_close(k, expected_k)
+
+
 @every_block
 def test_all_tokens_as_local_tokens_are_the_plain_block(kind):
     block, x, rope = make_block(kind), tokens(2), rope_of(kind)
-    torch.testing.assert_close(rows_block(block, x, x, rope, rope), timms(block, x, rope))
+    torch.testing.assert_close(only_rows(block, x, x, rope, rope), timms(block, x, rope))
 
 
 def test_local_tokens_ask_all_tokens():
     block, x = make_block(), tokens(2)
-    torch.testing.assert_close(rows_block(block, x[:, [0, 5, 2]], x), block(x)[:, [0, 5, 2]])
+    torch.testing.assert_close(only_rows(block, x[:, [0, 5, 2]], x), block(x)[:, [0, 5, 2]])
     changed = x.clone()
     changed[:, 6] = tokens(1, seed=9)[0, 0]  # a token that was not selected is still a key and a value
-    assert not torch.allclose(rows_block(block, x[:, [0, 5, 2]], changed), block(x)[:, [0, 5, 2]])
+    assert not torch.allclose(only_rows(block, x[:, [0, 5, 2]], changed), block(x)[:, [0, 5, 2]])
 
 
 @eva_block
@@ -300,8 +314,8 @@ def test_local_tokens_ask_from_their_own_places(kind):
     images = torch.arange(2)[:, None]
     local_rope = rope[rows[:, 1:] - PREFIX].unsqueeze(1)  # [B, 1, 2, 2d]
     expected = timms(block, x, rope)[images, rows]
-    torch.testing.assert_close(rows_block(block, x[images, rows], x, local_rope, rope), expected)
-    misplaced = rows_block(block, x[images, rows], x, local_rope.flip(2), rope)
+    torch.testing.assert_close(only_rows(block, x[images, rows], x, local_rope, rope), expected)
+    misplaced = only_rows(block, x[images, rows], x, local_rope.flip(2), rope)
     torch.testing.assert_close(misplaced[:, 0], expected[:, 0])  # CLS has no place
     assert ((misplaced - expected)[:, 1:].abs().amax(-1) > 1e-3).all()
 
@@ -310,9 +324,9 @@ def test_local_tokens_ask_from_their_own_places(kind):
 def test_a_row_with_a_partner_is_that_of_the_whole_stream(kind):
     block, x, rope, partner = make_block(kind), tokens(3), rope_of(kind), torch.tensor([2, 0, 1])
     whole = joint_block(block, torch.cat([x, x]), rope, partner)[0][3:]
-    cls = rows_block(block, x[:, :1], x, rope=rope, partner=partner)
+    cls = only_rows(block, x[:, :1], x, rope=rope, partner=partner)
     torch.testing.assert_close(cls, whole[:, :1])
-    assert ((cls - rows_block(block, x[:, :1], x, rope=rope))[:, 0].abs().amax(-1) > 1e-3).all()
+    assert ((cls - only_rows(block, x[:, :1], x, rope=rope))[:, 0].abs().amax(-1) > 1e-3).all()
 
 
 # Rollout
@@ -333,7 +347,7 @@ def test_attending_is_the_same_however_much_of_the_map_is_asked_for(seen, gradie
     attention = make_block().attn
     q, k, v = project(attention, tokens(3))
     with torch.set_grad_enabled(gradients):
-        attended, seen_map = attend_seen(attention, q, k, v, seen)
+        attended, seen_map = attend_and_map(attention, q, k, v, seen)
     torch.testing.assert_close(attended, attend(attention, q, k, v), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(seen_map, attention_map(q, k)[: seen[0], : seen[1]])
     assert attended.requires_grad == gradients and not seen_map.requires_grad
@@ -344,7 +358,7 @@ def test_attention_dropout_holds_where_the_map_is_kept():
     attention = make_block(attn_drop=0.5).attn.train()
     q, k, v = project(attention, tokens(3))
     seen = (3, TOKENS)
-    first, second = attend_seen(attention, q, k, v, seen), attend_seen(attention, q, k, v, seen)
+    first, second = attend_and_map(attention, q, k, v, seen), attend_and_map(attention, q, k, v, seen)
     assert not torch.allclose(first[0], second[0])
     assert torch.equal(first[1], second[1])  # rollout sees the weights before dropout
 

@@ -188,11 +188,11 @@ def test_chosen_patches_ask_from_their_own_places(kind):
     tokens, rope = plain_blocks(model, images)
     prefix = model.vit.num_prefix_tokens
     chosen = prefix + torch.stack([torch.randperm(PATCHES)[: model.selected] for _ in range(3)])  # others in each image
-    local = model.global_local(tokens, chosen, rope)
+    local, _ = model.global_local(tokens, chosen, rope)
     again = model.vit.norm(plain_block(model.glca[0], tokens, rope))
     for b in range(3):
         torch.testing.assert_close(local[b], again[b, [0, *chosen[b].tolist()]], atol=1e-4, rtol=1e-4)
-    moved = model.global_local(tokens, chosen, rope.roll(1, 0))  # all patches one place on, as from another image
+    moved, _ = model.global_local(tokens, chosen, rope.roll(1, 0))  # all patches one place on, as from another image
     assert ((moved - local).abs().amax((0, 2)) > 1e-3).all()
 
 
@@ -456,13 +456,13 @@ def test_trace_names_every_intermediate(kind):
     *_, maps, kept = model.run_blocks(*model.embed(images), partner=None, trace=False)
     assert kept == {} and [len(rows[0]) for rows in maps] == [len(maps[0][0])] * (DEPTH - 1) + [1]
     features = model.encode(images, trace=True)
-    assert set(features.trace) == {f"{name}.{i}" for name in ("q", "k", "x", "map") for i in range(DEPTH)} | {
-        "selected",
-        "local",
-    }
+    blocks = {f"{name}.{i}" for name in ("q", "k", "x", "map") for i in range(DEPTH)}
+    by_place = {"place.sa", "place.glca"} if kind == "read by place" else set()
+    assert set(features.trace) == blocks | {"selected", "local", "glca.0"} | by_place
     tokens, heads = model.vit.num_prefix_tokens + PATCHES, model.vit.blocks[0].attn.num_heads
     assert features.trace["q.0"].shape == (2, heads, tokens, model.vit.embed_dim // heads)
     assert features.trace["local"].shape == (2, 1 + model.selected, model.vit.embed_dim)
+    assert features.trace["glca.0"].shape == (2, heads, 1 + model.selected, tokens)
     x, rope = model.embed(images)
     for i, block in enumerate(model.vit.blocks):
         x = plain_block(block, x, rope)

@@ -1,4 +1,7 @@
-"""The contract of models: each one keeps it."""
+"""The contract of models: each one keeps it, and nobody reads more of a model than it names."""
+
+import ast
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import dcal_core
 from dcal_core.models.adaface import AdaFace
 from dcal_core.models.backbones import hybrid_tiny
 from dcal_core.models.dcal import DCAL
@@ -105,3 +109,36 @@ def test_a_model_that_does_not_compare_pairs_is_none():
 
     with pytest.raises(TypeError, match="compare_pairs"):
         Half()
+
+
+# ---- what others read of a model
+
+CORE = Path(dcal_core.__file__).parent
+INSIDE = {"vit", "glca", "readout", "necks", "backbone"}  # how DCAL and AdaFace call their parts
+OUTSIDE = [path for path in sorted(CORE.rglob("*.py")) if path.relative_to(CORE).parts[0] != "models"]
+
+
+def read_inside(source: str) -> list[str]:
+    """The parts of models that a source reads, as attributes or by getattr; a config has parameters of such names."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        owner = name = None
+        if isinstance(node, ast.Attribute):
+            owner, name = node.value, node.attr
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
+            owner, name = node.args[0], getattr(node.args[1], "value", None)
+        if name in INSIDE and "config" not in ast.unparse(owner).split("."):
+            found.append(f"{ast.unparse(owner)}.{name}")
+    return found
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.relative_to(CORE).as_posix())
+def test_nobody_reads_the_inside_of_a_model(path):
+    assert read_inside(path.read_text()) == []
+
+
+def test_reading_the_inside_of_a_model_is_seen():
+    assert read_inside("rope = model.vit.rope") == ["model.vit"]
+    assert read_inside("for block in pairs.model.glca: pass") == ["pairs.model.glca"]
+    assert read_inside("getattr(model, 'readout', None)") == ["model.readout"]
+    assert read_inside("config.backbone + session.config.readout + self.config.backbone") == []
