@@ -16,6 +16,8 @@ from dcal_core.errors import UserError
 # On tiny tensors a second thread only waits; this process, then those that it starts.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# Processes that tests start find the library by themselves, even where `make` has installed this checkout.
+os.environ["PYTHONPATH"] = str(Path(__file__).parent / "not_installed")
 
 DEADLY = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir", "chmod")
 

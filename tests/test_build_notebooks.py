@@ -225,9 +225,8 @@ def test_an_edit_takes_effect_when_the_cells_run_again(project, tmp_path):
 
 
 @pytest.mark.notebook
-def test_runs_in_an_empty_folder_where_nothing_is_installed(project, tmp_path, monkeypatch):
+def test_runs_in_an_empty_folder_where_nothing_is_installed(project, tmp_path):
     papermill = pytest.importorskip("papermill")
-    monkeypatch.delenv("PYTHONPATH", raising=False)
     main([], project)
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -184,7 +184,6 @@ def elsewhere(tmp_path, monkeypatch):
     """An empty folder, from which dcal_core can be imported by nobody who is not told where it is."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
 

@@ -11,7 +11,7 @@ from dcal_core.config.shared import FIELDS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"errors", "markdown", "palette", "progress"},
+    {"errors", "installation", "markdown", "palette", "progress"},
     {"config"},
     {"storage"},
     {"environment"},

@@ -34,9 +34,8 @@ def papermill(folder, notebook, **parameters):
     """Run a built notebook in a folder by papermill's command; the finished process."""
     arguments = [part for name, value in parameters.items() for part in ("-p", name, str(value))]
     command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / notebook, notebook, *arguments]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "no_proxy": "*", "https_proxy": "http://127.0.0.1:9"}  # no network
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    no_network = {"HF_HUB_OFFLINE": "1", "no_proxy": "*", "https_proxy": "http://127.0.0.1:9"}
+    return subprocess.run(command, cwd=folder, env=os.environ | no_network, capture_output=True, text=True)
 
 
 def pictures_in(folder, notebook):

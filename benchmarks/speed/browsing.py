@@ -19,6 +19,7 @@ from dcal_core.data.twins import read_index
 from dcal_core.explain.browser import Browser
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.registry import MAPS
+from dcal_core.installation import presets_folder
 from dcal_core.models.files import new_model
 
 FAMILIES, IMAGES = 8, 4
@@ -28,7 +29,7 @@ OFTEN = 3  # times as many rounds
 
 def demo_browser(folder: Path) -> Browser:
     """The browser over a few drawn twins, with the demo's model before any training."""
-    config = load("demo", Path(__file__).parents[2] / "params", {})
+    config = load("demo", presets_folder(), {})
     drawn = {"families": FAMILIES, "images_per_person": IMAGES, "size": config.image_size, "difficulty": 0.5, "seed": 0}
     generate(folder, split="test", **drawn, workers=1)
     index = read_index(folder / "test_dataset_infor.json", folder / "test_twin_pairs.json", "test")

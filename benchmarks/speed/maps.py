@@ -1,7 +1,6 @@
 """Rows on maps: what they cost in encodings of the faces that they are maps of."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from dcal_core.config.shared import load
 from dcal_core.explain.maps import rollout_map
 from dcal_core.explain.pair_maps import encode_pairs
 from dcal_core.explain.registry import MAPS
+from dcal_core.installation import presets_folder
 from dcal_core.models.files import new_model
 
 OFTEN = 5  # times as many rounds as of a training step
@@ -19,7 +19,7 @@ OFTEN = 5  # times as many rounds as of a training step
 
 def map_rows(setting: Setting) -> Iterator[Row]:
     """The rows of the demo's model, which has every kind of map, and of the setting's backbone."""
-    demo = load("demo", Path(__file__).parents[2] / "params", {})
+    demo = load("demo", presets_folder(), {})
     yield from rows_of(new_model(demo, [], pretrained=False), demo.backbone, demo.image_size, setting)
     yield from rows_of(Subject("DCAL", setting, setting.size).model, setting.backbone, setting.size, setting)
 

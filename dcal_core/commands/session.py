@@ -12,6 +12,7 @@ from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
 from dcal_core.errors import ConfigError
+from dcal_core.installation import presets_folder, program_name
 from dcal_core.storage import DamagedError, read_json
 from dcal_core.training.checkpoints import people_in
 from dcal_core.training.resume import find_trained, move_aside, refuse_other_parameters
@@ -73,7 +74,7 @@ class Session:
 
 def command_parser(command: str, description: str) -> argparse.ArgumentParser:
     """The options that every command takes; it may add its own."""
-    parser = argparse.ArgumentParser(prog=f"python -m dcal_core {command}", description=description)
+    parser = argparse.ArgumentParser(prog=f"{program_name()} {command}", description=description)
     parser.add_argument("--preset", default="auto", help="a name in params/, or auto")
     parser.add_argument("-f", "--file", type=Path, help="a preset's file anywhere else")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
@@ -83,7 +84,7 @@ def command_parser(command: str, description: str) -> argparse.ArgumentParser:
 def given_parameters(options: argparse.Namespace) -> tuple[dict, Path]:
     """The parameters given to a command, as a notebook would be given them, and the folder of the presets; raises
     ConfigError for a misspelt name or an impossible value."""
-    preset, params_dir = options.preset, Path(__file__).parents[2] / "params"
+    preset, params_dir = options.preset, presets_folder()
     if options.file:
         preset, params_dir = options.file.stem, options.file.parent
     given = {"preset": preset, **dict(options.p)}

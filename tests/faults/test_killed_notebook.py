@@ -23,7 +23,7 @@ def execute(bench):
     def start(run: SmallRun) -> subprocess.Popen:
         values = VALUES | {"preset": "demo", "data_root": str(bench.folder / "twins"), "run_dir": "runs/small"}
         command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / "train.ipynb", "train.ipynb"]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/not_installed")}
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(
             [*command, "-y", yaml.safe_dump(values), "-p", "resume", "true"], cwd=run.place, env=environment, **pipes
