@@ -95,6 +95,12 @@ def broadcast(value):
     return box[0]
 
 
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def main_only(function: Callable) -> Callable:
     """Makes process 0 alone run a function that writes; in the others it does nothing."""
 
@@ -109,10 +115,10 @@ def main_only(function: Callable) -> Callable:
 def main_first():
     """Process 0 runs the block first, then the others, who find what it has written."""
     if rank():
-        dist.barrier()
+        barrier()
     yield
-    if not rank() and world_size() > 1:
-        dist.barrier()
+    if not rank():
+        barrier()
 
 
 def launch(command: Sequence[str], processes: int) -> None:

@@ -139,6 +139,7 @@ def test_an_odd_number_of_images_is_encoded_by_two_processes_as_by_one(together)
         for name, part in alone.items():
             assert len(part) == two_processes.ENCODED
             torch.testing.assert_close(seen["encoded"][name], part)
+            assert torch.equal(seen["encoded_into_a_file"][name], seen["encoded"][name])
 
 
 def test_what_process_0_has_and_does(together):

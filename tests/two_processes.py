@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from dcal_core.models.dcal import architecture_of, assemble
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import start_accelerator, train
 from dcal_core.training.resume import open_run, shapes_of
-from dcal_core.verification.protocol import encode_images
+from dcal_core.verification import encoding
+from dcal_core.verification.encoding import encode_images
 
 FAMILIES, IMAGES, SIZE, ENCODED = 8, 3, 32, 47  # an odd number of images to encode
 CONFIG = Config(
@@ -143,6 +145,12 @@ def encode() -> dict[str, torch.Tensor]:
     return encode_images(model_of(CONFIG), store, 5, progress=False).parts
 
 
+def encode_into_a_file() -> dict[str, torch.Tensor]:
+    """The same, kept in a file that the processes share."""
+    with patch.object(encoding, "IN_MEMORY", 0):
+        return {name: part.clone() for name, part in encode().items()}
+
+
 def gather_rows() -> tuple[torch.Tensor, torch.Tensor]:
     """The rows of all processes, and the gradient of a loss that every process computes of all of them."""
     own = (torch.arange(6.0).view(2, 3) + 10 * rank()).requires_grad_()
@@ -178,6 +186,7 @@ def main(folder: Path) -> None:
     join()
     print(f"Printed by process {rank()} of {world_size()}.")
     seen = {"gathered": gather_rows(), "encoded": encode(), "turns": take_turns(folder)}
+    seen["encoded_into_a_file"] = encode_into_a_file()
     seen["broadcast"] = broadcast({"rank": rank()})["rank"]
     seen["main_only"] = main_only(lambda: "done")()
     seen["written"] = watch_writing(folder / "runs")

@@ -12,7 +12,7 @@ from dcal_core.commands.session import command_parser, given_parameters
 from dcal_core.config.shared import Config, load
 from dcal_core.data.splits import TwinData, open_data
 from dcal_core.environment import banner, gpu_verdict, output_root
-from dcal_core.errors import ConfigError
+from dcal_core.errors import ConfigError, UserError
 from dcal_core.storage import write_text
 from dcal_core.verification.protocol import twin_pairs
 
@@ -20,7 +20,17 @@ TEST_FAMILIES = 120  # drawn, and none of them trained on: a row's EER within ha
 
 
 def main(arguments: list[str]) -> int:
-    """Run the ablation, or go on with it; raises UserError where a run fails."""
+    """Run the ablation, or go on with it; returns the exit status, 1 with a sentence where a run fails."""
+    try:
+        ablate(arguments)
+    except UserError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ablate(arguments: list[str]) -> None:
+    """Train and score the rows that the arguments choose, and write what each part is worth."""
     gpu = gpu_verdict()[0]
     parser = command_parser("ablation", __doc__)
     parser.set_defaults(preset="demo")
@@ -38,7 +48,6 @@ def main(arguments: list[str]) -> int:
     trials = plan(rows, base, data["test"].index.fingerprint(), options.folder, options.seeds, options.few)
     run_all(trials, options.jobs, max(1, os.cpu_count() // options.jobs))
     report(rows, trials, base, data, options.folder)
-    return 0
 
 
 def chosen_rows(names: list[str] | None) -> tuple:

@@ -20,8 +20,9 @@ from dcal_core.errors import UserError
 from dcal_core.models.files import load_model
 from dcal_core.progress import progress_line
 from dcal_core.storage import read_json, write_text
+from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate
-from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+from dcal_core.verification.protocol import score_pairs, twin_pairs
 
 
 @dataclass(frozen=True)

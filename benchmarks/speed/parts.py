@@ -14,7 +14,8 @@ from benchmarks.speed.subjects import Setting, Subject, batches_of, random_store
 from benchmarks.speed.timing import Row, Spread, alternate, ratio
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.models.attention import attention_map, rollout_row
-from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+from dcal_core.verification.encoding import encode_images
+from dcal_core.verification.protocol import score_pairs, twin_pairs
 
 OFTEN = 5  # times as many rounds for what takes milliseconds
 IN_A_ROW = 20  # calls that are timed together

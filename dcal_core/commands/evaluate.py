@@ -16,9 +16,11 @@ from dcal_core.data.splits import TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
 from dcal_core.errors import UserError
 from dcal_core.models.files import WEIGHTS_FILE, load_model
+from dcal_core.models.verifier import Verifier
 from dcal_core.storage import read_sums, write_bytes
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
+from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.family_rates import families_of_rarer_class
 from dcal_core.verification.figures import (
     draw_confusable,
@@ -30,7 +32,7 @@ from dcal_core.verification.figures import (
 )
 from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.page import write_page
-from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs, unrelated_scores
+from dcal_core.verification.protocol import score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import Scored, System, evaluate, write_json
 from dcal_core.verification.tables import metrics_table, security_table, systems_table, verdict_table
 from dcal_core.verification.words import compared, interval
@@ -41,19 +43,21 @@ FEWEST_FAMILIES = 3  # on which limits of a verdict can be chosen
 
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
-    """The session's run, then those of `compare`, the baseline and the fusion of all of them, as the config asks for;
-    raises UserError."""
+    """The session's run, then those of `compare`, the baseline and the fusion of all of them, as the config asks for.
+
+    A model with several readings gives a system for each; the first, its own answer, is what is fused.
+    """
     folders = [Path(name.strip()).resolve() for name in session.config.compare.split(",") if name.strip()]
     others = [other_trained(folder, session.config) for folder in folders]
     names = short_names([one.trained.parents[1] for one in (session, *others)])
-    systems = [score_run(names[0], session, data)]
+    by_model = [score_run(names[0], session, data)]
     for name, other in zip(names[1:], others, strict=True):
-        systems.append(score_run(name, other, same_people(other.open_data(SPLITS), data, name)))
+        by_model.append(score_run(name, other, same_people(other.open_data(SPLITS), data, name)))
     if session.config.baseline:
-        systems.append(
-            score_model("SFace", "frozen, trained by others on unrelated people", SFace(), data, session.config)
-        )
-    return [*systems, fuse(systems)] if session.config.fuse else systems
+        about = "frozen, trained by others on unrelated people"
+        by_model.append(score_model("SFace", about, SFace(), data, session.config))
+    systems = [system for readings in by_model for system in readings]
+    return [*systems, fuse([readings[0] for readings in by_model])] if session.config.fuse else systems
 
 
 def short_names(folders: list[Path]) -> list[str]:
@@ -65,26 +69,36 @@ def short_names(folders: list[Path]) -> list[str]:
     return next(names for names in depths if len(set(names)) == len(names))
 
 
-def score_run(name: str, session: Session, data: TwinData) -> System:
-    """A trained run on its own validation families and on the test families."""
+def score_run(name: str, session: Session, data: TwinData) -> list[System]:
+    """A trained run on its own validation families and on the test families, a system for each reading."""
     config = session.config
     weights = read_sums(session.trained)[WEIGHTS_FILE]
     model = load_model(session.trained)
     about = f"{config.backbone}, {config.image_size} px, seed {config.seed}"
-    return replace(score_model(name, about, model, data, config), weights=weights)
+    return [replace(system, weights=weights) for system in score_model(name, about, model, data, config)]
 
 
-def score_model(name: str, about: str, model: torch.nn.Module, data: TwinData, config: Config) -> System:
-    """A model on the validation and the test families; its unrelated comparisons are those of test families."""
+def score_model(name: str, about: str, model: Verifier, data: TwinData, config: Config) -> list[System]:
+    """A model on the validation and the test families, a system for each of its readings, from one encoding; unrelated
+    comparisons are those of test families."""
     device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
-    model, scored = model.to(device), {}
+    model = model.to(device)
+    scored = {reading: {} for reading in model.readings}
     for split in SPLITS:
-        index, pairs = data[split].index, twin_pairs(data[split].index)
+        index = data[split].index
+        pairs = twin_pairs(index)
         features = encode_images(model, data[split].images, config.encode_batch, device)
-        scored[split] = Scored(index, pairs, score_pairs(model, features, pairs, device=device))
+        for reading in model.readings:
+            scores = score_pairs(model, features, pairs, device=device, reading=reading)
+            scored[reading][split] = Scored(index, pairs, scores)
     if "found" in features.parts:
         about += f"; it found a face in {int(features.parts['found'].sum()):,} of {len(features):,} test images"
-    return System(name, about, **scored, unrelated=unrelated_scores(model, features, index, device=device))
+    systems = []
+    for number, (reading, of_splits) in enumerate(scored.items()):
+        unrelated = unrelated_scores(model, features, index, device=device, reading=reading)
+        own = "" if len(scored) == 1 else f"; its reading {reading}"
+        systems.append(System(f"{name}, {reading}" if number else name, about + own, **of_splits, unrelated=unrelated))
+    return systems
 
 
 def same_people(other: TwinData, data: TwinData, folder: str) -> TwinData:

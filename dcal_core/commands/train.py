@@ -43,8 +43,9 @@ from dcal_core.training.loop import MemoryShort, start_accelerator, train
 from dcal_core.training.objectives import DCALObjective
 from dcal_core.training.resume import open_run, people_behind, shapes_of, take_over
 from dcal_core.training.triplet_objective import TripletObjective
+from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
-from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+from dcal_core.verification.protocol import score_pairs, twin_pairs
 
 
 def dcal_batches(config: Config, split: Split) -> FamilyBatches:

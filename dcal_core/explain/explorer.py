@@ -10,7 +10,8 @@ from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import TwinData
 from dcal_core.explain.views import PairView
 from dcal_core.verification.decision import DecisionRule
-from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+from dcal_core.verification.encoding import encode_images
+from dcal_core.verification.protocol import score_pairs, twin_pairs
 from dcal_core.verification.report import Scored
 
 VIEWS = 16  # pairs that stay encoded: with all their tokens 40 MB each for ViT-B at 224 px, 1 MB in the demo

@@ -6,17 +6,15 @@ Letters: N images, P pairs.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from dcal_core.data.twins import TwinIndex
-from dcal_core.distributed import gather, rank, world_size
 from dcal_core.models.features import Features
-from dcal_core.progress import progress_line
+from dcal_core.models.verifier import Verifier
+from dcal_core.verification.encoding import evaluating
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,58 +66,33 @@ def some_of_each_family(pairs: Pairs, genuine: bool, most: int, seed: int) -> np
     return order[place < most]
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module gets its own mode back, frozen parts too."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-
-
-def encode_images(model, store, batch_size: int, device="cpu", progress=True) -> Features:
-    """Encode every image of the store once, in order, and return the features on the CPU.
-
-    model: on `device` already; store: an `ImageStore`, `batch(indices) -> uint8 [B, 3, S, S]`. Of several processes
-    each encodes an equal share, and all return the features of all images.
-    """
-    if len(store.images) == 0:
-        raise ValueError("the store holds no images")
-    share = -(-len(store.images) // world_size())
-    own = np.arange(rank() * share, (rank() + 1) * share).clip(max=len(store.images) - 1)  # the last one fills up
-    starts = range(0, share, batch_size)
-    with _evaluating(model):
-        batches = progress_line(
-            (own[start : start + batch_size] for start in starts),
-            desc="encoding",
-            total=len(starts),
-            unit="batch",
-            disable=not progress,
-        )
-        features = Features.cat(model.encode(store.batch(batch).to(device)) for batch in batches)
-        return features.map(gather)[: len(store.images)].to("cpu")
-
-
-def score_pairs(model, features: Features, pairs: Pairs, block=64, device="cpu") -> np.ndarray:
+def score_pairs(
+    model: Verifier, features: Features, pairs: Pairs, block=64, device="cpu", reading: str | None = None
+) -> np.ndarray:
     """Return the score of each pair, [P] float64, higher = more alike.
 
     Families are compared one at a time, in squares of at most `block` x `block` images to bound the memory of
-    models that compare feature maps; a square without a wanted pair is skipped. model: on `device` already.
+    models that compare feature maps. A square without a wanted pair is skipped; one of which less than half is wanted
+    is compared pair by pair. model: on `device` already; reading: one of the model's, None for its own answer.
     """
     if len(pairs) and (last := max(pairs.a.max(), pairs.b.max())) >= len(features):
         raise ValueError(f"the pairs name image {last}, but only {len(features)} images were encoded")
+
+    def of(images: np.ndarray) -> Features:
+        return features[torch.from_numpy(images)].to(device)
+
     scores = np.empty(len(pairs))
-    with _evaluating(model):
+    with evaluating(model):
         for wanted in _squares(pairs, block):
             rows, row = np.unique(pairs.a[wanted], return_inverse=True)
             columns, column = np.unique(pairs.b[wanted], return_inverse=True)
-            left, right = (features[torch.from_numpy(images)].to(device) for images in (rows, columns))
-            square = model.compare(left, right).float().cpu().numpy()  # [rows, columns]
-            scores[wanted] = square[row, column]
+            if 2 * len(wanted) < len(rows) * len(columns):
+                for some in np.split(wanted, range(block, len(wanted), block)):
+                    found = model.compare_pairs(of(pairs.a[some]), of(pairs.b[some]), reading)
+                    scores[some] = found.float().cpu().numpy()
+            else:
+                square = model.compare(of(rows), of(columns), reading).float().cpu().numpy()  # [rows, columns]
+                scores[wanted] = square[row, column]
     return scores
 
 
@@ -140,13 +113,20 @@ def _groups(labels: np.ndarray) -> list[np.ndarray]:
 
 
 def unrelated_scores(
-    model, features: Features, index: TwinIndex, most_images=2000, seed=0, block=256, device="cpu"
+    model: Verifier,
+    features: Features,
+    index: TwinIndex,
+    most_images=2000,
+    seed=0,
+    block=256,
+    device="cpu",
+    reading: str | None = None,
 ) -> Unrelated:
     """Return the comparisons of people of different families, each two images once, higher = more alike.
 
-    model: on `device` already; features: [N], of all images of the index. Of more than `most_images` images so many
-    are drawn, evenly over people; they are compared in squares of at most `block` x `block` images. ValueError if
-    the features are not those of the index, or all of one family.
+    model: on `device` already; features: [N], of all images of the index; reading: as in `score_pairs`. Of more than
+    `most_images` images so many are drawn, evenly over people; they are compared in squares of at most `block` x
+    `block` images. ValueError if the features are not those of the index, or all of one family.
     """
     if len(features) != len(index.person_of):
         raise ValueError(f"the index has {len(index.person_of)} images, but {len(features)} were encoded")
@@ -158,7 +138,7 @@ def unrelated_scores(
         raise ValueError("unrelated comparisons need drawn images of at least 2 families: add one or raise most_images")
     blocks = np.split(np.arange(len(images)), range(block, len(images), block))  # positions among the images drawn
     found = []
-    with _evaluating(model):
+    with evaluating(model):
         for number, rows in enumerate(blocks):
             left = features[torch.from_numpy(images[rows])].to(device)
             for columns in blocks[number:]:
@@ -166,7 +146,7 @@ def unrelated_scores(
                 if not wanted.any():
                     continue
                 right = features[torch.from_numpy(images[columns])].to(device)
-                square = model.compare(left, right).float().cpu().numpy()  # [rows, columns]
+                square = model.compare(left, right, reading).float().cpu().numpy()  # [rows, columns]
                 row, column = np.nonzero(wanted)
                 found.append((square[wanted].astype(np.float64), family[rows[row]], family[columns[column]]))
     return Unrelated(*(np.concatenate(column) for column in zip(*found, strict=True)))

@@ -22,11 +22,13 @@ from dcal_core.data.splits import open_data
 from dcal_core.errors import UserError
 from dcal_core.models.features import Features
 from dcal_core.models.files import load_model
+from dcal_core.models.verifier import Verifier
 from dcal_core.storage import digest, seal
 from dcal_core.verification.calibration import from_dict
 from dcal_core.verification.decision import read_rule, rule_of_report
+from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate
-from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+from dcal_core.verification.protocol import score_pairs, twin_pairs
 
 PARAMS = Path(__file__).parents[2] / "params"
 TINY = dict(
@@ -35,15 +37,22 @@ TINY = dict(
 )  # fmt: skip
 
 
-class Brightness(torch.nn.Module):
+class Brightness(Verifier):
     """A stand-in for the baseline: compares images by their mean colour."""
 
-    def encode(self, images):
+    encoded = 0
+
+    def encode(self, images, trace=False):
+        type(self).encoded += len(images)
         colour = images.float().mean((2, 3)) / 255
         return Features({"colour": colour, "found": torch.arange(len(images)) % 2 == 0})
 
-    def compare(self, a, b):
-        return -torch.cdist(a.parts["colour"], b.parts["colour"])
+    def compare(self, a, b, reading=None):
+        distance = -torch.cdist(a.parts["colour"], b.parts["colour"])
+        return distance if reading != "red" else -abs(a.parts["colour"][:, None, 0] - b.parts["colour"][:, 0])
+
+    def compare_pairs(self, a, b, reading=None):
+        raise NotImplementedError  # all pairs of a family are wanted
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +235,32 @@ def test_an_attached_model_is_not_put_among_another_run(off_kaggle, monkeypatch,
     evaluated(run="")
     assert "runs/demo is the folder of another run, so no decision rule is kept" in capsys.readouterr().out
     assert unfinished.read_text() == "{}" and not Path("runs/demo/checkpoints").exists()
+
+
+def test_a_model_with_several_readings_is_a_system_for_each_from_one_encoding(monkeypatch, capsys):
+    monkeypatch.setattr(Brightness, "readings", ("colour", "red"))
+    monkeypatch.setattr(Brightness, "encoded", 0)
+    monkeypatch.setattr(evaluation, "load_model", lambda folder: Brightness())
+    session, data = begun()
+    own, other = score_systems(session, data)
+    assert (own.name, other.name) == ("a", "a, red")
+    assert "; its reading colour; it found" not in own.about and own.about.endswith("; its reading colour")
+    assert other.about.endswith("; its reading red") and own.weights == other.weights != ""
+    assert Brightness.encoded == sum(len(data[split].index.paths) for split in SPLITS)
+    features = encode_images(Brightness(), data["test"].images, 64, progress=False)
+    red = features.parts["colour"][:, 0].numpy()
+    np.testing.assert_allclose(other.test.scores, -abs(red[own.test.pairs.a] - red[own.test.pairs.b]), atol=1e-6)
+    assert not np.allclose(own.test.scores, other.test.scores) and not np.allclose(
+        own.unrelated.scores, other.unrelated.scores
+    )
+
+    evaluated("-p", "baseline", "true", "-p", "fuse", "true")
+    report = json.loads(Path("a/report.json").read_text())
+    assert [one["name"] for one in report["systems"]] == ["a", "a, red", "SFace", "SFace, red", "fused"]
+    assert report["system"]["name"] == "a" and report["weights"] == own.weights
+    assert report["metrics"]["eer"]["value"] == pytest.approx(
+        equal_error_rate(own.test.scores, own.test.pairs.genuine)[0]
+    )
+    fused = report["systems"][-1]["about"]
+    assert " a, " in fused and fused.endswith(" SFace") and "red" not in fused  # the models' own answers
+    assert "a, red" in Path("a/report.html").read_text() and "a, red" in capsys.readouterr().out

@@ -36,8 +36,9 @@ from dcal_core.training.checkpoints import Progress, Run, saved_in
 from dcal_core.training.loop import MemoryShort
 from dcal_core.training.objectives import FixedWeighting, UncertaintyWeighting
 from dcal_core.training.pair_losses import SupConLoss, TripletLoss, VerificationLoss
+from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
-from dcal_core.verification.protocol import encode_images, score_pairs, twin_pairs
+from dcal_core.verification.protocol import score_pairs, twin_pairs
 
 CONFIG = Config(
     backbone="hybrid_tiny",

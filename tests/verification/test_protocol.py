@@ -4,67 +4,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from toys import Toy, toy_index, toy_store
 
-from dcal_core.data.images import ImageStore
-from dcal_core.data.twins import TwinIndex, read_index
+from dcal_core.data.twins import read_index
 from dcal_core.models.features import Features
 from dcal_core.verification import protocol
-from dcal_core.verification.protocol import (
-    Pairs,
-    encode_images,
-    score_pairs,
-    some_of_each_family,
-    twin_pairs,
-    unrelated_scores,
-)
+from dcal_core.verification.encoding import encode_images
+from dcal_core.verification.protocol import Pairs, score_pairs, some_of_each_family, twin_pairs, unrelated_scores
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
-
-
-def toy_index(families, images_each):
-    """An index of families (sizes) whose people have so many images."""
-    names = [[f"{f}{chr(97 + p)}" for p in range(size)] for f, size in enumerate(families)]
-    person_of = np.repeat(np.arange(sum(families)), images_each)
-    return TwinIndex(
-        name="toy",
-        people=tuple(name for family in names for name in family),
-        families=tuple(map(tuple, names)),
-        paths=tuple(f"{image}.png" for image in range(len(person_of))),
-        person_of=person_of,
-        family_of=np.repeat(np.arange(len(families)), families),
-    )
 
 
 def naive_pairs(index):
     family = index.family_of[index.person_of]
     images = combinations(range(len(index.paths)), 2)
     return {(a, b, index.person_of[a] == index.person_of[b], family[a]) for a, b in images if family[a] == family[b]}
-
-
-class Toy(nn.Module):
-    """Embeds the mean colour; compares with an asymmetric product, so that a swapped pair would show."""
-
-    def __init__(self):
-        super().__init__()
-        self.part = nn.BatchNorm1d(3, affine=False)
-        self.encoded, self.compared, self.largest = [], 0, 0
-
-    def encode(self, images):
-        assert images.dtype == torch.uint8 and not self.training and torch.is_inference_mode_enabled()
-        self.encoded.append(len(images))
-        return Features({"mean": self.part(images.float().mean((2, 3)))})
-
-    def compare(self, a, b):
-        assert not self.part.training
-        self.compared += len(a) * len(b)
-        self.largest = max(self.largest, len(a), len(b))
-        return 2 * a.parts["mean"][:, None, 0] - b.parts["mean"][None, :, 1]
-
-
-def toy_store(count):
-    images = np.random.default_rng(0).integers(0, 256, (count, 3, 4, 4), dtype=np.uint8)
-    return ImageStore(images=images, kept=np.arange(count), rejected=[])
 
 
 @pytest.mark.parametrize(
@@ -91,50 +45,6 @@ def test_real_index_counts():
     pairs = twin_pairs(index)
     assert pairs.genuine.sum() == 9_485 and (~pairs.genuine).sum() == 9_849
     assert len(np.unique(pairs.family)) == 31
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_every_image_is_encoded_once_in_order(batch_size):
-    model, store = Toy(), toy_store(7)
-    features = encode_images(model, store, batch_size, progress=False)
-    assert len(features) == 7 and sum(model.encoded) == 7 and max(model.encoded) <= batch_size
-    whole = torch.from_numpy(store.images).float().mean((2, 3))
-    torch.testing.assert_close(features.parts["mean"], whole, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-@pytest.mark.parametrize(("images", "processes"), [(7, 2), (8, 4), (7, 3), (5, 4), (2, 3)])
-def test_each_process_encodes_an_equal_share(monkeypatch, images, processes, batch_size):
-    shares = []
-    monkeypatch.setattr(protocol, "world_size", lambda: processes)
-    monkeypatch.setattr(protocol, "gather", lambda part: shares.append(part) or part)
-    store, models = toy_store(images), [Toy() for _ in range(processes)]
-    for rank, model in enumerate(models):
-        monkeypatch.setattr(protocol, "rank", lambda rank=rank: rank)
-        encode_images(model, store, batch_size, progress=False)
-    assert {sum(model.encoded) for model in models} == {-(-images // processes)}
-    everything = torch.cat(shares)  # what gathering would leave in each process
-    monkeypatch.setattr(protocol, "gather", lambda part: everything)
-    features = encode_images(Toy(), store, batch_size, progress=False)
-    whole = torch.from_numpy(store.images).float().mean((2, 3))
-    assert len(features) == images
-    torch.testing.assert_close(features.parts["mean"], whole, rtol=1e-4, atol=1e-4)
-
-
-def test_each_module_gets_its_mode_back():
-    model = Toy().train()
-    model.part.eval()  # frozen
-    encode_images(model, toy_store(2), 2, progress=False)
-    assert model.training and not model.part.training
-    floats = ImageStore(images=np.zeros((2, 3, 4, 4)), kept=np.arange(2), rejected=[])
-    with pytest.raises(AssertionError):  # also after an error
-        encode_images(model, floats, 2, progress=False)
-    assert model.training and not model.part.training
-
-
-def test_an_empty_store_is_refused():
-    with pytest.raises(ValueError, match="no images"):
-        encode_images(Toy(), toy_store(0), 2)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 64])
@@ -245,3 +155,30 @@ def test_each_pair_of_a_family_is_as_likely_to_be_drawn():
     for seed in range(600):
         counts[some_of_each_family(pairs, False, 1, seed)] += 1
     assert (abs(counts[(pairs.family == 0) & ~pairs.genuine] - 100) < 40).all()  # 6 pairs, four standard deviations
+
+
+def test_a_list_with_few_pairs_of_many_images_is_compared_pair_by_pair():
+    count = 40
+    everything = twin_pairs(toy_index([2], [count, count]))
+    few = Pairs(*(column[::37] for column in (everything.a, everything.b, everything.genuine, everything.family)))
+    features = Features({"mean": torch.randn(2 * count, 3)})
+    sparse, full = Toy(), Toy()
+    scores = score_pairs(sparse, features, few, block=16)
+    assert sparse.compared < 1.1 * len(few) and sparse.largest <= 16
+    np.testing.assert_allclose(scores, score_pairs(full, features, everything)[::37], rtol=1e-6)
+    assert full.compared == 64 * 64 + 64 * 15 + 15 * 15
+
+
+@pytest.mark.parametrize("step", [1, 9])  # in squares, and pair by pair
+def test_each_reading_has_its_own_scores(step):
+    index = toy_index([2, 2], [20, 20, 3, 3])
+    everything = twin_pairs(index)
+    pairs = everything.take(np.arange(0, len(everything), step))
+    features = Features({"mean": torch.randn(46, 3)})
+    own = score_pairs(Toy(), features, pairs)
+    assert np.array_equal(score_pairs(Toy(), features, pairs, reading="straight"), own)
+    assert np.array_equal(score_pairs(Toy(), features, pairs, reading="reversed"), -own)
+    with pytest.raises(ValueError, match="reading='sideways': Toy offers straight, reversed"):
+        score_pairs(Toy(), features, pairs, reading="sideways")
+    unrelated = unrelated_scores(Toy(), features, index)
+    assert np.array_equal(unrelated_scores(Toy(), features, index, reading="reversed").scores, -unrelated.scores)

@@ -13,7 +13,6 @@ from benchmarks.ablation import __main__ as command
 from benchmarks.ablation import runs
 from benchmarks.ablation.rows import FULL, ROWS
 from benchmarks.ablation.runs import Trial, plan, run_all, run_trial
-from dcal_core.__main__ import main
 from dcal_core.config.shared import FIELDS, load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
@@ -85,12 +84,12 @@ def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, ca
     parameters = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
     options = ["--rows", "sa", FULL, "--seeds", "2", "--jobs", "1", "--folder", "out"]
     monkeypatch.setattr(command, "TEST_FAMILIES", 2)
-    assert main(["ablation", *options, *parameters]) == 0
+    assert command.main([*options, *parameters]) == 0
     found = json.loads(Path("out/ablation.json").read_text())
     assert [line["row"] for line in found["rows"]] == ["sa", FULL] and found["data"] == "SYNTHETIC"
     assert found["test_families"] == 2 and Path("out/ablation.png").is_file()
     assert Path("out/ablation.md").read_text().strip() in capsys.readouterr().out
-    assert main(["ablation", *options, *parameters, "-p", "pwca_last", "9"]) == 1  # of 3 blocks
+    assert command.main([*options, *parameters, "-p", "pwca_last", "9"]) == 1  # of 3 blocks
     assert "seed0 failed (pwca_first, pwca_last: hybrid_tiny has 3 blocks" in capsys.readouterr().err
 
 
@@ -101,7 +100,7 @@ def test_other_test_families_are_scored_anew_without_training_anew(monkeypatch):
     options = ["--rows", "sa", "--seeds", "1", "--jobs", "1", "--folder", "out", *given]
     run, trained = Path("out/sa/seed0"), set()
     for families in (2, 3):
-        assert main(["ablation", *options, "-p", "synthetic_test_families", str(families)]) == 0
+        assert command.main([*options, "-p", "synthetic_test_families", str(families)]) == 0
         assert json.loads(Path("out/ablation.json").read_text())["test_families"] == families
         assert len(np.load(run / "scores.npy")) == families * (2 * 28 + 64)
         trained.add((run / "checkpoints/best/model.safetensors").stat().st_mtime_ns)
@@ -109,7 +108,7 @@ def test_other_test_families_are_scored_anew_without_training_anew(monkeypatch):
 
 
 def test_an_unknown_row_is_named(capsys):
-    assert main(["ablation", "--rows", "salt"]) == 1
+    assert command.main(["--rows", "salt"]) == 1
     assert "--rows salt: takes some of sa, " in capsys.readouterr().err
 
 
