@@ -10,6 +10,7 @@ export GOMP_SPINCOUNT ?= 5000
 # What one layer frees the next one takes; given back to the system in between, each page would be made anew.
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 PAPERMILL := .venv/bin/papermill --no-progress-bar --log-output
 QUIETLY := grep --line-buffered -vE '^(Writing|Input Notebook|Output Notebook|Executing|Ending|Black|\[IPKernelApp|<IPython)|^$$'
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
@@ -17,16 +18,16 @@ EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=
 
 .PHONY: demo test test-browser bench ablation lint notebooks
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	@echo "Installing into .venv: some minutes and, where pip takes a CUDA build of PyTorch, about 6 GB."
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) --editable .
 	touch $@
 
 .venv/installed-tests: .venv/installed tests/requirements.txt requirements-faces.txt
-	.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps insightface==2.1  # its photographs alone
+	$(PIP) --editable ".[test]"
+	$(PIP) --no-deps insightface==2.1  # only for the photographs that it carries
 	touch $@
 
 # Drawn twins, CPU, about four minutes: trains, evaluates and explains; SEED=1 for another run beside it, and
@@ -46,8 +47,9 @@ demo: .venv/installed
 		(100 * e["value"], 100 * e["low"], 100 * e["high"], r["metrics"]["counts"]["families"], r["data"]))'
 	@echo "Report: $(RUN)/report.html and report.json; notebooks: $(RUN)/evaluate.html, attention.html; figures: $(RUN)/figures/"
 
+# Two processes of one thread each; the tests of a file share what they make, so a file stays in one process.
 test: .venv/installed-tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 # The attention browser in Chromium under today's JupyterLab and under Kaggle's: the kernel of the latter takes its
 # widgets from .venv-kaggle, and all else from .venv. Chromium comes from the system (apt install chromium).
