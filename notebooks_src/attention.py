@@ -13,9 +13,6 @@
 # Most attention pictures are decoration. On drawn twins the true differences are known, so that here the maps can be
 # held against them.
 
-# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(globals())  # what is not a parameter
-
 # %% [markdown]
 # ## Parameters
 # Which run to take up; all else is as it was trained.
@@ -26,23 +23,8 @@ data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of the trained run; empty: found by preset, or attached
 pairs_per_family = 1  # of each kind, to measure the maps on; more: surer, and slower
 
-# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-given = {
-    name: value
-    for name, value in globals().items()
-    if name not in _known and not name.startswith("_")
-}
-
 # %%
 # <embed dcal_core>
-
-# %% [markdown]
-# A misspelt name or an impossible value stops the notebook here.
-
-# %%
-from dcal_core.config.shared import check_given
-
-check_given(given, PARAMS_DIR)
 
 # %% [markdown]
 # ## Where this runs

@@ -9,9 +9,6 @@
 # It takes up the model that `train.ipynb` left, in the same place or attached as its output, and leaves `report.html`
 # and `report.json` beside it. Several runs can be compared.
 
-# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(globals())  # what is not a parameter
-
 # %% [markdown]
 # ## Parameters
 # Which run to take up, and what to stand beside it; all else is as it was trained.
@@ -25,23 +22,8 @@ baseline = False  # a frozen face embedding too: pip install -r requirements-fac
 fuse = False  # all of them made into one, too
 verdict_error = 0.05  # share of wrong verdicts allowed in each class
 
-# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-given = {
-    name: value
-    for name, value in globals().items()
-    if name not in _known and not name.startswith("_")
-}
-
 # %%
 # <embed dcal_core>
-
-# %% [markdown]
-# A misspelt name or an impossible value stops the notebook here.
-
-# %%
-from dcal_core.config.shared import check_given
-
-check_given(given, PARAMS_DIR)
 
 # %% [markdown]
 # ## Where this runs

@@ -8,9 +8,6 @@
 # On Kaggle: attach the ND-TWINS dataset, then *Run All*; no GPU is needed. With no data attached it checks drawn twins,
 # marked SYNTHETIC.
 
-# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(globals())  # what is not a parameter
-
 # %% [markdown]
 # ## Parameters
 # Which data to check, and for which preset: it decides how small an image may be.
@@ -24,23 +21,8 @@ align = False  # True: make an aligned copy of the photographs too, see the end
 align_size = 112  # px, side of an aligned face
 align_missing = "drop"  # photographs without a face; drop: left out, keep: resized whole
 
-# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-given = {
-    name: value
-    for name, value in globals().items()
-    if name not in _known and not name.startswith("_")
-}
-
 # %%
 # <embed dcal_core>
-
-# %% [markdown]
-# A misspelt name or an impossible value stops the notebook here.
-
-# %%
-from dcal_core.config.shared import check_given
-
-check_given(given, PARAMS_DIR)
 
 # %% [markdown]
 # ## Where this runs

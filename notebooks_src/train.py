@@ -10,9 +10,6 @@
 # the backbone's weights), then *Run All*. With no data attached it trains a small model on drawn twins, in minutes and
 # on a CPU, and marks every result SYNTHETIC.
 
-# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-_known = set(globals())  # what is not a parameter
-
 # %% [markdown]
 # ## Parameters
 # Values here, or given by `papermill -p name value`, win over the preset. **Every** parameter of `dcal_core/config.py`
@@ -27,23 +24,8 @@ data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
 resume_from = ""  # an earlier run to go on from; empty: this run's own, or an attached one
 
-# %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-given = {
-    name: value
-    for name, value in globals().items()
-    if name not in _known and not name.startswith("_")
-}
-
 # %%
 # <embed dcal_core>
-
-# %% [markdown]
-# A misspelt name or an impossible value stops the notebook here.
-
-# %%
-from dcal_core.config.shared import check_given
-
-check_given(given, PARAMS_DIR)
 
 # %% [markdown]
 # ## Where this runs

@@ -1,7 +1,10 @@
 """The notebook builder: a tiny project is built, compared, checked, and run away from its own folder."""
 
+import base64
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -10,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import build_notebooks
 from build_notebooks import ROOT, BuildError, build, core_files, main
 
 SCRIPT = """\
@@ -45,6 +49,37 @@ print(size, late(), "from", __import__("dcal_core").__file__)
 print("in", CORE_DIR, CORE_HASH, sorted(path.name for path in PARAMS_DIR.iterdir()))
 """
 
+# The same notebook with a module in three cells, the last of them hidden.
+STORY = SCRIPT.replace(
+    """# %%
+print("again")
+""",
+    """# %%
+# <embed dcal_core/model.py: WIDTH, halved>
+
+# %% [markdown]
+# Half as wide.
+
+# %%
+# <embed dcal_core/model.py: Model, Model.wide>
+
+# %% tags=["core"] jupyter={"source_hidden": true}
+# <embed dcal_core/model.py: Model.name, rebuild>
+
+# %%
+from dcal_core.model import rebuild
+
+print(rebuild().wide(), rebuild().name)
+""",
+    1,
+)
+PIECES = [
+    '"""A model."""\n\nimport math\n\nWIDTH = 8  # channels\n\n\ndef halved(x):\n    return x / 2',
+    "class Model:\n    size = 1\n\n    def wide(self):\n        return halved(WIDTH)",
+    '    # Its name.\n    @property\n    def name(self):\n        return "M"\n\n\ndef rebuild():\n    return Model()',
+]
+MODEL = f"{PIECES[0]}\n\n\n{PIECES[1]}\n\n{PIECES[2]}\n"
+
 # What a shell, IPython, a template or a line splitter could spoil.
 AWKWARD = '''\
 """Braces {CORE_DIR} {{x}}, $HOME ${HOME}, é 山 \\N{BULLET}."""
@@ -57,6 +92,18 @@ In [1]: x
 !ls $HOME
 """
 SPACES = 1   
+BLANKS = """
+	
+"""
+
+
+def add():
+    """Add.
+
+    >>> 1 + 1
+    """
+
+
 SEPARATORS = "\x0c \u2028 \x85"
 '''
 
@@ -68,6 +115,12 @@ shell = InteractiveShell()
 for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
     if cell["cell_type"] == "code":
         shell.run_cell("".join(cell["source"])).raise_error()
+"""
+
+
+CHECK = """\
+def check_given(given, params_dir):
+    print("given", given)
 """
 
 
@@ -83,13 +136,16 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 def project(tmp_path: Path) -> Path:
     files = {
         "dcal_core/__init__.py": '"""Core."""\n\n__version__ = "1"\n',
-        "dcal_core/config.py": "SIZE = 3\n",
+        "dcal_core/size.py": "SIZE = 3\n",
         "dcal_core/unused.py": "raise ImportError\n",
+        "dcal_core/config/__init__.py": "",
+        "dcal_core/config/shared.py": CHECK,
         "dcal_core/data/__init__.py": "",
-        "dcal_core/data/twins.py": "from dcal_core.config import SIZE\n\nNAME = f'twins{SIZE}'\n",
+        "dcal_core/data/twins.py": "from dcal_core.size import SIZE\n\nNAME = f'twins{SIZE}'\n",
         "params/small.yaml": "# one minute on a CPU\nsize: 2\n",
         "params/large.yaml": "size: 9  # {braces}\n",
         "notebooks_src/tiny.py": SCRIPT,
+        "dcal_core/model.py": MODEL,
     }
     return write(tmp_path / "project", files)
 
@@ -109,30 +165,32 @@ def run_cells(notebook: dict, folder: Path, python_path: str = "") -> list[str]:
     command = [sys.executable, "-c", RUN_CELLS, str(folder / "notebook.json")]
     done = subprocess.run(command, cwd=folder / "empty", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return [line for line in done.stdout.splitlines() if not line.startswith("Writing ")]
+    return done.stdout.splitlines()
 
 
 def test_closure_follows_imports_into_functions_and_modules_and_leaves_out_the_rest(project):
     names = [path.relative_to(project).as_posix() for path in core_files(project / "notebooks_src/tiny.py", project)]
-    expected = ["__init__.py", "config.py", "data/__init__.py", "data/twins.py"]
+    expected = ["__init__.py", "config/__init__.py", "config/shared.py", "data/__init__.py", "data/twins.py", "size.py"]
     assert names == [f"dcal_core/{name}" for name in expected]
 
 
 @pytest.mark.parametrize(
-    ("line", "last"),
+    ("line", "beside"),
     [
-        ("import dcal_core", "__init__.py"),
-        ("from dcal_core import __version__", "__init__.py"),
-        ("from dcal_core import config", "config.py"),
-        ("from dcal_core.config import SIZE", "config.py"),
-        ("from dcal_core.data import twins", "twins.py"),
-        ("import os, dcal_core.data.twins", "twins.py"),
+        ("import dcal_core", ""),
+        ("from dcal_core import __version__", ""),
+        ("from dcal_core import size", "size.py"),
+        ("from dcal_core.size import SIZE", "size.py"),
+        ("from dcal_core.data import twins", "data/__init__.py data/twins.py size.py"),
+        ("import os, dcal_core.data.twins", "data/__init__.py data/twins.py size.py"),
     ],
 )
-def test_every_way_of_importing_is_followed(project, line, last):
+def test_every_way_of_importing_is_followed(project, line, beside):
     script = project / "notebooks_src/one.py"
     script.write_text(line + "\n")
-    assert core_files(script, project)[-1].name == last
+    always = ["__init__.py", "config/__init__.py", "config/shared.py"]  # to check the parameters
+    names = [path.relative_to(project / "dcal_core").as_posix() for path in core_files(script, project)]
+    assert names == sorted([*always, *beside.split()])
 
 
 def test_two_builds_are_identical_and_hold_nothing_of_the_tools(project):
@@ -158,7 +216,7 @@ def test_cells_have_unique_ids_of_their_content_and_no_outputs(project):
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
     write(project, {"notebooks_src/tiny.py": SCRIPT.replace("# # A tiny", "# # Another")})
-    assert [cell["id"] for cell in built(project)["cells"]][1:] == ids[1:]
+    assert [cell["id"] for cell in built(project)["cells"]][2:] == ids[2:]  # the first one notes the names
 
 
 def test_validation_changes_nothing(project):
@@ -169,31 +227,50 @@ def test_validation_changes_nothing(project):
     assert notebook == built(project)
 
 
-def test_library_cells_are_hidden_and_announced(project):
+def test_the_library_is_one_hidden_cell_per_package_and_announced(project):
     cells = built(project)["cells"]
-    announcement, *hidden = [cell for cell in cells if cell["metadata"].get("tags") == ["core"]]
-    assert len(hidden) == 1 + 4 + 2 + 1  # folder, modules, presets, use
+    known, given, announcement, *hidden = [cell for cell in cells if "core" in cell["metadata"].get("tags", [])]
     assert announcement["cell_type"] == "markdown"
-    assert "The next 8 hidden cells" in "".join(announcement["source"])
+    assert "The next 5 hidden cells" in "".join(announcement["source"])  # one writes, four are written
     assert "notebooks_src/tiny.py" in "".join(announcement["source"])
-    for cell in hidden:
+    files = [re.findall(r"^# ==== (\S+)", "".join(cell["source"]), re.MULTILINE) for cell in hidden]
+    assert files == [
+        [],
+        ["dcal_core/__init__.py", "dcal_core/size.py"],
+        ["dcal_core/config/__init__.py", "dcal_core/config/shared.py"],
+        ["dcal_core/data/__init__.py", "dcal_core/data/twins.py"],
+        ["params/large.yaml", "params/small.yaml"],
+        [],  # says which library is used
+    ]
+    for cell in [known, given, *hidden]:
         assert cell["metadata"]["_kg_hide-input"] and cell["metadata"]["jupyter"]["source_hidden"]
-    for cell in hidden[:-1]:  # the last one says which library is used
-        assert cell["metadata"]["_kg_hide-output"] and cell["metadata"]["jupyter"]["outputs_hidden"]
-    assert all(len(source.splitlines()) <= 25 for source in codes(built(project)))
-    assert cells[1]["metadata"] == {"tags": ["parameters"]}
+    assert [cell["metadata"] for cell in cells if cell["metadata"].get("tags") == ["parameters"]] == [
+        {"tags": ["parameters"]}
+    ]
+
+
+def test_parameters_are_told_from_other_names(project, tmp_path):
+    heading = "# %% [markdown]\n# ## Parameters\n\n"
+    script = SCRIPT.replace('# %% tags=["parameters"]', f'# %%\nearlier = 1\n\n{heading}# %% tags=["parameters"]')
+    write(project, {"notebooks_src/tiny.py": script})
+    notebook = built(project)
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    at = sources.index("## Parameters")
+    assert "_known" in sources[at - 1] and "given = {" in sources[at + 2]  # the heading stands by its cell
+    injected = {"cell_type": "code", "source": ["size = 4\n", "more = 'x'"]}  # as papermill does
+    notebook["cells"].insert(at + 2, injected)
+    assert "given {'size': 4, 'more': 'x'}" in run_cells(notebook, tmp_path / "run")
 
 
 def test_awkward_sources_are_written_to_the_byte(project, tmp_path):
-    write(project, {"dcal_core/config.py": AWKWARD + "SIZE = 3\n", "params/odd.yaml": "é: '{CORE_DIR} $HOME'\n"})
+    write(project, {"dcal_core/size.py": AWKWARD + "SIZE = 3\n", "params/odd.yaml": "é: '{CORE_DIR} $HOME'\n"})
     notebook = built(project)
     copy = 'import shutil; shutil.copytree(CORE_DIR, "../copy")'
     notebook["cells"].append({"cell_type": "code", "source": [copy]})
     output = run_cells(notebook, tmp_path / "run")
     assert output[0].endswith(" (embedded)"), output
     for path in [*core_files(project / "notebooks_src/tiny.py", project), *project.glob("params/*")]:
-        written = (tmp_path / "run/copy" / path.relative_to(project)).read_bytes()
-        assert written.split(b"\n", 1)[1] == path.read_bytes()
+        assert (tmp_path / "run/copy" / path.relative_to(project)).read_bytes() == path.read_bytes()
 
 
 def test_a_checkout_is_used_only_where_it_is_the_same(project, tmp_path):
@@ -202,7 +279,7 @@ def test_a_checkout_is_used_only_where_it_is_the_same(project, tmp_path):
     assert f"checkout in {project})" in same[0]
     assert str(project / "dcal_core/__init__.py") in same[-2]
 
-    write(project, {"dcal_core/config.py": "SIZE = 4\n"})
+    write(project, {"dcal_core/size.py": "SIZE = 4\n"})
     other = run_cells(notebook, tmp_path / "other", str(project))
     assert other[0].endswith(" (embedded)")
     assert "3 twins3 from" in other[-2] and str(project) not in other[-2]
@@ -212,14 +289,128 @@ def test_an_edited_cell_is_named_and_used_though_a_checkout_is_there(project, tm
     notebook = built(project)
     edited = json.loads(json.dumps(notebook).replace("SIZE = 3", "SIZE = 7").replace("size: 2", "size: 5"))
     output = run_cells(edited, tmp_path / "run", str(project))
-    assert output[0].endswith("(embedded, edited: dcal_core/config.py, edited: params/small.yaml)")
+    assert output[0].endswith("(embedded, edited: dcal_core/size.py, edited: params/small.yaml)")
     assert "3 twins7 from" in output[-2]
+
+
+def test_a_module_stands_in_visible_cells_and_is_written_whole(project, tmp_path):
+    write(project, {"notebooks_src/tiny.py": STORY})
+    notebook = built(project)
+    cells = [cell for cell in notebook["cells"] if cell["source"][0].startswith("# ==== dcal_core/model.py")]
+    assert ["".join(cell["source"][1:]) for cell in cells] == PIECES
+    assert [cell["metadata"] for cell in cells[:2]] == [{}, {}]
+    assert cells[2]["metadata"] == {"jupyter": {"source_hidden": True}, "tags": ["core"]}
+    packages = [source for source in codes(notebook) if source.startswith("# ==== dcal_core/__init__.py")]
+    assert len(packages) == 1 and "def rebuild" not in packages[0]
+
+    copy = 'import shutil; shutil.copy(CORE_DIR / "dcal_core/model.py", "../model.py")'
+    notebook["cells"].append({"cell_type": "code", "source": [copy]})
+    output = run_cells(notebook, tmp_path / "run")
+    assert output[0].endswith(" (embedded)") and "4.0 M" in output
+    assert (tmp_path / "run/model.py").read_text() == MODEL
+
+
+def test_an_edited_or_missing_piece_is_named(project, tmp_path):
+    write(project, {"notebooks_src/tiny.py": STORY})
+    notebook = built(project)
+    again = json.loads(json.dumps(notebook["cells"]).replace("x / 2", "x / 4"))
+    once_more = ("dcal_core/model.py 1/3", "# Use the library", "rebuild()")
+    notebook["cells"] += [cell for cell in again if any(part in "".join(cell["source"]) for part in once_more)]
+    output = run_cells(notebook, tmp_path / "run")
+    assert [line for line in output if line.endswith("(embedded, edited: dcal_core/model.py)")] and "2.0 M" in output
+
+    without = built(project)
+    left_out = ("dcal_core/model.py 3/3", "import rebuild")
+    without["cells"] = [cell for cell in without["cells"] if not any(p in "".join(cell["source"]) for p in left_out)]
+    assert run_cells(without, tmp_path / "without")[0].endswith("(embedded, edited: dcal_core/model.py)")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("Model.name, rebuild", "Model.name"), "pieces of dcal_core/model.py: rebuild left out; name each once"),
+        (("WIDTH, halved", "WIDTH"), "halved left out"),
+        (("WIDTH, halved", "halved, WIDTH"), "in another order; name each once, in this order: WIDTH, halved, Model"),
+        (("halved>", "halfed>"), "halved left out"),
+        (("rebuild>", "rebuild, other>"), "other definitions"),
+        (
+            ("dcal_core/model.py: WIDTH", "dcal_core/modl.py: WIDTH"),
+            "shows dcal_core/modl.py, which it does not import",
+        ),
+        (("model.py: WIDTH, halved>", "model.py>"), "`# <embed dcal_core/model.py>` is no marker"),
+        (("# <embed dcal_core>", "# again"), "needs one cell `# <embed dcal_core>`, the first of its kind"),
+    ],
+)
+def test_pieces_that_are_not_the_whole_file_fail_the_build(project, change, message):
+    write(project, {"notebooks_src/tiny.py": STORY.replace(*change, 1)})
+    with pytest.raises(BuildError) as error:
+        build(project / "notebooks_src/tiny.py", project)
+    assert message in str(error.value)
+
+
+def test_a_piece_that_is_not_formatted_fails_the_build(project):
+    write(project, {"notebooks_src/tiny.py": STORY, "dcal_core/model.py": MODEL.replace("\n\n\nclass", "\n\nclass")})
+    with pytest.raises(BuildError, match="run `ruff format`"):
+        build(project / "notebooks_src/tiny.py", project)
+
+
+def test_a_picture_is_attached_to_its_cell(project):
+    linked = "# # A tiny notebook\n# ![Two faces, SYNTHETIC](pictures/faces.png) [code](pictures/faces.png)"
+    write(project, {"notebooks_src/tiny.py": SCRIPT.replace("# # A tiny notebook", linked)})
+    with pytest.raises(BuildError, match="no notebooks_src/pictures/faces.png; correct the link"):
+        build(project / "notebooks_src/tiny.py", project)
+    write(project, {"notebooks_src/pictures/faces.png": "a picture"})
+    cell = built(project)["cells"][1]
+    assert "![Two faces, SYNTHETIC](attachment:faces.png) [code](pictures/faces.png)" in "".join(cell["source"])
+    assert base64.b64decode(cell["attachments"]["faces.png"]["image/png"]) == b"a picture"
+
+
+def test_a_script_chooses_kaggles_machine(project):
+    header = "# ---\n# jupyter:\n#   kaggle: {accelerator: none, isGpuEnabled: false}\n"
+    write(project, {"notebooks_src/tiny.py": SCRIPT.replace("# ---\n# jupyter:\n", header, 1)})
+    kaggle = built(project)["metadata"]["kaggle"]
+    assert (kaggle["accelerator"], kaggle["isGpuEnabled"], kaggle["isInternetEnabled"]) == ("none", False, True)
+
+
+def test_a_notebook_too_large_for_kaggle_fails_the_build(project, monkeypatch):
+    monkeypatch.setattr(build_notebooks, "MOST_KB", 30)
+    build(project / "notebooks_src/tiny.py", project)
+    write(project, {"dcal_core/data/twins.py": "NAME = 1\n" + "# filler\n" * 2000})
+    with pytest.raises(
+        BuildError, match=r"tiny.ipynb: \d+ KB, .* no more than 30 KB .* dcal_core/data \d\d KB, dcal_core"
+    ):
+        build(project / "notebooks_src/tiny.py", project)
+
+
+def test_thin_notebooks_use_an_installed_or_attached_library_or_say_what_to_attach(project, tmp_path, capsys):
+    write(project, {"notebooks_src/tiny.py": STORY.replace(", CORE_DIR", "").replace('"in"', '"presets in"')})
+    main(["--thin", str(tmp_path / "thin")], project)
+    assert "thin/: 1 current" in capsys.readouterr().out and not (project / "notebooks").exists()
+    text = (tmp_path / "thin/tiny.ipynb").read_text()
+    notebook = json.loads(text)
+    assert "# ====" not in text and "SIZE = 3" not in text
+    fences = ["".join(cell["source"]) for cell in notebook["cells"] if cell["source"][0] == "```python\n"]
+    assert fences == [f"```python\n{piece}\n```" for piece in PIECES]
+
+    installed = run_cells(notebook, tmp_path / "installed", str(project))
+    assert installed[0].startswith("dcal_core ") and installed[0].endswith(f" (in {project})")
+    assert installed[1] == "given {'size': 3}" and "4.0 M" in installed
+
+    attached = json.loads(text.replace("/kaggle/input", str(tmp_path / "input")))
+    with pytest.raises(AssertionError, match="dcal_core is not here: attach the dataset that holds it"):
+        run_cells(attached, tmp_path / "nowhere")
+    there = tmp_path / "input/datasets/somebody/core"
+    shutil.copytree(project, there)
+    write(there, {"dcal_core/size.py": "SIZE = 5\n"})
+    output = run_cells(attached, tmp_path / "attached")
+    assert f"(in {there}, other than {installed[0].split()[1]}, with which this notebook was built)" in output[0]
+    assert [line for line in output if line.startswith("3 twins5 from")]
 
 
 def test_an_edit_takes_effect_when_the_cells_run_again(project, tmp_path):
     notebook = built(project)
     again = json.loads(json.dumps(notebook["cells"]).replace("SIZE = 3", "SIZE = 70"))
-    notebook["cells"] += [cell for cell in again if "_core_home" not in "".join(cell["source"])]
+    notebook["cells"] += [cell for cell in again if "_core_home" not in "".join(cell["source"])]  # the same folder
     output = run_cells(notebook, tmp_path / "run")
     assert [line.split(" from")[0] for line in output if " from " in line] == ["3 twins3", "3 twins70"]
 
@@ -251,7 +442,7 @@ def test_check_names_what_is_missing_stale_or_extra(project, capsys):
     main(["--check"], project)
     assert "1 current" in capsys.readouterr().out
 
-    write(project, {"dcal_core/config.py": "SIZE = 4\n", "notebooks/old.ipynb": "{}"})
+    write(project, {"dcal_core/size.py": "SIZE = 4\n", "notebooks/old.ipynb": "{}"})
     with pytest.raises(SystemExit) as drift:
         main(["--check"], project)
     assert "stale: notebooks/tiny.ipynb\nextra: notebooks/old.ipynb" in str(drift.value)
@@ -286,13 +477,12 @@ def test_check_names_what_is_missing_stale_or_extra(project, capsys):
             'starts `# %% tags=["parameters"]`',
         ),
         ("notebooks_src/tiny.py", SCRIPT + "if\n", "invalid syntax; correct"),
-        ("dcal_core/config.py", "from . import data\n", "write `from dcal_core... import ...`"),
-        ("dcal_core/config.py", "import dcal_core.nothing\n", "no dcal_core/nothing.py; correct the import"),
-        ("dcal_core/config.py", "SIZE = 3", "exactly one newline"),
+        ("dcal_core/size.py", "from . import data\n", "write `from dcal_core... import ...`"),
+        ("dcal_core/size.py", "import dcal_core.nothing\n", "no dcal_core/nothing.py; correct the import"),
+        ("dcal_core/size.py", "SIZE = 3", "exactly one newline"),
         ("params/small.yaml", "size: 3\n\n", "exactly one newline"),
         ("dcal_core/data/twins.py", "\n", "exactly one newline"),
-        ("dcal_core/config.py", "SIZE = '''\n\t\n'''\n", "config.py:2: `%%writefile` would change"),
-        ("dcal_core/config.py", '"""Add.\n\n    >>> 1 + 1\n"""\n', "config.py:3: `%%writefile` would change"),
+        ("dcal_core/size.py", "SIZE = 3\n# ==== dcal_core/odd.py\n", "a line begins with `# ==== dcal_core/`"),
     ],
 )
 def test_errors_name_the_file_and_the_cure(project, file, text, message):

@@ -1,0 +1,1 @@
+_known = set(globals())  # what is not a parameter

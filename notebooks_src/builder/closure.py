@@ -1,0 +1,68 @@
+"""Which files of dcal_core a notebook needs: those that its script imports, and those that they import."""
+
+import ast
+from pathlib import Path
+
+CELLS = Path(__file__).parent / "cells"  # what the builder adds to every notebook
+
+
+class BuildError(Exception):
+    """A notebook cannot be built; the message names the file and the cure."""
+
+
+def read(path: Path) -> str:
+    """The text of a UTF-8 file; line ends become \\n, so that a Windows checkout builds the same."""
+    return path.read_text(encoding="utf-8")
+
+
+def files_behind(name: str, root: Path) -> set[Path]:
+    """The file of the module that a dotted name leads to, and of each package above it."""
+    files, folder = set(), root
+    for part in name.split("."):
+        package, module = folder / part / "__init__.py", folder / f"{part}.py"
+        if module.is_file():
+            return files | {module}  # what follows is a name inside it
+        if not package.is_file():
+            nodes = ast.walk(ast.parse(read(folder / "__init__.py"))) if files else ()
+            if part in {getattr(node, "id", getattr(node, "name", None)) for node in nodes}:
+                return files  # a name that the package itself defines
+            raise BuildError(f"no {module.relative_to(root).as_posix()}; correct the import or add the file")
+        files.add(package)
+        folder = package.parent
+    return files
+
+
+def imported_files(source: str, place: str, root: Path) -> set[Path]:
+    """The dcal_core files that a source imports, at its top or inside functions; `place` is its path in messages."""
+    files = set()
+    try:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                if getattr(node, "level", 0):
+                    raise BuildError("relative import; write `from dcal_core... import ...`")
+                prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+                for name in (prefix + alias.name for alias in node.names):
+                    files |= files_behind(name, root) if name.split(".")[0] == "dcal_core" else set()
+    except SyntaxError as error:
+        raise BuildError(f"{place}:{error.lineno}: {error.msg}; correct the syntax") from error
+    except BuildError as error:
+        raise BuildError(f"{place}:{node.lineno}: {error}") from None
+    return files
+
+
+def core_files(script: Path, root: Path) -> list[Path]:
+    """Every dcal_core file that a script needs, directly or through another, in order of path.
+
+    With them goes `__main__.py`, by which training in several processes starts each of them.
+    """
+    found = imported_files(read(script), script.relative_to(root).as_posix(), root)
+    if found:
+        found |= imported_files(read(CELLS / "use.py"), "use.py", root)
+        found |= {path for path in [root / "dcal_core/__main__.py"] if path.is_file()}
+    pending = list(found)
+    while pending:
+        path = pending.pop()
+        new = imported_files(read(path), path.relative_to(root).as_posix(), root) - found
+        found |= new
+        pending += new
+    return sorted(found)
