@@ -1,14 +1,17 @@
-"""Several processes that train one model together, one GPU each: who am I, gathering, and starting them.
+"""Several processes that train one model together, one GPU each: which one this is, gathering, and starting them.
 
 Without torchrun there is one process, and gathering changes nothing.
 """
 
 import functools
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,15 +21,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dcal_core.environment import ASKED, STARTED, gpu_verdict
+from dcal_core.environment import STARTED, gpu_verdict
 from dcal_core.errors import UserError
 
 PATIENT = timedelta(hours=2)  # how long processes wait for the one that draws or decodes images, or validates
-FAILED = "A process failed: "  # begins the line by which a process says why it ends
+OUTCOMES = "DCAL_OUTCOMES"  # the variable with the folder in which each launched process leaves how it ended
 
 
 class LaunchError(UserError):
-    """Training in several processes ended because one of them failed."""
+    """Training in several processes ended because one of them failed.
+
+    kind: the name of its error's class. values: what that error tells besides its message.
+    """
+
+    def __init__(self, message: str, kind: str = "", values: dict | None = None):
+        super().__init__(message)
+        self.kind = kind
+        self.values = values or {}
 
 
 def launched() -> bool:
@@ -121,20 +132,54 @@ def main_first():
         barrier()
 
 
+def leave_outcome(error: Exception | None = None) -> None:
+    """Tell the process that launched this one how it ends; without torchrun, do nothing.
+
+    torchrun's own error files hold a text alone, and nothing after a clean end.
+    """
+    if not launched() or OUTCOMES not in os.environ:
+        return
+    outcome = {"time": time.time(), "failed": error is not None}
+    if error is not None:
+        outcome |= {"kind": type(error).__name__, "message": str(error), "values": getattr(error, "values", {})}
+    file = Path(os.environ[OUTCOMES]) / f"{rank()}.json"
+    file.with_suffix(".new").write_text(json.dumps(outcome))
+    file.with_suffix(".new").rename(file)
+
+
+def read_outcomes(folder: Path) -> list[dict]:
+    """How the launched processes have ended so far, in the order of their ends."""
+    found = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+    return sorted(found, key=lambda outcome: outcome["time"])
+
+
 def launch(command: Sequence[str], processes: int) -> None:
     """Run `python -m dcal_core <command>` in several processes by torchrun, and print what they print as it comes.
 
-    Raises LaunchError with the reason of the process that failed first; the others are ended.
+    Raises LaunchError with the error of the process that failed first; the others are ended.
     """
+    with tempfile.TemporaryDirectory(prefix="dcal_outcomes_") as folder:
+        exit_status = _run_group(command, processes, Path(folder))
+        outcomes = read_outcomes(Path(folder))
+    for outcome in outcomes:
+        if outcome["failed"]:
+            reason = f"{outcome['kind']}: {outcome['message']}"
+            raise LaunchError(f"one of {processes} processes failed: {reason}", outcome["kind"], outcome["values"])
+    if exit_status and len(outcomes) < processes:  # one of them was killed
+        raise LaunchError(f"one of {processes} processes failed: see the lines above (exit status {exit_status})")
+
+
+def _run_group(command: Sequence[str], processes: int, outcomes: Path) -> int:
+    """Run the processes and pass on their lines until they have ended; returns torchrun's exit status."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     home = str(Path(__file__).parents[1])  # of this very dcal_core, which a notebook may have written
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "DCAL_STARTED": str(STARTED),
+        OUTCOMES: str(outcomes),
     }
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    reasons, saved, over = [], False, False
     with subprocess.Popen(
         [*torchrun, "-m", "dcal_core", *command],
         env=environment,
@@ -150,18 +195,13 @@ def launch(command: Sequence[str], processes: int) -> None:
             before = signal.signal(signal.SIGTERM, lambda *_: os.killpg(group.pid, signal.SIGTERM))
         try:
             for line in group.stdout:
-                _, failed, reason = line.partition(FAILED)  # perhaps behind another process's progress line
-                reasons += [reason.strip()] if failed else []
-                saved = saved or ASKED in line
-                over = over or bool(reasons) or (saved and line.startswith("Traceback"))
-                if not over:  # what follows is torchrun's account of how it ended the others, or was ended itself
-                    print(line, end="", flush=True)
+                ended = read_outcomes(outcomes)
+                if len(ended) < processes and not any(outcome["failed"] for outcome in ended):
+                    print(line, end="", flush=True)  # what follows is torchrun's account of how the others ended
         except BaseException:
             os.killpg(group.pid, signal.SIGTERM)
             raise
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
-    if group.returncode and not saved:
-        reason = reasons[0] if reasons else f"see the lines above (exit status {group.returncode})"
-        raise LaunchError(f"one of {processes} processes failed: {reason}")
+    return group.returncode

@@ -1,4 +1,4 @@
-"""Where a notebook runs: inputs, outputs, secrets, time left, and whether the GPU can be used."""
+"""Where a notebook runs: inputs, outputs, secrets, time left, and whether the GPU works."""
 
 import os
 import platform
@@ -16,7 +16,8 @@ import torch
 
 from dcal_core.errors import ConfigError
 
-KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
+KAGGLE_INPUT = Path("/kaggle/input")
+KAGGLE_WORKING = Path("/kaggle/working")
 STARTED = float(os.environ.get("DCAL_STARTED", time.monotonic()))  # of the session, also for a process started in it
 SECRET_WAIT_S = 15
 SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN")
@@ -24,19 +25,19 @@ SHORTEST_SECRET = 6  # characters; anything shorter is found in ordinary words
 
 
 def on_kaggle() -> bool:
-    """Whether this is a Kaggle notebook, by the variable that Kaggle's own code asks for."""
+    """Whether this is a Kaggle notebook, by the variable that Kaggle's own code reads."""
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
 def is_interactive() -> bool:
-    """Whether someone can press a button: in a notebook whose front end could also ask for input.
+    """Whether someone can press a button: in a notebook with a front end that could also ask for input.
 
-    papermill and `nbconvert --execute` cannot, nor can Kaggle's batch runs.
+    There is nobody under papermill, `nbconvert --execute` or in Kaggle's batch runs.
     """
     from IPython import get_ipython  # half a second, and no worker process needs it
 
     kernel = getattr(get_ipython(), "kernel", None)
-    # ipykernel keeps it to itself, yet nothing else tells a browser from papermill in all front ends
+    # A private attribute, yet nothing else tells a browser from papermill in all front ends.
     return bool(getattr(kernel, "_allow_stdin", False)) and os.environ.get("KAGGLE_KERNEL_RUN_TYPE") != "Batch"
 
 
@@ -53,16 +54,17 @@ def output_root() -> Path:
 
 
 def scratch_root() -> Path:
-    """The folder for what can be made again: drawn faces and decoded images; on Kaggle it is not part of the output."""
+    """The folder for drawn faces and decoded images, which can be made again; on Kaggle not a part of the output."""
     return Path(tempfile.gettempdir()) / "dcal" if on_kaggle() else output_root() / "scratch"
 
 
 def gpu_verdict() -> tuple[bool, str]:
-    """Whether the GPU can run a kernel, and a line that says so; a retired P100 is "available", yet its first kernel
+    """Whether the GPU can run a kernel, and a line that tells; a retired P100 is "available", yet its first kernel
     fails."""
     if not torch.cuda.is_available():
         return False, "no GPU" + (": choose Settings > Accelerator > GPU T4 x2" if on_kaggle() else "")
-    name, (major, minor) = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
+    name = torch.cuda.get_device_name(0)
+    major, minor = torch.cuda.get_device_capability(0)
     try:
         torch.ones(8, device="cuda").add_(1).sum().item()
     except RuntimeError as error:
@@ -76,13 +78,13 @@ def gpu_verdict() -> tuple[bool, str]:
 
 
 def fit_precision(wanted: str) -> str:
-    """`auto` as what the hardware is fit for; raises ConfigError where it is not fit for the one wanted.
+    """The precision to compute in: the one wanted or, for `auto`, the hardware's fastest; raises ConfigError.
 
     A T4 claims bf16, but emulates it at a tenth of its fp16 speed.
     """
     if not gpu_verdict()[0]:
         if wanted == "fp16":
-            raise ConfigError("precision=fp16 needs a GPU that can be used: give auto, which here takes fp32.")
+            raise ConfigError("precision=fp16 needs a GPU that works: give auto, which takes fp32 here.")
         return "fp32" if wanted == "auto" else wanted
     if wanted != "auto":
         return wanted
@@ -97,8 +99,7 @@ def banner(title: str) -> str:
 
 
 def secret(name: str) -> str | None:
-    """A secret from the environment or from Kaggle's Add-ons > Secrets, or None; never waits longer than a few
-    seconds."""
+    """A secret from the environment or from Kaggle's Add-ons > Secrets, or None; waits a few seconds at most."""
     if os.environ.get(name):
         return os.environ[name]
     if not on_kaggle():
@@ -112,19 +113,20 @@ def secret(name: str) -> str | None:
     try:
         return TimedThread().call(SECRET_WAIT_S, ask)
     except Exception as error:  # five unrelated types, by what is missing: secret, token, network
-        print(f"The Kaggle secret {name} is not to be had ({type(error).__name__}): add it under Add-ons > Secrets.")
+        print(f"The Kaggle secret {name} cannot be read ({type(error).__name__}): add it under Add-ons > Secrets.")
         return None
 
 
 class TimedThread:
-    """A thread that makes all calls to something that may hang, which can then keep neither training nor the process
-    from ending. One thread for all of them, since MLflow knows a run only in the thread that started it."""
+    """A thread for all calls to something that may hang, so that it keeps neither training nor the process from ending.
+    One thread for all calls, since MLflow knows a run only in the thread that started it."""
 
     def __init__(self):
-        self.jobs, self.thread = queue.SimpleQueue(), None
+        self.jobs = queue.SimpleQueue()
+        self.thread = None
 
     def call(self, wait_s: float, function: Callable, *arguments, **keywords):
-        """What the function returns or raises; raises TimeoutError where that takes longer than wait_s seconds."""
+        """Return or raise what the function does; TimeoutError if that takes longer than wait_s seconds."""
         if self.thread is None:
             self.thread = threading.Thread(target=self.work, daemon=True)
             self.thread.start()
@@ -139,7 +141,7 @@ class TimedThread:
         return found
 
     def work(self) -> None:
-        """Make the calls, one after the other."""
+        """Make the calls, one after another."""
         while True:
             answer, function, arguments, keywords = self.jobs.get()
             try:
@@ -149,7 +151,7 @@ class TimedThread:
 
 
 def redacted(error: Exception) -> str:
-    """The type and the message of an error, which may have several lines, without any secret that stands in it."""
+    """The type and message of an error on one line, with every secret in it replaced by its name."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     for name in SECRETS:
         if len(os.environ.get(name, "")) >= SHORTEST_SECRET:
@@ -167,22 +169,19 @@ def reachable(host: str, port: int, wait_s: float = 5.0) -> bool:
 
 
 class TimeBudget:
-    """The wall time a session may use, counted from its start; `reserve_s` is kept for a last validation and save."""
+    """The wall time of a session, counted from its start; `reserve_s` is kept for a last validation and save."""
 
     def __init__(self, hours: float, started: float = STARTED):
         self.end = started + hours * 3600
         self.reserve_s = 0.0
 
     def need(self, seconds: float) -> None:
-        """Remember how long validating and saving took: half as much again is kept in reserve."""
+        """Reserve one and a half times the seconds that validating and saving took."""
         self.reserve_s = max(self.reserve_s, 1.5 * seconds)
 
     def used_up(self) -> bool:
         """Whether only the reserve is left."""
         return time.monotonic() > self.end - self.reserve_s
-
-
-ASKED = "The system has asked this process to end"  # begins the line that says so, once the run is saved
 
 
 @contextmanager

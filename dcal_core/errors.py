@@ -1,15 +1,17 @@
-"""Errors that the user can mend, and how their messages quote a value."""
+"""Errors that the user can correct, and how their messages quote a value."""
 
 import reprlib
 
 QUOTED = reprlib.Repr()
-QUOTED.maxlevel, QUOTED.maxstring, QUOTED.maxother = 2, 100, 100
+QUOTED.maxlevel = 2
+QUOTED.maxstring = 100
+QUOTED.maxother = 100
 
 
 class UserError(ValueError):
-    """Something that the user can mend: its message says what is wrong, where, and what to do."""
+    """Something that the user can correct: its message says what is wrong, where, and what to do."""
 
-    def _render_traceback_(self):  # asked for by IPython: below a notebook cell the sentence stands alone
+    def _render_traceback_(self):  # IPython calls it: below a notebook cell the sentence stands alone
         return [f"{type(self).__name__}: {self}"]
 
 

@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from dcal_core.errors import UserError
 
 SUMS = "SHA256SUMS"
-UNFINISHED, REPLACED = ".new", ".old"  # what is being written, and what is being replaced by it
-CURE = "restore it or leave it out"  # what is damaged
+UNFINISHED = ".new"  # what is being written
+REPLACED = ".old"  # what is being replaced by it
+CURE = "restore it or leave it out"  # advice for a damaged file
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -29,13 +30,12 @@ class StorageError(UserError):
 
 
 class DamagedError(UserError):
-    """Something was read that is not what was once written."""
+    """Something was read that is not what was written."""
 
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turns a disk that is full, or a place that cannot be written, whoever notices it, into one sentence; raises
-    StorageError."""
+    """Re-raise disk errors inside the block as StorageError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -47,7 +47,7 @@ def disk_errors(place: Path) -> Iterator[None]:
             ) from None
         if named:
             raise StorageError(
-                f"{place} cannot be written ({error}): mend that, or give another run_dir, and run again to go on."
+                f"{place} cannot be written ({error}): correct that, or give another run_dir, and run again to go on."
             ) from None
         raise
 
@@ -178,7 +178,7 @@ def check_seal(folder: Path) -> None:
             raise DamagedError(f"{folder / name} is damaged: its SHA-256 is not the one in {SUMS}; {CURE}.")
 
 
-def mend(folder: Path) -> None:
+def recover(folder: Path) -> None:
     """Finish what a kill has left half done below a folder: a replacement between its two renames is undone, and what
     was not yet whole is removed and named."""
     for old in sorted(folder.glob(f"**/*{REPLACED}")):

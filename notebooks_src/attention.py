@@ -41,7 +41,7 @@ session = begin_with_trained(TITLE, given, PARAMS_DIR)
 # `evaluate.ipynb` leaves beside the model.
 
 # %%
-from dcal_core.commands.explain import FOLDER, open_explorer
+from dcal_core.commands.explain import open_explorer
 
 explorer = open_explorer(session)
 index, label = explorer.index, explorer.label
@@ -125,7 +125,7 @@ display(Markdown(statistics_table(shown, view.names)))
 # %%
 from dcal_core.commands.explain import write_view
 
-print(*write_view(session.folder / FOLDER, view, label, explorer.judged(*pair)), sep="\n")
+print(*write_view(session.folder.explained, view, label, explorer.judged(*pair)), sep="\n")
 
 # %% [markdown]
 # ### One person, twice
@@ -163,7 +163,7 @@ from dcal_core.commands.explain import compare_kinds, sampled, write_result
 
 pairs = sampled(explorer, session.config)
 comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.synthetic)
-print(write_result(session.folder / FOLDER, "comparison", {"data": label} | comparison))
+print(write_result(session.folder.explained, "comparison", {"data": label} | comparison))
 face = mean_face(explorer.images)
 session.show(draw_comparison(comparison, "distinctive", face, label), "comparison")
 
@@ -196,7 +196,7 @@ stand_in = session.keep(sheet, "browse")
 # %%
 from dcal_core.explain.browser import Browser
 
-Browser(explorer, session.folder / FOLDER).show(stand_in)
+Browser(explorer, session.folder.explained).show(stand_in)
 
 # %% [markdown]
 # ## What to believe
@@ -216,7 +216,7 @@ from dcal_core.explain.trust import measure_maps
 trust = measure_maps(
     explorer.model, explorer.data, session.config.pairs_per_family, seed=session.config.seed
 )
-print(write_result(session.folder / FOLDER, "faithfulness", trust))
+print(write_result(session.folder.explained, "faithfulness", trust))
 
 # %%
 from dcal_core.explain.charts import draw_faithfulness
@@ -239,4 +239,4 @@ print(f"{trust['pairs']} co-twin pairs of {trust['families']} test families, {la
 display(Markdown("\n".join(f"- {sentence}" for sentence in conclusions(trust["maps"]))))
 
 # %%
-print(f"Figures: {session.folder / 'figures'}\nFiles: {session.folder / FOLDER}")
+print(f"Figures: {session.folder.figures}\nFiles: {session.folder.explained}")

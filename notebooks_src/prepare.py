@@ -86,7 +86,7 @@ for kind in KINDS:
 from dcal_core.commands.prepare import exclusion_list, write_report
 
 listing = exclusion_list(session)
-print(f"Report: {write_report(audit, session.folder)}")
+print(f"Report: {write_report(audit, session.folder.path)}")
 print(f"{len(audit.suggested()):,} images suggested to be dropped ({audit.data})")
 
 # %% [markdown]

@@ -115,7 +115,7 @@ print(
 )
 if progress.skipped:
     print(f"{progress.skipped} steps had no finite loss or gradient and were skipped.")
-print(f"Model: {run.checkpoints / 'best'}", *left["exported"], sep="\n")
+print(f"Model: {run.folder.best}", *left["exported"], sep="\n")
 
 # %% [markdown]
 # ## Next

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,13 +12,14 @@ import torch
 
 from benchmarks.ablation.rows import Row
 from dcal_core.commands.train import train_run
-from dcal_core.config.shared import Config, check
+from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import end_with_parent
 from dcal_core.data.splits import open_data
 from dcal_core.environment import gpu_verdict
 from dcal_core.errors import UserError
 from dcal_core.models.files import load_model
 from dcal_core.progress import progress_line
+from dcal_core.runs import RunFolder
 from dcal_core.storage import read_json, write_text
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate
@@ -57,7 +58,7 @@ def plan(rows: tuple[Row, ...], base: Config, test: str, root: Path, seeds: int,
     for row in sorted(rows, key=lambda row: not row.main):
         for seed in range(seeds if row.main else few):
             folder = (root / row.name / f"seed{seed}").resolve()
-            config = check(replace(base, **row.changes, seed=seed, run_dir=str(folder)))
+            config = base.replace(**row.changes, seed=seed, run_dir=str(folder))
             found.append(Trial(row.name, seed, config, test))
     mains = {row.name for row in rows if row.main}
     return sorted(found, key=lambda trial: (trial.row not in mains, trial.seed))
@@ -74,9 +75,9 @@ def run_trial(trial: Trial, threads: int) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         data = open_data(config)
-        run, progress = train_run(config, folder, data)
+        run, progress = train_run(config, RunFolder(folder), data)
         device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
-        model = load_model(run.checkpoints / "best").to(device)
+        model = load_model(run.folder.best).to(device)
         features = encode_images(model, data["test"].images, config.encode_batch, device, progress=False)
         pairs = twin_pairs(data["test"].index)
         scores = score_pairs(model, features, pairs, device=device)

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.speed.subjects import Setting
 from benchmarks.speed.timing import Row, Spread, alternate
-from dcal_core.config.shared import load
+from dcal_core.config.recipes import load
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.images import open_images
 from dcal_core.data.splits import SYNTHETIC, Split, TwinData

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.speed.naive import NaiveDCAL
-from dcal_core.commands.train import dcal_objective
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.backbones import create_backbone
 from dcal_core.models.files import new_model
+from dcal_core.recipes.dcal import DCALRecipe
 
 PEOPLE = 353  # of the ND-TWINS training split
 IMAGES_PER_PERSON = 2  # in a batch, so that any multiple of four images is a batch
@@ -39,9 +39,9 @@ class Setting:
     draws: int  # bootstrap draws of the evaluation row
     gallery: int  # images of the memory row on comparing
 
-    def config(self, size: int) -> Config:
+    def config(self, size: int) -> DCALConfig:
         """The project's defaults with this backbone, without stochastic depth, which would skip work."""
-        return Config(backbone=self.backbone, image_size=size, drop_path=0.0, encode_batch=self.batch)
+        return DCALConfig(backbone=self.backbone, image_size=size, drop_path=0.0, encode_batch=self.batch)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision as in training."""
@@ -123,7 +123,7 @@ class Subject:
             heads = []
         else:
             self.model = new_model(self.config, [], pretrained=False)
-            self.objective = dcal_objective(self.config, self.model, people=PEOPLE).to(setting.device)
+            self.objective = DCALRecipe(self.config).objective(self.model, people=PEOPLE).to(setting.device)
             heads = list(self.objective.parameters())
             if kind == "naive":
                 self.model = NaiveDCAL(self.model)

@@ -15,8 +15,9 @@ from dcal_core.config.shared import Config
 from dcal_core.data.splits import TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
 from dcal_core.errors import UserError
-from dcal_core.models.files import WEIGHTS_FILE, load_model
+from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
+from dcal_core.runs import WEIGHTS_FILE, RunFolder
 from dcal_core.storage import read_sums, write_bytes
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
@@ -49,7 +50,7 @@ def score_systems(session: Session, data: TwinData) -> list[System]:
     """
     folders = [Path(name.strip()).resolve() for name in session.config.compare.split(",") if name.strip()]
     others = [other_trained(folder, session.config) for folder in folders]
-    names = short_names([one.trained.parents[1] for one in (session, *others)])
+    names = short_names([RunFolder.around(one.trained).path for one in (session, *others)])
     by_model = [score_run(names[0], session, data)]
     for name, other in zip(names[1:], others, strict=True):
         by_model.append(score_run(name, other, same_people(other.open_data(SPLITS), data, name)))
@@ -188,7 +189,7 @@ def figures(result: dict, systems: list[System], data: TwinData) -> Iterator[tup
 
 def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> list[Path]:
     """Leave report.json and report.html in the run's folder, and the decision rule beside the model."""
-    files = [session.folder / "report.json", session.folder / "report.html"]
+    files = [session.folder.report, session.folder.report_page]
     write_json(files[0], result)
     write_page(files[1], result, pictures)
     return files + keep_rule(session, rule_of_report(result))
@@ -197,17 +198,21 @@ def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> l
 def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
     """Leave the decision rule in the folder of the session's model; an attached model, which cannot be written to, is
     copied into the run's folder."""
-    model, run = session.trained, session.trained.parents[1]
-    if run == session.folder:
+    model = session.trained
+    run = RunFolder.around(model)
+    if run.path == session.folder.path:
         return [write_rule(rule, model, model)]
-    described = {session.folder / name: (run / name).read_bytes() for name in ("config.json", "trained_on.json")}
+    described = {
+        session.folder.config: run.config.read_bytes(),
+        session.folder.trained_on: run.trained_on.read_bytes(),
+    }
     if any(file.is_file() and file.read_bytes() != content for file, content in described.items()):
         print(f"{session.folder} is the folder of another run, so no decision rule is kept: give another run_dir.")
         return []
     for file, content in described.items():
         write_bytes(file, content)
     print(f"{run} is attached and stays as it is: its model is copied to {session.folder}, with the decision rule.")
-    return [write_rule(rule, model, session.folder / "checkpoints" / "best")]
+    return [write_rule(rule, model, session.folder.best)]
 
 
 def headline(result: dict) -> str:

@@ -25,13 +25,13 @@ from dcal_core.explain.registry import MAPS
 from dcal_core.explain.tables import comparison_table, faithfulness_table
 from dcal_core.explain.trust import measure_maps
 from dcal_core.explain.views import PairView
-from dcal_core.models.files import DECISION_FILE, load_model
+from dcal_core.models.files import load_model
+from dcal_core.runs import DECISION_FILE
 from dcal_core.storage import write_text
 from dcal_core.verification.decision import DecisionRule, read_rule
 from dcal_core.verification.protocol import Pairs, some_of_each_family
 
 TITLE = "Where does the verifier look?"
-FOLDER = "explained"  # in the run's folder
 SHOWN = 6  # confusing pairs whose files are written
 
 
@@ -99,7 +99,7 @@ def explain_files(session: Session, files: list[Path]) -> list[Path]:
     rule = rule_of(session)
     said = rule.sentence(view.score) if rule else f"score {view.score:.2f}"
     print(said)
-    return write_view(session.folder / FOLDER, view, label_of_given(session), said)
+    return write_view(session.folder.explained, view, label_of_given(session), said)
 
 
 def label_of_given(session: Session) -> str:
@@ -123,7 +123,7 @@ def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
 
 def write_comparison(session: Session, comparison: dict, images: ImageStore, label: str) -> list[Path]:
     """Print what differs between the two kinds of pairs, and keep it with its figures."""
-    files = [write_result(session.folder / FOLDER, "comparison", {"data": label} | comparison)]
+    files = [write_result(session.folder.explained, "comparison", {"data": label} | comparison)]
     face = mean_face(images)
     for name in comparison["maps"]:
         files.append(session.keep(draw_comparison(comparison, name, face, label), f"comparison_{name}"))
@@ -138,11 +138,11 @@ def explain_test(session: Session) -> list[Path]:
     files = []
     for turn in range(min(SHOWN, len(explorer.order))):
         pair = explorer.confusing(turn)
-        files += write_view(session.folder / FOLDER, explorer.view(*pair), explorer.label, explorer.judged(*pair))
+        files += write_view(session.folder.explained, explorer.view(*pair), explorer.label, explorer.judged(*pair))
     comparison = compare_kinds(explorer.model, explorer.images, sampled(explorer, config), explorer.data.synthetic)
     files += write_comparison(session, comparison, explorer.images, explorer.label)
     trust = measure_maps(explorer.model, explorer.data, config.pairs_per_family, seed=config.seed)
-    files.append(write_result(session.folder / FOLDER, "faithfulness", trust))
+    files.append(write_result(session.folder.explained, "faithfulness", trust))
     files.append(session.keep(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness"))
     print(faithfulness_table(trust["maps"]), *conclusions(trust["maps"]), sep="\n\n")
     return files

@@ -15,7 +15,8 @@ from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, RECORDS, Record
 from dcal_core.audit.findings import KINDS, Audit, audit_images
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
 from dcal_core.commands.session import Session, choose_preset, command_parser, given_parameters, run_folder
-from dcal_core.config.shared import Config, load
+from dcal_core.config.recipes import load
+from dcal_core.config.shared import Config
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.images import open_upright
 from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes
@@ -35,7 +36,7 @@ def begin_audit(given: dict, params_dir: Path) -> Session:
     config = load(preset, params_dir, given)
     print(banner(TITLE))
     print(f"Preset {preset}, image_size {config.image_size} px")
-    return Session(config, run_folder(config, "prepare"))
+    return Session(config, run_folder(config.run_dir, "prepare"))
 
 
 def audit_data(config: Config) -> Audit:
@@ -47,7 +48,7 @@ def audit_data(config: Config) -> Audit:
 
 def exclusion_list(session: Session) -> Path:
     """The list that prepare reads and writes: the one given, else the one in the run's folder."""
-    return Path(session.config.exclusions) if session.config.exclusions else session.folder / FILE
+    return Path(session.config.exclusions) if session.config.exclusions else session.folder.path / FILE
 
 
 def exclude_suggested(audit: Audit, file: Path) -> str:
@@ -128,7 +129,7 @@ def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Rec
     config, listing = session.config, exclusion_list(session)
     if listing.exists():
         config = replace(config, exclusions=str(listing))
-    target = session.folder / f"{audit.data}_aligned_{config.align_size}"
+    target = session.folder.path / f"{audit.data}_aligned_{config.align_size}"
     options = {"size": config.align_size, "missing": config.align_missing}
     indexes = reviewed_indexes(audit.root, config)
     return target, {index.name: align_split(index, audit.root, target, **options) for index in indexes}
@@ -198,7 +199,7 @@ def report(session: Session, audit: Audit) -> None:
     print(f"\n{summary(audit)}\n\n{found(audit)}\n", *first_findings(audit), sep="\n")
     for name, figure in figures(audit):
         session.keep(figure, name)
-    print(f"\nReport: {write_report(audit, session.folder)}\nPictures: {session.folder / 'figures'}")
+    print(f"\nReport: {write_report(audit, session.folder.path)}\nPictures: {session.folder.figures}")
     if session.config.drop_suggested:
         print(exclude_suggested(audit, exclusion_list(session)))
     elif audit.suggested():

@@ -6,16 +6,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dcal_core.config.shared import FIELDS, Config, check, check_given, load, read_values
+from dcal_core.config.parameters import is_decisive, read
+from dcal_core.config.recipes import check_given, check_names, load, parameters_of, read_preset
+from dcal_core.config.shared import Config
 from dcal_core.data.locate import find_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError
+from dcal_core.distributed import rank
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
 from dcal_core.errors import ConfigError
 from dcal_core.installation import presets_folder, program_name
-from dcal_core.storage import DamagedError, read_json
-from dcal_core.training.checkpoints import people_in
-from dcal_core.training.resume import find_trained, move_aside, refuse_other_parameters
+from dcal_core.runs import RunFolder, find_trained, move_aside, refuse_other_parameters
+from dcal_core.storage import DamagedError
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Session:
     """A notebook's parameters, the folder of its run, and the trained model's folder where the notebook needs one."""
 
     config: Config
-    folder: Path
+    folder: RunFolder
     trained: Path | None = None
 
     def open_data(self, names: tuple[str, ...]) -> TwinData:
@@ -31,36 +33,33 @@ class Session:
 
         The label names the training data too where that was of another kind.
         """
-        trained_on = self.trained_on()
-        data = open_data(self.config, names)
-        if data.synthetic and trained_on["data"] != data.label:
+        run = RunFolder.around(self.trained)
+        if not run.trained_on.is_file():
             raise DataError(
-                f"the model was trained on {trained_on['data']}, which is not to be found, and drawn twins would say "
-                "nothing about it: attach that dataset, or give data_root."
+                f"{run.trained_on} is missing, which names the people that the model was trained on: attach the whole "
+                "run."
+            )
+        trained_on = run.data()
+        people = set(run.people())
+        data = open_data(self.config, names)
+        if data.synthetic and trained_on != data.label:
+            raise DataError(
+                f"the model was trained on {trained_on}, which is not to be found, and drawn twins would say nothing "
+                "about it: attach that dataset, or give data_root."
             )
         for split in data.splits.values():
-            seen = sorted(set(split.index.people) & set(trained_on["people"]))
+            seen = sorted(set(split.index.people) & people)
             if seen:
                 raise DataError(
                     f"{len(seen)} people of the {split.index.name} split, first {seen[0]}, were trained on: a model is "
                     "evaluated on people it has not seen. Attach the dataset that it was trained with."
                 )
-        mixed = trained_on["data"] == SYNTHETIC and not data.synthetic
+        mixed = trained_on == SYNTHETIC and not data.synthetic
         return replace(data, label=f"{data.label}, model trained on {SYNTHETIC}") if mixed else data
-
-    def trained_on(self) -> dict:
-        """On which data and people the model was trained; raises DataError where nothing says so."""
-        file = self.trained.parents[1] / "trained_on.json"
-        if not file.is_file():
-            raise DataError(f"{file} is missing, which says whom the model was trained on: attach the whole run.")
-        found = read_json(file) | {"people": people_in(file)}
-        if not isinstance(found.get("data"), str):
-            raise DamagedError(f"{file} is damaged: it names no data; attach the run again.")
-        return found
 
     def keep(self, figure: Figure, name: str) -> Path:
         """Keep a figure as PNG in the run's folder; returns its path."""
-        path = self.folder / "figures" / f"{name}.png"
+        path = self.folder.figures / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
         return path
@@ -84,9 +83,11 @@ def command_parser(command: str, description: str) -> argparse.ArgumentParser:
 def given_parameters(options: argparse.Namespace) -> tuple[dict, Path]:
     """The parameters given to a command, as a notebook would be given them, and the folder of the presets; raises
     ConfigError for a misspelt name or an impossible value."""
-    preset, params_dir = options.preset, presets_folder()
+    preset = options.preset
+    params_dir = presets_folder()
     if options.file:
-        preset, params_dir = options.file.stem, options.file.parent
+        preset = options.file.stem
+        params_dir = options.file.parent
     given = {"preset": preset, **dict(options.p)}
     check_given(given, params_dir)
     return given, params_dir
@@ -100,23 +101,30 @@ def choose_preset(preset: str, data_root: str) -> str:
 
 
 def begin_training(title: str, given: dict, params_dir: Path) -> Session:
-    """Describe the machine and read the parameters of a run to train; raises ConfigError."""
+    """Describe the machine, read the parameters of a run to train, lock its folder; raises ConfigError, LockedError."""
+    given = dict(given)
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     config = load(preset, params_dir, given)
     print(banner(title))
     print(f"Preset {preset}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
-    folder = run_folder(config, preset)
+    folder = run_folder(config.run_dir, preset)
+    if not rank():
+        folder.lock()
     if config.resume:
         refuse_other_parameters(folder, config)  # here already, before the data is read
     else:
         move_aside(folder)
+        if not rank():
+            folder.lock()  # the lock has gone with the run that was here
     return Session(config, folder)
 
 
 def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
     """Describe the machine and find a trained run, whose parameters hold where they decide the weights."""
+    given = dict(given)
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
-    folder = run_folder(load(preset, params_dir, given), preset)
+    run_dir = given.get("run_dir") or read_preset(preset, params_dir).get("run_dir", "")
+    folder = run_folder(str(run_dir), preset)
     trained = find_trained(folder, [] if given.get("run_dir") else input_roots())
     config = trained_config(trained, given)
     print(banner(title))
@@ -126,31 +134,36 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
 
 def other_trained(folder: Path, config: Config) -> Session:
     """Another trained run beside the one whose config is given, on the same data; raises ConfigError, DamagedError."""
-    trained = find_trained(folder.resolve(), [])
+    run = RunFolder(folder.resolve())
+    trained = find_trained(run, [])
     shared = ("data_root", "exclusions", "max_lost_share", "synthetic_test_families", "encode_batch")
     print(f"Model {trained}")
-    return Session(trained_config(trained, {name: getattr(config, name) for name in shared}), folder, trained)
+    return Session(trained_config(trained, {name: getattr(config, name) for name in shared}), run, trained)
 
 
 def trained_config(trained: Path, given: dict) -> Config:
     """The parameters that a model was trained with, and those given now where they cannot change its weights; raises
     ConfigError, DamagedError."""
-    file = trained.parents[1] / "config.json"
+    run = RunFolder.around(trained)
     try:
-        saved = {name: value for name, value in read_json(file).items() if name in FIELDS}
-        saved = read_values(saved, file)
-        check(Config(**saved))
+        saved = run.parameters()
+        kind = parameters_of(saved)
+        saved = {name: value for name, value in saved.items() if name in kind.model_fields}  # of other versions too
+        config = read(kind, saved)
     except ConfigError as error:  # which names a parameter that nobody has given now
-        raise DamagedError(f"{file} is damaged: {error} Restore it or attach the run again.") from None
-    given = {name: value for name, value in read_values(given, "the given parameters").items() if value != ""}
-    for name, value in given.items():
-        if FIELDS[name].metadata["result"] and value != saved.get(name, value):
+        raise DamagedError(f"{run.config} is damaged: {error} Restore it or attach the run again.") from None
+    given = {name: value for name, value in given.items() if value != ""}
+    check_names(kind, given, "the given parameters")
+    now = read(kind, given, agreeing=False)
+    for name in given:
+        if is_decisive(kind.model_fields[name]) and getattr(now, name) != getattr(config, name):
             raise ConfigError(
-                f"{name}={value!r}: the model in {trained} was trained with {saved[name]!r}; leave it out."
+                f"{name}={getattr(now, name)!r}: the model in {trained} was trained with {getattr(config, name)!r}; "
+                "leave it out."
             )
-    return check(Config(**saved | given))
+    return config.replace(**{name: getattr(now, name) for name in given})
 
 
-def run_folder(config: Config, preset: str) -> Path:
-    """The folder of a run: the one given, else one named after the preset among the outputs."""
-    return Path(config.run_dir).resolve() if config.run_dir else output_root() / preset
+def run_folder(run_dir: str, preset: str) -> RunFolder:
+    """The folder that `run_dir` names, else one named after the preset among the outputs."""
+    return RunFolder(Path(run_dir).resolve() if run_dir else output_root() / preset)

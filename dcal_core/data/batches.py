@@ -75,6 +75,13 @@ class Batches(Dataset):
         """This rank's share of a batch's images, given group by group in any shape; by part, [parts, b]."""
         return images.reshape(self.parts, self.world, -1)[:, self.rank]  # [parts, b]
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a recipe's `refresh` has decided for this epoch by looking at the model; empty where nothing is."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Put back what `state_dict` gave."""
+
     def loader(self, start: int, stop: int, workers: int, pin: bool) -> DataLoader:
         """Batches of the steps start to stop - 1, made ahead by worker processes and pinned for copying to a GPU."""
         return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcal_core.config.shared import can_be_written
+from dcal_core.config.parameters import is_writable_text
 from dcal_core.data.locate import folders_below
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.storage import write_text
@@ -160,7 +160,7 @@ def _add(excluded: dict[str, str], row: Sequence[str], where: str) -> None:
         fault = "is not person/file: write the end of the image's path in the index"
     elif image in excluded:
         fault = "stands twice: keep one row"
-    elif not can_be_written(image + reason):
+    elif not is_writable_text(image + reason):
         fault = "cannot be written as text: rename the image"
     if fault:
         raise DataError(f"{where}: image {image!r:.200} {fault}.")

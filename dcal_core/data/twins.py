@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcal_core.config.shared import can_be_written
+from dcal_core.config.parameters import is_writable_text
 from dcal_core.data.groups import join_pairs, members
 from dcal_core.errors import UserError, quoted
 
@@ -124,7 +124,7 @@ def _check_images(images: object, file: Path) -> None:
     owner: dict[tuple[str, ...], str] = {}
     for person, paths in images.items():
         where = f"{file}: person {quoted(person)}"
-        if not person or not can_be_written(person):
+        if not person or not is_writable_text(person):
             raise DataError(f"{where} has no id that can be written: give them another in both index files.")
         if not isinstance(paths, list):
             raise DataError(f"{where} has {paths!r:.60} where a list of image paths belongs: write a list.")
@@ -134,7 +134,7 @@ def _check_images(images: object, file: Path) -> None:
             if not isinstance(path, str):
                 raise DataError(f"{where} has {path!r:.60} among the image paths: write a string.")
             parts, image = path_parts(path), f"image {path!r:.200}"
-            if not can_be_written(path):
+            if not is_writable_text(path):
                 raise DataError(f"{where}: {image} can be no file's name: rename it.")
             if ".." in parts:
                 raise DataError(f"{where}: {image} has a part '..': write the path without it.")

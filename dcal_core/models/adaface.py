@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcal_core.config.shared import IR_BACKBONES, Config
+from dcal_core.config.adaface import IR_BACKBONES, AdaFaceConfig
 from dcal_core.distributed import gather
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.models.face_weights import read_face_weights
@@ -132,7 +132,7 @@ def check_architecture(found: dict) -> None:
         raise ConfigError(f"backbone is {found['backbone']!r:.40}, image_size is {found['image_size']}")
 
 
-def fill(model: AdaFace, config: Config) -> None:
+def fill(model: AdaFace, config: AdaFaceConfig) -> None:
     """Give the whole backbone the weights of another project's file, and their colour order; raises ConfigError."""
     file = Path(config.weights)
     found = read_face_weights(file, config.trust_weights)
@@ -156,7 +156,7 @@ def fill(model: AdaFace, config: Config) -> None:
     print(f"Pretrained weights of {config.backbone}: {file}, {found.origin}, {order.upper()}{ignored}")
 
 
-def new_model(config: Config, input_roots: list[Path], pretrained: bool) -> AdaFace:
+def new_model(config: AdaFaceConfig, input_roots: list[Path], pretrained: bool) -> AdaFace:
     """A model to train, of pretrained or random weights; raises ConfigError."""
     if pretrained and not config.weights and (config.frozen_backbone or not config.allow_random_init):
         without = "a frozen backbone needs them" if config.frozen_backbone else "allow_random_init=true does without"

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models.weight_files import read_state
 
@@ -112,7 +112,7 @@ def timm_backbone(name: str, image_size: int, **options) -> nn.Module:
     return timm.create_model(name, img_size=image_size, num_classes=0, dynamic_img_size=False, **options)
 
 
-def create_backbone(config: Config, **weights) -> nn.Module:
+def create_backbone(config: DCALConfig, **weights) -> nn.Module:
     """The backbone as timm builds it, by default with random weights; raises ConfigError."""
     rates = {
         "proj_drop_rate": config.dropout,
@@ -125,7 +125,7 @@ def create_backbone(config: Config, **weights) -> nn.Module:
     return check_backbone(config.backbone, timm_backbone(config.backbone, config.image_size, **rates, **weights))
 
 
-def pretrained_backbone(config: Config, input_roots: list[Path]) -> nn.Module:
+def pretrained_backbone(config: DCALConfig, input_roots: list[Path]) -> nn.Module:
     """The backbone with weights from `weights`, an attached model or timm's hub; raises ConfigError."""
     file = Path(config.weights) if config.weights else find_weights(config.backbone, input_roots)
     if file:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dcal_core.config.shared import FIELDS, Config
+from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.parameters import limits
 from dcal_core.distributed import gather
 from dcal_core.errors import ConfigError
 from dcal_core.models.attention import attention_weights, joint_block, rollout_row, rows_block
@@ -253,7 +254,7 @@ class DCAL(Verifier):
 
 # ---- the model and its folder (see files.py)
 
-MOST_BLOCKS = FIELDS["pwca_last"].metadata["high"]
+_, MOST_BLOCKS = limits(DCALConfig.model_fields["pwca_last"])
 ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, if it came from one
     "recipe": "recipe",
     "backbone": "backbone",
@@ -270,7 +271,7 @@ ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, i
 }
 
 
-def architecture_of(config: Config, vit: nn.Module) -> dict:
+def architecture_of(config: DCALConfig, vit: nn.Module) -> dict:
     """Everything that rebuilds the model without its weights, as plain values; raises ConfigError."""
     depth = len(vit.blocks)
     if max(config.pwca_first, config.pwca_last) > depth:
@@ -313,7 +314,7 @@ def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = 
     return model
 
 
-def new_model(config: Config, input_roots: list[Path], pretrained: bool) -> DCAL:
+def new_model(config: DCALConfig, input_roots: list[Path], pretrained: bool) -> DCAL:
     """A model to train, of pretrained or random weights; raises ConfigError."""
     vit = pretrained_backbone(config, input_roots) if pretrained else create_backbone(config)
     return assemble(architecture_of(config, vit), vit, config.gradient_checkpointing)

@@ -4,32 +4,42 @@ A model folder holds `model.json`, the architecture as plain values, and `model.
 execute code when read. An evaluation adds `decision.json`, what a score means (verification/decision.py).
 """
 
+import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dcal_core.config.shared import FIELDS, Config, read_value
+from dcal_core.config.parameters import read
+from dcal_core.config.recipes import parameters_of
+from dcal_core.config.shared import Config
 from dcal_core.errors import ConfigError
-from dcal_core.models import adaface, dcal
+from dcal_core.runs import MODEL_FILE, WEIGHTS_FILE
 from dcal_core.storage import DamagedError, check_seal, read_json
 
-WEIGHTS_FILE = "model.safetensors"
-DECISION_FILE = "decision.json"
-# A recipe's name to the module of its model, in which are
+# A recipe's name to the module of its model, which is imported only when it is asked for. In it are
 #   ARCHITECTURE                                    what model.json holds, by the parameter it came from, if any
 #   check_architecture(found)                       refuses there what no parameter's limits refuse
 #   new_model(config, input_roots, pretrained)      a model to train
 #   rebuild(architecture)                           one whose weights are still to come
 # All raise ConfigError; a model keeps its architecture as an attribute, to be saved with its weights.
-RECIPES = {"dcal": dcal, "adaface": adaface}
+MODULES = {
+    "dcal": "dcal_core.models.dcal",
+    "adaface": "dcal_core.models.adaface",
+}
+
+
+def module_of(recipe: str) -> ModuleType:
+    """The module of a recipe's model."""
+    return importlib.import_module(MODULES[recipe])
 
 
 def new_model(config: Config, input_roots: list[Path], pretrained: bool = True) -> nn.Module:
     """A model to train; raises ConfigError. pretrained=False where a checkpoint will bring all weights anyway."""
-    return RECIPES[config.recipe].new_model(config, input_roots, pretrained)
+    return module_of(config.recipe).new_model(config, input_roots, pretrained)
 
 
 def save_state(file: Path, module: nn.Module) -> None:
@@ -39,23 +49,26 @@ def save_state(file: Path, module: nn.Module) -> None:
 
 def save_model(folder: Path, model: nn.Module) -> None:
     """Write the model, its weights and `model.architecture`, into a folder."""
-    save_state(Path(folder) / "model.safetensors", model)
-    (Path(folder) / "model.json").write_text(json.dumps(model.architecture, indent=1))
+    save_state(Path(folder) / WEIGHTS_FILE, model)
+    (Path(folder) / MODEL_FILE).write_text(json.dumps(model.architecture, indent=1))
 
 
 def read_architecture(file: Path) -> dict:
     """The architecture that a model folder's file describes; raises DamagedError where it describes none of ours."""
     found = read_json(file)
     try:
-        recipe = RECIPES[read_value(FIELDS["recipe"], found.get("recipe"))]
-        if set(found) != set(recipe.ARCHITECTURE):
-            raise ConfigError(f"it names {', '.join(sorted(set(found) ^ set(recipe.ARCHITECTURE)))}")
-        for name, field in recipe.ARCHITECTURE.items():
-            value = read_value(FIELDS[field], found[name]) if field else found[name]
+        kind = parameters_of({"recipe": found.get("recipe")})
+        module = module_of(found["recipe"])
+        if set(found) != set(module.ARCHITECTURE):
+            raise ConfigError(f"it names {', '.join(sorted(set(found) ^ set(module.ARCHITECTURE)))}")
+        fields = {field: found[name] for name, field in module.ARCHITECTURE.items() if field}
+        values = read(kind, fields, agreeing=False)
+        for name, field in module.ARCHITECTURE.items():
+            value = getattr(values, field) if field else found[name]
             if value != found[name]:
                 raise ConfigError(f"{name} is {found[name]!r:.40}")
             found[name] = value  # a whole number, where JSON has 224.0
-        recipe.check_architecture(found)
+        module.check_architecture(found)
     except ConfigError as error:
         raise other_version(file, error) from None
     return found
@@ -69,13 +82,14 @@ def other_version(file: Path, error: ConfigError) -> DamagedError:
 def load_model(folder: Path) -> nn.Module:
     """The trained model of a folder, on the CPU and in eval mode; raises ConfigError where the folder holds none, and
     DamagedError where it is not as it was written."""
-    described, weights = Path(folder) / "model.json", Path(folder) / "model.safetensors"
+    described = Path(folder) / MODEL_FILE
+    weights = Path(folder) / WEIGHTS_FILE
     if not described.is_file():
         raise ConfigError(f"{folder} holds no trained model (model.json is missing): train first, or set run_dir.")
     check_seal(Path(folder))
     architecture = read_architecture(described)
     try:
-        model = RECIPES[architecture["recipe"]].rebuild(architecture)
+        model = module_of(architecture["recipe"]).rebuild(architecture)
         model.load_state_dict(load_file(weights))
     except ConfigError as error:
         raise other_version(described, error) from None

@@ -1,31 +1,25 @@
-"""A run's folder: its checkpoints, its figures, and how training is put back to where it stood.
+"""What is written into a run's folder while it trains, and how training is put back to where it stood.
 
-    <run>/config.json                 every parameter, with the fingerprint of those that can change the weights
-    <run>/trained_on.json             the people trained on, on whom nobody may evaluate the model
-    <run>/metrics.jsonl               a line for every logged step and every validation
-    <run>/checkpoints/last/00000300/  the newest two, by batches done: all that going on needs
-    <run>/checkpoints/best/           the model with the lowest validation EER
-    <run>/checkpoints/epoch_5/        the model every few epochs
-
-Weights and the optimiser's state are safetensors and the rest is JSON, so that reading a run executes nothing. What is
-random in training follows from the seed and the number of the batch: there is no generator's state to keep.
+Weights and the optimiser's state are safetensors and the rest is JSON, so that reading a run executes nothing. All
+that is random in training follows from the seed and the number of the batch: there is no generator's state to keep.
 """
 
-import dataclasses
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dcal_core.config.shared import Config
 from dcal_core.distributed import main_only
-from dcal_core.errors import ConfigError
+from dcal_core.errors import ConfigError, quoted
 from dcal_core.models.files import save_model, save_state
+from dcal_core.runs import RunFolder
 from dcal_core.storage import (
     CURE,
     DamagedError,
@@ -39,41 +33,66 @@ from dcal_core.storage import (
     write_text,
 )
 
-STARTED_FROM = "started_from.json"  # in a run that began with the weights of another: of which
-KEPT = 2  # checkpoints to go on from: should the newest be damaged, there is the one before it
+KEPT = 2  # checkpoints to resume from: should the newest be damaged, there is the one before it
 
 
-@dataclass
-class Progress:
-    """Where a run stands: batches done, best validation EER so far and validations since, parts that a batch is worked
-    through in, seconds of training, whether it is finished, steps skipped in all and just now in a row, and the figures
-    since the last logged line."""
+class Progress(BaseModel):
+    """Where a run stands.
 
-    batch: int = 0
-    best_eer: float = float("inf")
-    stale: int = 0
-    parts: int = 1
-    seconds: float = 0.0
+    batch: batches done. best_eer: best validation EER so far; stale: validations since. parts: in which a batch is
+    worked through. seconds: of training. skipped: steps without a finite loss, in all and just now in a row. recent:
+    the figures since the last logged line.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    batch: int = Field(0, ge=0)
+    best_eer: float = Field(float("inf"), ge=0)
+    stale: int = Field(0, ge=0)
+    parts: int = Field(1, ge=1)
+    seconds: float = Field(0.0, ge=0)
     tracker_run: str = ""
     finished: bool = False
-    skipped: int = 0
-    skipped_in_row: int = 0
-    recent: list = field(default_factory=list)
+    skipped: int = Field(0, ge=0)
+    skipped_in_row: int = Field(0, ge=0)
+    recent: list[dict[str, float]] = []
 
     @classmethod
     def read(cls, facts: dict, file: Path) -> "Progress":
         """The progress that a file holds; raises DamagedError."""
-        values = {}
-        for f in dataclasses.fields(cls):
-            value = values[f.name] = facts.get(f.name)
-            number = f.type in (int, float) and type(value) in (int, f.type)  # True is no number here
-            if not (value >= 0 if number else type(value) is f.type not in (int, float)):
-                wrong = f"{f.name} is {value!r:.40}, where a {f.type.__name__} belongs"
-                raise DamagedError(f"{file} is damaged: {wrong}; {CURE}.")
-        for row in values["recent"]:
-            if not isinstance(row, dict) or not {int, float}.issuperset(map(type, row.values())):
-                raise DamagedError(f"{file} is damaged: recent holds {row!r:.40}, where figures belong; {CURE}.")
-        return cls(**values)
+        if "batch" not in facts:
+            raise DamagedError(f"{file} is damaged: it names no batch; {CURE}.")
+        try:
+            return cls.model_validate(facts)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise DamagedError(
+                f"{file} is damaged: {place} is {quoted(first['input'])} ({first['msg']}); {CURE}."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is as it was sealed, with what its progress.json holds."""
+
+    path: Path
+    facts: dict
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder.around(self.path)
+
+    def differences(self, config: Config) -> dict[str, tuple]:
+        """The decisive parameters in which it differs from a config; raises DamagedError.
+
+        Checkpoints from before version 0.2 do not hold their parameters; those of their run are taken.
+        """
+        return config.differences(self.facts.get("parameters") or self.run.parameters())
+
+    def agrees(self, config: Config, data: str) -> bool:
+        """Whether training can go on from it with these parameters and this data."""
+        return self.facts.get("data") == data and not self.differences(config)
 
 
 class Run:
@@ -82,113 +101,111 @@ class Run:
     data: a fingerprint of what is trained on. weights_from: the folder of a model that a new run starts from, or None.
     """
 
-    def __init__(self, folder: Path, config: Config, data: str, weights_from: Path | None = None):
-        self.folder, self.config, self.data, self.weights_from = Path(folder), config, data, weights_from
-        self.checkpoints = self.folder / "checkpoints"
-        self.metrics = self.folder / "metrics.jsonl"
+    def __init__(self, folder: RunFolder, config: Config, data: str, weights_from: Path | None = None):
+        self.folder = folder
+        self.config = config
+        self.data = data
+        self.weights_from = weights_from
 
     @main_only
     def remember(self, label: str, people: list[str]) -> None:
-        """Write down on which data and people the model is trained, so that nobody evaluates it on them; whoever an
-        earlier session of this run has written down, such as those behind the weights it started from, stays."""
+        """Write down the data and the people that the model is trained on, so that nobody evaluates it on them; people
+        written down by an earlier session, such as those behind the weights it started from, stay."""
         self.create()
-        file = self.folder / "trained_on.json"
-        if self.saved and file.is_file():
-            people = sorted({*people, *people_in(file)})
-        write_text(file, json.dumps({"data": label, "people": people}))
+        if self.folder.saved and self.folder.trained_on.is_file():
+            people = sorted({*people, *self.folder.people()})
+        write_text(self.folder.trained_on, json.dumps({"data": label, "people": people}))
 
     @main_only
     def create(self) -> None:
         """Make the folder, with the parameters in it; raises StorageError."""
         with disk_errors(self.folder):
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
         described = {"fingerprint": self.config.fingerprint()} | self.config.as_dict()
-        write_text(self.folder / "config.json", json.dumps(described, indent=1))
+        write_text(self.folder.config, json.dumps(described, indent=1))
         if self.weights_from:
-            write_text(self.folder / STARTED_FROM, json.dumps({"weights": str(self.weights_from)}))
-        elif not self.saved:  # an interrupted start may have had another
-            (self.folder / STARTED_FROM).unlink(missing_ok=True)
-
-    @property
-    def saved(self) -> list[Path]:
-        """The checkpoints that training can go on from, newest first."""
-        return saved_in(self.folder)
+            write_text(self.folder.started_from, json.dumps({"weights": str(self.weights_from)}))
+        elif not self.folder.saved:  # an interrupted start may have had another
+            self.folder.started_from.unlink(missing_ok=True)
 
     def progress(self) -> Progress:
         """Where the newest checkpoint stands; raises DamagedError."""
-        file = self.saved[0] / "progress.json"
+        file = self.folder.saved[0] / "progress.json"
         return Progress.read(read_json(file), file)
 
     @main_only
     def log(self, **figures) -> None:
         """Append a line of figures to metrics.jsonl; raises StorageError."""
-        with disk_errors(self.metrics), self.metrics.open("a") as file:
+        with disk_errors(self.folder.metrics), self.folder.metrics.open("a") as file:
             file.write(json.dumps(figures) + "\n")
 
     @main_only
-    def save_model(self, name: str, model: nn.Module, **facts) -> None:
-        """Keep the model under a name, with facts such as its epoch and validation EER; raises StorageError."""
+    def save_model(self, folder: Path, model: nn.Module, **facts) -> None:
+        """Keep the model in a folder, with facts such as its epoch and validation EER; raises StorageError."""
         self.make_room(bytes_of(model.state_dict()))
-        with sealed_folder(self.checkpoints / name) as folder:
-            save_model(folder, model)
-            (folder / "facts.json").write_text(json.dumps(facts))
+        with sealed_folder(folder) as new:
+            save_model(new, model)
+            (new / "facts.json").write_text(json.dumps(facts))
 
     @main_only
-    def save_last(self, model: nn.Module, objective: nn.Module, optimizer, scaler, progress: Progress, average) -> None:
-        """Keep all that going on needs, and the checkpoint before it; average: the moving average of the model, or
-        None. Raises StorageError."""
+    def save_last(
+        self, model: nn.Module, objective: nn.Module, optimizer, scaler, progress: Progress, average, sampling
+    ) -> None:
+        """Keep all that resuming needs, and the checkpoint before it; raises StorageError.
+
+        average: the moving average of the model, or None. sampling: what the recipe decided before this epoch.
+        """
         modules = {"objective": objective} | ({"average": average.module} if average else {})
-        state = {
-            f"{number}.{name}": value
-            for number, values in optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-        }
-        self.make_room(sum(map(bytes_of, [state, model.state_dict(), *(m.state_dict() for m in modules.values())])))
-        with sealed_folder(self.checkpoints / "last" / f"{progress.batch:08d}") as folder:
+        tensors = {"optimizer": optimizer_tensors(optimizer)} | ({"sampling": sampling} if sampling else {})
+        states = [model.state_dict(), *(module.state_dict() for module in modules.values()), *tensors.values()]
+        self.make_room(sum(map(bytes_of, states)))
+        with sealed_folder(self.folder.checkpoint(progress.batch)) as folder:
             save_model(folder, model)
             for name, module in modules.items():
                 save_state(folder / f"{name}.safetensors", module)
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "optimizer.safetensors")
+            for name, values in tensors.items():
+                save_file({key: value.contiguous() for key, value in values.items()}, folder / f"{name}.safetensors")
             (folder / "scaler.json").write_text(json.dumps(scaler.state_dict() if scaler else {}))
-            facts = identity(self.config, self.data) | dataclasses.asdict(progress)
+            facts = identity(self.config, self.data) | progress.model_dump()
             (folder / "progress.json").write_text(json.dumps(facts))
         self.drop_older()
 
     @main_only
     def drop_older(self) -> None:
         """Remove the checkpoints before the newest ones; a kill may have kept the last session from it."""
-        for folder in self.saved[KEPT:]:
+        for folder in self.folder.saved[KEPT:]:
             shutil.rmtree(folder)
 
     def make_room(self, needed: int) -> None:
         """Keep the folder within the disk budget when so many bytes are added: models kept for their epoch go first,
         then the older checkpoint; raises StorageError where nothing may go any more or the disk itself is full."""
-        if shutil.disk_usage(self.folder).free < needed:
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
             raise StorageError(
-                f"{self.folder} is on a disk with {shutil.disk_usage(self.folder).free / 1e9:.2f} GB free, and the "
+                f"{self.folder} is on a disk with {free / 1e9:.2f} GB free, and the "
                 f"next checkpoint takes {needed / 1e9:.2f}: free some, or give another run_dir, and run again to go on "
                 "from the last one."
             )
-        budget, epochs = self.config.disk_budget_gb * 1e9, sorted(self.checkpoints.glob("epoch_*"), key=epoch_of)
-        expendable = [*epochs, *reversed(self.saved[1:])]
-        while size_of(self.folder) + needed > budget:
+        expendable = [*self.folder.kept_epochs, *reversed(self.folder.saved[1:])]
+        while size_of(self.folder.path) + needed > self.config.disk_budget_gb * 1e9:
             if not expendable:
                 raise StorageError(
-                    f"{self.folder} takes {size_of(self.folder) / 1e9:.2f} GB and the next checkpoint "
+                    f"{self.folder} takes {size_of(self.folder.path) / 1e9:.2f} GB and the next checkpoint "
                     f"{needed / 1e9:.2f}, more than disk_budget_gb={self.config.disk_budget_gb:g}: raise it, and run "
                     "again to go on from the last checkpoint."
                 )
             print(f"Removed {expendable[0]}, to keep within disk_budget_gb={self.config.disk_budget_gb:g}.")
             shutil.rmtree(expendable.pop(0))
 
-    def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler, average) -> Progress:
-        """Put the newest checkpoint into the given objects and drop figures logged after it; a new run starts at 0;
-        raises ConfigError, DamagedError."""
+    def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler, average) -> tuple[Progress, dict]:
+        """Put the newest checkpoint into the given objects and drop figures logged after it; returns the progress and
+        what the recipe had decided before the epoch. A new run starts at 0. Raises ConfigError, DamagedError."""
         self.create()
-        if not self.saved:
+        if not self.folder.saved:
             self.forget_after(0)
-            return Progress()
-        newest, progress = self.saved[0], self.progress()
+            return Progress(), {}
+        newest = self.folder.saved[0]
+        progress = self.progress()
         modules = {"model": model, "objective": objective} | ({"average": average.module} if average else {})
         try:
             for name, module in modules.items():
@@ -199,29 +216,32 @@ class Run:
         except DamagedError:
             raise
         except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:  # losses of other shapes
-            best = self.checkpoints / "best"
+            best = self.folder.best
             anew = f", or another run_dir and resume_from={best} to start from its weights" if best.is_dir() else ""
             raise ConfigError(
                 f"{newest} does not fit this training ({' '.join(str(error).split())[:200]}): give resume=false to "
                 f"start fresh (nothing is deleted){anew}."
             ) from error
+        sampling = newest / "sampling.safetensors"
         self.forget_after(progress.batch)
         self.drop_older()
-        return progress
+        return progress, read_tensors(sampling) if sampling.is_file() else {}
 
     @main_only
     def forget_after(self, batch: int) -> None:
         """Drop the figures of batches that will be done again."""
         kept = [line for line in self.history() if line["batch"] <= batch]
-        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.folder.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def history(self) -> list[dict]:
         """All figures logged so far; raises DamagedError."""
+        file = self.folder.metrics
         try:
-            text = self.metrics.read_bytes() if self.metrics.exists() else b""
+            text = file.read_bytes() if file.exists() else b""
         except OSError as error:
-            raise DamagedError(f"{self.metrics} cannot be read ({error.strerror}): remove it.") from None
-        found, (*lines, _) = [], text.split(b"\n")  # a kill may have cut the last one short
+            raise DamagedError(f"{file} cannot be read ({error.strerror}): remove it.") from None
+        found = []
+        *lines, _ = text.split(b"\n")  # a kill may have cut the last one short
         for number, line in enumerate(lines, 1):
             try:
                 found += [json.loads(line)] if line else []
@@ -229,15 +249,25 @@ class Run:
                     raise ValueError
             except (ValueError, RecursionError, LookupError, TypeError):
                 raise DamagedError(
-                    f"{self.metrics} is damaged in line {number} ({line[:40]!r}): remove that line, or the file."
+                    f"{file} is damaged in line {number} ({line[:40]!r}): remove that line, or the file."
                 ) from None
         return found
+
+
+def optimizer_tensors(optimizer) -> dict[str, Tensor]:
+    """An optimiser's state, by number of the parameter and name."""
+    return {
+        f"{number}.{name}": value
+        for number, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
 
 
 def load_optimizer(optimizer, kept: dict[str, Tensor]) -> None:
     """Put the kept state, by number of the parameter and name, into an optimiser, whose groups follow from the config;
     raises ValueError."""
-    fresh, state = optimizer.state_dict(), {}
+    fresh = optimizer.state_dict()
+    state = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in kept.items():
         number, _, name = key.partition(".")
@@ -258,44 +288,25 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise DamagedError(f"{file} is damaged: {error}; {CURE}.") from None
 
 
-def people_in(file: Path) -> list[str]:
-    """The people whom a trained_on.json names; raises DamagedError."""
-    people = read_json(file).get("people")
-    if not isinstance(people, list) or not people or not all(isinstance(person, str) and person for person in people):
-        raise DamagedError(f"{file} is damaged: it names no people; {CURE}.")
-    return people
-
-
 def bytes_of(tensors: dict[str, Tensor]) -> int:
     """Bytes that tensors take in a file."""
     return sum(tensor.nbytes for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
 
 
-def epoch_of(folder: Path) -> int:
-    """The epoch after which `epoch_<n>` was kept; others count as the last."""
-    number = folder.name.removeprefix("epoch_")
-    return int(number) if number.isdecimal() else 2**31
+def identity(config: Config, data: str) -> dict:
+    """What two sessions must agree in to be one run: the data and the decisive parameters, with their label."""
+    parameters = {name: getattr(config, name) for name in config.decisive()}
+    return {"fingerprint": config.fingerprint(), "data": data, "parameters": parameters}
 
 
-def identity(config: Config, data: str) -> dict[str, str]:
-    """What two sessions must agree in to be one run: the decisive parameters and the people and images trained on."""
-    return {"fingerprint": config.fingerprint(), "data": data}
+def newest_whole(run: RunFolder, own: bool) -> Checkpoint | None:
+    """The newest checkpoint of a run that is as it was sealed; None where there is none.
 
-
-def saved_in(folder: Path) -> list[Path]:
-    """The checkpoints of the run in a folder, newest first."""
-    found = (path for path in (Path(folder) / "checkpoints" / "last").glob("*") if path.name.isdecimal())
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
-
-
-def newest_whole(folder: Path, own: bool) -> tuple[Path, dict] | None:
-    """The newest checkpoint of a run that is as it was sealed, with its progress; None where there is none.
-
-    A damaged one is named and, in a folder of one's own, set aside. Raises DamagedError where all are damaged, and
-    then leaves them where they are, since what has no checkpoint is taken for a new run.
+    A damaged one is named and, in a run of one's own, set aside. Raises DamagedError where all are damaged, and then
+    leaves them in place, since a run without checkpoints would count as new.
     """
     damaged = []
-    for checkpoint in saved_in(folder):
+    for checkpoint in run.saved:
         try:
             check_seal(checkpoint)
             facts = read_json(checkpoint / "progress.json")
@@ -307,11 +318,11 @@ def newest_whole(folder: Path, own: bool) -> tuple[Path, dict] | None:
             print(f"{error} The checkpoint before it is used.")
             if own:
                 odd.rename(free_name(odd.with_name(f"{odd.name}.damaged")))
-        return checkpoint, facts
+        return Checkpoint(checkpoint, facts)
     for _, error in damaged:
         print(error)
     if damaged:
         raise DamagedError(
-            f"no checkpoint in {folder} is whole: resume=false starts fresh (the run is moved aside), or restore one."
+            f"no checkpoint in {run} is whole: resume=false starts fresh (the run is moved aside), or restore one."
         )
     return None

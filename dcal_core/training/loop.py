@@ -1,6 +1,7 @@
-"""The training loop: it knows an objective, batches and a validator, and nothing of which system it trains."""
+"""The training loop: it knows a `Recipe`, its batches and objective, and a validator, and no system's name."""
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,21 +13,24 @@ from accelerate.utils import DistributedDataParallelKwargs
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from dcal_core.config.shared import Config
-from dcal_core.data.augmentation import Augmentation, blend_people
 from dcal_core.data.batches import Batches
 from dcal_core.distributed import broadcast, rank, world_size
-from dcal_core.environment import ASKED, TimeBudget, asked_to_end, fit_precision, gpu_verdict
+from dcal_core.environment import TimeBudget, asked_to_end, fit_precision, gpu_verdict
 from dcal_core.errors import ConfigError, UserError
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
-from dcal_core.training.optimisation import lr_at, parameter_groups
+from dcal_core.training.recipe import Part, Recipe
 from dcal_core.training.tracking import Tracker, open_tracker
 
 
 class MemoryShort(ConfigError):
-    """The memory of one process's GPU does not hold its part of a batch."""
+    """The memory of one process's GPU does not hold its part of a batch; with more parts it may."""
+
+    def __init__(self, accumulation: int):
+        super().__init__(f"a GPU's memory does not hold a part of a batch: give accumulation={accumulation}")
+        self.values = {"accumulation": accumulation}
 
 
 class Diverged(UserError):
@@ -41,7 +45,8 @@ class Task(nn.Module):
 
     def __init__(self, model: nn.Module, objective: nn.Module):
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model = model
+        self.objective = objective
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return self.objective(self.model, batch)
@@ -57,18 +62,17 @@ def synchronise(module: nn.Module) -> None:
             synchronise(child)
 
 
-def start_accelerator(config: Config) -> Accelerator:
+def start_accelerator(recipe: Recipe) -> Accelerator:
     """Device, precision and, where several processes have joined, how they train together."""
-    rarely = 0 < config.pwca_prob < 1  # then the PWCA branch's layers have no gradient in some steps
     return Accelerator(
-        mixed_precision=fit_precision(config.precision).replace("fp32", "no"),
+        mixed_precision=fit_precision(recipe.config.precision).replace("fp32", "no"),
         cpu=not gpu_verdict()[0],
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=rarely)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.skips_layers)],
     )
 
 
 def train(
-    config: Config,
+    recipe: Recipe,
     accelerator: Accelerator,
     model: nn.Module,
     objective: nn.Module,
@@ -77,13 +81,14 @@ def train(
     run: Run,
     budget: TimeBudget,
 ) -> Progress:
-    """Train until the last epoch, until patience or the time budget is used up or the system asks to end, in any case
-    ending in a checkpoint.
+    """Train until the last epoch, until patience or the time budget is used up or the system asks to end; in any case
+    the run ends with a checkpoint.
 
-    validate: model -> figures, of which `eer` chooses the best checkpoint. Returns the progress; `finished` tells
-    whether nothing is left to do. Raises DataError where the memory cannot hold one family or triplet, MemoryShort
-    where one process of several has to make all of them begin again with smaller parts, Diverged, and StorageError.
+    validate(model) returns metrics; the lowest `eer` marks the best checkpoint. Returns the progress; `finished` tells
+    whether nothing is left to do. Raises DataError where the memory cannot hold one group of images, MemoryShort where
+    one process of several has to make all of them begin again with smaller parts, Diverged, and StorageError.
     """
+    config = recipe.config
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     average = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
@@ -92,20 +97,32 @@ def train(
     if config.compile:
         model.compile()
     task = Task(model.train(), objective)
-    optimizer = torch.optim.AdamW(parameter_groups(task, config), fused=True)  # it alone can skip without waiting
-    task, optimizer = accelerator.prepare(task, optimizer)
+    task, optimizer = accelerator.prepare(task, recipe.optimizer(task))
     if average:
         average.to(accelerator.device)
-    progress = run.restore(model, objective, optimizer, accelerator.scaler, average)
+    progress, sampling = run.restore(model, objective, optimizer, accelerator.scaler, average)
     if broadcast(progress.batch) != progress.batch:
         raise ConfigError(f"process {rank()} sees another run than process 0 does: let all of them share {run.folder}.")
     if progress.finished:
         return progress
-    tracker = Tracker() if rank() else open_tracker(config, run.folder.name, progress.tracker_run)
+    if sampling:
+        batches.load_state_dict(sampling)
+    tracker = Tracker() if rank() else open_tracker(config, run.folder.path.name, progress.tracker_run)
     progress.tracker_run = tracker.run_id or progress.tracker_run
     with asked_to_end() as asked:
         trainer = Trainer(
-            config, accelerator, task, optimizer, average, batches, validate, run, budget, asked, tracker, progress
+            recipe=recipe,
+            accelerator=accelerator,
+            task=task,
+            optimizer=optimizer,
+            average=average,
+            batches=batches,
+            validate=validate,
+            run=run,
+            budget=budget,
+            asked=asked,
+            tracker=tracker,
+            progress=progress,
         )
         try:
             while not trainer.run_batches():
@@ -119,63 +136,100 @@ class Trainer:
     """The loop's moving parts, together."""
 
     def __init__(
-        self, config, accelerator, task, optimizer, average, batches, validate, run, budget, asked, tracker, progress
+        self,
+        *,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        task: nn.Module,
+        optimizer,
+        average: ModelEmaV3 | None,
+        batches: Batches,
+        validate: Callable[[nn.Module], dict[str, float]],
+        run: Run,
+        budget: TimeBudget,
+        asked: threading.Event,
+        tracker: Tracker,
+        progress: Progress,
     ):
-        self.config, self.accelerator, self.task, self.optimizer = config, accelerator, task, optimizer
-        self.average, self.batches, self.validate, self.run, self.budget = average, batches, validate, run, budget
-        self.asked, self.tracker, self.progress = asked, tracker, progress
-        self.total = config.epochs * batches.steps_per_epoch
+        self.recipe = recipe
+        self.config = recipe.config
+        self.accelerator = accelerator
+        self.task = task
+        self.optimizer = optimizer
+        self.average = average
+        self.batches = batches
+        self.validate = validate
+        self.run = run
+        self.budget = budget
+        self.asked = asked
+        self.tracker = tracker
+        self.progress = progress
+        self.total = self.config.epochs * batches.steps_per_epoch
         self.parts = accelerator.unwrap_model(task)
         self.kept = average.module if average else self.parts.model  # what is validated and kept
-        self.augmentation = Augmentation(
-            rotation_deg=config.rotation_deg,
-            shift=config.shift,
-            scale=config.scale,
-            brightness=config.brightness,
-            contrast=config.contrast,
-            flip_prob=config.flip_prob,
-            erase_prob=config.erase_prob,
-        )
         self.statistics = [buffer for buffer in self.parts.buffers() if buffer.numel()]  # of batch norms
         self.recent = [
             {name: torch.tensor(value, device=accelerator.device) for name, value in row.items()}
             for row in progress.recent
         ]
-        self.began, self.saved = time.monotonic() - progress.seconds, time.monotonic()
+        self.began = time.monotonic() - progress.seconds
+        self.saved = time.monotonic()
         batches.cut(max(batches.parts, progress.parts))  # as the session before found that it must
 
     def run_batches(self) -> bool:
         """All batches that are left, with a validation and a checkpoint at the end of each epoch; False where memory
         ran out."""
-        progress, config = self.progress, self.config
-        cuda = self.accelerator.device.type == "cuda"
-        loader = self.batches.loader(progress.batch, self.total, config.loader_workers, pin=cuda)
-        line = {"desc": "training", "total": self.total, "initial": progress.batch, "unit": "batch"}
-        with progress_line(loader, **line, disable=rank() > 0) as bar:
-            for parts in bar:
-                if not self.find_gradients(parts):
-                    return False
-                self.step()
-                if progress.batch % LOG_EVERY == 0:
-                    best = f", best EER {progress.best_eer:.1%}" if math.isfinite(progress.best_eer) else ""
-                    bar.set_postfix_str(f"loss {self.log_step():.3f}{best}", refresh=False)
-                ends, saves = self.due()
-                if progress.batch % self.batches.steps_per_epoch == 0:
-                    self.end_epoch(progress.batch // self.batches.steps_per_epoch)
-                elif ends or saves:
-                    self.save()
-                if progress.finished or ends:
-                    break
+        progress = self.progress
+        with progress_line(
+            desc="training", total=self.total, initial=progress.batch, unit="batch", disable=rank() > 0
+        ) as bar:
+            ends = False
+            while progress.batch < self.total and not (ends or progress.finished):
+                self.refresh()
+                for parts in self.loader():
+                    if not self.find_gradients(parts):
+                        return False
+                    self.step()
+                    bar.update()
+                    if progress.batch % LOG_EVERY == 0:
+                        best = f", best EER {progress.best_eer:.1%}" if math.isfinite(progress.best_eer) else ""
+                        bar.set_postfix_str(f"loss {self.log_step():.3f}{best}", refresh=False)
+                    ends, saves = self.due()
+                    if progress.batch % self.batches.steps_per_epoch == 0:
+                        self.end_epoch(progress.batch // self.batches.steps_per_epoch)
+                    elif ends or saves:
+                        self.save()
+                    if progress.finished or ends:
+                        break
         if ends and not progress.finished:
-            why = ASKED if self.asked.is_set() else "Time budget used up"
+            why = "The system has asked this process to end" if self.asked.is_set() else "Time budget used up"
             print(f"{why}: saved after {progress.batch} batches in {self.run.folder}; run again to go on.")
         if progress.finished and progress.batch < self.total:
             print(f"No better EER in {progress.stale} validations (patience): training ends at batch {progress.batch}.")
         return True
 
+    def refresh(self) -> None:
+        """At the start of an epoch, let the recipe look at the model; all processes follow process 0."""
+        epoch, inside = divmod(self.progress.batch, self.batches.steps_per_epoch)
+        if inside:
+            return
+        changed = self.recipe.refresh(self.parts.model, self.batches, epoch)
+        if world_size() > 1 and broadcast(changed):
+            self.batches.load_state_dict(broadcast(self.batches.state_dict()))
+
+    def loader(self) -> DataLoader:
+        """The batches that are left; of this epoch alone where the next one's depend on the model then."""
+        stop = self.total
+        if self.batches.state_dict():
+            steps = self.batches.steps_per_epoch
+            stop = (self.progress.batch // steps + 1) * steps
+        pin = self.accelerator.device.type == "cuda"
+        return self.batches.loader(self.progress.batch, stop, self.config.loader_workers, pin=pin)
+
     def find_gradients(self, parts: list[dict[str, Tensor]]) -> bool:
         """Forward and backward through the parts of a batch; False where the device's memory does not hold one."""
-        self.before, self.loss = [buffer.clone() for buffer in self.statistics], 0
+        self.before = [buffer.clone() for buffer in self.statistics]
+        self.loss = 0
         try:
             for number, part in enumerate(parts):
                 last = number == len(parts) - 1
@@ -191,23 +245,20 @@ class Trainer:
             return False
         return True
 
-    def prepare(self, part: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    def prepare(self, part: Part, number: int) -> Part:
         """A part of a batch on the device, augmented; all that is random follows from the seed, the batch, the part
         and the process."""
         key = (self.config.seed, self.progress.batch, number, rank())
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         torch.manual_seed(seed)  # dropout and stochastic depth
         part = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in part.items()}
-        part["images"] = self.augmentation(part["images"].float() / 255, seed=seed)
-        if "blend" in part:
-            part["images"] = blend_people(part["images"], part["donor"], part["blend"])
-        return part
+        return self.recipe.augment(part, seed)
 
     def step(self) -> None:
         """One step of the optimiser, with the gradients that have come together; without effect, on the device itself,
         where the loss or a gradient is not finite."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * lr_at(self.progress.batch, self.total, self.config)
+            group["lr"] = group["factor"] * self.recipe.lr_at(self.progress.batch, self.total)
         norm = self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
         bad = ~torch.isfinite(norm + self.loss)
         self.optimizer.optimizer.found_inf = bad.float()  # with fp16 the gradient scaler sets its own
@@ -228,7 +279,7 @@ class Trainer:
         """Work through batches in smaller parts from here on; raises DataError where they cannot be cut further."""
         self.batches.halve()
         if world_size() > 1:  # the others wait for this process, which cannot tell them: all must begin again
-            raise MemoryShort(f"a GPU's memory does not hold a part of a batch: give accumulation={self.batches.parts}")
+            raise MemoryShort(self.batches.parts)
         self.optimizer.zero_grad()
         self.progress.parts = self.batches.parts
         torch.cuda.empty_cache()
@@ -248,7 +299,8 @@ class Trainer:
     def log_step(self) -> float:
         """Write the mean figures of the steps since the last time that were not skipped, and return the loss; raises
         Diverged."""
-        rows, self.recent = self.recent, []
+        rows = self.recent
+        self.recent = []
         flags = [bool(row.pop("skipped")) for row in rows if "skipped" in row]
         figures = {}
         for name in dict.fromkeys(name for row in rows for name in row):  # PWCA may have run in some batches only
@@ -257,7 +309,7 @@ class Trainer:
                 figures[name] = finite.mean().item()
         if any(flags):
             figures["skipped"] = sum(flags)
-        lr = lr_at(self.progress.batch - 1, self.total, self.config)
+        lr = self.recipe.lr_at(self.progress.batch - 1, self.total)
         epoch = self.progress.batch / self.batches.steps_per_epoch
         self.run.log(batch=self.progress.batch, epoch=epoch, lr=lr, **figures)
         self.tracker.log(figures | {"epoch": epoch, "lr": lr}, self.progress.batch)
@@ -266,7 +318,8 @@ class Trainer:
 
     def count_skipped(self, flags: list[bool]) -> None:
         """Count the steps that were skipped and say so; raises Diverged where there were too many in a row."""
-        progress, longest = self.progress, 0
+        progress = self.progress
+        longest = 0
         for skipped in flags:
             progress.skipped_in_row = progress.skipped_in_row + 1 if skipped else 0
             longest = max(longest, progress.skipped_in_row)
@@ -278,17 +331,20 @@ class Trainer:
                 f"and were skipped, {progress.skipped} so far{' (fp16 then lowers its scale)' * bool(scaled)}."
             )
         if longest > self.config.max_skipped:
-            saved = f"the checkpoint of batch {self.run.progress().batch}" if self.run.saved else "no checkpoint yet"
+            saved = (
+                f"the checkpoint of batch {self.run.progress().batch}" if self.run.folder.saved else "no checkpoint yet"
+            )
             raise Diverged(
                 f"more than max_skipped={self.config.max_skipped} steps in a row had no finite loss or gradient, up to "
                 f"batch {progress.batch}; {saved} in {self.run.folder} is from before. Lower lr (now "
-                f"{self.config.lr:g}), raise warmup_share or give precision=fp32, and resume_from={self.run.folder} to "
+                f"{self.config.lr:g}), warm up for longer or give precision=fp32, and resume_from={self.run.folder} to "
                 "start from its weights."
             )
 
     def end_epoch(self, epoch: int) -> None:
         """Validate, keep the model if it is the best or its turn has come, and save."""
-        began, progress = time.monotonic(), self.progress
+        began = time.monotonic()
+        progress = self.progress
         if self.recent:
             self.log_step()
         progress.finished = progress.batch == self.total
@@ -298,18 +354,27 @@ class Trainer:
             self.tracker.log({f"validation/{k}": v for k, v in figures.items()}, progress.batch)
             progress.stale += 1
             if figures["eer"] < progress.best_eer:
-                progress.best_eer, progress.stale = figures["eer"], 0
-                self.run.save_model("best", self.kept, epoch=epoch, **figures)
+                progress.best_eer = figures["eer"]
+                progress.stale = 0
+                self.run.save_model(self.run.folder.best, self.kept, epoch=epoch, **figures)
             if self.config.patience and progress.stale >= self.config.patience:
                 progress.finished = True
         if epoch % self.config.checkpoint_every == 0:
-            self.run.save_model(f"epoch_{epoch}", self.kept, epoch=epoch)
+            self.run.save_model(self.run.folder.epoch(epoch), self.kept, epoch=epoch)
         self.save()
         self.budget.need(time.monotonic() - began)
 
     def save(self) -> None:
         """Write the checkpoint from which training can go on."""
-        self.progress.seconds, self.saved = time.monotonic() - self.began, time.monotonic()
+        self.saved = time.monotonic()
+        self.progress.seconds = self.saved - self.began
         self.progress.recent = [{name: value.item() for name, value in row.items()} for row in self.recent]
-        model, objective = self.parts.model, self.parts.objective
-        self.run.save_last(model, objective, self.optimizer, self.accelerator.scaler, self.progress, self.average)
+        self.run.save_last(
+            self.parts.model,
+            self.parts.objective,
+            self.optimizer,
+            self.accelerator.scaler,
+            self.progress,
+            self.average,
+            self.batches.state_dict(),
+        )

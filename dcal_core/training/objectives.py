@@ -1,4 +1,4 @@
-"""What training minimises: `objective(model, batch) -> (loss, logs)`; the loop knows nothing else."""
+"""The loss of DCAL: `objective(model, batch) -> (loss, logs)`."""
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,8 @@ class DCALObjective(nn.Module):
             "supcon": lambda: SupConLoss(twin_temperature, *negatives),
             "verification": lambda: VerificationLoss(positive_ratio, *negatives),
         }[twin_loss]
-        self.identity, self.twin = nn.ModuleDict(), nn.ModuleDict()
+        self.identity = nn.ModuleDict()
+        self.twin = nn.ModuleDict()
         for branch, width in widths.items():
             if softmax_weight:
                 self.identity[branch] = MarginSoftmax(
@@ -88,11 +89,12 @@ class DCALObjective(nn.Module):
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of images [b, 3, S, S], this process's, with person and family [B] of those of all processes.
 
-        Perhaps partner [b]; perhaps other [B], whom each image was blended with, and share [], how much of it is they.
+        Optional: partner [b]; with mixup or cutmix, other [B] (the blended-in person) and share [] (its weight).
         The model gives each branch's embeddings of all processes, [B, width].
         """
         embeddings = model(batch["images"], batch.get("partner"))
-        losses, logs = {}, {}
+        losses = {}
+        logs = {}
         with torch.autocast(batch["images"].device.type, enabled=False):  # cosines times 30 need fp32
             embeddings = {branch: embedding.float() for branch, embedding in embeddings.items()}
             for branch, embedding in embeddings.items():
@@ -100,7 +102,7 @@ class DCALObjective(nn.Module):
                 losses[branch] = sum(self.weights[name] * part for name, part in parts.items())
                 logs |= {f"{branch}/{name}": part for name, part in parts.items()}
             if self.similarity is not None:
-                # Where images are compared they have no partners, so there is no PWCA.
+                # Outside training images have no partners, so PWCA takes no part in the comparison.
                 compared = Features({branch: part for branch, part in embeddings.items() if branch != "pwca"})
                 score = model.compare(compared, compared)
                 losses["similarity"] = self.similarity(score, batch["person"], batch["family"])
@@ -109,8 +111,8 @@ class DCALObjective(nn.Module):
         return loss, {name: value.detach() for name, value in logs.items()} | {"loss": loss.detach()}
 
     def parts(self, branch: str, embedding: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The unweighted losses of a branch's embedding [B, width]; where two people were blended, the identity loss
-        is of both, each by their share (mixup, Zhang et al., ICLR 2018, arXiv 1710.09412)."""
+        """The unweighted losses of a branch's embedding [B, width]; of two blended people, the identity loss counts
+        each by their share (mixup, Zhang et al., ICLR 2018, arXiv 1710.09412)."""
         parts = {}
         if branch in self.identity:
             parts["identity"] = self.identity[branch](embedding, batch["person"])

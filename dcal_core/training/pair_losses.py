@@ -14,7 +14,8 @@ from torch import Tensor, nn
 def relations(person: Tensor, family: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Whether two images are genuine (of one person), of co-twins, or of unrelated people, each [B, B] of 0 and 1;
     an image and itself are none of these."""
-    same_person, same_family = person[:, None] == person, family[:, None] == family
+    same_person = person[:, None] == person
+    same_family = family[:, None] == family
     itself = torch.eye(len(person), dtype=torch.bool, device=person.device)
     return (same_person & ~itself).float(), (same_family & ~same_person).float(), (~same_family).float()
 
@@ -22,7 +23,8 @@ def relations(person: Tensor, family: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def negative_weights(twin: Tensor, unrelated: Tensor, hard: float, soft: float) -> Tensor:
     """How much each image counts as an anchor's negative, [B, B]: as if as many negatives had been drawn for the anchor
     as it has co-twin images, co-twins to unrelated people as hard to soft."""
-    twins, others = twin.sum(1, keepdim=True), unrelated.sum(1, keepdim=True)  # [B, 1]
+    twins = twin.sum(1, keepdim=True)  # [B, 1]
+    others = unrelated.sum(1, keepdim=True)  # [B, 1]
     # A kind that the batch lacks leaves its share to the other, lest some anchors have no negatives: with one family
     # alone each co-twin image weighs 1, and where there is no co-twin each unrelated image does.
     hard_share = (twins > 0) * (1 - (others > 0) * (soft / (hard + soft)))
@@ -36,7 +38,9 @@ class TripletLoss(nn.Module):
 
     def __init__(self, margin: float, hard: float, soft: float):
         super().__init__()
-        self.margin, self.hard, self.soft = margin, hard, soft
+        self.margin = margin
+        self.hard = hard
+        self.soft = soft
 
     def forward(self, score: Tensor, person: Tensor, family: Tensor) -> Tensor:
         """The loss of images with similarities [B, B], person [B] and family [B]."""
@@ -53,7 +57,9 @@ class SupConLoss(nn.Module):
 
     def __init__(self, temperature: float, hard: float, soft: float):
         super().__init__()
-        self.temperature, self.hard, self.soft = temperature, hard, soft
+        self.temperature = temperature
+        self.hard = hard
+        self.soft = soft
 
     def forward(self, score: Tensor, person: Tensor, family: Tensor) -> Tensor:
         """The loss of images with similarities [B, B], person [B] and family [B]."""

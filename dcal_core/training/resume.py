@@ -1,6 +1,5 @@
 """Which run to go on with: its own, an attached one, one named; and what to do where the model has changed."""
 
-import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,9 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dcal_core.config.shared import Config
-from dcal_core.distributed import main_only
-from dcal_core.errors import ConfigError, quoted
-from dcal_core.models.files import DECISION_FILE, WEIGHTS_FILE
+from dcal_core.errors import ConfigError
+from dcal_core.runs import RunFolder, describe, move_aside, refuse_other_parameters
 from dcal_core.storage import (
     CURE,
     UNFINISHED,
@@ -21,21 +19,18 @@ from dcal_core.storage import (
     check_seal,
     disk_errors,
     flush,
-    free_name,
-    mend,
     read_json,
-    read_sums,
+    recover,
     sealed_folder,
 )
-from dcal_core.training.checkpoints import STARTED_FROM, Run, identity, newest_whole, people_in, saved_in
+from dcal_core.training.checkpoints import Checkpoint, Run, newest_whole
 
-LISTED = 5  # parameters that a message names
 LEAST_SHARE = 0.5  # of a model's weights that an earlier one must have for it to start from them
 Shapes = dict[str, tuple[int, ...]]
 
 
 def open_run(
-    folder: Path,
+    folder: RunFolder,
     config: Config,
     data: str,
     input_roots: list[Path],
@@ -45,58 +40,76 @@ def open_run(
     """The run to train in: the newest of those in `folder`, attached or named by resume_from that agree in parameters
     and data, or a new one, which may start from an earlier one's weights; raises ConfigError, DamagedError.
 
-    data: a fingerprint of what is trained on. shapes: of the model's tensors, by name. check_source: called with the
+    data: a fingerprint of the training data. shapes: of the model's tensors, by name. check_source: called with the
     folder of the weights that a new run is to start from, to refuse them before anything is moved. With resume=false
-    what is there is neither continued nor overwritten. A run with other decisive parameters or other data is never
-    continued.
+    nothing that exists is continued or overwritten. A run with other decisive parameters or data is never continued.
     """
-    folder, wanted = Path(folder).resolve(), identity(config, data)
     if not config.resume:
         move_aside(folder)
         return Run(folder, config, data)
-    mend(folder / "checkpoints")
+    recover(folder.checkpoints)
     own = newest_whole(folder, own=True)
-    agrees = own is None or wanted.items() <= own[1].items()
+    agrees = own is None or own.agrees(config, data)
     source = find_source(config.resume_from, folder, agrees)
-    from_itself = source is not None and source.is_relative_to(folder)
-    if not from_itself:
-        refuse_other_parameters(folder, config)
-    if not (agrees or from_itself):
+    if source is None or not source.is_relative_to(folder.path):
+        refuse_other_run(folder, config, agrees)
+    candidates = [own] if own and agrees else []
+    candidates += attached_checkpoints(([source] if source else []) + input_roots, config, data)
+    fitting = [one for one in candidates if not mismatches(shapes, shapes_in(one.path))]
+    chosen = max(fitting or candidates, key=lambda one: one.facts["batch"], default=None)  # its own, where level
+    if fitting:
+        return go_on(Run(folder, config, data), own, chosen)
+    weights = chosen.path if chosen else start_of(folder, config, source)
+    if weights is None:
+        return Run(folder, config, data)
+    if chosen:
+        print(f"{chosen.path} holds another model than this one: its training cannot go on.")
+    return start_from(Run(folder, config, data, weights), own, shapes, check_source)
+
+
+def refuse_other_run(folder: RunFolder, config: Config, agrees: bool) -> None:
+    """Raise ConfigError where the run in a folder is another one than the one to train."""
+    refuse_other_parameters(folder, config)
+    if not agrees:
         raise ConfigError(
             f"the run in {folder} was trained on other people or images, or not with what its config.json says: attach "
             f"those again to go on, or give resume_from={folder} to start a new run from its weights, resume=false to "
             "start fresh (either way the old run is moved aside), or another run_dir."
         )
-    found = [(own[1]["batch"], own[0])] if own and agrees else []
-    named = [source] if source and saved_in(source) else []
-    found += [(facts["batch"], checkpoint) for checkpoint, facts in attached_runs(named + input_roots, wanted)]
-    fitting = [one for one in found if not mismatches(shapes, shapes_in(one[1]))]
-    batch, checkpoint = max(fitting or found, key=lambda one: one[0], default=(0, None))  # its own, where level
-    if fitting and own and checkpoint == own[0]:
-        finished = ", finished: nothing is left to train (resume=false starts fresh)" if own[1]["finished"] else ""
-        print(f"Going on from {folder}, {batch} batches done{finished}.")
-    elif fitting:
-        if own and own[1]["batch"] >= batch:  # of another model
-            move_aside(folder)
-        print(f"Going on from the attached run {checkpoint.parents[2]}, {batch} batches done.")
-        copy_run(checkpoint, folder)
-    elif weights := checkpoint or start_of(folder, config, source):
-        if checkpoint:
-            print(f"{checkpoint} holds another model than this one: its training cannot go on.")
-        refuse_stranger(shapes, weights)
-        check_source(weights)
-        if own or weights.is_relative_to(folder):
-            aside = move_aside(folder)
-            weights = aside / weights.relative_to(folder) if weights.is_relative_to(folder) else weights
-        return Run(folder, config, data, weights_from=weights)
-    return Run(folder, config, data)
 
 
-def start_of(folder: Path, config: Config, source: Path | None) -> Path | None:
+def go_on(run: Run, own: Checkpoint | None, chosen: Checkpoint) -> Run:
+    """The run, going on from a checkpoint of its own or from a copy of an attached one."""
+    batch = chosen.facts["batch"]
+    if own and chosen.path == own.path:
+        finished = ", finished: nothing is left to train (resume=false starts fresh)" if own.facts["finished"] else ""
+        print(f"Going on from {run.folder}, {batch} batches done{finished}.")
+        return run
+    if own and own.facts["batch"] >= batch:  # of another model
+        move_aside(run.folder)
+    print(f"Going on from the attached run {chosen.run}, {batch} batches done.")
+    copy_run(chosen.path, run.folder)
+    return run
+
+
+def start_from(run: Run, own: Checkpoint | None, shapes: Shapes, check_source: Callable[[Path], object]) -> Run:
+    """The run, new, starting from the weights in `weights_from`; an earlier run in its folder is moved aside."""
+    weights = run.weights_from
+    refuse_stranger(shapes, weights)
+    check_source(weights)
+    inside = weights.is_relative_to(run.folder.path)
+    if own or inside:
+        aside = move_aside(run.folder)
+        if inside:
+            run.weights_from = aside.path / weights.relative_to(run.folder.path)
+    return run
+
+
+def start_of(folder: RunFolder, config: Config, source: Path | None) -> Path | None:
     """The model that a new run starts from: the one named, or the one that an interrupted start had; raises
     ConfigError, DamagedError."""
-    note = folder / STARTED_FROM
-    if source is None and note.is_file() and (config.resume_from or not differences(folder, config)):
+    note = folder.started_from
+    if source is None and note.is_file() and (config.resume_from or not config.differences(folder.parameters())):
         source = Path(str(read_json(note).get("weights")))  # it ended before its first checkpoint
         if not source.is_dir():
             raise ConfigError(f"{note} names {source} to start from, which is gone: restore it, or give resume=false.")
@@ -109,13 +122,13 @@ def start_of(folder: Path, config: Config, source: Path | None) -> Path | None:
 def weights_of(source: Path) -> Path:
     """The folder of the model in a run, its newest checkpoint's, or of the model that is there itself; raises
     DamagedError."""
-    saved = newest_whole(source, own=False)
+    saved = newest_whole(RunFolder(source), own=False)
     if saved is None:
         check_seal(source)
-    return saved[0] if saved else source
+    return saved.path if saved else source
 
 
-def find_source(given: str, folder: Path, agrees: bool) -> Path | None:
+def find_source(given: str, folder: RunFolder, agrees: bool) -> Path | None:
     """The folder of a run or of a model that resume_from names, or None; raises ConfigError.
 
     None too where it names something in the new run's own folder, and the run there, which agrees in its parameters or
@@ -126,11 +139,11 @@ def find_source(given: str, folder: Path, agrees: bool) -> Path | None:
         source.exists()
     except OSError as error:  # a name too long for any file
         raise ConfigError(f"resume_from={given:.100}: {error.strerror}: correct it.") from None
-    if not given or (source.is_relative_to(folder) and (folder / STARTED_FROM).is_file() and agrees):
+    if not given or (source.is_relative_to(folder.path) and folder.started_from.is_file() and agrees):
         return None
     if source.parent.name == "last" and (source / "progress.json").is_file():
-        source = source.parents[2]  # of a checkpoint to its run
-    if not saved_in(source) and not (source / "model.safetensors").is_file():
+        source = RunFolder.around(source).path
+    if not RunFolder(source).saved and not (source / "model.safetensors").is_file():
         raise ConfigError(
             f"resume_from={given}: neither a run with a checkpoint nor a model is there: name a run's folder, such as "
             "runs/demo, or one of those in its checkpoints, or leave resume_from out."
@@ -138,72 +151,40 @@ def find_source(given: str, folder: Path, agrees: bool) -> Path | None:
     return source
 
 
-def refuse_other_parameters(folder: Path, config: Config) -> None:
-    """Raises ConfigError where the run in a folder has checkpoints of other decisive parameters, unless a new run is
-    to start from them."""
-    starts_from_it = config.resume_from and Path(config.resume_from).resolve().is_relative_to(folder)
-    if saved_in(folder) and not starts_from_it and (differ := differences(folder, config)):
-        raise ConfigError(
-            f"the run in {folder} was trained with other parameters ({differ}): give those again to go on, "
-            f"resume_from={folder} to start a new run from its weights, resume=false to start fresh (either way the "
-            "old run is moved aside), or another run_dir."
-        )
-
-
-def differences(folder: Path, config: Config) -> str:
-    """The decisive parameters in which the run in a folder differs from the config, in words; empty if in none."""
-    if not (Path(folder) / "config.json").exists():
-        return ""
-    before, now = read_json(Path(folder) / "config.json"), config.as_dict()
-    decisive = [f.name for f in dataclasses.fields(Config) if f.metadata["result"]]
-    differ = [f"{n}: {quoted(before.get(n))} then, {quoted(now[n])} now" for n in decisive if before.get(n) != now[n]]
-    more = f" and {len(differ) - LISTED} more" if len(differ) > LISTED else ""
-    return ", ".join(differ[:LISTED]) + more
-
-
-@main_only
-def move_aside(folder: Path) -> Path:
-    """Give the run in a folder another name, if there is one, and return it: starting fresh never deletes."""
-    folder = Path(folder)
-    if not (folder / "config.json").is_file() and not saved_in(folder):
-        return folder
-    aside = free_name(folder.with_name(f"{folder.name}.old"))
-    folder.rename(aside)
-    print(f"The run that was in {folder} is now in {aside}.")
-    return aside
-
-
-def attached_runs(roots: list[Path], wanted: dict[str, str]) -> Iterator[tuple[Path, dict]]:
+def attached_checkpoints(roots: list[Path], config: Config, data: str) -> Iterator[Checkpoint]:
     """The newest whole checkpoint of each run below the roots, such as the output of an earlier notebook version, that
-    agrees with what is wanted; names the runs that it passes over."""
-    folders = {file.parents[3] for root in roots for file in Path(root).glob("**/checkpoints/last/*/progress.json")}
-    for folder in sorted(folders):
+    agrees in parameters and data; names the runs that it passes over."""
+    files = (file for root in roots for file in Path(root).glob("**/checkpoints/last/*/progress.json"))
+    for folder in sorted({RunFolder.around(file.parent).path for file in files}):
         try:
-            found = newest_whole(folder, own=False)
+            found = newest_whole(RunFolder(folder), own=False)
+            differing = found.differences(config) if found else {}
         except DamagedError as error:
             print(error)
             continue
-        if found and wanted.items() <= found[1].items():
+        if found and found.agrees(config, data):
             yield found
         elif found:
-            print(f"Passed over {folder}: a run with other parameters or other data.")
+            why = f"other parameters ({describe(differing)})" if differing else "other people or images"
+            print(f"Passed over {folder}: a run with {why}.")
 
 
-def copy_run(checkpoint: Path, folder: Path) -> None:
+def copy_run(checkpoint: Path, folder: RunFolder) -> None:
     """Copy a run to where it can be written: each of its models whole or not at all, and the checkpoint to go on from
     after the rest. Without the permissions, since inputs are read-only."""
-    source = checkpoint.parents[2]
-    models = [path for path in checkpoint.parents[1].iterdir() if path.is_dir() and path.suffix != UNFINISHED]
+    source = RunFolder.around(checkpoint)
+    models = [path for path in source.checkpoints.iterdir() if path.is_dir() and path.suffix != UNFINISHED]
     with disk_errors(folder):
-        for file in source.rglob("*"):
-            if file.is_file() and checkpoint.parents[1] not in file.parents:
-                (copy := folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        for file in source.path.rglob("*"):
+            if file.is_file() and source.checkpoints not in file.parents and file != source.lock_file:
+                copy = folder.path / file.relative_to(source.path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
-    for one in [*(model for model in models if model.name != "last"), checkpoint]:
-        with sealed_folder(folder / one.relative_to(source)) as copy:
-            for file in one.iterdir():
+    for model in [*(model for model in models if model != source.last), checkpoint]:
+        with sealed_folder(folder.path / model.relative_to(source.path)) as copy:
+            for file in model.iterdir():
                 flush(shutil.copyfile(file, copy / file.name))
-    mend(folder / "checkpoints")  # what a kill had left half done there
+    recover(folder.checkpoints)  # what a kill had left half done there
 
 
 def shapes_of(model: nn.Module) -> Shapes:
@@ -247,10 +228,11 @@ def refuse_stranger(ours: Shapes, folder: Path) -> None:
         )
 
 
-def take_over(model: nn.Module, folder: Path) -> None:
+def load_matching(model: nn.Module, folder: Path) -> None:
     """Give a new model the weights of an earlier one where name and shape agree; prints every tensor that does not,
     with advice."""
-    theirs, ours = load_file(Path(folder) / "model.safetensors"), shapes_of(model)
+    theirs = load_file(Path(folder) / "model.safetensors")
+    ours = shapes_of(model)
     differ = mismatches(ours, {name: tuple(tensor.shape) for name, tensor in theirs.items()})
     taken = {name: tensor for name, tensor in theirs.items() if name not in differ}
     model.load_state_dict(taken, strict=False)
@@ -264,38 +246,13 @@ def take_over(model: nn.Module, folder: Path) -> None:
 
 
 def people_behind(weights: Path) -> list[str]:
-    """The people on whom the model in a folder, or an earlier one that it started from, was trained; raises
+    """The people that the model in a folder, or an earlier one that it started from, was trained on; raises
     ConfigError, DamagedError."""
-    run = next((parent for parent in weights.parents if (parent / "trained_on.json").is_file()), None)
+    runs = (RunFolder(parent) for parent in weights.parents)
+    run = next((run for run in runs if run.trained_on.is_file()), None)
     if run is None:
         raise ConfigError(
-            f"resume_from={weights}: no trained_on.json above it says whom it was trained on: attach the whole run."
+            f"resume_from={weights}: no trained_on.json above it says which people it was trained on: attach the whole "
+            "run."
         )
-    return people_in(run / "trained_on.json")
-
-
-def find_trained(folder: Path, input_roots: list[Path]) -> Path:
-    """The folder of the best model of this run, or of the one attached run; raises ConfigError."""
-    best = Path(folder) / "checkpoints" / "best"
-    if not best.is_dir():
-        mend(best.parent)
-    if (best / "model.json").is_file():
-        return best
-    attached = {file.parent for root in input_roots for file in Path(root).glob("**/checkpoints/best/model.json")}
-    found = without_copies(attached) if len(attached) > 1 else [*attached]
-    if len(found) > 1:
-        raise ConfigError(f"{len(found)} trained runs are attached: choose one by run_dir={found[0].parents[1]}, …")
-    if not found:
-        raise ConfigError(
-            f"no trained model in {folder} and none attached: run train.ipynb first, for an epoch at least, attach its "
-            "output (Add Input > Notebook Output), or give run_dir."
-        )
-    return found[0]
-
-
-def without_copies(models: set[Path]) -> list[Path]:
-    """Of folders that hold the same weights the one that an evaluation has left, else the first; raises
-    DamagedError."""
-    evaluated_first = sorted(models, key=lambda model: (not (model / DECISION_FILE).is_file(), model))
-    by_weights = {read_sums(model).get(WEIGHTS_FILE): model for model in reversed(evaluated_first)}
-    return sorted(by_weights.values())
+    return run.people()

@@ -1,4 +1,4 @@
-"""Experiment trackers that can fail, hang, be missing or be out of reach without ending a run."""
+"""Experiment trackers, which may fail, hang, be missing or out of reach without ending a run."""
 
 import os
 from urllib.parse import urlparse
@@ -8,7 +8,10 @@ from accelerate.tracking import MLflowTracker, WandBTracker
 from dcal_core.config.shared import Config
 from dcal_core.environment import TimedThread, reachable, redacted, secret
 
-OPEN_WAIT_S, LOG_WAIT_S, FINISH_WAIT_S = 60, 20, 120  # how long a tracker may take
+OPEN_WAIT_S = 60  # how long a tracker may take
+LOG_WAIT_S = 20
+FINISH_WAIT_S = 120
+API_WAIT_S = 10  # how long wandb may take to say which teams a key belongs to
 MLFLOW_PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -16,19 +19,21 @@ MLFLOW_PATIENCE = {
 
 
 class Tracker:
-    """Passes figures on to a tracker of Accelerate's, or to none; the first failure, or a wait too long, is said once
-    and ends the tracking. run_id: by which a later session goes on with its curves."""
+    """Passes metrics on to one of Accelerate's trackers, or to none; the first failure or time-out is printed once and
+    ends the tracking. run_id: with it a later session continues the curves."""
 
-    def __init__(self, tracker=None, aside: TimedThread | None = None, run_id: str = "", cure: str = ""):
-        self.tracker, self.run_id, self.cure = tracker, run_id, cure
-        self.aside = aside or TimedThread()
+    def __init__(self, tracker=None, thread: TimedThread | None = None, run_id: str = "", cure: str = ""):
+        self.tracker = tracker
+        self.thread = thread or TimedThread()
+        self.run_id = run_id
+        self.cure = cure
 
     def attempt(self, wait_s: float, action: str, *arguments, **keywords) -> None:
         """Call the tracker, if there is one that still works."""
         if self.tracker is None:
             return
         try:
-            self.aside.call(wait_s, getattr(self.tracker, action), *arguments, **keywords)
+            self.thread.call(wait_s, getattr(self.tracker, action), *arguments, **keywords)
         except Exception as error:  # a tracker may raise anything, and training is worth more than its curves
             print(f"Tracking ended ({redacted(error)}); training goes on, metrics.jsonl has every figure.{self.cure}")
             self.tracker = None
@@ -43,19 +48,20 @@ class Tracker:
 
 
 def open_tracker(config: Config, run_name: str, run_id: str) -> Tracker:
-    """The tracker that the config asks for, its mode chosen before its first call; prints one line where it falls
-    short. run_id: of an earlier session of this run with the same tracker, or empty."""
+    """The tracker that the config names, its mode chosen before its first call; prints one line if it cannot be had.
+    run_id: of an earlier session of this run with the same tracker, or empty."""
     if config.tracker == "none":
         return Tracker()
     kind, _, earlier = run_id.partition(":")
-    earlier, aside = earlier if kind == config.tracker else "", TimedThread()
+    earlier = earlier if kind == config.tracker else ""
+    thread = TimedThread()
     opening = {"wandb": wandb_tracker, "mlflow": mlflow_tracker}[config.tracker]
     try:
-        opened, own_id, cure = aside.call(OPEN_WAIT_S, opening, config, run_name, earlier)
+        opened, own_id, cure = thread.call(OPEN_WAIT_S, opening, config, run_name, earlier)
     except Exception as error:  # as above
         print(f"No tracking by {config.tracker} ({redacted(error)}); metrics.jsonl has every figure.")
         return Tracker()
-    tracker = Tracker(opened, aside, f"{config.tracker}:{own_id}", cure)
+    tracker = Tracker(opened, thread, f"{config.tracker}:{own_id}", cure)
     if not earlier:
         tracker.attempt(LOG_WAIT_S, "store_init_configuration", config.as_dict())
     return tracker
@@ -74,7 +80,7 @@ def wandb_tracker(config: Config, run_name: str, run_id: str) -> tuple[WandBTrac
         config.tracker_project,
         name=run_name,
         id=run_id or None,
-        entity=config.wandb_entity or None,
+        entity=wandb_entity(config.wandb_entity) if online else None,
         mode="online" if online else "offline",
         resume="allow" if online else None,
         settings={"init_timeout": OPEN_WAIT_S / 2},  # its own limit first: what hangs would hang again when it exits
@@ -86,6 +92,23 @@ def wandb_tracker(config: Config, run_name: str, run_id: str) -> tuple[WandBTrac
         why = "no network" if key else "no key in the secret WANDB_API_KEY"
         print(f"wandb runs offline ({why}); later: {later}")
     return tracker, tracker.run.id, f" Later: {later}"
+
+
+def wandb_entity(team: str) -> str | None:
+    """The team, if the key belongs to it; else None, the key's own default entity, with a line that says so."""
+    if not team:
+        return None
+    import wandb  # which a run without it does not need
+
+    try:
+        viewer = wandb.Api(timeout=API_WAIT_S).viewer
+        if team == viewer.entity or team in viewer.teams:
+            return team
+        why = f"is no member of wandb_entity={team}"
+    except Exception as error:  # of the network, of the server, of another version of wandb
+        why = f"could not be looked up in wandb_entity={team} ({redacted(error)})"
+    print(f"The key in WANDB_API_KEY {why}, so this run goes to its own default entity.")
+    return None
 
 
 def mlflow_tracker(config: Config, run_name: str, run_id: str) -> tuple[MLflowTracker, str, str]:

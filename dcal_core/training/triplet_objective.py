@@ -26,19 +26,21 @@ class TwinTriplets(nn.Module):
 
     def __init__(self, margin: float, distance: str):
         super().__init__()
-        self.margin, self.distance = margin, DISTANCES[distance]
+        self.margin = margin
+        self.distance = DISTANCES[distance]
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of embeddings [3 T, E], anchor, positive and negative by turns, and for the log the mean distances
+        """The loss of embeddings [3 T, E], anchor, positive and negative in turn, and for the log the mean distances
         d_ap and d_an and the share of the triplets that are active, whose loss is above 0."""
         anchor, positive, negative = embedding.unflatten(0, (-1, 3)).unbind(1)  # [T, E] each
-        d_ap, d_an = self.distance(anchor, positive), self.distance(anchor, negative)  # [T]
+        d_ap = self.distance(anchor, positive)  # [T]
+        d_an = self.distance(anchor, negative)  # [T]
         violation = (d_ap - d_an + self.margin).relu()
         return violation.mean(), {"d_ap": d_ap.mean(), "d_an": d_an.mean(), "active": (violation > 0).float().mean()}
 
 
 class TripletObjective(nn.Module):
-    """The triplet loss, plus softmax_weight x a margin softmax over all people; of weight 0 it does not exist.
+    """The triplet loss, plus softmax_weight x a margin softmax over all people, which a weight of 0 leaves out.
 
     width: of the model's embedding.
     """
@@ -58,7 +60,8 @@ class TripletObjective(nn.Module):
         adaface_h: float,
     ):
         super().__init__()
-        self.triplets, self.softmax_weight = TwinTriplets(twin_margin, triplet_distance), softmax_weight
+        self.triplets = TwinTriplets(twin_margin, triplet_distance)
+        self.softmax_weight = softmax_weight
         self.identity = None
         if softmax_weight:
             self.identity = MarginSoftmax(
@@ -66,7 +69,7 @@ class TripletObjective(nn.Module):
             )
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of images [b, 3, S, S], this process's, anchor, positive and negative by turns, with person [B] of
+        """The loss of images [b, 3, S, S], this process's, anchor, positive and negative in turn, with person [B] of
         those of all processes; the model gives "embedding" of all processes, [B, width]."""
         embedding = model(batch["images"])["embedding"]
         with torch.autocast(batch["images"].device.type, enabled=False):  # cosines times 30 need fp32

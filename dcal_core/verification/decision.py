@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcal_core.models.files import DECISION_FILE, WEIGHTS_FILE
+from dcal_core.runs import DECISION_FILE, WEIGHTS_FILE
 from dcal_core.storage import (
     CURE,
     SUMS,

@@ -1,8 +1,10 @@
 """Which files of dcal_core a notebook needs: those that its script imports, and those that they import."""
 
 import ast
+import re
 from pathlib import Path
 
+NAMED = re.compile(r"(dcal_core(?:\.\w+)+)(?::\w+)?")  # in a string: a module, perhaps with a name in it
 CELLS = Path(__file__).parent / "cells"  # what the builder adds to every notebook
 
 
@@ -33,10 +35,17 @@ def files_behind(name: str, root: Path) -> set[Path]:
 
 
 def imported_files(source: str, place: str, root: Path) -> set[Path]:
-    """The dcal_core files that a source imports, at its top or inside functions; `place` is its path in messages."""
+    """The dcal_core files that a source imports, at its top or inside functions, or names in a string of its own, such
+    as "dcal_core.recipes.dcal:DCALRecipe" in a table; `place` is its path in messages.
+
+    The commands that `__main__.py` names do not count: a notebook needs its own one alone.
+    """
     files = set()
+    tables = not place.endswith("__main__.py")
     try:
         for node in ast.walk(ast.parse(source)):
+            if tables and isinstance(node, ast.Constant) and (named := NAMED.fullmatch(str(node.value))):
+                files |= files_behind(named[1], root)
             if isinstance(node, ast.Import | ast.ImportFrom):
                 if getattr(node, "level", 0):
                     raise BuildError("relative import; write `from dcal_core... import ...`")

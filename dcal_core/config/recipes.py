@@ -1,0 +1,109 @@
+"""Which recipe a set of parameters is for, and how presets and given values are read.
+
+Values come from defaults < `params/<preset>.yaml` < papermill's `-p`, `-f` and `-y`.
+"""
+
+import difflib
+import pkgutil
+from pathlib import Path
+
+import yaml
+
+from dcal_core.config.parameters import read
+from dcal_core.config.shared import Config
+from dcal_core.errors import ConfigError, quoted
+
+DEFAULT = "dcal"
+CLASSES = {  # a recipe's name to the class of its parameters
+    "dcal": "dcal_core.config.dcal:DCALConfig",
+    "adaface": "dcal_core.config.adaface:AdaFaceConfig",
+}
+
+
+def class_of(recipe: str) -> type[Config]:
+    """The class of a recipe's parameters."""
+    return pkgutil.resolve_name(CLASSES[recipe])
+
+
+def parameters_of(values: dict) -> type[Config]:
+    """The class of the recipe that some values name; raises ConfigError for a recipe that does not exist."""
+    recipe = values.get("recipe", DEFAULT)
+    if not isinstance(recipe, str) or recipe not in CLASSES:
+        raise ConfigError(f"parameter recipe={quoted(recipe)}: takes one of {', '.join(CLASSES)}.")
+    return class_of(recipe)
+
+
+def check_names(kind: type[Config], values: dict, origin: str) -> None:
+    """Refuse a name that a recipe lacks, with the recipes that have it, or with the nearest name."""
+    for name in values:
+        if name in kind.model_fields:
+            continue
+        if owners := [recipe for recipe in CLASSES if name in class_of(recipe).model_fields]:
+            raise ConfigError(
+                f"{name}={quoted(values[name])} in {origin}: without effect in "
+                f"recipe={kind.model_fields['recipe'].default}, it belongs to {' and '.join(owners)}: leave it out."
+            )
+        raise ConfigError(f"unknown parameter {quoted(name)} in {origin}: {nearest(name, kind)}")
+
+
+def nearest(name: object, kind: type[Config]) -> str:
+    """Advice for a name that no recipe has."""
+    near = difflib.get_close_matches(str(name), kind.model_fields, n=1)
+    return f"did you mean {near[0]}?" if near else "docs/parameters.md lists all parameters."
+
+
+def read_config(values: dict, origin: str) -> Config:
+    """One recipe's parameters, checked; raises ConfigError."""
+    kind = parameters_of(values)
+    check_names(kind, values, origin)
+    return read(kind, values)
+
+
+def presets(params_dir: Path) -> list[str]:
+    """Names of the presets in a folder."""
+    return sorted(path.stem for path in Path(params_dir).glob("*.yaml"))
+
+
+def read_preset(preset: str, params_dir: Path) -> dict:
+    """The values in a preset's file as they are written; raises ConfigError."""
+    path = Path(params_dir) / f"{preset}.yaml"
+    if preset not in presets(params_dir):
+        raise ConfigError(f"preset={preset!r}: takes one of {', '.join(presets(params_dir))}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
+        names = [key.value for key, _ in yaml.compose(text, yaml.SafeLoader).value] if values else []
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): put a file there.") from None
+    except Exception as error:  # a value that does not fit its tag makes PyYAML raise almost anything
+        reason = [type(error).__name__, *str(error).splitlines()][: 2 if str(error) else 1][-1]
+        raise ConfigError(f"{path} is not YAML ({reason:.200}): write one `name: value` a line.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}: write one `name: value` a line.")
+    if len(values) < len(names):  # YAML takes the last one silently
+        raise ConfigError(f"{path} holds {max(names, key=names.count)!r} more than once: keep one of them.")
+    return values
+
+
+def load(preset: str, params_dir: Path, overrides: dict) -> Config:
+    """Defaults, then the preset's file, then the overrides, as one checked Config; raises ConfigError."""
+    values = read_preset(preset, params_dir)
+    kind = parameters_of(values | overrides)
+    check_names(kind, values, f"{preset}.yaml")
+    check_names(kind, overrides, "the given parameters")
+    return read(kind, values | overrides)
+
+
+def check_given(given: dict, params_dir: Path) -> None:
+    """Refuse misspelt names and impossible values among a notebook's parameters, before anything slow is loaded."""
+    values = dict(given)
+    preset = values.pop("preset", "auto")
+    if preset == "auto":  # the recipe is known only once the data and the GPU have been looked for
+        fitting = [recipe for recipe in CLASSES if set(values) <= set(class_of(recipe).model_fields)]
+        kind = parameters_of({"recipe": fitting[0]} | values if fitting else values)
+    elif preset in presets(params_dir):
+        kind = parameters_of(read_preset(preset, params_dir) | values)
+    else:
+        raise ConfigError(f"preset={preset!r}: takes auto or one of {', '.join(presets(params_dir))}.")
+    check_names(kind, values, "the given parameters")
+    read(kind, values, agreeing=False)

@@ -1,0 +1,1 @@
+"""What each system brings to training, one file a system."""

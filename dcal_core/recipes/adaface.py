@@ -1,0 +1,107 @@
+"""AdaFace fine-tuned on triplets of twins: a person, the same person, the co-twin."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dcal_core.config.adaface import AdaFaceConfig
+from dcal_core.data.splits import Split
+from dcal_core.data.triplets import TripletBatches
+from dcal_core.distributed import rank, world_size
+from dcal_core.models.face_weights import write_face_weights
+from dcal_core.models.files import load_model
+from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
+from dcal_core.storage import disk_errors, read_json
+from dcal_core.training.checkpoints import Run, bytes_of
+from dcal_core.training.curves import Line, Panel
+from dcal_core.training.triplet_objective import TripletObjective
+from dcal_core.verification.encoding import encode_images
+
+FORMS = {"adaface": "ckpt", "cvlface": "pt"}  # whose loader reads the file, and its ending
+
+
+class AdaFaceRecipe(AdamWCosineRecipe):
+    """Fine-tunes a face network, whole or with the backbone frozen."""
+
+    config: AdaFaceConfig
+    curves = (
+        Panel(
+            "Training losses",
+            "loss",
+            (Line("embedding/identity", "identity", 3), Line("embedding/twin", "twin", 3, "--")),
+        ),
+        Panel(
+            "Triplets",
+            "distance, share, loss",
+            (
+                Line("d_ap", "distance to the same person", 0),
+                Line("d_an", "distance to the co-twin", 1),
+                Line("active", "share of triplets with a loss", 2),
+                Line("embedding/twin", "mean loss of all triplets", 3),
+            ),
+        ),
+    )
+
+    def batches(self, split: Split) -> TripletBatches:
+        """Triplets of two images of a person and one of the co-twin, a share of all that each family has."""
+        config = self.config
+        return TripletBatches(
+            split.index,
+            split.images,
+            triplets_per_batch=config.triplets_per_batch,
+            train_percentage=config.train_percentage,
+            steps_per_epoch=config.steps_per_epoch,
+            seed=config.seed,
+            parts=config.accumulation,
+            rank=rank(),
+            world=world_size(),
+        )
+
+    def objective(self, model: nn.Module, people: int) -> TripletObjective:
+        """The triplet loss on the model's embedding, plus an identity margin softmax where it has a weight."""
+        config = self.config
+        return TripletObjective(
+            width=model.widths["embedding"],
+            people=people,
+            twin_margin=config.twin_margin,
+            triplet_distance=config.triplet_distance,
+            margin_softmax=config.margin_softmax,
+            softmax_margin=config.softmax_margin,
+            softmax_scale=config.softmax_scale,
+            softmax_weight=config.softmax_weight,
+            label_smoothing=config.label_smoothing,
+            adaface_h=config.adaface_h,
+        )
+
+    def start(self, model: nn.Module, objective: TripletObjective, split: Split) -> None:
+        """Put each person's class centre at the mean of their unit embeddings, if there are centres: random ones
+        would at first undo what the model has learnt."""
+        if objective.identity is None:
+            return
+        device = next(model.parameters()).device
+        features = encode_images(model, split.images, self.config.encode_batch, device)
+        embeddings = F.normalize(features.parts["embedding"], dim=-1)
+        means = torch.zeros_like(objective.identity.centres, device="cpu")
+        objective.identity.start_from(means.index_add(0, torch.as_tensor(split.index.person_of), embeddings))
+
+    def export(self, run: Run) -> list[Path]:
+        """The best model as AdaFace's own loader (.ckpt) and CVLFace's (.pt) take it, under a name that tells how it
+        was trained; raises StorageError."""
+        config = self.config
+        best = run.folder.best
+        model = load_model(best)
+        mode = "frozen" if config.frozen_backbone else "full"
+        epoch = read_json(best / "facts.json")["epoch"]
+        about = f"{mode}_{config.train_percentage:g}pct_margin{config.twin_margin:g}_epoch{epoch}"
+        name = f"twin_tuned_{config.backbone.replace('_', '')}_{about}"
+        state = model.face_weights()
+        with disk_errors(run.folder.exports):
+            run.folder.exports.mkdir(exist_ok=True)
+        files = []
+        for form, ending in FORMS.items():
+            run.make_room(bytes_of(state))
+            files.append(run.folder.exports / f"{name}.{ending}")
+            write_face_weights(files[-1], state, form, model.colour_order)
+        return files

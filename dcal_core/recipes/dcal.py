@@ -1,0 +1,81 @@
+"""Dual Cross-Attention Learning: families in a batch, and per branch an identity loss and a loss on twins."""
+
+from torch import nn
+
+from dcal_core.config.dcal import DCALConfig
+from dcal_core.data.augmentation import blend_people
+from dcal_core.data.batches import FamilyBatches
+from dcal_core.data.splits import Split
+from dcal_core.distributed import rank, world_size
+from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
+from dcal_core.training.curves import Line, Panel
+from dcal_core.training.objectives import DCALObjective
+from dcal_core.training.recipe import Part
+
+BRANCHES = {"sa": "SA", "glca": "GLCA", "pwca": "PWCA"}
+LOSSES = [
+    Line(f"{branch}/{loss}", f"{label} {loss}", colour, style)
+    for colour, (branch, label) in enumerate(BRANCHES.items())
+    for loss, style in (("identity", "-"), ("twin", "--"))
+]
+
+
+class DCALRecipe(AdamWCosineRecipe):
+    """Trains the three branches of DCAL together."""
+
+    config: DCALConfig
+    curves = (Panel("Training losses", "loss", (*LOSSES, Line("similarity/verification", "learned similarity", 3))),)
+
+    @property
+    def skips_layers(self) -> bool:
+        """Without a partner in some of the steps, PWCA's neck and losses get no gradient there."""
+        return 0 < self.config.pwca_prob < 1
+
+    def batches(self, split: Split) -> FamilyBatches:
+        """Families x two siblings x images, with partners for the pair-wise branch."""
+        config = self.config
+        return FamilyBatches(
+            split.index,
+            split.images,
+            families_per_batch=config.families_per_batch,
+            images_per_person=config.images_per_person,
+            steps_per_epoch=config.steps_per_epoch,
+            seed=config.seed,
+            pwca_prob=config.pwca_prob if config.pwca_first else 0.0,
+            pwca_partner=config.pwca_partner,
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            parts=config.accumulation,
+            rank=rank(),
+            world=world_size(),
+        )
+
+    def augment(self, part: Part, seed: int) -> Part:
+        """Augmented images, with another person blended in where mixup or cutmix asks for it."""
+        part = super().augment(part, seed)
+        if "blend" in part:
+            part["images"] = blend_people(part["images"], part["donor"], part["blend"])
+        return part
+
+    def objective(self, model: nn.Module, people: int) -> DCALObjective:
+        """Identity margin softmax and twin loss on each branch, weighted against one another."""
+        config = self.config
+        return DCALObjective(
+            widths=model.widths,
+            people=people,
+            margin_softmax=config.margin_softmax,
+            softmax_margin=config.softmax_margin,
+            softmax_scale=config.softmax_scale,
+            softmax_weight=config.softmax_weight,
+            label_smoothing=config.label_smoothing,
+            adaface_h=config.adaface_h,
+            twin_loss=config.twin_loss,
+            twin_margin=config.twin_margin,
+            twin_temperature=config.twin_temperature,
+            twin_weight=config.twin_weight,
+            positive_ratio=config.positive_ratio,
+            hard_negative_ratio=config.hard_negative_ratio,
+            soft_negative_ratio=config.soft_negative_ratio,
+            loss_weighting=config.loss_weighting,
+            learned_similarity=config.similarity == "learned",
+        )

@@ -1,0 +1,76 @@
+"""What a system brings to training: the one thing that the training loop knows of it."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dcal_core.config.shared import Config
+from dcal_core.data.augmentation import Augmentation
+from dcal_core.data.batches import Batches
+from dcal_core.data.splits import Split
+from dcal_core.training.checkpoints import Run
+from dcal_core.training.curves import Panel
+
+Part = dict[str, Tensor]  # what one process works through at once; "images" [b, 3, S, S] and what goes with them
+
+
+class Recipe:
+    """One system's side of training; subclasses stand in `dcal_core.recipes`, one file each.
+
+    The loop calls, in this order: `batches` and `objective`; `start` in a new run whose model has learnt before;
+    before each epoch `refresh`; for each part of a batch `augment` and the objective; for each batch `lr_at` and a step
+    of the `optimizer`. A finished run is drawn by `curves`, and `export` writes it for other projects.
+    """
+
+    curves: tuple[Panel, ...]
+    skips_layers = False  # whether some parameters get no gradient in some of the steps
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.augmentation = Augmentation(
+            rotation_deg=config.rotation_deg,
+            shift=config.shift,
+            scale=config.scale,
+            brightness=config.brightness,
+            contrast=config.contrast,
+            flip_prob=config.flip_prob,
+            erase_prob=config.erase_prob,
+        )
+
+    def batches(self, split: Split) -> Batches:
+        """Training batches by step, each a pure function of the seed, the step and the batches' own state."""
+        raise NotImplementedError
+
+    def objective(self, model: nn.Module, people: int) -> nn.Module:
+        """A module: objective(model, part) -> (loss, figures for the log)."""
+        raise NotImplementedError
+
+    def optimizer(self, task: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of a module with `model` and `objective`; each parameter group has a `factor` of the learning
+        rate. It must skip a step where its `found_inf` is 1, as PyTorch's fused optimisers do."""
+        raise NotImplementedError
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate at a step of so many, before each group's factor."""
+        raise NotImplementedError
+
+    def augment(self, part: Part, seed: int) -> Part:
+        """A part on its device with images in [0, 1], randomly changed, and with them whatever must turn too; a pure
+        function of (part, seed)."""
+        return part | {"images": self.augmentation(part["images"].float() / 255, seed=seed)}
+
+    def refresh(self, model: nn.Module, batches: Batches, epoch: int) -> bool:
+        """Let the batches of the coming epoch depend on the model; returns whether they have changed.
+
+        epoch: counted from 0. What is decided belongs into the batches' `state_dict`, which is saved with every
+        checkpoint, so that resuming stays exact. Of several processes, process 0 decides for all.
+        """
+        return False
+
+    def start(self, model: nn.Module, objective: nn.Module, split: Split) -> None:
+        """Prepare the objective of a new run for a model that has learnt before."""
+
+    def export(self, run: Run) -> list[Path]:
+        """Write the best model as other projects read it, into the run's `exports`; returns the files."""
+        return []
