@@ -1,6 +1,5 @@
 """AdaFace's recipe from end to end on a few drawn twins: triplets, centres, what is frozen, and what a run leaves."""
 
-import dataclasses
 import json
 import shutil
 from functools import partial
@@ -23,17 +22,19 @@ from dcal_core.commands.train import (
     triplet_batches,
     triplet_objective,
 )
-from dcal_core.config.shared import Config, load
+from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
 from dcal_core.models.face_weights import read_face_weights
 from dcal_core.models.files import load_model, new_model
+from dcal_core.runs import RunFolder
 from dcal_core.storage import StorageError
 from dcal_core.training import loop
-from dcal_core.training.checkpoints import Run, saved_in
+from dcal_core.training.checkpoints import Run
 
-CONFIG = Config(
+CONFIG = DCALConfig(
     recipe="adaface",
     backbone="ir_18",
     width=8,
@@ -80,18 +81,18 @@ def trained(data, tmp_path_factory):
     return run, progress, left
 
 
-def changed(**values) -> Config:
-    return dataclasses.replace(CONFIG, **values)
+def changed(**values) -> DCALConfig:
+    return CONFIG.replace(**values)
 
 
-def model_of(config: Config):
+def model_of(config: DCALConfig):
     torch.manual_seed(0)
     return new_model(config, [])
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a run's newest checkpoint, by file and name."""
-    files = saved_in(folder)[0].glob("*.safetensors")
+    files = RunFolder(folder).saved[0].glob("*.safetensors")
     return {f"{file.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
@@ -150,7 +151,7 @@ def test_a_run_that_was_interrupted_ends_to_the_bit_as_one_that_was_not(data, tr
         torch.manual_seed(99)  # what is random follows from the seed and the batch
         run, progress = train_run(changed(time_budget_hours=hours), tmp_path / "run", data)
     assert progress.finished and run.history() == trained[0].history()
-    whole, interrupted = state_of(trained[0].folder), state_of(run.folder)
+    whole, interrupted = state_of(trained[0].folder), state_of(run.folder.path)
     assert whole.keys() == interrupted.keys() and all(torch.equal(whole[name], interrupted[name]) for name in whole)
 
 
@@ -207,7 +208,7 @@ def test_a_run_from_another_runs_weights_starts_its_centres_too(data, tmp_path, 
 
 def test_a_frozen_run_changes_nothing_but_the_embedding_layer(data, tmp_path, pretrained):
     run, _ = train_run(changed(**pretrained, frozen_backbone=True, softmax_weight=0.0), tmp_path / "run", data)
-    before, after = read_face_weights(Path(pretrained["weights"])).state, load_model(run.checkpoints / "best")
+    before, after = read_face_weights(Path(pretrained["weights"])).state, load_model(run.folder.checkpoints / "best")
     moved = {name for name, tensor in after.backbone.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"output_layer.3.weight", "output_layer.3.bias"}
 
@@ -217,25 +218,25 @@ def test_a_frozen_run_changes_nothing_but_the_embedding_layer(data, tmp_path, pr
 
 def test_a_finished_run_leaves_its_log_by_epoch_and_its_curves(trained, data):
     run, _, left = trained
-    assert left["training_log"] == run.folder / "training_log.json"
+    assert left["training_log"] == run.folder.path / "training_log.json"
     log, history = json.loads(left["training_log"].read_text()), run.history()
     assert log["data"] == data.label == "SYNTHETIC" and [one["epoch"] for one in log["epochs"]] == [1, 2]
     names = {"batch", "lr", "loss", "d_ap", "d_an", "active", "validation/eer", "validation/auc"}
     assert all(names <= one.keys() for one in log["epochs"])
     assert log["epochs"][0]["d_ap"] == history[0]["d_ap"]
     for name in ("loss_curves", "validation_curves"):
-        assert left[name] == run.folder / "figures" / f"{name}.png" and left[name].stat().st_size > 5000
+        assert left[name] == run.folder.path / "figures" / f"{name}.png" and left[name].stat().st_size > 5000
 
 
 def test_exported_weights_are_named_by_how_they_were_trained_and_give_the_same_embeddings(trained):
     run, _, left = trained
-    epoch = json.loads((run.checkpoints / "best" / "facts.json").read_text())["epoch"]
+    epoch = json.loads((run.folder.checkpoints / "best" / "facts.json").read_text())["epoch"]
     name = f"twin_tuned_ir18_full_100pct_margin0.3_epoch{epoch}"
-    assert left["exported"] == [run.folder / "models" / f"{name}.ckpt", run.folder / "models" / f"{name}.pt"]
+    assert left["exported"] == [run.folder.path / "models" / f"{name}.ckpt", run.folder.path / "models" / f"{name}.pt"]
     for file, order in zip(left["exported"], ("bgr", "rgb"), strict=True):
         found = read_face_weights(file)
         assert (found.depth, found.width, found.image_size, found.colour_order) == (18, 8, 32, order)
-        assert_same_embeddings(model_of(changed(weights=str(file))), load_model(run.checkpoints / "best"))
+        assert_same_embeddings(model_of(changed(weights=str(file))), load_model(run.folder.checkpoints / "best"))
 
 
 def assert_same_embeddings(*models) -> None:
@@ -249,16 +250,16 @@ def test_an_export_keeps_to_the_disk_budget(trained, tmp_path, refused):
     folder = Path(shutil.copytree(trained[0].folder, tmp_path / "run"))
     config = changed(disk_budget_gb=0.001)
     with refused(StorageError, "disk_budget_gb=0.001"):
-        export_face_weights(config, Run(folder, config, "x"))
+        export_face_weights(config, Run(RunFolder(folder), config, "x"))
 
 
 def test_the_name_tells_a_frozen_run_of_a_share_of_the_triplets(data, tmp_path, pretrained):
     given = {"frozen_backbone": True, "train_percentage": 12.5, "twin_margin": 0.5, "epochs": 1, "softmax_weight": 0.0}
     config = changed(**pretrained, **given)
     run, _ = train_run(config, tmp_path / "run", data)
-    first, _ = leave_results(Session(config, run.folder), run, data.label)["exported"]
+    first, _ = leave_results(Session(config, run.folder.path), run, data.label)["exported"]
     assert first.name == "twin_tuned_ir18_frozen_12.5pct_margin0.5_epoch1.ckpt"
-    best = load_model(run.checkpoints / "best")
+    best = load_model(run.folder.checkpoints / "best")
     assert best.colour_order == "bgr"  # as the weights that it started from
     assert_same_embeddings(model_of(changed(weights=str(first))), best)
 

@@ -10,18 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcal_core.config.shared import (
-    BATCH_OF,
-    FIELDS,
-    WITHOUT_EFFECT,
-    Config,
-    check,
-    check_given,
-    load,
-    presets,
-    read_value,
-    read_values,
-)
+from dcal_core.config.recipes import check_given, load, presets
 from dcal_core.errors import ConfigError, UserError
 
 PARAMS = Path(__file__).parents[1] / "params"

@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from dcal_core import distributed
 from dcal_core.commands import train as recipes
 from dcal_core.commands.train import train_in_processes
-from dcal_core.config.shared import Config, load
+from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.recipes import load
 from dcal_core.distributed import LaunchError, broadcast, gather, launch, main_first, main_only, rank, world_size
+from dcal_core.runs import RunFolder
 from dcal_core.training import loop
-from dcal_core.training.checkpoints import Progress, saved_in
+from dcal_core.training.checkpoints import Progress
 from dcal_core.training.loop import MemoryShort
 
 ROOT = Path(__file__).parents[1]
@@ -66,13 +68,13 @@ def on_a_cpu(monkeypatch):
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Those of the model, of the objective and of the moving average, if there is one."""
-    files = [file for file in saved_in(run)[0].glob("*.safetensors") if file.stem != "optimizer"]
+    files = [file for file in RunFolder(run).saved[0].glob("*.safetensors") if file.stem != "optimizer"]
     return {f"{file.stem}.{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def moments(run: Path) -> dict[str, torch.Tensor]:
     """What AdamW has summed up of the gradients; unlike its steps this shows a gradient of the wrong size."""
-    return load_file(saved_in(run)[0] / "optimizer.safetensors")
+    return load_file(RunFolder(run).saved[0] / "optimizer.safetensors")
 
 
 def logged(run: Path) -> list[dict]:
@@ -91,13 +93,13 @@ def test_two_processes_with_half_of_each_batch_train_as_one_with_all_of_it(toget
     batches = two_processes.Joined(dataclasses.replace(two_processes.CONFIG, **changes))
     run, progress, kept = two_processes.run_case(tmp_path / "alone", batches, **changes)
     assert progress.finished and progress.batch == 5
-    trained, alone = weights(together.runs / case), weights(run.folder)
+    trained, alone = weights(together.runs / case), weights(run.folder.path)
     assert {name: apart for name, apart in distances(trained, alone).items() if apart > 1e-5} == {}
     assert any(name.endswith("running_var") for name in trained)  # the necks' statistics are of the whole batch too
-    one, both = moments(run.folder), moments(together.runs / case)
+    one, both = moments(run.folder.path), moments(together.runs / case)
     assert one.keys() == both.keys()
     assert [name for name in one if (one[name] - both[name]).norm() > 1e-3 * one[name].norm()] == []
-    for a, b in zip(logged(run.folder), logged(together.runs / case), strict=True):
+    for a, b in zip(logged(run.folder.path), logged(together.runs / case), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
     # The comparison says something: training has moved what is compared.
     new = {f"model.{name}": tensor for name, tensor in two_processes.model_of(run.config).state_dict().items()}
@@ -120,7 +122,7 @@ def test_all_processes_keep_the_same_weights(together, case):
     assert kept[0].keys() == kept[1].keys() and all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
     of_file = load_file(together.runs / case / "checkpoints" / "best" / "model.safetensors")
     assert all(torch.equal(kept[0][name], of_file[name]) for name in kept[0])
-    averaged = saved_in(together.runs / case)[0] / "average.safetensors"
+    averaged = RunFolder(together.runs / case).saved[0] / "average.safetensors"
     assert averaged.is_file() == (case == "rarely")
     assert not averaged.is_file() or all(torch.equal(kept[0][n], tensor) for n, tensor in load_file(averaged).items())
 
@@ -308,7 +310,7 @@ def launched(monkeypatch):
 
 
 DATA = {"train": SimpleNamespace(index=SimpleNamespace(fingerprint=lambda: "the people and images"))}
-TWO = Config(nproc=2, families_per_batch=8)
+TWO = DCALConfig(nproc=2, families_per_batch=8)
 
 
 def memory_short(parts: int) -> LaunchError:
@@ -324,7 +326,7 @@ def test_all_begin_again_in_smaller_parts_as_often_as_the_memory_of_one_runs_out
     launched.errors += [memory_short(2), memory_short(4)]
     _, progress = train_in_processes(TWO, tmp_path / "demo", DATA)
     assert [config.accumulation for config in launched.configs] == [1, 2, 4] and progress.finished
-    assert {dataclasses.replace(config, accumulation=1) for config in launched.configs} == {launched.configs[0]}
+    assert {config.replace(accumulation=1) for config in launched.configs} == {launched.configs[0]}
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and said[0].endswith("accumulation=2.") and said[1].endswith("accumulation=4.")
 
@@ -340,5 +342,5 @@ def test_other_ends_are_passed_on(launched, tmp_path, end):
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_fresh_start_takes_no_attached_run_and_goes_on_only_from_what_it_has_kept(launched, tmp_path, keeps):
     launched.errors, launched.keeps = [memory_short(2)], keeps
-    train_in_processes(dataclasses.replace(TWO, resume=False), tmp_path / "demo", DATA)
+    train_in_processes(TWO.replace(resume=False), tmp_path / "demo", DATA)
     assert [config.resume for config in launched.configs] == [False, keeps]

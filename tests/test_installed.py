@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import dcal_core
-from dcal_core.config.shared import presets
+from dcal_core.config.recipes import presets
 from dcal_core.installation import presets_folder, program_name
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("dcal_core", "params", "pyproject.toml", "setup.py", "README.md", "LICENSE", "tests/requirements.txt")
 LOAD = """
-from dcal_core.config.shared import load, presets
+from dcal_core.config.recipes import load, presets
 from dcal_core.installation import presets_folder
 print(load("demo", presets_folder(), {}).backbone, *presets(presets_folder()))
 """

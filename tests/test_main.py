@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from dcal_core.commands import train as recipes
-from dcal_core.config.shared import load
+from dcal_core.config.recipes import load
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.models.files import load_model
 from dcal_core.training import loop

@@ -22,8 +22,8 @@ from dcal_core.storage import (
     check_seal,
     disk_errors,
     free_name,
-    mend,
     read_json,
+    recover,
     sealed_folder,
     size_of,
     write_text,
@@ -80,7 +80,7 @@ def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(sealed, capsy
             fill(sealed, "old")
         killed = killed_at(number, lambda: fill(sealed, "new"))
         half = sorted(sealed.parent.glob("*.new"))
-        mend(sealed.parent.parent)
+        recover(sealed.parent.parent)
         assert [path.name for path in sealed.parent.glob("*")] == ["best"] * sealed.exists()
         words.append(word_in(sealed) if sealed.exists() else "nothing")
         said = capsys.readouterr().out
@@ -105,9 +105,9 @@ def test_a_kill_while_mending_is_mended_too(sealed, tmp_path, killed_at):
         for moment in range(0, 1000, 3):
             shutil.rmtree(sealed.parent)
             shutil.copytree(state, sealed.parent)
-            if not killed_at(moment, lambda: mend(sealed.parent)):
+            if not killed_at(moment, lambda: recover(sealed.parent)):
                 break
-            mend(sealed.parent)
+            recover(sealed.parent)
             assert word_in(sealed) in ("old", "new") and os.listdir(sealed.parent) == ["best"]
             mended += 1
     assert len(states) > 5 and mended > 3
@@ -134,8 +134,8 @@ def test_a_failure_while_filling_leaves_the_old_folder_and_nothing_else(sealed, 
 
 
 def test_mending_what_is_whole_changes_and_says_nothing(sealed, capsys):
-    mend(sealed.parent)
-    mend(sealed.parent / "nowhere")
+    recover(sealed.parent)
+    recover(sealed.parent / "nowhere")
     assert word_in(sealed) == "old" and capsys.readouterr().out == ""
 
 

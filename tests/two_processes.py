@@ -4,7 +4,6 @@ torchrun two_processes.py <folder>: leaves a run for each case in the folder, an
 with what either process saw.
 """
 
-import dataclasses
 import os
 import sys
 import time
@@ -17,13 +16,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dcal_core.commands.train import dcal_batches, dcal_objective
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
 from dcal_core.data.splits import Split
 from dcal_core.data.twins import TwinIndex
 from dcal_core.distributed import broadcast, gather, join, leave, main_first, main_only, rank, world_size
 from dcal_core.models.dcal import architecture_of, assemble
+from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import start_accelerator, train
 from dcal_core.training.resume import open_run, shapes_of
@@ -31,7 +31,7 @@ from dcal_core.verification import encoding
 from dcal_core.verification.encoding import encode_images
 
 FAMILIES, IMAGES, SIZE, ENCODED = 8, 3, 32, 47  # an odd number of images to encode
-CONFIG = Config(
+CONFIG = DCALConfig(
     allow_random_init=True,
     image_size=SIZE,
     families_per_batch=4,
@@ -74,7 +74,7 @@ class Validator:
 class Joined:
     """The batches of two processes as one process would be given them: no image has a partner in the other half."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: DCALConfig):
         self.halves = [batches_of(config) for _ in range(2)]
         for number, half in enumerate(self.halves):
             half.rank, half.world = number, 2
@@ -113,11 +113,11 @@ def split() -> Split:
     return Split(index, ImageStore(images, np.arange(len(images)), []))
 
 
-def batches_of(config: Config) -> FamilyBatches:
+def batches_of(config: DCALConfig) -> FamilyBatches:
     return dcal_batches(config, split())
 
 
-def model_of(config: Config) -> nn.Module:
+def model_of(config: DCALConfig) -> nn.Module:
     """A small model without batch norm but in its necks, and without weights whose gradient is rounding alone, which
     Adam would make as large as any other: what the softmax of the attention or a neck takes out again."""
     torch.manual_seed(config.seed)
@@ -130,10 +130,12 @@ def model_of(config: Config) -> nn.Module:
 
 def run_case(folder: Path, batches=None, used_up: bool = False, **changes) -> tuple[Run, Progress, dict]:
     """Train in a folder; returns the run, its progress and the weights that were validated."""
-    config = dataclasses.replace(CONFIG, **changes)
+    config = CONFIG.replace(**changes)
     accelerator, model, validate = start_accelerator(config), model_of(config), Validator()
     objective = dcal_objective(config, model, people=2 * FAMILIES)
-    run = broadcast(None if rank() else open_run(folder, config, "the people and images", [], shapes_of(model)))
+    run = broadcast(
+        None if rank() else open_run(RunFolder(folder), config, "the people and images", [], shapes_of(model))
+    )
     batches = batches or batches_of(config)
     progress = train(config, accelerator, model, objective, batches, validate, run, Budget(used_up))
     return run, progress, getattr(validate, "kept", {})

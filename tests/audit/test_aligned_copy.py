@@ -14,7 +14,7 @@ from PIL import Image
 from dcal_core.audit import aligned_copy
 from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, align_split
 from dcal_core.audit.alignment import Face, NoFace
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.landmarks import TEMPLATE
 from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import open_data, read_indexes
@@ -130,7 +130,7 @@ def test_the_copy_is_a_data_root(align, root, tmp_path, quick):
         ["3", "5"],
         ["4", "5"],
     ]
-    data = open_data(Config(data_root=str(target), image_size=112, validation_share=0.5, max_lost_share=0.0))
+    data = open_data(DCALConfig(data_root=str(target), image_size=112, validation_share=0.5, max_lost_share=0.0))
     assert sum(len(split.index.paths) for split in data.splits.values()) == 11 and data.label == "aligned"
     first = data["test"].images.batch([0])[0].numpy().transpose(1, 2, 0)
     assert np.array_equal(first, np.asarray(Image.open(target / "test_aligned_images/6/6a.png")))

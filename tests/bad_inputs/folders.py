@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from bad_inputs.indexes import parsed
 from bad_inputs.mutations import damaged
 from bad_inputs.trial import EXECUTED
-from dcal_core.config.shared import FIELDS
 from dcal_core.storage import SUMS, seal
 
 PICKLE = f"cos\nsystem\n(S'touch {EXECUTED}'\ntR.".encode()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from bad_inputs.mutations import can_be_written, damaged
 from bad_inputs.trial import EXECUTED, Kind
-from dcal_core.config.shared import FIELDS, check_given, load
+from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.recipes import check_given, load
 
 PRESET = """# A preset
 backbone: hybrid_tiny
@@ -40,7 +41,7 @@ def legal(name: object, value: object) -> bool:
     """Whether a parameter is known and its value of its type and within its range."""
     if name not in FIELDS:
         return False
-    kind, limits = FIELDS[name].type, FIELDS[name].metadata
+    kind, limits = DCALConfig.model_fields[name].type, DCALConfig.model_fields[name].metadata
     if kind is bool:
         return isinstance(value, bool | str | int) and str(value).strip().lower() in TRUTH
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -57,7 +58,7 @@ def legal(name: object, value: object) -> bool:
 
 def plain(name: str, values: dict):
     """A legal value as Python has it."""
-    value, kind = values.get(name, FIELDS[name].default), FIELDS[name].type
+    value, kind = values.get(name, DCALConfig.model_fields[name].default), DCALConfig.model_fields[name].type
     return str(value).strip().lower() in TRUTH[:4] if kind is bool else kind(float(value) if kind is int else value)
 
 
@@ -72,7 +73,7 @@ def agree(values: dict) -> bool:
         p["min_lr"] > p["lr"],
         abs(shares - 1) > 1e-6,
         p[of_adaface and "triplets_per_batch" or "families_per_batch"] % (p["nproc"] * p["accumulation"]) != 0,
-        any(p[name] != FIELDS[name].default for name in (OF_DCAL if of_adaface else OF_ADAFACE)),
+        any(p[name] != DCALConfig.model_fields[name].default for name in (OF_DCAL if of_adaface else OF_ADAFACE)),
         mixes and (p["twin_weight"] or (p["pwca_first"] and p["pwca_prob"]) or p["similarity"] == "learned"),
         "@" in p["mlflow_uri"],
         p["resume_from"] and not p["resume"],

@@ -15,10 +15,11 @@ from bad_inputs.folders import PICKLE, Changes, file_changes, files_of, put, uns
 from bad_inputs.indexes import parsed
 from bad_inputs.mutations import damaged, spoilt_json
 from bad_inputs.trial import Kind, quiet
-from dcal_core.config.shared import FIELDS, Config, read_values
+from dcal_core.config.dcal import DCALConfig
+from dcal_core.runs import RunFolder
 from dcal_core.storage import SUMS
 from dcal_core.training.checkpoints import Progress, Run
-from dcal_core.training.resume import open_run, people_behind, shapes_of, take_over
+from dcal_core.training.resume import load_matching, open_run, people_behind, shapes_of
 
 DATA, SEED = "the people and images", 3
 OLDER, NEWEST = "run/checkpoints/last/00000003", "run/checkpoints/last/00000007"
@@ -39,13 +40,13 @@ class Parts:
 
 def write_run(folder: Path, older: bool = True) -> None:
     """A run of ten batches with its last checkpoints, and a model of an earlier one."""
-    parts, run = Parts(), Run(folder / "run", Config(seed=SEED), DATA)
+    parts, run = Parts(), Run(RunFolder(folder / "run"), DCALConfig(seed=SEED), DATA)
     run.remember("faces", ["10", "11"])
     for batch in range(1, 11):
         run.log(batch=batch, loss=1.0 / batch)
     for batch in (3, 7) if older else (7,):
         run.save_last(parts.model, parts.objective, parts.optimizer, None, Progress(batch=batch), None)
-    earlier = Run(folder / "earlier", Config(seed=SEED + 1), DATA)
+    earlier = Run(RunFolder(folder / "earlier"), DCALConfig(seed=SEED + 1), DATA)
     earlier.remember("faces", ["10", "11"])
     earlier.save_model("best", parts.model)
 
@@ -71,12 +72,12 @@ def lay_out_run(folder: Path, changes: Changes) -> None:
 def resume(folder: Path, changes: Changes) -> str | None:
     """What training does before its first step; the printed sentence where it goes on with an older checkpoint."""
     given = {"seed": SEED} | {name: value for name, value in changes.items() if name in FIELDS}
-    config, parts, printed = Config(**read_values(given, "the given parameters")), Parts(), io.StringIO()
+    config, parts, printed = DCALConfig(**read_values(given, "the given parameters")), Parts(), io.StringIO()
     with contextlib.redirect_stdout(printed):
-        run = open_run(folder / "run", config, DATA, [], shapes_of(parts.model))
+        run = open_run(RunFolder(folder / "run"), config, DATA, [], shapes_of(parts.model))
     if run.weights_from:
         people_behind(run.weights_from)
-        take_over(parts.model, run.weights_from)
+        load_matching(parts.model, run.weights_from)
         return None
     progress = run.restore(parts.model, parts.objective, parts.optimizer, None, None)
     return printed.getvalue().splitlines()[0] if progress.batch == 3 else None

@@ -16,8 +16,9 @@ from bad_inputs.mutations import spoilt_json
 from bad_inputs.parameters import agree, legal
 from bad_inputs.trial import Kind, quiet
 from dcal_core.commands.session import begin_with_trained
-from dcal_core.config.shared import FIELDS, load
+from dcal_core.config.recipes import load
 from dcal_core.models.files import load_model, new_model
+from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Run
 
 PARAMS = Path(__file__).parents[2] / "params"
@@ -30,7 +31,7 @@ def sound_trained() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder, quiet():
         config = load("demo", PARAMS, {"image_size": 32, "run_dir": "run"})
         torch.manual_seed(0)
-        run = Run(Path(folder) / "run", config, "the people and images")
+        run = Run(RunFolder(Path(folder) / "run"), config, "the people and images")
         run.remember("data", ["10", "11", "12", "13"])
         run.save_model("best", new_model(config, []), epoch=1)
         for name, tree in TREES.items():

@@ -17,7 +17,7 @@ from torch import nn
 
 from bad_inputs.mutations import damaged, spoilt_json
 from bad_inputs.trial import EXECUTED, Kind
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.models.backbones import load_weights, pretrained_backbone
 
 NAME = "vit_tiny_patch16_224"
@@ -85,7 +85,7 @@ def use(folder: Path, sample: Sample) -> None:
     """What training does with `weights`; of a small backbone, once the file is known to be one."""
     file = folder / f"weights{sample[0]}"
     if not file.is_file():
-        pretrained_backbone(Config(backbone="hybrid_tiny", image_size=32, weights=str(file)), [])
+        pretrained_backbone(DCALConfig(backbone="hybrid_tiny", image_size=32, weights=str(file)), [])
     load_weights(NAME, backbone(), file)
 
 

@@ -15,7 +15,7 @@ from dcal_core.commands import evaluate as evaluation
 from dcal_core.commands.evaluate import SPLITS, evaluate_systems, figures, score_systems
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.commands.train import train_run
-from dcal_core.config.shared import load
+from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data

@@ -9,7 +9,7 @@ import pytest
 
 from dcal_core.__main__ import main
 from dcal_core.commands.train import train_run
-from dcal_core.config.shared import load
+from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data

@@ -18,7 +18,7 @@ from dcal_core.audit import review
 from dcal_core.audit.findings import audit_images
 from dcal_core.audit.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face, picture
 from dcal_core.commands.prepare import exclude_suggested, figures, first_findings, found, summary, write_report
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
 from dcal_core.data.splits import open_data, read_indexes
@@ -67,7 +67,7 @@ def given(root) -> list[str]:
 
 def test_the_command_reports_what_training_refuses(root, capsys):
     with pytest.raises(DataError):
-        open_data(Config(data_root=str(root), image_size=SIZE))
+        open_data(DCALConfig(data_root=str(root), image_size=SIZE))
     assert main(given(root)) == 0
     printed = capsys.readouterr().out
     folder = Path("runs/prepare")
@@ -90,7 +90,7 @@ def test_the_suggestions_become_a_list_that_training_obeys(root, capsys):
     file = Path("runs/prepare").resolve() / FILE
     assert list(read_exclusions(file)) == SUGGESTED
     assert f"4 of 40 images left out from now on, by {file}.\n" in capsys.readouterr().out
-    data = open_data(Config(data_root=str(root), image_size=SIZE, max_lost_share=0.1))
+    data = open_data(DCALConfig(data_root=str(root), image_size=SIZE, max_lost_share=0.1))
     assert sum(len(split.index.paths) for split in data.splits.values()) == 40 - 4 - 1
     assert f"Left out: 4 of 40 images, by {file}" in capsys.readouterr().out
 

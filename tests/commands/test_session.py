@@ -13,10 +13,11 @@ from torch import nn
 
 from dcal_core.commands import session
 from dcal_core.commands.session import Session, begin_training, begin_with_trained, choose_preset
-from dcal_core.config.shared import load, presets
+from dcal_core.config.recipes import load, presets
 from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import DataError, TwinIndex
 from dcal_core.errors import ConfigError
+from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError
 from dcal_core.training.checkpoints import Progress, Run
 
@@ -31,7 +32,7 @@ def no_gpu(elsewhere, monkeypatch):
 def trained(folder: Path, **given) -> Path:
     """A run with a best model in a folder; returns that model's."""
     config = load("demo", PARAMS, given)
-    run, model = Run(folder, config, "the people and images"), nn.Linear(2, 2)
+    run, model = Run(RunFolder(folder), config, "the people and images"), nn.Linear(2, 2)
     model.architecture = {"backbone": "a linear layer"}
     run.create()
     run.save_model("best", model, epoch=1)
@@ -166,7 +167,7 @@ def test_a_session_cannot_be_changed():
 def tried_on(monkeypatch, tmp_path, label: str, people: tuple[str, ...], trained_label: str, trained_people: list[str]):
     """What a session opens for a model trained on some people, where some people are found."""
     best = trained(tmp_path / "run")
-    Run(tmp_path / "run", load("demo", PARAMS, {}), "x").remember(trained_label, trained_people)
+    Run(RunFolder(tmp_path / "run"), load("demo", PARAMS, {}), "x").remember(trained_label, trained_people)
     families = np.zeros(len(people), int)
     paths = tuple(f"{person}/0.png" for person in people)
     index = TwinIndex("test", people, (people,), paths, np.arange(len(people)), families)

@@ -1,6 +1,5 @@
 """A recipe from end to end on a few drawn twins: what its parameters reach, training, validation, going on."""
 
-import dataclasses
 import json
 import shutil
 from functools import partial
@@ -24,15 +23,17 @@ from dcal_core.commands.train import (
     train_run,
     validator,
 )
-from dcal_core.config.shared import FIELDS, Config, load
+from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
 from dcal_core.distributed import FAILED, LaunchError
 from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model, new_model
+from dcal_core.runs import RunFolder
 from dcal_core.training import loop
-from dcal_core.training.checkpoints import Progress, Run, saved_in
+from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import MemoryShort
 from dcal_core.training.objectives import FixedWeighting, UncertaintyWeighting
 from dcal_core.training.pair_losses import SupConLoss, TripletLoss, VerificationLoss
@@ -40,7 +41,7 @@ from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import score_pairs, twin_pairs
 
-CONFIG = Config(
+CONFIG = DCALConfig(
     backbone="hybrid_tiny",
     allow_random_init=True,
     image_size=32,
@@ -65,7 +66,7 @@ def data(off_kaggle, tmp_path_factory):
         scratch = tmp_path_factory.mktemp("drawn")
         patched.setattr(splits, "scratch_root", lambda: scratch)
         patched.setattr(splits, "generate", partial(generate, workers=1))
-        return open_data(dataclasses.replace(CONFIG, synthetic_test_families=1), ("train", "validation"))
+        return open_data(CONFIG.replace(synthetic_test_families=1), ("train", "validation"))
 
 
 @pytest.fixture(autouse=True)
@@ -73,17 +74,17 @@ def no_gpu(elsewhere, monkeypatch):
     monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
 
 
-def changed(**values) -> Config:
-    return dataclasses.replace(CONFIG, **values)
+def changed(**values) -> DCALConfig:
+    return CONFIG.replace(**values)
 
 
-def model_of(config: Config):
+def model_of(config: DCALConfig):
     torch.manual_seed(0)
     return new_model(config, [])
 
 
 def test_every_recipe_that_can_be_chosen_has_batches_and_an_objective():
-    assert set(BATCHES) == set(OBJECTIVES) == set(FIELDS["recipe"].metadata["choices"])
+    assert set(BATCHES) == set(OBJECTIVES) == set(DCALConfig.model_fields["recipe"].metadata["choices"])
 
 
 def test_batches_are_made_as_the_parameters_say(data):
@@ -222,7 +223,7 @@ def test_a_run_trains_validates_and_leaves_a_model_of_those_figures(data, tmp_pa
     logged = [line for line in run.history() if "validation/eer" in line]
     assert [line["epoch"] for line in logged] == [1, 2]
     best = min(logged, key=lambda line: line["validation/eer"])
-    figures = validator(CONFIG, data["validation"])(load_model(run.checkpoints / "best"))
+    figures = validator(CONFIG, data["validation"])(load_model(run.folder.checkpoints / "best"))
     assert progress.best_eer == best["validation/eer"] == pytest.approx(figures["eer"])
     assert best["validation/auc"] == pytest.approx(figures["auc"])
 
@@ -241,7 +242,7 @@ def test_a_second_session_goes_on_and_ends_as_one_long_session_would(data, tmp_p
 def test_an_attached_run_is_gone_on_with(data, tmp_path, capsys):
     train_run(changed(time_budget_hours=0.0), tmp_path / "input" / "notebooks" / "owner" / "train" / "demo", data)
     run, progress = train_run(CONFIG, tmp_path / "run", data)
-    assert progress.finished and run.folder == tmp_path / "run"
+    assert progress.finished and run.folder.path == tmp_path / "run"
     assert "attached run" in capsys.readouterr().out
 
 
@@ -256,7 +257,7 @@ def earlier(data, off_kaggle, tmp_path_factory):
         patched.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
         run, _ = train_run(changed(epochs=1), tmp_path_factory.mktemp("earlier") / "run", data)
     run.remember("faces", [*data["train"].index.people, "from", "before"])
-    return run.folder
+    return run.folder.path
 
 
 def copied(earlier: Path, folder: Path) -> Path:
@@ -268,7 +269,7 @@ def people_of(folder: Path) -> set[str]:
 
 
 def ends_alike(*folders: Path) -> bool:
-    first, second = (load_file(saved_in(folder)[0] / "model.safetensors") for folder in folders)
+    first, second = (load_file(RunFolder(folder).saved[0] / "model.safetensors") for folder in folders)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -282,10 +283,10 @@ def test_a_run_that_starts_from_another_ends_the_same_wherever_it_is_interrupted
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(recipes, "train", interrupted)
         train_run(config, own, data)
-    assert saved_in(own) == [] and (tmp_path / "run.old1").is_dir()
+    assert RunFolder(own).saved == [] and (tmp_path / "run.old1").is_dir()
     for hours in (0.0, CONFIG.time_budget_hours):
         torch.manual_seed(99)
-        run, progress = train_run(dataclasses.replace(config, time_budget_hours=hours), own, data)
+        run, progress = train_run(config.replace(time_budget_hours=hours), own, data)
         assert people_of(own) == {*data["train"].index.people, "from", "before"}
     assert progress.finished and ends_alike(whole.folder, own) and not (tmp_path / "run.old2").exists()
 
@@ -309,7 +310,7 @@ def test_a_model_with_another_part_takes_what_fits_from_the_named_run(data, tmp_
     said = capsys.readouterr().out
     assert progress.finished and "  glca.1.attn.qkv.weight: missing" in said and "Advice: a lower lr" in said
     assert ": unexpected" not in said and ": reshaped" not in said
-    assert load_model(run.checkpoints / "best").encode(torch.rand(1, 3, 32, 32)).parts["glca"].isfinite().all()
+    assert load_model(run.folder.checkpoints / "best").encode(torch.rand(1, 3, 32, 32)).parts["glca"].isfinite().all()
 
 
 def test_a_model_that_is_too_different_is_refused_and_nothing_is_moved(data, tmp_path, earlier):
@@ -369,8 +370,8 @@ def test_several_processes_train_the_run_that_is_then_here(data, tmp_path, monke
     launched = Launched(monkeypatch, data)
     config = changed(nproc=3, run_dir="elsewhere", resume=False, lr=1e-3)
     run, progress = train_run(config, tmp_path / "some run.v2", data)
-    assert launched.configs == [dataclasses.replace(config, run_dir=str(tmp_path / "some run.v2"))]
-    assert run.folder == tmp_path / "some run.v2" and (run.checkpoints / "best").is_dir()
+    assert launched.configs == [config.replace(run_dir=str(tmp_path / "some run.v2"))]
+    assert run.folder.path == tmp_path / "some run.v2" and (run.folder.checkpoints / "best").is_dir()
     assert progress.finished and progress.batch == 4 and progress.best_eer < 1
 
 
@@ -415,7 +416,7 @@ def shell(monkeypatch, data):
 
     def train_run(config, folder, given):
         seen.append((config, folder, given))
-        return Run(folder, config, "x"), Progress(batch=4, best_eer=0.125, finished=True)
+        return Run(RunFolder(folder), config, "x"), Progress(batch=4, best_eer=0.125, finished=True)
 
     monkeypatch.setattr(recipes, "train_run", train_run)
     monkeypatch.setattr(recipes, "leave_results", lambda *given: None)
@@ -434,7 +435,7 @@ def test_the_command_trains_a_preset_with_the_given_parameters(shell, data, tmp_
 def test_the_command_leaves_results_once_and_when_nothing_is_left_to_train(
     shell, data, tmp_path, monkeypatch, finished, process, leaves
 ):
-    run, left = Run(tmp_path / "run", CONFIG, "x"), []
+    run, left = Run(RunFolder(tmp_path / "run"), CONFIG, "x"), []
     monkeypatch.setattr(recipes, "train_run", lambda *given: (run, Progress(finished=finished)))
     monkeypatch.setattr(recipes, "leave_results", lambda *given: left.append(given[1:]))
     monkeypatch.setattr(recipes, "rank", lambda: process)
@@ -444,8 +445,8 @@ def test_the_command_leaves_results_once_and_when_nothing_is_left_to_train(
 
 def test_a_recipe_that_no_other_project_reads_leaves_a_log_and_curves(data, tmp_path):
     run, _ = train_run(changed(epochs=1), tmp_path / "run", data)
-    left = leave_results(session.Session(CONFIG, run.folder), run, data.label)
-    assert left["exported"] == [] and not (run.folder / "models").exists()
+    left = leave_results(session.Session(CONFIG, run.folder.path), run, data.label)
+    assert left["exported"] == [] and not (run.folder.path / "models").exists()
     (epoch,) = json.loads(left["training_log"].read_text())["epochs"]
     assert epoch["batch"] == 2 and epoch["validation/eer"] == run.history()[-1]["validation/eer"]
     assert left["loss_curves"].is_file() and left["validation_curves"].is_file()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, write_exclusions
@@ -20,7 +20,7 @@ from dcal_core.data.twins import DataError
 FAMILIES, IMAGES, TEST_FAMILIES = 8, 3, 2
 TINY = dict(image_size=32, synthetic_families=FAMILIES, synthetic_images=IMAGES, validation_share=0.25)
 TINY |= dict(synthetic_test_families=TEST_FAMILIES)
-CONFIG = Config(**TINY)
+CONFIG = DCALConfig(**TINY)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_no_family_person_or_image_stands_in_two_splits():
 
 def test_the_seed_chooses_the_validation_families():
     held_out = [
-        open_data(Config(**TINY, seed=seed), ["validation"])["validation"].index.people for seed in (0, 0, 1, 2)
+        open_data(DCALConfig(**TINY, seed=seed), ["validation"])["validation"].index.people for seed in (0, 0, 1, 2)
     ]
     assert held_out[0] == held_out[1] and len(set(held_out)) > 1
 
@@ -109,15 +109,15 @@ def test_drawing_again_is_not_needed(drawn, monkeypatch):
 
 
 def test_other_drawings_are_kept_elsewhere(drawn):
-    others = [Config(**TINY | change) for change in ({"synthetic_families": 4}, {"synthetic_test_families": 3})]
-    others.append(Config(**TINY, synthetic_difficulty=1.0))
+    others = [DCALConfig(**TINY | change) for change in ({"synthetic_families": 4}, {"synthetic_test_families": 3})]
+    others.append(DCALConfig(**TINY, synthetic_difficulty=1.0))
     roots = [splits.draw_twins(config) for config in others]
     assert len({drawn, *roots}) == 4 and len(list((drawn / "train").iterdir())) == 2 * FAMILIES
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["data_root", "searched"])
 def test_attached_data_has_its_folders_name(attached, capsys, given):
-    data = open_data(Config(**TINY, data_root=str(attached) if given else ""))
+    data = open_data(DCALConfig(**TINY, data_root=str(attached) if given else ""))
     assert data.label == "twin-faces" and not data.synthetic
     assert "SYNTHETIC" not in capsys.readouterr().out
     assert_consistent(data)
@@ -125,7 +125,7 @@ def test_attached_data_has_its_folders_name(attached, capsys, given):
 
 def test_drawn_twins_stay_synthetic_however_they_are_attached(drawn, tmp_path):
     copy = shutil.copytree(drawn, tmp_path / "data" / "real-looking-name")
-    for config in (Config(**TINY, data_root=str(copy)), Config(**TINY, data_root=str(tmp_path)), CONFIG):
+    for config in (DCALConfig(**TINY, data_root=str(copy)), DCALConfig(**TINY, data_root=str(tmp_path)), CONFIG):
         data = open_data(config, ["test"])
         assert data.root.samefile(copy) and data.label == "SYNTHETIC" and data.synthetic
 
@@ -134,18 +134,18 @@ def test_a_data_root_without_data_is_an_error_and_not_a_reason_to_draw(tmp_path)
     (tmp_path / "empty").mkdir()
     for root in (tmp_path / "empty", tmp_path / "mistyped"):
         with pytest.raises(DataError, match=root.name):
-            find_data(Config(**TINY, data_root=str(root)))
+            find_data(DCALConfig(**TINY, data_root=str(root)))
         with pytest.raises(DataError, match=root.name):
-            open_data(Config(**TINY, data_root=str(root)))
+            open_data(DCALConfig(**TINY, data_root=str(root)))
 
 
 def test_an_image_that_cannot_be_read_leaves_index_and_images_consistent(attached, capsys):
     files = sorted((attached / "train").rglob("*.png"))
-    whole = open_data(Config(**TINY))
+    whole = open_data(DCALConfig(**TINY))
     files[0].write_bytes(files[0].read_bytes()[:60])
     files[7].write_bytes(b"no image")
     files[-1].unlink()
-    data = open_data(Config(**TINY, max_lost_share=0.5))
+    data = open_data(DCALConfig(**TINY, max_lost_share=0.5))
     lost = {files[0], files[7], files[-1]}
     for name, split in data.splits.items():
         assert list(split.index.paths) == [path for path in whole[name].index.paths if path not in lost]
@@ -159,8 +159,8 @@ def test_too_many_lost_images_are_an_error(attached):
         Image.new("RGB", (8, 8)).save(file.with_suffix(".bmp"))
         file.write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be decoded"):
-        open_data(Config(**TINY))
-    open_data(Config(**TINY), ["train"])
+        open_data(DCALConfig(**TINY))
+    open_data(DCALConfig(**TINY), ["train"])
 
 
 # ---- what a reviewer has left out
@@ -174,7 +174,7 @@ def test_excluded_images_are_left_out_and_no_lost_images(attached, tmp_path, cap
     unread.write_bytes(b"no image")
     excluded = [unread, others[-1], tested]
     write_exclusions(tmp_path / where / FILE, {f"{file.parent.name}/{file.name}": "why" for file in excluded})
-    data = open_data(Config(**TINY, max_lost_share=0.0))
+    data = open_data(DCALConfig(**TINY, max_lost_share=0.0))
     for name, split in data.splits.items():
         assert list(split.index.paths) == [path for path in whole[name].index.paths if path not in excluded]
         assert split.index.people == whole[name].index.people
@@ -186,7 +186,7 @@ def test_a_given_list_is_obeyed_and_changes_the_fingerprint(drawn, tmp_path):
     whole = open_data(CONFIG, ["train"])["train"].index
     image = Path(whole.paths[4])
     write_exclusions(tmp_path / "mine.csv", {f"{image.parent.name}/{image.name}": "why"})
-    index = open_data(Config(**TINY, exclusions="mine.csv"), ["train"])["train"].index
+    index = open_data(DCALConfig(**TINY, exclusions="mine.csv"), ["train"])["train"].index
     assert index.paths == whole.paths[:4] + whole.paths[5:] and index.fingerprint() != whole.fingerprint()
 
 
@@ -200,7 +200,7 @@ def test_a_list_beside_the_attached_data_is_found(attached):
     write_exclusions(attached / FILE, {"10001/10001d00.png": "why"})
     paths = [
         path
-        for split in open_data(Config(**TINY, data_root=str(attached))).splits.values()
+        for split in open_data(DCALConfig(**TINY, data_root=str(attached))).splits.values()
         for path in split.index.paths
     ]
     assert len(paths) == 79 and attached / "train/10001/10001d00.png" not in paths
@@ -211,4 +211,4 @@ def test_a_stale_or_missing_list_stops_before_anything_is_read(attached, tmp_pat
     with pytest.raises(DataError, match="'10001/10001d99.png' that the index lacks"):
         open_data(CONFIG)
     with pytest.raises(DataError, match="nowhere.csv: No such file"):
-        open_data(Config(**TINY, exclusions="nowhere.csv"))
+        open_data(DCALConfig(**TINY, exclusions="nowhere.csv"))

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dcal_core.runs import RunFolder
 from dcal_core.storage import SUMS, check_seal
-from dcal_core.training.checkpoints import saved_in
 
 ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
@@ -214,7 +214,7 @@ class SmallRun:
 
     def saved_batch(self) -> int:
         """Where the newest checkpoint stands, or 0; it and the one before it, and the best model, must be whole."""
-        saved = saved_in(self.folder)
+        saved = RunFolder(self.folder).saved
         best = self.folder / "checkpoints" / "best"
         for folder in [*saved[:2], best if best.exists() else best.with_name("best.old")]:
             if folder.exists():
@@ -229,7 +229,7 @@ class SmallRun:
 
     def reached(self, batch: int) -> bool:
         """Whether a checkpoint of this batch or a later one is there, asked while a session goes on."""
-        return any(int(folder.name) >= batch for folder in saved_in(self.folder))
+        return any(int(folder.name) >= batch for folder in RunFolder(self.folder).saved)
 
     @property
     def finished(self) -> bool:
@@ -282,7 +282,7 @@ def contents(folder: Path, apart_from: str) -> dict[str, bytes]:
 
 def assert_identical(run: SmallRun, undisturbed: SmallRun, apart_from: str = r"(?!)") -> None:
     """That two runs have left the same files, bit for bit, but for those whose names a pattern matches."""
-    ours, theirs = contents(run.folder, apart_from), contents(undisturbed.folder, apart_from)
+    ours, theirs = contents(run.folder.path, apart_from), contents(undisturbed.folder, apart_from)
     assert sorted(ours) == sorted(theirs), set(ours) ^ set(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
 

@@ -1,14 +1,12 @@
 """AdaFace as a twin verifier: the contract of models, colours, what is frozen, and foreign weights."""
 
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics.pairwise import cosine_similarity
 from torch import nn
 
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models import adaface
 from dcal_core.models.adaface import AdaFace
@@ -20,7 +18,7 @@ from dcal_core.storage import seal
 from dcal_core.training.optimisation import parameter_groups
 
 SIZE, WIDTH = 32, 8
-CONFIG = Config(recipe="adaface", backbone="ir_18", image_size=SIZE, width=WIDTH, allow_random_init=True)
+CONFIG = DCALConfig(recipe="adaface", backbone="ir_18", image_size=SIZE, width=WIDTH, allow_random_init=True)
 EMBEDDING_LAYER = {"backbone.output_layer.3.weight", "backbone.output_layer.3.bias"}
 
 
@@ -187,7 +185,7 @@ def test_blocks_below_learn_more_slowly_by_their_depth():
         assert [depth] == [d for start, d in above.items() if name.startswith(start)], name
     task = nn.Module()
     task.model = make_model(frozen=True)
-    groups = parameter_groups(task, dataclasses.replace(CONFIG, layer_decay=0.5))
+    groups = parameter_groups(task, CONFIG.replace(layer_decay=0.5))
     assert sorted((group["factor"], len(group["params"]), bool(group["weight_decay"])) for group in groups) == [
         (1.0, 1, False),
         (1.0, 1, True),
@@ -199,7 +197,7 @@ def test_blocks_below_learn_more_slowly_by_their_depth():
 
 def test_parameters_reach_the_model(capsys):
     options = {"embedding_dropout": 0.2, "frozen_backbone": True, "colour_order": "bgr"}
-    model = new_model(dataclasses.replace(CONFIG, **options), [], pretrained=False)
+    model = new_model(CONFIG.replace(**options), [], pretrained=False)
     assert (model.image_size, model.backbone.output_layer[1].p, model.frozen, model.colour_order) == (
         SIZE,
         0.2,
@@ -210,18 +208,18 @@ def test_parameters_reach_the_model(capsys):
     plain = new_model(CONFIG, [])
     assert "ir_18 starts from random weights" in capsys.readouterr().out
     assert (plain.frozen, plain.colour_order, plain.backbone.output_layer[1].p) == (False, "rgb", 0.4)
-    assert len(new_model(dataclasses.replace(CONFIG, backbone="ir_34"), []).backbone.body) == 16
+    assert len(new_model(CONFIG.replace(backbone="ir_34"), []).backbone.body) == 16
 
 
 def test_without_weights_the_cure_is_told(refused):
-    config = dataclasses.replace(CONFIG, allow_random_init=False)
+    config = CONFIG.replace(allow_random_init=False)
     with refused(ConfigError, "ir_18", "weights=<file>", "allow_random_init=true"):
         new_model(config, [])
     assert new_model(config, [], pretrained=False).architecture == new_model(CONFIG, []).architecture
 
 
 def test_a_random_backbone_is_not_frozen(refused):
-    config = dataclasses.replace(CONFIG, frozen_backbone=True)
+    config = CONFIG.replace(frozen_backbone=True)
     with refused(ConfigError, "ir_18", "weights=<file>", "a frozen backbone needs them"):
         new_model(config, [])
     assert new_model(config, [], pretrained=False).frozen  # a checkpoint brings the weights
@@ -229,7 +227,7 @@ def test_a_random_backbone_is_not_frozen(refused):
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_a_saved_model_gives_the_same_scores_when_loaded(tmp_path, order):
-    model = new_model(dataclasses.replace(CONFIG, colour_order=order), [])
+    model = new_model(CONFIG.replace(colour_order=order), [])
     steps(model, 1)
     save_model(tmp_path, model)
     seal(tmp_path)
@@ -261,7 +259,7 @@ def write_weights(file, prefix="model.", **options):
 
 
 def from_weights(file, **changes):
-    return dataclasses.replace(CONFIG, weights=str(file), **changes)
+    return CONFIG.replace(weights=str(file), **changes)
 
 
 @pytest.mark.parametrize(

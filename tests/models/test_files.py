@@ -10,7 +10,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import nn
 
-from dcal_core.config.shared import FIELDS, Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models import backbones
 from dcal_core.models.backbones import check_backbone, find_weights, load_weights
@@ -31,7 +31,7 @@ SOURCES = {
 
 
 def config(backbone=TINY, **changes):
-    return Config(**{"backbone": backbone, "image_size": SIZE, **changes})
+    return DCALConfig(**{"backbone": backbone, "image_size": SIZE, **changes})
 
 
 def random_config(backbone=TINY, **changes):
@@ -387,7 +387,7 @@ def test_hybrid_tiny_has_no_pretrained_weights():
 
 
 def test_every_recipe_has_its_models():
-    assert tuple(RECIPES) == FIELDS["recipe"].metadata["choices"]
+    assert tuple(RECIPES) == DCALConfig.model_fields["recipe"].metadata["choices"]
     for recipe in RECIPES.values():  # what stands in model.json is known for each, and comes from a parameter or not
         assert {"recipe", "backbone", "image_size"} <= recipe.ARCHITECTURE.keys()
         assert set(recipe.ARCHITECTURE.values()) - {None} <= FIELDS.keys()

@@ -8,13 +8,15 @@ import pytest
 import timm
 import torch
 
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models import backbones
 from dcal_core.models.files import load_model, new_model, read_architecture, save_model
 from dcal_core.storage import SUMS, DamagedError, seal
 
-CONFIG = Config(backbone="test_vit", image_size=32, allow_random_init=True)  # timm's own: patch 16, width 64, 6 blocks
+CONFIG = DCALConfig(
+    backbone="test_vit", image_size=32, allow_random_init=True
+)  # timm's own: patch 16, width 64, 6 blocks
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_an_architecture_that_is_none_of_ours_is_refused_without_a_network(folde
                 read()
 
 
-FACE = Config(recipe="adaface", backbone="ir_18", image_size=32, width=8, allow_random_init=True)
+FACE = DCALConfig(recipe="adaface", backbone="ir_18", image_size=32, width=8, allow_random_init=True)
 NO_FACE_ARCHITECTURE = {
     "recipe": ["other", 1, None, ["adaface"]],
     "backbone": ["ir_20", "ir_18 ", "test_vit", "hybrid_tiny", "", 18, None, ["ir_18"]],
@@ -228,7 +230,7 @@ def test_weights_that_would_run_code_are_refused_and_the_way_to_trust_them_named
     attack.write(file)
     before = file.read_bytes()
     with refused(ConfigError, f"weights={file}", "was not loaded", ".safetensors", "trust_weights=true"):
-        new_model(Config(backbone="test_vit", image_size=32, weights=str(file)), [])
+        new_model(DCALConfig(backbone="test_vit", image_size=32, weights=str(file)), [])
     assert not attack.touched.exists() and file.read_bytes() == before
 
 
@@ -237,7 +239,7 @@ def test_attached_weights_that_would_run_code_are_refused_too(tmp_path, refused,
     file.parent.mkdir(parents=True)
     attack.write(file)
     with refused(ConfigError, f"weights={file}", "trust_weights=true"):
-        new_model(Config(backbone="test_vit", image_size=32), [tmp_path])
+        new_model(DCALConfig(backbone="test_vit", image_size=32), [tmp_path])
     assert not attack.touched.exists()
 
 
@@ -245,9 +247,9 @@ def test_a_pickle_that_calls_itself_safetensors_is_refused_and_not_run(tmp_path,
     file = tmp_path / "weights.safetensors"
     attack.write(file)
     with refused(ConfigError, f"weights={file}", "give another file"):
-        new_model(Config(backbone="test_vit", image_size=32, weights=str(file)), [])
+        new_model(DCALConfig(backbone="test_vit", image_size=32, weights=str(file)), [])
     with refused(ConfigError, f"weights={file}", "give another file"):
-        new_model(Config(backbone="test_vit", image_size=32, weights=str(file), trust_weights=True), [])
+        new_model(DCALConfig(backbone="test_vit", image_size=32, weights=str(file), trust_weights=True), [])
     assert not attack.touched.exists()
 
 
@@ -266,8 +268,8 @@ def test_a_harmless_object_beside_the_weights_needs_trust_and_then_does_no_harm(
     state = write_as_others_do(file, zipped, wrap=True)
     config = {"backbone": "test_vit", "image_size": 32, "weights": str(file)}
     with refused(ConfigError, f"weights={file}", "asks for", "not loaded", "trust_weights=true"):
-        new_model(Config(**config), [])
-    kept = new_model(Config(**config, trust_weights=True), []).vit.state_dict()
+        new_model(DCALConfig(**config), [])
+    kept = new_model(DCALConfig(**config, trust_weights=True), []).vit.state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in state.items())
 
 
@@ -282,6 +284,6 @@ def test_nothing_but_tensors_needs_no_trust(tmp_path, zipped, trusted):
 
 def test_trust_covers_no_weights_of_another_architecture(tmp_path, refused):
     torch.save({"state_dict": {"weight": torch.zeros(1)}, "lr": Fraction(1, 10)}, tmp_path / "weights.pth")
-    config = Config(backbone="test_vit", image_size=32, weights=str(tmp_path / "weights.pth"), trust_weights=True)
+    config = DCALConfig(backbone="test_vit", image_size=32, weights=str(tmp_path / "weights.pth"), trust_weights=True)
     with refused(ConfigError, "weights.pth", "lacks", "give another file"):
         new_model(config, [])

@@ -53,45 +53,45 @@ def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_i
     run = new_run(tmp_path / "run", batch=7)
     for seed, (name, batch) in enumerate([("damaged1", 9), ("damaged2", 9)], 1):
         Parts(seed).save(run, batch=batch)
-        damage(run.saved[0])
-        checkpoint, found = newest_whole(run.folder, own=True)
+        damage(run.folder.saved[0])
+        checkpoint, found = newest_whole(run.folder.path, own=True)
         assert (checkpoint.name, found["batch"]) == ("00000007", 7)
         said = capsys.readouterr().out
-        assert str(run.folder / "checkpoints/last/00000009/optimizer.safetensors") in said
+        assert str(run.folder.path / "checkpoints/last/00000009/optimizer.safetensors") in said
         assert said.endswith(". The checkpoint before it is used.\n") and said.count("\n") == 1
-        assert (run.checkpoints / "last" / f"00000009.{name}" / "optimizer.safetensors").stat().st_size == 100
+        assert (run.folder.checkpoints / "last" / f"00000009.{name}" / "optimizer.safetensors").stat().st_size == 100
     other = Parts(5)
     assert other.restore(run).batch == 7 and same(other.state(), Parts(0).state())
-    assert names(run.checkpoints / "last") == ["00000007", "00000009.damaged1", "00000009.damaged2"]
+    assert names(run.folder.checkpoints / "last") == ["00000007", "00000009.damaged1", "00000009.damaged2"]
 
 
 def test_progress_that_makes_no_sense_is_damage_though_its_checksum_is_right(tmp_path):
     run = new_run(tmp_path / "run", batch=7)
     Parts(1).save(run, batch=9, best_eer=float("nan"))
-    assert newest_whole(run.folder, own=True)[1]["batch"] == 7
+    assert newest_whole(run.folder.path, own=True)[1]["batch"] == 7
 
 
 def test_where_all_checkpoints_are_damaged_that_is_said_again_and_again_and_nothing_changed(tmp_path, refused, capsys):
     run = new_run(tmp_path / "run", batch=7)
     Parts(1).save(run, batch=9)
-    for checkpoint in run.saved:
+    for checkpoint in run.folder.saved:
         damage(checkpoint)
     before = files(tmp_path)
     for _ in range(2):  # else the second session would start afresh in the folder of the first
-        with refused(DamagedError, run.folder, "no checkpoint", "resume=false", "restore"):
-            newest_whole(run.folder, own=True)
+        with refused(DamagedError, run.folder.path, "no checkpoint", "resume=false", "restore"):
+            newest_whole(run.folder.path, own=True)
         said = capsys.readouterr().out
-        assert str(run.saved[0]) in said and str(run.saved[1]) in said
+        assert str(run.folder.saved[0]) in said and str(run.folder.saved[1]) in said
     assert files(tmp_path) == before
 
 
 def test_damage_in_an_attached_run_is_named_but_not_set_aside(tmp_path, capsys):
     run = new_run(tmp_path / "input" / "a", batch=7)
     Parts(1).save(run, batch=9)
-    damage(run.saved[0])
+    damage(run.folder.saved[0])
     before = files(tmp_path)
-    assert newest_whole(run.folder, own=False)[1]["batch"] == 7
-    assert str(run.saved[0]) in capsys.readouterr().out and files(tmp_path) == before
+    assert newest_whole(run.folder.path, own=False)[1]["batch"] == 7
+    assert str(run.folder.saved[0]) in capsys.readouterr().out and files(tmp_path) == before
 
 
 def test_a_run_without_a_checkpoint_has_none_that_is_whole(tmp_path):
@@ -104,7 +104,7 @@ def test_a_run_without_a_checkpoint_has_none_that_is_whole(tmp_path):
 
 def crowded(tmp_path, **budget) -> Run:
     """A run with models of three epochs, the best one and two checkpoints."""
-    run = new_run(tmp_path / "run", dataclasses.replace(CONFIG, **budget))
+    run = new_run(tmp_path / "run", CONFIG.replace(**budget))
     for batch in (7, 8):
         Parts(batch).save(run, batch=batch)
     for name in ("epoch_5", "epoch_10", "epoch_20", "best"):
@@ -114,37 +114,40 @@ def crowded(tmp_path, **budget) -> Run:
 
 def test_what_can_be_spared_goes_oldest_first_and_is_said_until_nothing_may_go(tmp_path, capsys, refused):
     run = crowded(tmp_path)
-    last = run.checkpoints / "last"
-    expendable = [*(run.checkpoints / f"epoch_{epoch}" for epoch in (5, 10, 20)), last / "00000007"]
+    last = run.folder.checkpoints / "last"
+    expendable = [*(run.folder.checkpoints / f"epoch_{epoch}" for epoch in (5, 10, 20)), last / "00000007"]
     for number, folder in enumerate(expendable):
-        size = size_of(run.folder)
-        run.config = dataclasses.replace(CONFIG, disk_budget_gb=(size - 1) / 1e9)
+        size = size_of(run.folder.path)
+        run.config = CONFIG.replace(disk_budget_gb=(size - 1) / 1e9)
         run.make_room(0)
         assert [path.exists() for path in expendable] == [False] * (number + 1) + [True] * (3 - number)
         assert str(folder) in (said := capsys.readouterr().out) and "disk_budget_gb" in said and said.count("\n") == 1
-        run.make_room(size - 1 - size_of(run.folder))  # as much as was freed
+        run.make_room(size - 1 - size_of(run.folder.path))  # as much as was freed
         assert capsys.readouterr().out == ""
-    run.config = dataclasses.replace(CONFIG, disk_budget_gb=(size_of(run.folder) + 99) / 1e9)
-    with refused(StorageError, run.folder, "disk_budget_gb", "raise it"):
+    run.config = CONFIG.replace(disk_budget_gb=(size_of(run.folder.path) + 99) / 1e9)
+    with refused(StorageError, run.folder.path, "disk_budget_gb", "raise it"):
         run.make_room(100)
-    assert names(run.checkpoints) == ["best", "last"] and names(last) == ["00000008"]
+    assert names(run.folder.checkpoints) == ["best", "last"] and names(last) == ["00000008"]
     check_seal(last / "00000008")
 
 
 def test_the_budget_counts_what_is_about_to_be_written(tmp_path, capsys):
     run = crowded(tmp_path)
     free = 100  # bytes: fewer than a model or a checkpoint takes
-    run.config = dataclasses.replace(CONFIG, disk_budget_gb=(size_of(run.folder) + free) / 1e9)
+    run.config = CONFIG.replace(disk_budget_gb=(size_of(run.folder.path) + free) / 1e9)
     run.save_model("epoch_25", Parts(0).model)
-    assert names(run.checkpoints) == ["best", "epoch_10", "epoch_20", "epoch_25", "last"]
+    assert names(run.folder.checkpoints) == ["best", "epoch_10", "epoch_20", "epoch_25", "last"]
     Parts(1).save(run, batch=9)
-    assert "epoch_10" not in names(run.checkpoints) and names(run.checkpoints / "last") == ["00000008", "00000009"]
+    assert "epoch_10" not in names(run.folder.checkpoints) and names(run.folder.checkpoints / "last") == [
+        "00000008",
+        "00000009",
+    ]
 
 
 def test_within_the_budget_nothing_goes(tmp_path, capsys):
     run = crowded(tmp_path)
     Parts(1).save(run, batch=9)
-    assert names(run.checkpoints) == ["best", "epoch_10", "epoch_20", "epoch_5", "last"]
+    assert names(run.folder.checkpoints) == ["best", "epoch_10", "epoch_20", "epoch_5", "last"]
     assert capsys.readouterr().out == ""
 
 
@@ -153,7 +156,7 @@ def test_a_disk_with_too_little_left_is_told_before_anything_is_written_or_remov
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 99, 99))
     for write in (lambda: Parts(1).save(run, batch=9), lambda: run.save_model("best", Parts(1).model)):
-        with refused(StorageError, run.folder, "0.00 GB free", "run_dir", "run again to go on"):
+        with refused(StorageError, run.folder.path, "0.00 GB free", "run_dir", "run again to go on"):
             write()
     assert files(tmp_path) == before
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 10**9))

@@ -12,12 +12,13 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from dcal_core import distributed
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
+from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError, check_seal
 from dcal_core.training.checkpoints import Progress, Run, load_optimizer
 
-CONFIG = Config(seed=3)
+CONFIG = DCALConfig(seed=3)
 DATA = "the people and images"
 ARCHITECTURE = {"backbone": "two linear layers"}
 WHOLE = Progress(
@@ -73,9 +74,9 @@ class Parts:
         return {**self.model.state_dict(), **self.objective.state_dict(prefix="objective."), **moments}
 
 
-def new_run(folder: Path, config: Config = CONFIG, seed: int = 0, data: str = DATA, **progress) -> Run:
+def new_run(folder: Path, config: DCALConfig = CONFIG, seed: int = 0, data: str = DATA, **progress) -> Run:
     """A run in a folder; with any progress given, a checkpoint too."""
-    run = Run(folder, config, data)
+    run = Run(RunFolder(folder), config, data)
     run.remember("faces", ["1", "2"])
     if progress:
         run.log(batch=progress["batch"], loss=1.0)
@@ -104,16 +105,16 @@ def damage(checkpoint: Path) -> None:
 
 def test_a_new_run_writes_its_parameters_and_people(tmp_path):
     run = new_run(tmp_path / "run")
-    config = json.loads((run.folder / "config.json").read_text())
+    config = json.loads((run.folder.path / "config.json").read_text())
     assert config == {"fingerprint": CONFIG.fingerprint(), **CONFIG.as_dict()}
-    assert json.loads((run.folder / "trained_on.json").read_text()) == {"data": "faces", "people": ["1", "2"]}
-    assert names(run.folder) == ["checkpoints", "config.json", "trained_on.json"] and run.history() == []
+    assert json.loads((run.folder.path / "trained_on.json").read_text()) == {"data": "faces", "people": ["1", "2"]}
+    assert names(run.folder.path) == ["checkpoints", "config.json", "trained_on.json"] and run.history() == []
 
 
 def test_a_kept_model_is_sealed_with_weights_architecture_and_facts(tmp_path):
     run = new_run(tmp_path / "run")
     run.save_model("best", Parts(0).model, epoch=2, eer=0.25)
-    best = run.checkpoints / "best"
+    best = run.folder.checkpoints / "best"
     check_seal(best)
     assert names(best) == ["SHA256SUMS", "facts.json", "model.json", "model.safetensors"]
     assert json.loads((best / "facts.json").read_text()) == {"epoch": 2, "eer": 0.25}
@@ -124,9 +125,9 @@ def test_the_newest_two_checkpoints_are_kept_sealed(tmp_path):
     run = new_run(tmp_path / "run")
     for batch in (9, 10, 99, 100):
         Parts(batch).save(run, batch=batch)
-    assert names(run.checkpoints / "last") == ["00000099", "00000100"]
-    assert [path.name for path in run.saved] == ["00000100", "00000099"] and run.progress().batch == 100
-    for checkpoint in run.saved:
+    assert names(run.folder.checkpoints / "last") == ["00000099", "00000100"]
+    assert [path.name for path in run.folder.saved] == ["00000100", "00000099"] and run.progress().batch == 100
+    for checkpoint in run.folder.saved:
         check_seal(checkpoint)
         endings = {file.suffix for file in checkpoint.iterdir()}
         assert endings == {"", ".json", ".safetensors"}  # nothing that executes when it is read
@@ -143,7 +144,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     other.save(run, batch=9)
     run.save_model("best", other.model)
     run.remember("people", ["1"])
-    Run(tmp_path / "new", CONFIG, DATA).create()
+    Run(RunFolder(tmp_path / "new"), CONFIG, DATA).create()
     assert files(tmp_path) == before and not (tmp_path / "new").exists()
     monkeypatch.undo()
     other.save(run, batch=9)
@@ -156,7 +157,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 def test_who_may_read_one_file_of_a_kept_model_may_read_all(tmp_path):
     run = new_run(tmp_path / "run")
     run.save_model("best", Parts(0).model)
-    assert len({file.stat().st_mode for file in (run.checkpoints / "best").iterdir()}) == 1
+    assert len({file.stat().st_mode for file in (run.folder.checkpoints / "best").iterdir()}) == 1
 
 
 def test_what_was_saved_is_restored(tmp_path):
@@ -176,7 +177,7 @@ def test_what_was_saved_is_restored(tmp_path):
 def test_a_parameter_that_had_no_state_has_none_afterwards(tmp_path):
     run, saved = new_run(tmp_path / "run"), Parts(0)
     saved.save(run, batch=1)
-    kept = load_file(run.saved[0] / "optimizer.safetensors")
+    kept = load_file(run.folder.saved[0] / "optimizer.safetensors")
     assert {name.partition(".")[0] for name in kept} == {"0", "1", "2", "3", "4", "5"}  # and not 6, the idle one
     assert {name.partition(".")[2] for name in kept} == {"step", "exp_avg", "exp_avg_sq"}
     other = Parts(1, steps=0)
@@ -209,7 +210,7 @@ def test_moments_come_back_in_the_layout_of_their_weights(tmp_path, format):
     step(model, optimizer)
     run.save_last(model, model, optimizer, None, Progress(batch=1), ModelEmaV3(model))
     for name in ("model", "objective", "average"):
-        assert same(load_file(run.saved[0] / f"{name}.safetensors"), dict(model.state_dict()))
+        assert same(load_file(run.folder.saved[0] / f"{name}.safetensors"), dict(model.state_dict()))
     run.restore(other, other, resumed, None, None)
     moment = resumed.state_dict()["state"][0]["exp_avg"]
     assert moment.is_contiguous(memory_format=format) and moment.stride() == other.weight.stride()
@@ -246,7 +247,7 @@ def test_the_moving_average_is_kept_beside_the_model(tmp_path):
     assert same(averages[0].module.state_dict(), averages[1].module.state_dict())
     assert same(saved.state(), other.state()) and (other.model["head"].weight != 0.5).any()
     saved.save(run, batch=2)
-    assert not (run.saved[0] / "average.safetensors").exists()
+    assert not (run.folder.saved[0] / "average.safetensors").exists()
 
 
 def other_losses(parts: Parts) -> None:
@@ -267,7 +268,9 @@ def test_a_checkpoint_of_other_losses_is_refused_with_a_cure(tmp_path, refused, 
     run.save_model("best", parts.model)
     change(parts)
     before = files(tmp_path)
-    with refused(ConfigError, run.saved[0], "does not fit", "resume=false", "run_dir", run.checkpoints / "best"):
+    with refused(
+        ConfigError, run.folder.saved[0], "does not fit", "resume=false", "run_dir", run.folder.checkpoints / "best"
+    ):
         parts.restore(run)
     assert files(tmp_path) == before
 
@@ -288,7 +291,7 @@ def test_figures_logged_after_the_checkpoint_are_dropped(tmp_path):
     parts.save(run, batch=20)
     parts.restore(run)
     assert run.history() == [{"batch": 10, "loss": 0.1}, {"batch": 20, "loss": 0.05}]
-    assert run.metrics.read_text() == '{"batch": 10, "loss": 0.1}\n{"batch": 20, "loss": 0.05}\n'
+    assert run.folder.metrics.read_text() == '{"batch": 10, "loss": 0.1}\n{"batch": 20, "loss": 0.05}\n'
 
 
 @pytest.mark.parametrize("cut", ['{"batch": 20, "lo', "{", "\x00\x00\x00"])
@@ -296,7 +299,7 @@ def test_a_line_of_figures_cut_short_by_a_kill_is_dropped(tmp_path, cut):
     run, parts = new_run(tmp_path / "run"), Parts(0)
     run.log(batch=10, loss=float("nan"))
     parts.save(run, batch=20)
-    with run.metrics.open("a") as file:
+    with run.folder.metrics.open("a") as file:
         file.write(cut)
     parts.restore(run)
     run.log(batch=30, loss=2.0)
@@ -306,16 +309,16 @@ def test_a_line_of_figures_cut_short_by_a_kill_is_dropped(tmp_path, cut):
 def test_a_checkpoint_before_the_first_figure_is_restored(tmp_path):
     run, parts = new_run(tmp_path / "run"), Parts(0)
     parts.save(run, batch=1)
-    assert not run.metrics.exists()
+    assert not run.folder.metrics.exists()
     assert parts.restore(run).batch == 1 and run.history() == []
 
 
 @pytest.mark.parametrize("line", [b'{"batch": 20, "lo', b"null", b"[1]", b'{"loss": 1}', b'{"batch": "1"}', b"\xff"])
 def test_a_damaged_line_of_figures_amid_others_is_named_and_nothing_dropped(tmp_path, refused, line):
     run = new_run(tmp_path / "run", batch=10)
-    with run.metrics.open("ab") as file:
+    with run.folder.metrics.open("ab") as file:
         file.write(line + b'\n{"batch": 9}\n')
     before = files(tmp_path)
-    with refused(DamagedError, run.metrics, "line 2", "remove"):
+    with refused(DamagedError, run.folder.metrics, "line 2", "remove"):
         Parts(0).restore(run)
     assert files(tmp_path) == before

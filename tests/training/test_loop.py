@@ -1,6 +1,5 @@
 """The training loop on a tiny model: what a step does, what is left on disk, and that interruptions leave no trace."""
 
-import dataclasses
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from test_objectives import Waits
 from torch import nn
 
 from dcal_core.commands.train import dcal_batches, dcal_objective
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.augmentation import Augmentation
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
@@ -26,6 +25,7 @@ from dcal_core.data.twins import DataError, TwinIndex
 from dcal_core.environment import TimeBudget
 from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model, new_model
+from dcal_core.runs import RunFolder
 from dcal_core.training import loop
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, Task, start_accelerator, train
@@ -33,7 +33,7 @@ from dcal_core.training.optimisation import lr_at, parameter_groups
 from dcal_core.training.resume import open_run, shapes_of
 
 FAMILIES, IMAGES, SIZE = 6, 3, 32
-CONFIG = Config(
+CONFIG = DCALConfig(
     backbone="hybrid_tiny",
     allow_random_init=True,
     image_size=SIZE,
@@ -68,8 +68,8 @@ def on_a_cpu(monkeypatch):
     monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
 
 
-def changed(**values) -> Config:
-    return dataclasses.replace(CONFIG, **values)
+def changed(**values) -> DCALConfig:
+    return CONFIG.replace(**values)
 
 
 def split_of_twins() -> Split:
@@ -88,22 +88,22 @@ def split_of_twins() -> Split:
     return Split(index, ImageStore(images, np.arange(len(images)), []))
 
 
-def batches_of(config: Config) -> FamilyBatches:
+def batches_of(config: DCALConfig) -> FamilyBatches:
     return dcal_batches(config, split_of_twins())
 
 
-def parts_of(config: Config) -> tuple[nn.Module, nn.Module]:
+def parts_of(config: DCALConfig) -> tuple[nn.Module, nn.Module]:
     """A new model and its objective, the same ones for the same seed."""
     torch.manual_seed(config.seed)
     model = new_model(config, [])
     return model, dcal_objective(config, model, people=2 * FAMILIES)
 
 
-def augmentation_of(config: Config) -> Augmentation:
+def augmentation_of(config: DCALConfig) -> Augmentation:
     return Augmentation(**{name: getattr(config, name) for name in STILL})
 
 
-def seed_of(config: Config, batch: int, number: int, rank: int = 0) -> int:
+def seed_of(config: DCALConfig, batch: int, number: int, rank: int = 0) -> int:
     """The seed of all that is random with a part of a batch."""
     return int(np.random.SeedSequence((config.seed, batch, number, rank)).generate_state(1)[0])
 
@@ -148,19 +148,19 @@ class Recording(nn.Module):
 def run_training(folder, config=CONFIG, budget=None, validate=None, wrap=lambda objective: objective):
     """Train in a folder and return its run and the progress."""
     model, objective = parts_of(config)
-    run = open_run(folder, config, "the people and images", [], shapes_of(model))
+    run = open_run(RunFolder(folder), config, "the people and images", [], shapes_of(model))
     validate, budget = validate or Validator(), budget or TimeBudget(1000.0)
     accelerator = start_accelerator(config)
     return run, train(config, accelerator, model, wrap(objective), batches_of(config), validate, run, budget)
 
 
 def weights(run, name: str = "last") -> dict[str, torch.Tensor]:
-    return load_file((run.saved[0] if name == "last" else run.checkpoints / name) / "model.safetensors")
+    return load_file((run.folder.saved[0] if name == "last" else run.folder.checkpoints / name) / "model.safetensors")
 
 
 def state(run) -> dict[str, torch.Tensor]:
     """Everything in the last checkpoint as one flat dictionary."""
-    last = run.saved[0]
+    last = run.folder.saved[0]
     moments = {f"optimizer.{name}": value for name, value in load_file(last / "optimizer.safetensors").items()}
     averages = {f"average.{name}": value for name, value in average(run).items()}
     objective = {n.replace("inner.", ""): value for n, value in load_file(last / "objective.safetensors").items()}
@@ -168,7 +168,7 @@ def state(run) -> dict[str, torch.Tensor]:
 
 
 def average(run) -> dict[str, torch.Tensor]:
-    file = run.saved[0] / "average.safetensors"
+    file = run.folder.saved[0] / "average.safetensors"
     return load_file(file) if file.is_file() else {}
 
 
@@ -237,7 +237,7 @@ def test_every_trainable_parameter_is_in_one_group():
     assert len(trainable) < len(list(task.parameters()))
 
 
-def described_groups(config: Config) -> dict[str, tuple[float, float]]:
+def described_groups(config: DCALConfig) -> dict[str, tuple[float, float]]:
     """Each parameter's name with the factor of its learning rate and its weight decay."""
     task = Task(*parts_of(config))
     names = {id(p): name for name, p in task.named_parameters()}
@@ -278,9 +278,9 @@ def test_a_block_learns_slower_than_the_block_above_it():
 def test_a_run_finishes_with_all_checkpoints(uninterrupted):
     run, progress = uninterrupted
     assert progress.finished and progress.batch == 6 and progress.seconds > 0
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best", "epoch_1", "epoch_2", "last"]
+    assert sorted(path.name for path in run.folder.checkpoints.iterdir()) == ["best", "epoch_1", "epoch_2", "last"]
     assert_same(weights(run, "last"), weights(run, "epoch_2"))
-    saved = json.loads((run.saved[0] / "progress.json").read_text())
+    saved = json.loads((run.folder.saved[0] / "progress.json").read_text())
     assert saved["batch"] == 6 and saved["finished"] and saved["fingerprint"] == CONFIG.fingerprint()
 
 
@@ -309,7 +309,7 @@ def test_checkpoints_are_kept_every_few_epochs_and_validation_runs_every_few_and
     config = changed(epochs=5, steps_per_epoch=1, checkpoint_every=2, validate_every=3)
     run, progress = run_training(tmp_path / "run", config, validate=validate)
     assert progress.finished and validate.calls == 2
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best", "epoch_2", "epoch_4", "last"]
+    assert sorted(path.name for path in run.folder.checkpoints.iterdir()) == ["best", "epoch_2", "epoch_4", "last"]
     assert [line["epoch"] for line in validations(run)] == [3, 5]
 
 
@@ -318,7 +318,7 @@ def test_the_best_checkpoint_has_the_lowest_eer_and_the_first_of_equals(tmp_path
     run, progress = run_training(tmp_path / "run", config, validate=Validator(0.4, 0.2, 0.3, 0.2))
     assert progress.best_eer == 0.2
     assert_same(weights(run, "best"), weights(run, "epoch_2"))
-    facts = json.loads((run.checkpoints / "best" / "facts.json").read_text())
+    facts = json.loads((run.folder.checkpoints / "best" / "facts.json").read_text())
     assert facts["epoch"] == 2 and facts["eer"] == 0.2
 
 
@@ -354,7 +354,7 @@ def test_the_tracker_gets_what_is_logged_and_is_closed(tmp_path, monkeypatch):
 # ---- one step, and the parts of a batch
 
 
-def by_hand(config: Config) -> dict[str, torch.Tensor]:
+def by_hand(config: DCALConfig) -> dict[str, torch.Tensor]:
     """The weights after one step of the optimiser on the mean gradient of a batch's parts, in plain PyTorch."""
     model, objective = parts_of(config)
     model.train()
@@ -455,7 +455,7 @@ def test_where_memory_runs_out_training_goes_on_in_smaller_parts(tmp_path, capsy
     assert [len(part["images"]) for part in objective.seen] == [16] + [8] * 12
     for part in objective.seen:
         assert_whole_families(part)
-    expected, _ = run_training(tmp_path / "expected", dataclasses.replace(config, accumulation=2))
+    expected, _ = run_training(tmp_path / "expected", config.replace(accumulation=2))
     assert_same(state(expected), state(run))
     assert expected.history() == run.history()
 
@@ -464,12 +464,12 @@ def test_a_later_session_begins_with_the_smaller_parts(tmp_path, capsys):
     config = changed(families_per_batch=4)
     run, progress, _ = train_short(tmp_path / "run", config, Budget(2), most=8)
     assert progress.batch == 2
-    assert json.loads((run.saved[0] / "progress.json").read_text())["parts"] == 2
+    assert json.loads((run.folder.saved[0] / "progress.json").read_text())["parts"] == 2
     capsys.readouterr()
     run, progress, objective = train_short(tmp_path / "run", config, most=8)
     assert progress.finished and {len(part["images"]) for part in objective.seen} == {8}
     assert "Out of memory" not in capsys.readouterr().out
-    assert_same(state(run_training(tmp_path / "whole", dataclasses.replace(config, accumulation=2))[0]), state(run))
+    assert_same(state(run_training(tmp_path / "whole", config.replace(accumulation=2))[0]), state(run))
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -479,7 +479,7 @@ def test_what_was_done_of_a_batch_when_memory_ran_out_leaves_no_trace(tmp_path, 
     run, progress, objective = train_short(tmp_path / "run", config, calls=(call,), backward=backward)
     assert [len(part["images"]) for part in objective.seen] == [8] * call + [4] * 24
     assert progress.parts == 4 and steps_in(run) == 6
-    expected, _ = run_training(tmp_path / "expected", dataclasses.replace(config, accumulation=4))
+    expected, _ = run_training(tmp_path / "expected", config.replace(accumulation=4))
     assert_same(state(expected), state(run))
     assert expected.history() == run.history()
 
@@ -590,13 +590,13 @@ def test_training_ends_after_so_many_validations_without_a_better_eer(tmp_path, 
     assert progress.finished and (progress.batch, progress.best_eer, progress.stale) == (5, 0.3, 2)
     assert validate.calls == 5
     assert re.search(r"No better EER in 2 validations \(patience\): .* 5\b", capsys.readouterr().out)
-    assert json.loads((run.checkpoints / "best" / "facts.json").read_text())["epoch"] == 3
+    assert json.loads((run.folder.checkpoints / "best" / "facts.json").read_text())["epoch"] == 3
     assert_same(weights(run, "best"), weights(run, "epoch_3"))
-    before = {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
+    before = {file: file.read_bytes() for file in run.folder.path.rglob("*") if file.is_file()}
     _, progress = run_training(tmp_path / "run", config, validate=Validator(0.0))
     assert progress.finished and progress.batch == 5
     assert "nothing is left to train" in capsys.readouterr().out
-    assert before == {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
+    assert before == {file: file.read_bytes() for file in run.folder.path.rglob("*") if file.is_file()}
 
 
 def test_validations_without_a_better_eer_are_counted_over_sessions(tmp_path):
@@ -626,7 +626,7 @@ def test_compiling_is_of_the_whole_model_and_changes_nothing_else(uninterrupted,
     config = changed(compile=True, epochs=1, steps_per_epoch=1, dropout=0.0, drop_path=0.0, pwca_prob=1.0)
     run, progress = run_training(tmp_path / "run", config)
     assert progress.finished and len(compiled) == 1 and set(weights(run)) == set(weights(uninterrupted[0]))
-    plain, _ = run_training(tmp_path / "plain", dataclasses.replace(config, compile=False))
+    plain, _ = run_training(tmp_path / "plain", config.replace(compile=False))
     assert len(compiled) == 1
     assert_close(weights(plain), weights(run), rtol=1e-3, atol=1e-5)
 
@@ -662,7 +662,7 @@ def test_on_several_gpus_batch_norms_of_pixels_see_all_processes_and_keep_their_
     model, objective = parts_of(CONFIG)
     images, names = torch.rand(2, 3, SIZE, SIZE), list(model.state_dict())
     expected = model.eval().encode(images).parts
-    run = open_run(tmp_path / "run", CONFIG, "the people and images", [], {})
+    run = open_run(RunFolder(tmp_path / "run"), CONFIG, "the people and images", [], {})
     with pytest.raises(Prepared) as prepared:
         train(CONFIG, accelerator, model, objective, batches_of(CONFIG), Validator(), run, TimeBudget(1000.0))
     model = prepared.value.args[0].model.eval()
@@ -748,7 +748,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one_bit_for_bit(uninterrup
     assert_same(state(whole), state(run))
     for name in ("best", "epoch_1", "epoch_2"):
         assert_same(weights(whole, name), weights(run, name))
-    assert whole.metrics.read_bytes() == run.metrics.read_bytes()
+    assert whole.metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
 def test_a_run_interrupted_at_every_batch_ends_the_same(uninterrupted, tmp_path):
@@ -756,7 +756,7 @@ def test_a_run_interrupted_at_every_batch_ends_the_same(uninterrupted, tmp_path)
         run, progress = run_training(tmp_path / "run", budget=Budget(1))
         assert progress.batch == batch and progress.finished == (batch == 6)
     assert_same(state(uninterrupted[0]), state(run))
-    assert uninterrupted[0].metrics.read_bytes() == run.metrics.read_bytes()
+    assert uninterrupted[0].metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
 def test_checkpoints_within_an_epoch_come_by_time_and_leave_no_trace(uninterrupted, tmp_path, monkeypatch):
@@ -764,8 +764,8 @@ def test_checkpoints_within_an_epoch_come_by_time_and_leave_no_trace(uninterrupt
     save_last = Run.save_last
     monkeypatch.setattr(Run, "save_last", lambda run, *rest: (saved.append(rest[4].batch), save_last(run, *rest)))
     run, _ = run_training(tmp_path / "run", changed(save_minutes=0.0))
-    assert saved == [1, 2, 3, 4, 5, 6] and [path.name for path in run.saved] == ["00000006", "00000005"]
-    assert uninterrupted[0].metrics.read_bytes() == run.metrics.read_bytes()
+    assert saved == [1, 2, 3, 4, 5, 6] and [path.name for path in run.folder.saved] == ["00000006", "00000005"]
+    assert uninterrupted[0].metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
 def test_a_process_that_is_asked_to_end_saves_first(uninterrupted, tmp_path, capsys):
@@ -780,7 +780,7 @@ def test_a_process_that_is_asked_to_end_saves_first(uninterrupted, tmp_path, cap
     assert (progress.batch, progress.finished) == (4, False) and signal.getsignal(signal.SIGTERM) is before
     assert "asked this process to end: saved after 4 batches" in capsys.readouterr().out
     run, progress = run_training(tmp_path / "run")
-    assert progress.finished and uninterrupted[0].metrics.read_bytes() == run.metrics.read_bytes()
+    assert progress.finished and uninterrupted[0].metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(uninterrupted, tmp_path):
@@ -801,7 +801,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(uninterrupted, t
 def test_a_budget_of_nothing_still_makes_one_batch_and_saves_it(tmp_path):
     run, progress = run_training(tmp_path / "run", budget=TimeBudget(0.0))
     assert (progress.batch, progress.finished) == (1, False)
-    assert json.loads((run.saved[0] / "progress.json").read_text())["batch"] == 1
+    assert json.loads((run.folder.saved[0] / "progress.json").read_text())["batch"] == 1
     _, progress = run_training(tmp_path / "run")
     assert (progress.batch, progress.finished) == (6, True)
 
@@ -826,12 +826,12 @@ def test_seconds_of_all_sessions_add_up(tmp_path):
 
 def test_a_finished_run_trains_no_more(tmp_path, monkeypatch):
     run, _ = run_training(tmp_path / "run")
-    before = {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
+    before = {file: file.read_bytes() for file in run.folder.path.rglob("*") if file.is_file()}
     monkeypatch.setattr(loop.Trainer, "step", lambda *_: pytest.fail("a batch was trained"))
     validate = Validator()
     run, progress = run_training(tmp_path / "run", validate=validate)
     assert progress.finished and progress.batch == 6 and validate.calls == 0
-    assert before == {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
+    assert before == {file: file.read_bytes() for file in run.folder.path.rglob("*") if file.is_file()}
 
 
 def test_resume_false_starts_again_from_the_first_batch(uninterrupted, tmp_path, capsys):

@@ -6,50 +6,51 @@ from test_checkpoints import CONFIG, DATA, Parts, files, model_of, new_run
 from test_resume import OTHER
 from timm.utils import ModelEmaV3
 
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.models.files import load_model
+from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError, check_seal, seal
 from dcal_core.training.checkpoints import Run
-from dcal_core.training.resume import open_run, people_behind, refuse_other_parameters, shapes_of, take_over
+from dcal_core.training.resume import load_matching, open_run, people_behind, refuse_other_parameters, shapes_of
 
 
 def go_on(run: Run) -> None:
     """All that a session does with its own run before its first batch."""
     parts, scaler = Parts(1), torch.amp.GradScaler("cpu")
-    opened = open_run(run.folder, CONFIG, DATA, [], shapes_of(parts.model))
+    opened = open_run(RunFolder(run.folder.path), CONFIG, DATA, [], shapes_of(parts.model))
     opened.remember("faces", [])
     parts.restore(opened, ModelEmaV3(parts.model), scaler)
 
 
 def start_from(run: Run) -> None:
-    config = Config(seed=3, lr=0.5, resume_from=str(run.folder))
-    opened = open_run(run.folder.with_name("new"), config, DATA, [], shapes_of(model_of()))
-    take_over(model_of(), opened.weights_from)
+    config = DCALConfig(seed=3, lr=0.5, resume_from=str(run.folder.path))
+    opened = open_run(RunFolder(run.folder.path.with_name("new")), config, DATA, [], shapes_of(model_of()))
+    load_matching(model_of(), opened.weights_from)
 
 
 def attach(run: Run) -> None:
-    open_run(run.folder.with_name("new"), CONFIG, DATA, [run.folder], shapes_of(model_of()))
+    open_run(RunFolder(run.folder.path.with_name("new")), CONFIG, DATA, [run.folder.path], shapes_of(model_of()))
 
 
 def load(run: Run) -> None:
-    load_model(run.saved[0])
+    load_model(run.folder.saved[0])
 
 
 def compare(run: Run) -> None:
-    refuse_other_parameters(run.folder, OTHER)
+    refuse_other_parameters(run.folder.path, OTHER)
 
 
 def ask_for_people(run: Run) -> None:
-    people_behind(run.saved[0])
+    people_behind(run.folder.saved[0])
 
 
 def start_again(run: Run) -> None:
     """As after an interruption before the first checkpoint."""
-    (run.folder / "checkpoints").rename(run.folder.with_name("elsewhere"))
+    (run.folder.path / "checkpoints").rename(run.folder.path.with_name("elsewhere"))
     try:
-        open_run(run.folder, CONFIG, DATA, [], shapes_of(model_of()))
+        open_run(RunFolder(run.folder.path), CONFIG, DATA, [], shapes_of(model_of()))
     finally:
-        run.folder.with_name("elsewhere").rename(run.folder / "checkpoints")
+        run.folder.path.with_name("elsewhere").rename(run.folder.path / "checkpoints")
 
 
 READERS = [
@@ -75,12 +76,12 @@ READERS = [
 def test_a_pickle_in_place_of_a_file_of_a_run_is_refused_by_name(tmp_path, capsys, refused, attack, name, read):
     run, parts = new_run(tmp_path / "run"), Parts(0)
     parts.save(run, ModelEmaV3(parts.model), torch.amp.GradScaler("cpu"), batch=7)
-    attacked = (run.saved[0] / name).resolve()
+    attacked = (run.folder.saved[0] / name).resolve()
     attack.write(attacked)
-    seal(run.saved[0])  # whoever could write the one could write the other
-    check_seal(run.saved[0])
+    seal(run.folder.saved[0])  # whoever could write the one could write the other
+    check_seal(run.folder.saved[0])
     before = files(tmp_path)
-    with refused(DamagedError, run.folder, "remove" if "metrics" in name else "restore"):
+    with refused(DamagedError, run.folder.path, "remove" if "metrics" in name else "restore"):
         try:
             read(run)
         except DamagedError as error:
@@ -94,6 +95,6 @@ def test_a_pickle_in_an_attached_run_leaves_the_own_one_to_go_on_with(tmp_path, 
     attached = new_run(tmp_path / "input" / "a", batch=9)
     attack.write(attached.saved[0] / "progress.json")
     seal(attached.saved[0])
-    run = open_run(tmp_path / "run", CONFIG, DATA, [tmp_path / "input"], shapes_of(model_of()))
+    run = open_run(RunFolder(tmp_path / "run"), CONFIG, DATA, [tmp_path / "input"], shapes_of(model_of()))
     assert run.progress().batch == 7 and str(attached.saved[0] / "progress.json") in capsys.readouterr().out
     assert not attack.touched.exists()

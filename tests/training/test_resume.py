@@ -10,21 +10,24 @@ from pathlib import Path
 import pytest
 from test_checkpoints import CONFIG, DATA, Parts, damage, files, model_of, names, new_run, same
 
-from dcal_core.config.shared import Config, check
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
+from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError
-from dcal_core.training.checkpoints import Progress, Run, saved_in
-from dcal_core.training.resume import find_trained, open_run, people_behind, shapes_of, take_over
+from dcal_core.training.checkpoints import Progress, Run
+from dcal_core.training.resume import find_trained, load_matching, open_run, people_behind, shapes_of
 
-OTHER = Config(seed=3, lr=0.5)  # decisive parameters of another run
+OTHER = DCALConfig(seed=3, lr=0.5)  # decisive parameters of another run
 
 
-def begin(folder, config: Config = CONFIG, roots=(), data: str = DATA, head: int = 2) -> tuple[Run, Parts, Progress]:
+def begin(
+    folder, config: DCALConfig = CONFIG, roots=(), data: str = DATA, head: int = 2
+) -> tuple[Run, Parts, Progress]:
     """A session up to its first batch: its run, what is trained, and where that stands."""
     parts = Parts(9, steps=0, head=head)
-    run = open_run(folder, config, data, list(roots), shapes_of(parts.model))
+    run = open_run(RunFolder(folder), config, data, list(roots), shapes_of(parts.model))
     if run.weights_from:
-        take_over(parts.model, run.weights_from)
+        load_matching(parts.model, run.weights_from)
     run.remember("faces", ["3"])
     return run, parts, parts.restore(run)
 
@@ -38,8 +41,8 @@ def asides(folder: Path) -> list[str]:
 
 def test_nothing_there_starts_fresh(tmp_path, capsys):
     run, parts, progress = begin(tmp_path / "run", roots=[tmp_path / "input"])
-    assert run.folder == tmp_path / "run" and progress == Progress()
-    assert same(parts.state(), Parts(9, steps=0).state()) and not (run.folder / "started_from.json").exists()
+    assert run.folder.path == tmp_path / "run" and progress == Progress()
+    assert same(parts.state(), Parts(9, steps=0).state()) and not (run.folder.path / "started_from.json").exists()
     assert "starting fresh" in capsys.readouterr().out
 
 
@@ -58,8 +61,8 @@ def test_that_a_run_is_finished_is_said(tmp_path, capsys):
 
 def test_parameters_that_cannot_change_the_weights_may_differ(tmp_path):
     new_run(tmp_path / "run", batch=7)
-    run, _, progress = begin(tmp_path / "run", Config(seed=3, tracker="wandb", encode_batch=1))
-    assert progress.batch == 7 and json.loads((run.folder / "config.json").read_text())["encode_batch"] == 1
+    run, _, progress = begin(tmp_path / "run", DCALConfig(seed=3, tracker="wandb", encode_batch=1))
+    assert progress.batch == 7 and json.loads((run.folder.path / "config.json").read_text())["encode_batch"] == 1
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -68,7 +71,7 @@ def test_another_fingerprint_is_refused_with_each_field_and_both_values(tmp_path
     given = str(new_run(tmp_path / "other", OTHER, batch=9).folder) if elsewhere else ""
     before = files(tmp_path)
     with pytest.raises(ConfigError) as refusal:
-        begin(tmp_path / "run", Config(seed=4, lr=0.5, encode_batch=1, resume_from=given))
+        begin(tmp_path / "run", DCALConfig(seed=4, lr=0.5, encode_batch=1, resume_from=given))
     sentence = str(refusal.value)
     assert "seed: 3 then, 4 now" in sentence and "lr: 5e-05 then, 0.5 now" in sentence
     assert "encode_batch" not in sentence and "epochs" not in sentence
@@ -88,50 +91,50 @@ def test_other_people_or_images_are_refused(tmp_path, refused):
 @pytest.mark.parametrize("config", ["missing", "edited"])
 def test_a_checkpoint_of_other_parameters_is_not_gone_on_with_whatever_config_json_says(tmp_path, refused, config):
     run = new_run(tmp_path / "run", OTHER, batch=7)
-    (run.folder / "config.json").unlink()
+    (run.folder.path / "config.json").unlink()
     if config == "edited":
-        Run(run.folder, CONFIG, DATA).create()
-    with refused(ConfigError, run.folder, "resume=false", "run_dir"):
-        begin(run.folder)
-    begin(run.folder, Config(seed=3, resume=False))
-    assert asides(tmp_path) == ["run.old1"] and saved_in(tmp_path / "run.old1")
+        Run(RunFolder(run.folder.path), CONFIG, DATA).create()
+    with refused(ConfigError, run.folder.path, "resume=false", "run_dir"):
+        begin(run.folder.path)
+    begin(run.folder.path, DCALConfig(seed=3, resume=False))
+    assert asides(tmp_path) == ["run.old1"] and RunFolder(tmp_path / "run.old1").saved
 
 
 def test_resume_false_moves_the_old_run_aside_and_goes_on_with_no_attached_one(tmp_path, capsys):
-    new_run(tmp_path / "input" / "a", Config(seed=4), batch=9)
+    new_run(tmp_path / "input" / "a", DCALConfig(seed=4), batch=9)
     for batch in (7, 8):
         new_run(tmp_path / "run", batch=batch)
-        assert begin(tmp_path / "run", Config(seed=4, resume=False), [tmp_path / "input"])[2].batch == 0
+        assert begin(tmp_path / "run", DCALConfig(seed=4, resume=False), [tmp_path / "input"])[2].batch == 0
         assert not (tmp_path / "run" / "started_from.json").exists()
-    assert [saved_in(tmp_path / name)[0].name for name in asides(tmp_path)] == ["00000007", "00000008"]
+    assert [RunFolder(tmp_path / name).saved[0].name for name in asides(tmp_path)] == ["00000007", "00000008"]
     assert f"is now in {tmp_path / 'run.old2'}" in capsys.readouterr().out
 
 
 def test_resume_false_forbids_what_resume_from_asks_for(refused):
     with refused(ConfigError, "resume_from", "resume=false", "leave one of them out"):
-        check(Config(resume_from="runs/demo", resume=False))
+        check(DCALConfig(resume_from="runs/demo", resume=False))
 
 
 def test_a_damaged_newest_checkpoint_costs_the_batches_since_the_one_before_it(tmp_path):
     run = new_run(tmp_path / "run", batch=7)
     run.log(batch=9, loss=1.0)
     Parts(1).save(run, batch=9)
-    damage(run.saved[0])
+    damage(run.folder.saved[0])
     run, parts, progress = begin(tmp_path / "run")
     assert progress.batch == 7 and same(parts.state(), Parts(0).state()) and len(run.history()) == 1
     parts.save(run, batch=9)  # the name is free again
-    assert names(run.checkpoints / "last") == ["00000007", "00000009", "00000009.damaged1"]
+    assert names(run.folder.checkpoints / "last") == ["00000007", "00000009", "00000009.damaged1"]
 
 
 def test_a_run_of_damaged_checkpoints_is_not_begun_again_by_itself(tmp_path, refused):
     run = new_run(tmp_path / "run", batch=7)
-    damage(run.saved[0])
+    damage(run.folder.saved[0])
     before = files(tmp_path)
     for _ in range(2):
-        with refused(DamagedError, run.folder, "resume=false"):
-            begin(run.folder)
+        with refused(DamagedError, run.folder.path, "resume=false"):
+            begin(run.folder.path)
     assert files(tmp_path) == before
-    assert begin(run.folder, Config(seed=3, resume=False))[2].batch == 0 and asides(tmp_path) == ["run.old1"]
+    assert begin(run.folder.path, DCALConfig(seed=3, resume=False))[2].batch == 0 and asides(tmp_path) == ["run.old1"]
 
 
 # ---- attached
@@ -146,9 +149,9 @@ def test_an_attached_run_that_is_further_is_copied_and_left_as_it_was(tmp_path, 
     new_run(tmp_path / "input" / "b", batch=8, seed=6)
     before = files(source.folder)
     run, parts, progress = begin(tmp_path / "run", roots=[tmp_path / "input"])
-    assert run.folder == tmp_path / "run" and progress.batch == 9 and same(parts.state(), Parts(5).state())
+    assert run.folder.path == tmp_path / "run" and progress.batch == 9 and same(parts.state(), Parts(5).state())
     assert run.history() == [{"batch": 8, "loss": 1.0}, {"batch": 9, "loss": 2.0}]
-    assert find_trained(run.folder, []) == run.checkpoints / "best"
+    assert find_trained(run.folder.path, []) == run.folder.checkpoints / "best"
     assert f"Going on from the attached run {source.folder}, 9 batches done." in capsys.readouterr().out
     parts.save(run, batch=10)
     assert files(source.folder) == before
@@ -194,15 +197,15 @@ def test_an_attached_run_that_is_read_only_is_gone_on_with_by_a_user_who_may_not
             if os.getuid() == 0:
                 os.setgid(65534)
                 os.setuid(65534)
-            run = open_run(place / "own" / "run", CONFIG, DATA, [place / "input"], shapes_of(model_of()))
+            run = open_run(RunFolder(place / "own" / "run"), CONFIG, DATA, [place / "input"], shapes_of(model_of()))
             run.remember("faces", [])
-            shutil.rmtree(run.checkpoints / "best")
+            shutil.rmtree(run.folder.checkpoints / "best")
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert [path.name for path in saved_in(place / "own" / "run")] == ["00000009"]
+    assert [path.name for path in RunFolder(place / "own" / "run").saved] == ["00000009"]
     shutil.rmtree(place)
 
 
@@ -212,7 +215,9 @@ def test_a_copy_of_an_attached_run_that_was_cut_short_anywhere_is_no_run(tmp_pat
     own = tmp_path / "run"
     for number in range(0, 1000, 3):
         shutil.rmtree(own, ignore_errors=True)
-        if not killed_at(number, lambda: open_run(own, CONFIG, DATA, [tmp_path / "input"], shapes_of(model_of()))):
+        if not killed_at(
+            number, lambda: open_run(RunFolder(own), CONFIG, DATA, [tmp_path / "input"], shapes_of(model_of()))
+        ):
             break
         if number % 12 == 0:
             assert begin(own, roots=[tmp_path / "input"])[2].batch == 9
@@ -225,8 +230,8 @@ def test_a_copy_of_an_attached_run_that_was_cut_short_anywhere_is_no_run(tmp_pat
 def test_the_people_behind_weights_are_those_of_the_run_that_they_lie_in(tmp_path, refused):
     run = new_run(tmp_path / "run", batch=7)
     run.save_model("best", Parts(0).model)
-    assert people_behind(run.saved[0]) == people_behind(run.checkpoints / "best") == ["1", "2"]
-    shutil.copytree(run.checkpoints / "best", tmp_path / "best")
+    assert people_behind(run.folder.saved[0]) == people_behind(run.folder.checkpoints / "best") == ["1", "2"]
+    shutil.copytree(run.folder.checkpoints / "best", tmp_path / "best")
     with refused(ConfigError, f"resume_from={tmp_path / 'best'}", "trained_on.json", "attach the whole run"):
         people_behind(tmp_path / "best")
 
@@ -234,16 +239,16 @@ def test_the_people_behind_weights_are_those_of_the_run_that_they_lie_in(tmp_pat
 @pytest.mark.parametrize("content", ["{}", '{"people": "12"}', '{"people": null}', "[]", "no JSON"])
 def test_people_that_cannot_be_read_are_not_taken_for_nobody(tmp_path, refused, content):
     run = new_run(tmp_path / "run", batch=7)
-    (run.folder / "trained_on.json").write_text(content)
-    with refused(DamagedError, run.folder / "trained_on.json", "restore it"):
-        people_behind(run.saved[0])
+    (run.folder.path / "trained_on.json").write_text(content)
+    with refused(DamagedError, run.folder.path / "trained_on.json", "restore it"):
+        people_behind(run.folder.saved[0])
 
 
 def test_the_people_of_earlier_sessions_stay_those_that_a_run_was_trained_on(tmp_path):
     run = new_run(tmp_path / "run", batch=7)  # on 1 and 2, who may be those behind the weights it started from
-    run, *_ = begin(run.folder)  # on 3
-    assert people_behind(run.saved[0]) == ["1", "2", "3"]
-    fresh, *_ = begin(run.folder, Config(seed=3, resume=False))
+    run, *_ = begin(run.folder.path)  # on 3
+    assert people_behind(run.folder.saved[0]) == ["1", "2", "3"]
+    fresh, *_ = begin(run.folder.path, DCALConfig(seed=3, resume=False))
     assert json.loads((fresh.folder / "trained_on.json").read_text())["people"] == ["3"]
 
 
@@ -278,6 +283,6 @@ def test_the_best_model_survives_a_kill_at_any_moment(tmp_path, killed_at):
         run.save_model("best", Parts(0).model, epoch=1)
         if not killed_at(number, lambda run=run: run.save_model("best", model, epoch=2)):
             break
-        best = find_trained(run.folder, [])
+        best = find_trained(run.folder.path, [])
         kept.append(json.loads((best / "facts.json").read_text())["epoch"])
     assert kept == sorted(kept) and set(kept) == {1, 2}

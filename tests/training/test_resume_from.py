@@ -11,16 +11,17 @@ from test_checkpoints import CONFIG, DATA, Parts, damage, files, model_of, names
 from test_resume import OTHER, asides, begin
 from torch import nn
 
-from dcal_core.config.shared import Config, check
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
+from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError
-from dcal_core.training.checkpoints import Progress, saved_in
-from dcal_core.training.resume import open_run, shapes_of, take_over
+from dcal_core.training.checkpoints import Progress
+from dcal_core.training.resume import load_matching, open_run, shapes_of
 
 
-def naming(source, **changes) -> Config:
+def naming(source, **changes) -> DCALConfig:
     """The parameters of another run that is to go on from somewhere."""
-    return check(Config(resume_from=str(source), **{"seed": 3, "lr": 0.5} | changes))
+    return check(DCALConfig(resume_from=str(source), **{"seed": 3, "lr": 0.5} | changes))
 
 
 def started_from(folder: Path) -> Path:
@@ -41,7 +42,7 @@ def test_a_named_run_with_the_same_parameters_is_copied_and_gone_on_with_exactly
     before = files(source.folder)
     run, parts, progress = begin(tmp_path / "run", naming(source.folder, lr=CONFIG.lr))
     assert progress.batch == 7 and same(parts.state(), Parts(0).state()) and run.history() == source.history()
-    assert run.folder == tmp_path / "run" and not (run.folder / "started_from.json").exists()
+    assert run.folder.path == tmp_path / "run" and not (run.folder.path / "started_from.json").exists()
     parts.save(run, batch=9)
     assert begin(tmp_path / "run", naming(source.folder, lr=CONFIG.lr))[2].batch == 9  # the same command again
     assert files(source.folder) == before
@@ -56,7 +57,7 @@ def test_with_other_parameters_a_new_run_starts_from_the_weights_that_are_named(
     run, parts, progress = begin(tmp_path / "run", naming(source.folder / place))
     assert is_new_run_of(4 if "best" in place else 2, parts, progress)  # a checkpoint stands for its run
     weights = source.checkpoints / "best" if "best" in place else source.saved[0]
-    assert started_from(run.folder) == weights and run.saved == []
+    assert started_from(run.folder.path) == weights and run.folder.saved == []
     assert f"A new run from the weights of {weights}" in capsys.readouterr().out
     assert files(source.folder) == before
 
@@ -108,10 +109,10 @@ def test_a_start_that_was_interrupted_and_then_changed_starts_from_what_is_named
     new_run(folder, batch=7)
     begin(folder, naming(folder))
     assert is_new_run_of(0, *begin(folder, naming(folder, lr=0.25))[1:])  # never silently from nothing
-    run, parts, progress = begin(folder, Config(seed=5))
+    run, parts, progress = begin(folder, DCALConfig(seed=5))
     assert same(parts.state(), Parts(9, steps=0).state()) and "starting fresh" in capsys.readouterr().out
     assert not (folder / "started_from.json").exists()
-    assert same(begin(folder, Config(seed=5))[1].state(), Parts(9, steps=0).state())
+    assert same(begin(folder, DCALConfig(seed=5))[1].state(), Parts(9, steps=0).state())
 
 
 def test_weights_that_are_gone_when_an_interrupted_start_is_repeated_are_named(tmp_path, refused):
@@ -145,10 +146,10 @@ def test_a_place_without_run_or_model_is_refused_and_changes_nothing(tmp_path, r
 def test_a_named_model_that_is_damaged_is_refused_before_anything_is_moved(tmp_path, refused, place):
     run = new_run(tmp_path / "run", batch=7)
     run.save_model("best", Parts(0).model)
-    for model in (run.saved[0], run.checkpoints / "best"):
+    for model in (run.folder.saved[0], run.folder.checkpoints / "best"):
         (model / "model.safetensors").write_bytes(b"")
     before = files(tmp_path)
-    with refused(DamagedError, run.folder):
+    with refused(DamagedError, run.folder.path):
         begin(tmp_path / "run", naming(tmp_path / "run" / place))
     assert files(tmp_path) == before
 
@@ -172,7 +173,9 @@ def test_what_the_caller_refuses_of_the_weights_is_refused_before_anything_is_mo
 
     for _ in range(2):
         with refused(ConfigError, "others"):
-            open_run(tmp_path / "run", naming(tmp_path / "run"), DATA, [], shapes_of(model_of()), check_source)
+            open_run(
+                RunFolder(tmp_path / "run"), naming(tmp_path / "run"), DATA, [], shapes_of(model_of()), check_source
+            )
         assert files(tmp_path) == before
     assert asked == [tmp_path / "run" / "checkpoints" / "last" / "00000007"] * 2
 
@@ -191,25 +194,25 @@ def with_a_part_that_went() -> nn.Module:
     return model_of(gone=nn.Linear(1, 1))
 
 
-def kept_model(folder: Path, model: nn.Module, config: Config = CONFIG, batch: int = 7) -> Path:
+def kept_model(folder: Path, model: nn.Module, config: DCALConfig = CONFIG, batch: int = 7) -> Path:
     """A run's checkpoint of a model."""
     run, parts = new_run(folder, config), Parts(0)
     parts.model = model
     parts.save(run, batch=batch)
-    return run.saved[0]
+    return run.folder.saved[0]
 
 
 @pytest.mark.parametrize("attached", [False, True])
 def test_where_the_model_has_changed_a_new_run_takes_what_fits_and_lists_what_does_not(tmp_path, capsys, attached):
     weights = kept_model(tmp_path / "input" / "a" if attached else tmp_path / "run", with_a_part_that_went())
     ours, model = changed_model(), changed_model()
-    run = open_run(tmp_path / "run", CONFIG, DATA, [tmp_path / "input"], shapes_of(model))
+    run = open_run(RunFolder(tmp_path / "run"), CONFIG, DATA, [tmp_path / "input"], shapes_of(model))
     moved = weights if attached else tmp_path / "run.old1" / "checkpoints" / "last" / "00000007"
-    assert run.weights_from == moved and run.saved == [] and weights.exists() == attached
+    assert run.weights_from == moved and run.folder.saved == [] and weights.exists() == attached
     said = capsys.readouterr().out
     assert f"{weights} holds another model than this one" in said
     assert (f"The run that was in {tmp_path / 'run'} is now in {tmp_path / 'run.old1'}." in said) != attached
-    take_over(model, run.weights_from)
+    load_matching(model, run.weights_from)
     theirs = load_file(run.weights_from / "model.safetensors")
     for name, tensor in model.state_dict().items():
         expected = theirs if name.startswith("trunk") else ours.state_dict()
@@ -230,7 +233,7 @@ def test_where_the_model_has_changed_a_new_run_takes_what_fits_and_lists_what_do
 
 def test_what_fits_wholly_is_taken_without_a_word_of_advice(tmp_path, capsys):
     model = changed_model()
-    take_over(model, kept_model(tmp_path / "run", changed_model()))
+    load_matching(model, kept_model(tmp_path / "run", changed_model()))
     assert same(dict(model.state_dict()), dict(changed_model().state_dict()))
     assert "6 of 6 tensors" in (said := capsys.readouterr().out) and "differ" not in said
 
@@ -245,7 +248,7 @@ def test_a_model_that_is_too_different_is_refused_each_time_and_stays_where_it_i
     before = files(tmp_path)
     for _ in range(2):  # so that a second try does not start afresh because the first moved the run
         with pytest.raises(ConfigError) as refusal:
-            open_run(tmp_path / "run", config, DATA, [tmp_path / "input"], shapes_of(model_of()))
+            open_run(RunFolder(tmp_path / "run"), config, DATA, [tmp_path / "input"], shapes_of(model_of()))
         sentence, *lines = str(refusal.value).splitlines()
         assert sentence.startswith(f"{weights} has 20% of this model's weights") and sentence.endswith(".")
         assert "resume=false" in sentence and "parameters" in sentence
@@ -269,7 +272,7 @@ def test_an_attached_run_that_fits_comes_before_its_own_that_does_not(tmp_path, 
     _, parts, progress = begin(tmp_path / "run", roots=[tmp_path / "input"])
     assert progress.batch == 7 and same(parts.state(), Parts(0).state())
     assert asides(tmp_path) == ["run.old1"] and names(tmp_path / "run" / "checkpoints" / "last") == ["00000007"]
-    assert [path.name for path in saved_in(tmp_path / "run.old1")] == ["00000009"]
+    assert [path.name for path in RunFolder(tmp_path / "run.old1").saved] == ["00000009"]
 
 
 def test_of_two_that_do_not_fit_the_further_one_is_started_from_and_the_own_is_moved_aside(tmp_path):
@@ -277,4 +280,4 @@ def test_of_two_that_do_not_fit_the_further_one_is_started_from_and_the_own_is_m
         kept_model(tmp_path / folder, changed_model(), batch=batch)
     run, parts, progress = begin(tmp_path / "run", roots=[tmp_path / "input"])
     assert run.weights_from.is_relative_to(tmp_path / "input") and progress == Progress()
-    assert asides(tmp_path) == ["run.old1"] and run.saved == []
+    assert asides(tmp_path) == ["run.old1"] and run.folder.saved == []

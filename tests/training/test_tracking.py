@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from accelerate import PartialState
 
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.training import tracking
 from dcal_core.training.tracking import Tracker, open_tracker
 
@@ -96,7 +96,7 @@ def test_a_tracker_that_hangs_while_it_opens_costs_one_line(monkeypatch, capsys)
     monkeypatch.setattr(tracking, "OPEN_WAIT_S", 0.1)
     never = threading.Event()
     monkeypatch.setattr(tracking, "wandb_tracker", lambda *_: never.wait(60))
-    assert open_tracker(Config(tracker="wandb"), "demo", "").tracker is None
+    assert open_tracker(DCALConfig(tracker="wandb"), "demo", "").tracker is None
     (line,) = lines(capsys)
     assert "No tracking by wandb (TimeoutError" in line
     never.set()
@@ -115,9 +115,9 @@ def test_all_calls_come_from_one_thread():
 def test_a_later_session_goes_on_with_its_run_and_not_with_another_trackers(monkeypatch, name):
     asked = []
     monkeypatch.setattr(tracking, f"{name}_tracker", lambda *given: asked.append(given[2]) or (Recorder(), "id", ""))
-    later = open_tracker(Config(tracker=name), "demo", f"{name}:earlier")
+    later = open_tracker(DCALConfig(tracker=name), "demo", f"{name}:earlier")
     assert later.tracker.calls == []  # the parameters are there, and MLflow takes none twice
-    open_tracker(Config(tracker=name), "demo", "another:earlier")
+    open_tracker(DCALConfig(tracker=name), "demo", "another:earlier")
     assert asked == ["earlier", ""]
 
 
@@ -137,7 +137,7 @@ def test_an_interruption_is_not_swallowed(monkeypatch):
 
 
 def test_no_tracker_takes_figures_silently(capsys):
-    tracker = open_tracker(Config(tracker="none"), "demo", "id")
+    tracker = open_tracker(DCALConfig(tracker="none"), "demo", "id")
     assert tracker.tracker is None
     tracker.log({"loss": 1.0}, 10)
     tracker.finish()
@@ -149,7 +149,7 @@ def test_no_tracker_takes_figures_silently(capsys):
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_the_parameters_are_recorded_first(monkeypatch, name):
-    recorder, config = Recorder(), Config(tracker=name)
+    recorder, config = Recorder(), DCALConfig(tracker=name)
     monkeypatch.setattr(tracking, f"{name}_tracker", lambda *_: (recorder, "new", ""))
     tracker = open_tracker(config, "demo", "")
     assert tracker.run_id == f"{name}:new"
@@ -162,7 +162,7 @@ def test_a_tracker_that_cannot_be_opened_costs_one_line(monkeypatch, capsys, nam
         raise RuntimeError("refused\nby the server")
 
     monkeypatch.setattr(tracking, f"{name}_tracker", fail)
-    tracker = open_tracker(Config(tracker=name), "demo", "id")
+    tracker = open_tracker(DCALConfig(tracker=name), "demo", "id")
     tracker.log({"loss": 1.0}, 10)
     tracker.finish()
     (line,) = lines(capsys)
@@ -171,7 +171,7 @@ def test_a_tracker_that_cannot_be_opened_costs_one_line(monkeypatch, capsys, nam
 
 def test_a_tracker_that_refuses_the_parameters_costs_one_line(monkeypatch, capsys):
     monkeypatch.setattr(tracking, "wandb_tracker", lambda *_: (Recorder("store_init_configuration"), "new", ""))
-    tracker = open_tracker(Config(tracker="wandb"), "demo", "id")
+    tracker = open_tracker(DCALConfig(tracker="wandb"), "demo", "id")
     tracker.log({"loss": 1.0}, 10)
     assert len(lines(capsys)) == 1
 
@@ -195,7 +195,7 @@ def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key,
     monkeypatch.setattr(tracking, "WandBTracker", lambda project, **options: Stub(project=project, **options))
     monkeypatch.setattr(tracking, "secret", lambda name: key if name == "WANDB_API_KEY" else None)
     monkeypatch.setattr(tracking, "reachable", lambda host, port: network and (host, port) == ("api.wandb.ai", 443))
-    config = Config(tracker="wandb", wandb_entity="team", tracker_project="twins")
+    config = DCALConfig(tracker="wandb", wandb_entity="team", tracker_project="twins")
     tracker, run_id, cure = tracking.wandb_tracker(config, "demo", "some-id")
     assert run_id == "some-id" and "wandb sync --append wandb/offline-run-1" in cure
     assert started == [tracker] and (tracker.mode, tracker.resume) == (mode, resume)
@@ -208,7 +208,7 @@ def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key,
 
 
 def test_wandb_without_key_and_network_keeps_its_figures_for_later(capsys, tmp_path):
-    tracker = open_tracker(Config(tracker="wandb"), "demo", "")
+    tracker = open_tracker(DCALConfig(tracker="wandb"), "demo", "")
     kind, run_id = tracker.run_id.split(":")
     assert tracker.tracker is not None and kind == "wandb"
     tracker.log({"loss": 1.0}, 10)
@@ -258,7 +258,7 @@ class Server:
 
 
 def test_mlflow_without_a_server_costs_one_line(capsys):
-    tracker = open_tracker(Config(tracker="mlflow"), "demo", "")
+    tracker = open_tracker(DCALConfig(tracker="mlflow"), "demo", "")
     assert tracker.tracker is None
     (line,) = lines(capsys)
     assert "no MLflow server at http://localhost:5000" in line
@@ -266,7 +266,7 @@ def test_mlflow_without_a_server_costs_one_line(capsys):
 
 def test_mlflow_without_its_package_costs_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "mlflow", None)  # importing it raises ModuleNotFoundError
-    tracker = open_tracker(Config(tracker="mlflow", mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db"), "demo", "id")
+    tracker = open_tracker(DCALConfig(tracker="mlflow", mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db"), "demo", "id")
     assert tracker.tracker is None
     (line,) = lines(capsys)
     assert "mlflow" in line and ("ModuleNotFoundError" in line or "ImportError" in line)
@@ -277,7 +277,7 @@ def test_mlflow_with_a_server_gets_parameters_and_figures(monkeypatch, capsys, u
     server, asked = Server(), []
     monkeypatch.setitem(sys.modules, "mlflow", server)
     monkeypatch.setattr(tracking, "reachable", lambda host, port: asked.append((host, port)) or True)
-    config = Config(tracker="mlflow", mlflow_uri=uri, tracker_project="twins")
+    config = DCALConfig(tracker="mlflow", mlflow_uri=uri, tracker_project="twins")
     tracker = open_tracker(config, "demo", "")
     assert lines(capsys) == [] and tracker.tracker is not None and tracker.run_id == "mlflow:some-id"
     tracker.log({"loss": 1.0}, 10)

@@ -8,6 +8,7 @@ from torch import nn
 from dcal_core.data.triplets import TripletBatches
 from dcal_core.data.twins import DataError
 from dcal_core.environment import TimeBudget
+from dcal_core.runs import RunFolder
 from dcal_core.training import loop
 from dcal_core.training.loop import start_accelerator, train
 from dcal_core.training.resume import open_run, shapes_of
@@ -50,7 +51,7 @@ def run_triplets(folder, softmax_weight, budget=None, parts=1, wrap=lambda objec
     objective, split = wrap(OneBranch(objective)), split_of_twins()
     options = {"triplets_per_batch": 4, "train_percentage": 50.0, "steps_per_epoch": 3, "seed": 0}
     batches = TripletBatches(split.index, split.images, parts=parts, **options)
-    run = open_run(folder, CONFIG, "the people and images", [], shapes_of(model))
+    run = open_run(RunFolder(folder), CONFIG, "the people and images", [], shapes_of(model))
     budget = budget or TimeBudget(1000.0)
     progress = train(CONFIG, start_accelerator(CONFIG), model, objective, batches, Validator(), run, budget)
     return run, progress, objective

@@ -3,12 +3,12 @@ import numpy as np
 from benchmarks.speed import maps
 from benchmarks.speed.__main__ import read_setting
 from benchmarks.speed.maps import map_rows, rows_of
-from dcal_core.config.shared import Config
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.models.files import new_model
 
 
 def test_what_is_timed_is_the_work_that_the_rows_name(monkeypatch):
-    model = new_model(Config(backbone="test_vit", image_size=32), [], pretrained=False)
+    model = new_model(DCALConfig(backbone="test_vit", image_size=32), [], pretrained=False)
     seen, encode, rollouts = [], model.encode, []
     model.encode = lambda images, trace=False: seen.append((len(images), trace)) or encode(images, trace)
     monkeypatch.setattr(maps, "rollout_map", lambda features, grid: rollouts.append(len(features)))
