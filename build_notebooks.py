@@ -7,11 +7,11 @@
 A source is a script in jupytext's percent format with one cell tagged `parameters`. Lines in it stand for more:
 
     # <embed dcal_core>                                  the library, in one hidden cell per package
-    # <embed dcal_core/models/dcal.py: DCAL, DCAL.grid>  these definitions, in a cell of their own instead
+    # <embed dcal_core/models/dcal.py: DCAL, DCAL.norm>  these definitions, in a cell of their own instead
     ![What comes out](pictures/train.png)                this picture, kept in the notebook
 
-A file given in such pieces names every definition once, in order. The same sources give the same bytes under every
-version of jupytext and nbformat.
+A file given in such pieces names every definition once, in order, and what stands above them as `imports`. The same
+sources give the same bytes under every version of jupytext and nbformat.
 """
 
 import argparse
@@ -34,7 +34,7 @@ MARKER = re.compile(r"# <embed (?:dcal_core|(dcal_core/[\w/.]+): ([\w., ]+))>")
 PICTURE = re.compile(r"(!\[.+?\])\(([\w/.-]+)\)")
 KEPT_METADATA = {"tags", "jupyter", "_kg_hide-input", "_kg_hide-output"}  # the rest is jupytext's bookkeeping
 HIDDEN = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}, "tags": ["core"]}
-KAGGLE = {"accelerator": "nvidiaTeslaT4", "isGpuEnabled": True, "isInternetEnabled": True, "dataSources": []}
+KAGGLE = {"accelerator": "none", "isGpuEnabled": False, "isInternetEnabled": True, "dataSources": []}
 NOTEBOOK_METADATA = {
     "kaggle": KAGGLE | {"language": "python", "sourceType": "notebook"},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -101,7 +101,7 @@ def pieces_of(marks: list[re.Match], files: list[Path], root: Path, where: str) 
     """The pieces of each file that markers show, by its path."""
     named = {}
     for mark in marks:
-        named.setdefault(mark[1], []).append(mark[2].split(", "))
+        named.setdefault(mark[1], []).append(re.split(", *", mark[2]))
     for path in named:
         if root / path not in files:
             raise BuildError(f"{where}: shows {path}, which it does not import; correct the path")
@@ -135,7 +135,7 @@ def script_cells(script: Path, root: Path, thin: bool) -> tuple[list[dict], dict
     marks = {}
     for i, cell in enumerate(notebook.cells):
         if cell.source.startswith("# <embed"):
-            marks[i] = MARKER.fullmatch(cell.source.strip())
+            marks[i] = MARKER.fullmatch(re.sub(r"\s*\n# *", " ", cell.source.strip()))
             if marks[i] is None:
                 raise BuildError(f"{where}: `{cell.source}` is no marker; write `# <embed path: name, name>`")
     library = [i for i, mark in marks.items() if not mark[1]]

@@ -55,7 +55,7 @@ STORY = SCRIPT.replace(
 print("again")
 """,
     """# %%
-# <embed dcal_core/model.py: WIDTH, halved>
+# <embed dcal_core/model.py: imports, WIDTH, halved>
 
 # %% [markdown]
 # Half as wide.
@@ -64,7 +64,8 @@ print("again")
 # <embed dcal_core/model.py: Model, Model.wide>
 
 # %% tags=["core"] jupyter={"source_hidden": true}
-# <embed dcal_core/model.py: Model.name, rebuild>
+# <embed dcal_core/model.py: Model.name,
+#  rebuild>
 
 # %%
 from dcal_core.model import rebuild
@@ -76,7 +77,8 @@ print(rebuild().wide(), rebuild().name)
 PIECES = [
     '"""A model."""\n\nimport math\n\nWIDTH = 8  # channels\n\n\ndef halved(x):\n    return x / 2',
     "class Model:\n    size = 1\n\n    def wide(self):\n        return halved(WIDTH)",
-    '    # Its name.\n    @property\n    def name(self):\n        return "M"\n\n\ndef rebuild():\n    return Model()',
+    '    # ---- words\n\n    # Its name.\n    @property\n    def name(self):\n        return "M"\n\n\n'
+    "# ---- from disk\n\n\ndef rebuild():\n    return Model()",
 ]
 MODEL = f"{PIECES[0]}\n\n\n{PIECES[1]}\n\n{PIECES[2]}\n"
 
@@ -201,7 +203,7 @@ def test_two_builds_are_identical_and_hold_nothing_of_the_tools(project):
     assert "jupytext" not in json.dumps(notebook["metadata"])
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     assert notebook["metadata"]["language_info"] == {"name": "python"}
-    assert notebook["metadata"]["kaggle"]["accelerator"] == "nvidiaTeslaT4"
+    assert notebook["metadata"]["kaggle"]["accelerator"] == "none"  # a GPU counts against the week's hours
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
 
 
@@ -328,16 +330,20 @@ def test_an_edited_or_missing_piece_is_named(project, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("Model.name, rebuild", "Model.name"), "pieces of dcal_core/model.py: rebuild left out; name each once"),
+        (("Model.name,\n#  rebuild", "Model.name"), "pieces of dcal_core/model.py: rebuild left out; name each once"),
         (("WIDTH, halved", "WIDTH"), "halved left out"),
-        (("WIDTH, halved", "halved, WIDTH"), "in another order; name each once, in this order: WIDTH, halved, Model"),
+        (("imports, ", ""), "imports left out"),
+        (
+            ("WIDTH, halved", "halved, WIDTH"),
+            "in another order; name each once, in this order: imports, WIDTH, halved, Model",
+        ),
         (("halved>", "halfed>"), "halved left out"),
         (("rebuild>", "rebuild, other>"), "other definitions"),
         (
-            ("dcal_core/model.py: WIDTH", "dcal_core/modl.py: WIDTH"),
+            ("dcal_core/model.py: imports", "dcal_core/modl.py: imports"),
             "shows dcal_core/modl.py, which it does not import",
         ),
-        (("model.py: WIDTH, halved>", "model.py>"), "`# <embed dcal_core/model.py>` is no marker"),
+        (("model.py: imports, WIDTH, halved>", "model.py>"), "`# <embed dcal_core/model.py>` is no marker"),
         (("# <embed dcal_core>", "# again"), "needs one cell `# <embed dcal_core>`, the first of its kind"),
     ],
 )
@@ -366,10 +372,10 @@ def test_a_picture_is_attached_to_its_cell(project):
 
 
 def test_a_script_chooses_kaggles_machine(project):
-    header = "# ---\n# jupyter:\n#   kaggle: {accelerator: none, isGpuEnabled: false}\n"
+    header = "# ---\n# jupyter:\n#   kaggle: {accelerator: nvidiaTeslaT4, isGpuEnabled: true}\n"
     write(project, {"notebooks_src/tiny.py": SCRIPT.replace("# ---\n# jupyter:\n", header, 1)})
     kaggle = built(project)["metadata"]["kaggle"]
-    assert (kaggle["accelerator"], kaggle["isGpuEnabled"], kaggle["isInternetEnabled"]) == ("none", False, True)
+    assert (kaggle["accelerator"], kaggle["isGpuEnabled"], kaggle["isInternetEnabled"]) == ("nvidiaTeslaT4", True, True)
 
 
 def test_a_notebook_too_large_for_kaggle_fails_the_build(project, monkeypatch):

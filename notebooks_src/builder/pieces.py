@@ -26,17 +26,22 @@ def core_text(path: Path, root: Path) -> str:
 
 
 def first_line(node: ast.AST, lines: list[str]) -> int:
-    """The line, from 0, at which a definition begins, with its decorators and the comment above it."""
+    """The line, from 0, at which a definition begins, with its decorators and the comments above it."""
     first = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])]) - 1
-    while first and lines[first - 1].lstrip().startswith("#"):
+    while first and (not lines[first - 1] or lines[first - 1].lstrip().startswith("#")):
         first -= 1
+    while not lines[first]:
+        first += 1
     return first
 
 
 def definitions(text: str, opened: set[str]) -> dict[str, int]:
-    """The first line of each function, class and value of a module, and of each method of opened classes, by name."""
+    """The first line of each function, class and value of a module, and of each method of opened classes, by name.
+
+    What stands above the first one, the docstring and the imports, is called "imports".
+    """
     lines = text.split("\n")
-    found = {}
+    found = {"imports": 0}
     for node in ast.parse(text).body:
         first = first_line(node, lines)
         if isinstance(node, ast.Assign | ast.AnnAssign):
@@ -61,7 +66,7 @@ def cut(path: Path, pieces: list[list[str]], root: Path) -> list[str]:
         wrong = f"{', '.join(absent)} left out" if absent else "other definitions, or in another order"
         raise BuildError(f"pieces of {where}: {wrong}; name each once, in this order: {', '.join(found)}")
     lines = text.split("\n")
-    starts = [0, *(found[names[0]] for names in pieces[1:]), None]
+    starts = [*(found[names[0]] for names in pieces), None]
     texts = ["\n".join(lines[first:end]).strip("\n") for first, end in zip(starts, starts[1:], strict=False)]
     if "".join(("\n\n" if part[:1] == " " else "\n\n\n") + part for part in texts).strip("\n") != text:
         raise BuildError(f"pieces of {where}: blank lines are not as formatted; run `ruff format`")
