@@ -170,8 +170,8 @@ resume_from = ""  # an earlier run to continue; empty: this run's own, or an att
 # <embed dcal_core/models/dcal.py: DCAL.select, DCAL.global_local, DCAL.last_tokens>
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
-# <embed dcal_core/models/dcal.py: DCAL.place_parts, MOST_BLOCKS, ARCHITECTURE, architecture_of, check_architecture,
-#  assemble, new_model, rebuild>
+# <embed dcal_core/models/dcal.py: DCAL.place_parts, ARCHITECTURE, architecture_of, check_architecture, assemble,
+#  new_model, rebuild>
 
 # %% [markdown]
 # ## Where this runs

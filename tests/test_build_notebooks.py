@@ -141,7 +141,7 @@ def project(tmp_path: Path) -> Path:
         "dcal_core/size.py": "SIZE = 3\n",
         "dcal_core/unused.py": "raise ImportError\n",
         "dcal_core/config/__init__.py": "",
-        "dcal_core/config/shared.py": CHECK,
+        "dcal_core/config/recipes.py": CHECK,
         "dcal_core/data/__init__.py": "",
         "dcal_core/data/twins.py": "from dcal_core.size import SIZE\n\nNAME = f'twins{SIZE}'\n",
         "params/small.yaml": "# one minute on a CPU\nsize: 2\n",
@@ -172,7 +172,14 @@ def run_cells(notebook: dict, folder: Path, python_path: str = "") -> list[str]:
 
 def test_closure_follows_imports_into_functions_and_modules_and_leaves_out_the_rest(project):
     names = [path.relative_to(project).as_posix() for path in core_files(project / "notebooks_src/tiny.py", project)]
-    expected = ["__init__.py", "config/__init__.py", "config/shared.py", "data/__init__.py", "data/twins.py", "size.py"]
+    expected = [
+        "__init__.py",
+        "config/__init__.py",
+        "config/recipes.py",
+        "data/__init__.py",
+        "data/twins.py",
+        "size.py",
+    ]
     assert names == [f"dcal_core/{name}" for name in expected]
 
 
@@ -190,7 +197,7 @@ def test_closure_follows_imports_into_functions_and_modules_and_leaves_out_the_r
 def test_every_way_of_importing_is_followed(project, line, beside):
     script = project / "notebooks_src/one.py"
     script.write_text(line + "\n")
-    always = ["__init__.py", "config/__init__.py", "config/shared.py"]  # to check the parameters
+    always = ["__init__.py", "config/__init__.py", "config/recipes.py"]  # to check the parameters
     names = [path.relative_to(project / "dcal_core").as_posix() for path in core_files(script, project)]
     assert names == sorted([*always, *beside.split()])
 
@@ -239,7 +246,7 @@ def test_the_library_is_one_hidden_cell_per_package_and_announced(project):
     assert files == [
         [],
         ["dcal_core/__init__.py", "dcal_core/size.py"],
-        ["dcal_core/config/__init__.py", "dcal_core/config/shared.py"],
+        ["dcal_core/config/__init__.py", "dcal_core/config/recipes.py"],
         ["dcal_core/data/__init__.py", "dcal_core/data/twins.py"],
         ["params/large.yaml", "params/small.yaml"],
         [],  # says which library is used
@@ -330,15 +337,18 @@ def test_an_edited_or_missing_piece_is_named(project, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("Model.name,\n#  rebuild", "Model.name"), "pieces of dcal_core/model.py: rebuild left out; name each once"),
-        (("WIDTH, halved", "WIDTH"), "halved left out"),
-        (("imports, ", ""), "imports left out"),
+        (
+            ("Model.name,\n#  rebuild", "Model.name"),
+            "pieces of dcal_core/model.py: rebuild is left out; name each once",
+        ),
+        (("WIDTH, halved", "WIDTH"), "halved is left out"),
+        (("imports, ", ""), "imports is left out"),
         (
             ("WIDTH, halved", "halved, WIDTH"),
-            "in another order; name each once, in this order: imports, WIDTH, halved, Model",
+            "the order is another; name each once, in this order: imports, WIDTH, halved, Model",
         ),
-        (("halved>", "halfed>"), "halved left out"),
-        (("rebuild>", "rebuild, other>"), "other definitions"),
+        (("halved>", "halfed>"), "halved is left out, halfed is not there"),
+        (("rebuild>", "rebuild, other>"), "model.py: other is not there; name each"),
         (
             ("dcal_core/model.py: imports", "dcal_core/modl.py: imports"),
             "shows dcal_core/modl.py, which it does not import",
@@ -464,6 +474,11 @@ def test_check_names_what_is_missing_stale_or_extra(project, capsys):
         ),
         (
             "notebooks_src/tiny.py",
+            SCRIPT + "from dcal_core.size import SIZES\n",
+            "no SIZES in dcal_core/size.py; correct the import",
+        ),
+        (
+            "notebooks_src/tiny.py",
             SCRIPT + "from dcal_core import Core\n",
             "no dcal_core/Core.py; correct the import",
         ),
@@ -483,8 +498,8 @@ def test_check_names_what_is_missing_stale_or_extra(project, capsys):
             'starts `# %% tags=["parameters"]`',
         ),
         ("notebooks_src/tiny.py", SCRIPT + "if\n", "invalid syntax; correct"),
-        ("dcal_core/size.py", "from . import data\n", "write `from dcal_core... import ...`"),
-        ("dcal_core/size.py", "import dcal_core.nothing\n", "no dcal_core/nothing.py; correct the import"),
+        ("dcal_core/size.py", "SIZE = 3\nfrom . import data\n", "write `from dcal_core... import ...`"),
+        ("dcal_core/size.py", "SIZE = 3\nimport dcal_core.nothing\n", "no dcal_core/nothing.py; correct the import"),
         ("dcal_core/size.py", "SIZE = 3", "exactly one newline"),
         ("params/small.yaml", "size: 3\n\n", "exactly one newline"),
         ("dcal_core/data/twins.py", "\n", "exactly one newline"),

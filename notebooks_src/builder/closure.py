@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 NAMED = re.compile(r"(dcal_core(?:\.\w+)+)(?::\w+)?")  # in a string: a module, perhaps with a name in it
@@ -17,16 +18,27 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+@cache
+def names_in(text: str) -> set[str]:
+    """All names that a module's text defines or imports, at least."""
+    return {getattr(node, kind, None) for node in ast.walk(ast.parse(text)) for kind in ("id", "name", "asname")}
+
+
 def files_behind(name: str, root: Path) -> set[Path]:
     """The file of the module that a dotted name leads to, and of each package above it."""
-    files, folder = set(), root
-    for part in name.split("."):
-        package, module = folder / part / "__init__.py", folder / f"{part}.py"
+    files = set()
+    folder = root
+    parts = name.split(".")
+    for i, part in enumerate(parts):
+        package = folder / part / "__init__.py"
+        module = folder / f"{part}.py"
         if module.is_file():
-            return files | {module}  # what follows is a name inside it
+            if set(parts[i + 1 : i + 2]) <= names_in(read(module)):
+                return files | {module}
+            where = module.relative_to(root).as_posix()
+            raise BuildError(f"no {parts[i + 1]} in {where}; correct the import or add it")
         if not package.is_file():
-            nodes = ast.walk(ast.parse(read(folder / "__init__.py"))) if files else ()
-            if part in {getattr(node, "id", getattr(node, "name", None)) for node in nodes}:
+            if files and part in names_in(read(folder / "__init__.py")):
                 return files  # a name that the package itself defines
             raise BuildError(f"no {module.relative_to(root).as_posix()}; correct the import or add the file")
         files.add(package)

@@ -62,8 +62,9 @@ def cut(path: Path, pieces: list[list[str]], root: Path) -> list[str]:
     named = [name for piece in pieces for name in piece]
     found = definitions(text, {name.split(".")[0] for name in named if "." in name})
     if named != list(found):
-        absent = [name for name in found if name not in named]
-        wrong = f"{', '.join(absent)} left out" if absent else "other definitions, or in another order"
+        absent = [f"{name} is left out" for name in found if name not in named]
+        unknown = [f"{name} is not there" for name in named if name not in found]
+        wrong = ", ".join(absent + unknown) or "the order is another"
         raise BuildError(f"pieces of {where}: {wrong}; name each once, in this order: {', '.join(found)}")
     lines = text.split("\n")
     starts = [*(found[names[0]] for names in pieces), None]

@@ -357,7 +357,9 @@ scalars = st.one_of(
     st.text(max_size=12),
     st.binary(max_size=4),
     st.dates(),
-    st.sampled_from(["true", "False", "1e-4", "1_0", "nan", "-inf", "0x10", "3.0", "1e400", "٣", "twin", "²", "\ud800"]),
+    st.sampled_from(
+        ["true", "False", "1e-4", "1_0", "nan", "-inf", "0x10", "3.0", "1e400", "٣", "twin", "²", "\ud800"]
+    ),
     st.lists(st.integers(), max_size=2),
 )
 anything = st.sampled_from(sorted(RECIPES)).flatmap(

@@ -20,6 +20,6 @@ CORE_HASH = sha256("".join(_texts).encode()).hexdigest()[:8]
 _other = "" if CORE_HASH == "BUILT_WITH" else ", other than BUILT_WITH, with which this notebook was built"
 print(f"dcal_core {CORE_HASH} (in {_package.parent}{_other})")
 
-from dcal_core.config.shared import check_given
+from dcal_core.config.recipes import check_given
 
 check_given(given, PARAMS_DIR)  # a misspelt name or an impossible value stops the notebook here

@@ -23,6 +23,6 @@ for _name in [name for name in sys.modules if name.split(".")[0] == "dcal_core"]
     del sys.modules[_name]  # after an edit, running this cell again imports the new code
 print(f"dcal_core {CORE_HASH} ({_where}{_edited})")
 
-from dcal_core.config.shared import check_given
+from dcal_core.config.recipes import check_given
 
 check_given(given, PARAMS_DIR)  # a misspelt name or an impossible value stops the notebook here
