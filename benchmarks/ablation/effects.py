@@ -16,6 +16,7 @@ from dcal_core.palette import BLUE, VERMILION
 from dcal_core.verification.bootstrap import replicate_eer
 from dcal_core.verification.protocol import Pairs
 
+FURTHEST = 2.0  # the largest relative difference that the figure's axis shows
 LEAST = 1e-4  # the smallest EER of a draw that a ratio is made of
 
 
@@ -81,7 +82,7 @@ def as_markdown(found: list[dict]) -> str:
         else:
             cells += ["", "", ""]
         rows.append(cells)
-    return table(["system", "EER, %", "seeds", "held against", "difference, points", "relative"], rows)
+    return table(["system", "EER, %", "seeds", "compared with", "difference, points", "relative"], rows)
 
 
 def as_text(figure: dict, form: str) -> str:
@@ -93,8 +94,13 @@ def as_text(figure: dict, form: str) -> str:
 def draw_effects(found: list[dict], label: str) -> Figure:
     """Left each row's EER, its seeds as dots; right how much lower or higher it is than that of the row it is held
     against."""
-    figure = Figure(figsize=(11, 1.2 + 0.42 * len(found)), layout="constrained")
-    figure.suptitle(f"Ablation ({label}): EER on unseen families, 95 % intervals over families and seeds", fontsize=12)
+    figure = Figure(figsize=(12, 1.6 + 0.42 * len(found)), layout="constrained")
+    figure.suptitle(
+        f"Ablation ({label}): EER on unseen families, 95 % intervals over families and seeds\n"
+        "SA: self-attention, GLCA: global-local, PWCA: pair-wise cross-attention",
+        fontsize=12,
+    )
+    names = {line["row"]: line["meaning"].split(" (")[0] for line in found}
     errors, differences = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for y, line in enumerate(found):
         errors.plot([100 * eer for eer in line["seeds"].values()], [y] * len(line["seeds"]), ".", color="#888888")
@@ -102,18 +108,19 @@ def draw_effects(found: list[dict], label: str) -> Figure:
         if "difference" in line:
             shown = line["relative"]["low"] * line["relative"]["high"] > 0
             bar(differences, line["relative"], y, VERMILION if shown else "#888888")
-            differences.annotate(
-                f"against {line['against']}", (1.02, y), xycoords=("axes fraction", "data"), fontsize=8
-            )
+            if line["relative"]["low"] > FURTHEST:
+                differences.plot(100 * FURTHEST, y, ">", color=VERMILION, clip_on=False)
+            text = f"than {names[line['against']]}"
+            differences.annotate(text, (1.04, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     errors.set_yticks(range(len(found)), [line["meaning"] for line in found], fontsize=9)
     errors.invert_yaxis()
-    errors.set_xlabel("EER (%); dots: single seeds")
+    errors.set_xlabel("EER (%), mean over seeds;\ngrey dots: single seeds")
     errors.set_xscale("log")
     errors.set_xticks(ticks := [1, 2, 5, 10, 20, 50], [str(tick) for tick in ticks])
     errors.minorticks_off()
-    differences.set_xlabel("EER relative to that row's (%), to 200 %; coloured: the interval excludes 0")
+    differences.set_xlabel("EER lower or higher (%), arrow: beyond 200 %;\ncoloured: the interval excludes 0")
     differences.axvline(0, color="#222222", linewidth=1)
-    differences.set_xlim(-100, 200)
+    differences.set_xlim(-100, 100 * FURTHEST)
     for axes in (errors, differences):
         axes.grid(alpha=0.25)
     return figure

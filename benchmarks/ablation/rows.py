@@ -29,7 +29,7 @@ ROWS = (
     Row("sa_places", "SA only, read by place", SA | {"readout": "tokens"}, main=True),
     Row("pwca_always", "full, PWCA in every step", {"pwca_prob": 1.0}, main=True),
     Row("paper", "full, GLCA read at CLS + mean (the paper's)", {"readout": "cls"}),
-    Row("trap", "full, GLCA read at CLS alone (the trap)", {"readout": "cls_alone"}, against="paper"),
+    Row("trap", "full, GLCA read at CLS alone", {"readout": "cls_alone"}, against="paper"),
     Row("all_places", "full, every branch read by place", {"readout": "tokens"}),
     Row("mix", "full, PWCA's partner: either", {"pwca_partner": "mix"}),
     Row("size_48", "full, 48 px", {"image_size": 48}),
