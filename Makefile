@@ -16,7 +16,7 @@ QUIETLY := grep --line-buffered -vE '^(Writing|Input Notebook|Output Notebook|Ex
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
-.PHONY: demo test test-browser bench ablation lint notebooks
+.PHONY: demo test test-browser bench ablation lint notebooks docs
 
 .venv/installed: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -79,3 +79,8 @@ lint: .venv/installed-tests
 
 notebooks: .venv/installed
 	.venv/bin/python build_notebooks.py
+
+# The pages of docs/ that are made from the code.
+docs: .venv/installed
+	.venv/bin/python docs/list_parameters.py
+	.venv/bin/python docs/house.py

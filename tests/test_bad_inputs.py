@@ -1,6 +1,6 @@
 """Malformed inputs of every kind end in one sentence: never in a traceback, in silence, or in a harmed file.
 
-`PYTHONPATH=. python tests/test_bad_inputs.py` writes the table of them into README.md.
+`PYTHONPATH=. python tests/test_bad_inputs.py` writes the table of them into docs/bad-inputs.md.
 """
 
 import functools
@@ -18,7 +18,7 @@ from bad_inputs.trial import Kind, Tally, tally_of
 from bad_inputs.weights import WEIGHTS
 
 KINDS = [INDEXES, LISTS, IMAGES, PRESETS, PARAMETERS, RUNS, TRAINED, WEIGHTS, FACES]
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs/bad-inputs.md"
 BEGIN, END = "<!-- bad inputs: made by tests/test_bad_inputs.py -->", "<!-- end of bad inputs -->"
 LEAST = {INDEXES: 40, LISTS: 20, IMAGES: 30, PRESETS: 15, PARAMETERS: 25, RUNS: 40, TRAINED: 40, WEIGHTS: 40, FACES: 40}
 HEADING = "| input | by hand | generated | refused | tracebacks | accepted | harmed | such as |"
@@ -83,17 +83,19 @@ def table() -> str:
     return "\n".join([BEGIN, HEADING, "|---|" + "---:|" * 6 + "---|", *map(row, KINDS), END])
 
 
-def test_the_readme_holds_this_table():
-    text = README.read_text(encoding="utf-8")
-    assert BEGIN in text and END in text, "mark the place of the table in README.md, and write it there by this file"
+def test_the_page_holds_this_table():
+    text = PAGE.read_text(encoding="utf-8")
+    assert BEGIN in text and END in text, (
+        f"mark the place of the table in {PAGE}"
+    )
     assert table() in text, "not current: PYTHONPATH=. python tests/test_bad_inputs.py writes it"
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     before, begun, rest = text.partition(BEGIN)
     _, ended, after = rest.partition(END)
     if begun and ended:
-        README.write_text(before + table() + after, encoding="utf-8")
+        PAGE.write_text(before + table() + after, encoding="utf-8")
     else:
         print(table())
