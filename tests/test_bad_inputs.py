@@ -85,9 +85,7 @@ def table() -> str:
 
 def test_the_page_holds_this_table():
     text = PAGE.read_text(encoding="utf-8")
-    assert BEGIN in text and END in text, (
-        f"mark the place of the table in {PAGE}"
-    )
+    assert BEGIN in text and END in text, f"mark the place of the table in {PAGE}"
     assert table() in text, "not current: PYTHONPATH=. python tests/test_bad_inputs.py writes it"
 
 

@@ -1,8 +1,8 @@
 """Random changes of training images on their device: moved, mirrored, recoloured, erased, blended with other people.
 
-Each image has draws of its own: draws shared by the images of one person would give that person away. They are made on
-the CPU and sent together from pinned memory. torchvision's transforms send theirs by torch.tensor(..., device=...) and
-thereby wait for all that a GPU still has to do.
+Each image has its own draws, because draws shared by the images of one person would give that person away. They are
+made on the CPU and sent together from pinned memory. torchvision's transforms send theirs by
+torch.tensor(..., device=...), which waits until the GPU has finished all its work.
 """
 
 import math
@@ -16,10 +16,11 @@ ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
 class Augmentation:
-    """Random affine, mirroring, colour and erasing of images [B, 3, S, S] in [0, 1], each image for itself.
+    """Random affine, mirroring, colour and erasing of images [B, 3, S, S] in [0, 1], drawn for each image separately.
 
     rotation_deg: largest rotation, degrees. shift, scale, brightness, contrast: largest change as a share, up to 1.
-    flip_prob, erase_prob: probabilities. What is off leaves every pixel as it is.
+    flip_prob, erase_prob: probabilities. A change that is off leaves every pixel as it is. `masks` moves what belongs
+    to the images, such as visibility, by the same draws.
     """
 
     def __init__(
@@ -33,28 +34,52 @@ class Augmentation:
         flip_prob: float,
         erase_prob: float,
     ):
-        self.rotation, self.shift, self.scale = math.radians(rotation_deg), shift, scale
-        self.brightness, self.contrast = brightness, contrast
-        self.flip_prob, self.erase_prob = flip_prob, erase_prob
+        self.rotation = math.radians(rotation_deg)
+        self.shift = shift
+        self.scale = scale
+        self.brightness = brightness
+        self.contrast = contrast
+        self.flip_prob = flip_prob
+        self.erase_prob = erase_prob
 
     @torch.no_grad()
     def __call__(self, images: Tensor, seed: int) -> Tensor:
-        """Augmented images, a pure function of (images, seed): global generators stay as they were."""
-        draws = self.draw(len(images), seed)
-        if images.is_cuda:
-            draws = draws.pin_memory()
-        angle, right, down, zoom, side, brightness, contrast, *box = draws.to(images.device, non_blocking=True)
-        if self.rotation or self.shift or self.scale:
-            images = affine(images, angle, right, down, zoom, side)
-        elif self.flip_prob:
-            images = torch.where(column(side) < 0, images.flip(-1), images)  # exact, since nothing is resampled
-        else:
-            images = images.clone()  # what follows works in place, which halves the time on a CPU
+        """Augmented images, a pure function of (images, seed); global generators stay as they were."""
+        draws = self.draw_for(images, seed)
+        brightness, contrast = draws[5:7]
+        images = self.move(images, draws)
         if self.brightness or self.contrast:
             recolour_(images, column(brightness), column(contrast))
         if self.erase_prob:
-            erase_(images, *box)
+            erase_(images, *draws[7:])
         return images
+
+    @torch.no_grad()
+    def masks(self, masks: Tensor, seed: int, fill: float = 0.0) -> Tensor:
+        """Masks [B, 1, S, S] or [B, S, S] of images that are augmented with the same seed: moved and mirrored like
+        them, bilinearly, and 0 (hidden) where they are erased. What comes in from outside the image is `fill`."""
+        draws = self.draw_for(masks, seed)
+        size = masks.shape[-1]
+        moved = self.move(masks.reshape(-1, 1, size, size), draws, fill)  # [B, 1, S, S]
+        if self.erase_prob:
+            erase_(moved, *draws[7:])
+        return moved.reshape(masks.shape)
+
+    def move(self, images: Tensor, draws: Tensor, fill: float = 0.0) -> Tensor:
+        """Images [B, C, S, S], moved and mirrored as drawn; always a new tensor, so that it may be changed in place."""
+        side = draws[4]
+        if self.rotation or self.shift or self.scale:
+            return affine(images, *draws[:5], fill)
+        if self.flip_prob:
+            return torch.where(column(side) < 0, images.flip(-1), images)  # exact, since nothing is resampled
+        return images.clone()
+
+    def draw_for(self, images: Tensor, seed: int) -> Tensor:
+        """The draws for images [B, ...], on their device."""
+        draws = self.draw(len(images), seed)
+        if images.is_cuda:
+            draws = draws.pin_memory()
+        return draws.to(images.device, non_blocking=True)
 
     def draw(self, count: int, seed: int) -> Tensor:
         """Rows [11, count]: angle (radians), right, down (half sides), zoom, side (-1: mirrored), factors of brightness
@@ -66,7 +91,8 @@ class Augmentation:
         aspect = ERASED_ASPECT[0] * (ERASED_ASPECT[1] / ERASED_ASPECT[0]) ** aspect  # as often flat as tall
         is_erased = erased < self.erase_prob
         height, width = (square.sqrt().clamp(max=1) * is_erased for square in (area * aspect, area / aspect))
-        top, left = top * (1 - height), left * (1 - width)
+        top = top * (1 - height)
+        left = left * (1 - width)
         return torch.stack(
             [
                 angle * self.rotation,
@@ -89,15 +115,23 @@ def column(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def affine(images: Tensor, angle: Tensor, right: Tensor, down: Tensor, zoom: Tensor, side: Tensor) -> Tensor:
-    """Images [B, 3, S, S] turned clockwise, zoomed, moved and then mirrored, bilinearly and black outside; all [B]."""
+def affine(
+    images: Tensor, angle: Tensor, right: Tensor, down: Tensor, zoom: Tensor, side: Tensor, fill: float = 0.0
+) -> Tensor:
+    """Images [B, C, S, S] turned clockwise, zoomed, moved and then mirrored by draws [B], bilinearly; `fill` lies
+    around them."""
     size = images.shape[-1]
     centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # [S], of the pixels, in half sides
-    x, y = side[:, None] * centres - right[:, None], centres - down[:, None]  # [B, S]
-    cos, sin = (angle.cos() / zoom)[:, None], (angle.sin() / zoom)[:, None]
-    across, along = torch.stack([cos * x, -sin * x], -1), torch.stack([sin * y, cos * y], -1)  # [B, S, 2]
+    x = side[:, None] * centres - right[:, None]  # [B, S]
+    y = centres - down[:, None]  # [B, S]
+    cos = (angle.cos() / zoom)[:, None]
+    sin = (angle.sin() / zoom)[:, None]
+    across = torch.stack([cos * x, -sin * x], -1)  # [B, S, 2]
+    along = torch.stack([sin * y, cos * y], -1)  # [B, S, 2]
     # Where each pixel comes from, [B, S, S, 2]; F.affine_grid, a matrix product, takes four times as long on a CPU.
     grid = across[:, None] + along[:, :, None]
+    if fill:
+        return F.grid_sample(images - fill, grid, align_corners=False) + fill
     return F.grid_sample(images, grid, align_corners=False)
 
 
@@ -110,7 +144,7 @@ def recolour_(images: Tensor, brightness: Tensor, contrast: Tensor) -> None:
 
 
 def erase_(images: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> None:
-    """Make images [B, 3, S, S] black where a pixel's centre lies in the box, given [B] in shares of the side."""
+    """Make images [B, C, S, S] 0 where a pixel's centre lies in the box, given [B] in shares of the side."""
     size = images.shape[-1]
     centres = (torch.arange(size, device=images.device) + 0.5) / size  # [S]
     rows = (centres >= top[:, None]) & (centres < bottom[:, None])  # [B, S]

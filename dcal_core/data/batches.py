@@ -1,7 +1,7 @@
-"""Which images make a batch, as a pure function of (seed, step): of families x two siblings x images.
+"""Which images make a batch, as a pure function of (seed, step): families x two siblings x images.
 
-Nothing is remembered between batches, so going on after an interruption means asking for the next step. A batch is cut
-into parts, worked through one after the other, and a part is shared out over processes; no family is ever cut.
+Nothing is remembered between batches, so a resumed run just asks for the next step. A batch is cut into parts, which
+are processed one after the other, and each part is shared among processes; a family is never cut.
 """
 
 import math
@@ -15,20 +15,30 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
 SIBLINGS = 2  # of each family in a batch; of larger families two are drawn
-FAMILIES, IMAGES, PARTNERS, DONORS, BLEND, TRIPLETS = range(6)  # what a generator is for: the first number of its key
+FAMILIES, IMAGES, PARTNERS, DONORS, BLEND, TRIPLETS = range(6)  # first number of a generator's key: what it is for
 
 
 class Batches(Dataset):
-    """Training batches by step: item s is a list of parts, each a dict of what one process (rank) needs of it.
+    """Training batches by step: item s is a list of parts, each a dict of the tensors that one process (rank) needs.
 
-    This is all that the training loop knows of them. A batch has batch_size images over all processes, in
-    groups_per_batch groups (families, triplets), between which alone it is cut.
+    The training loop knows no more than this class. A recipe's own batches inherit from it and keep to the following.
+
+    - `batches[step]` is a pure function of the seed, the step and `state_dict()`. Chance comes from `random` alone,
+      with a key that starts with a number of its own. Worker processes hold copies of the batches, so an item leaves
+      nothing behind for the next one.
+    - A batch has batch_size images over all processes, in groups_per_batch groups (families, triplets) of
+      images_per_group. It is cut between groups only, by `own`. Which images it has does not depend on the cut.
+    - An item has `parts` parts. "images", uint8 [b, 3, S, S] with b = batch_size / (parts x world), are this rank's;
+      all else in a part is for the recipe's `augment` and objective.
+    - What the recipe's `refresh` decides by looking at the model is kept in `state_dict()`. It is saved with every
+      checkpoint and put back before the first batch of a resumed run. While it is not empty, a loader ends with its
+      epoch, since workers know the state at the time when their loader was opened. steps_per_epoch stays the same.
     """
 
-    one_group: str  # what a group is called in messages, and several in parameters
-    groups: str
+    one_group: str  # the name of a group in messages
+    groups: str  # the name of several, in messages and in the parameter <groups>_per_batch
     images_at_once: str  # in a part of a single group
-    save_memory: str  # what to do where that does not fit
+    save_memory: str  # what to do if that does not fit
 
     def __init__(
         self,
@@ -48,18 +58,23 @@ class Batches(Dataset):
                 f"equally many whole {self.groups}: take a multiple of {parts * world}, or change accumulation or "
                 "nproc."
             )
-        self.store, self.seed, self.steps_per_epoch = store, seed, steps_per_epoch
-        self.groups_per_batch, self.batch_size = groups_per_batch, groups_per_batch * images_per_group
-        self.parts, self.rank, self.world = parts, rank, world
+        self.store = store
+        self.seed = seed
+        self.steps_per_epoch = steps_per_epoch
+        self.groups_per_batch = groups_per_batch
+        self.batch_size = groups_per_batch * images_per_group
+        self.parts = parts
+        self.rank = rank
+        self.world = world
 
     def cut(self, parts: int) -> None:
-        """From the next loader on, cut batches into so many parts, or the next larger number that divides evenly, but
-        never further than to one group per process and part."""
+        """From the next loader on, cut batches into `parts` parts or the next number that divides them evenly; at most
+        into one group per process and part."""
         groups = self.groups_per_batch // self.world
         self.parts = next(n for n in range(min(parts, groups), groups + 1) if groups % n == 0)
 
     def halve(self) -> None:
-        """Cut batches into at least twice as many parts; DataError where a part is down to one group per process."""
+        """Cut batches into at least twice as many parts; DataError if a part is down to one group per process."""
         if self.parts * self.world == self.groups_per_batch:
             raise DataError(
                 f"one {self.one_group} per process is the least that a part can hold, and {self.groups}_per_batch="
@@ -68,19 +83,19 @@ class Batches(Dataset):
         self.cut(2 * self.parts)
 
     def random(self, *key: int) -> np.random.Generator:
-        """A generator that depends on the seed and the key alone."""
+        """A generator that depends on the seed and the key only."""
         return np.random.default_rng([self.seed, *key])
 
     def own(self, images: np.ndarray) -> np.ndarray:
-        """This rank's share of a batch's images, given group by group in any shape; by part, [parts, b]."""
+        """This rank's share of a batch's images, which are given group by group in any shape: [parts, b]."""
         return images.reshape(self.parts, self.world, -1)[:, self.rank]  # [parts, b]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a recipe's `refresh` has decided for this epoch by looking at the model; empty where nothing is."""
+        """What the recipe's `refresh` decided for this epoch by looking at the model; empty if it decides nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back what `state_dict` returned."""
 
     def loader(self, start: int, stop: int, workers: int, pin: bool) -> DataLoader:
         """Batches of the steps start to stop - 1, made ahead by worker processes and pinned for copying to a GPU."""
@@ -90,16 +105,17 @@ class Batches(Dataset):
 class FamilyBatches(Batches):
     """Batches of families x two siblings x images, for losses on all pairs of a batch.
 
-    A part has W = world x b images, of which b = families_per_batch / (parts x world) x 2 x images_per_person are this
-    rank's. Every family is drawn equally often, and which images a batch has does not depend on how it is cut.
+    A part has W = world x b images; b = families_per_batch / (parts x world) x 2 x images_per_person are this rank's.
+    All families are drawn equally often.
 
-    images: uint8 [b, 3, S, S], this rank's. person, family: [W], among those of the index, of all ranks in their order.
-    partner: [b], which of these images distracts each one in PWCA, never the same person's; missing in steps without.
-    With mixup or cutmix: donor [b], which of these images is blended into each one, never the same person's; other [W],
-    the donors' people, of all ranks; blend [1, 1, S, S], the weight of the donor's pixels, and share, its mean.
+    images: uint8 [b, 3, S, S], this rank's. person, family: [W], indices into the index, of all ranks in their order.
+    partner: [b], the image of another person that distracts each image in PWCA; missing in steps without PWCA.
+    With mixup or cutmix: donor [b], the image of another person that is blended into each image; other [W], the donors'
+    people, of all ranks; blend [1, 1, S, S], the weight of the donor's pixels; share, its mean.
     """
 
-    one_group, groups = "family", "families"
+    one_group = "family"
+    groups = "families"
     save_memory = "lower images_per_person or image_size, or set gradient_checkpointing=true"
 
     def __init__(
@@ -137,13 +153,16 @@ class FamilyBatches(Batches):
             world=world,
         )
         self.images_of = members(index.person_of)
-        self.family_of, self.images_per_person = index.family_of, images_per_person
+        self.family_of = index.family_of
+        self.images_per_person = images_per_person
         self.images_at_once = f"{SIBLINGS} x images_per_person={images_per_person}"
-        self.pwca_prob, self.pwca_partner = pwca_prob, pwca_partner
-        self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
+        self.pwca_prob = pwca_prob
+        self.pwca_partner = pwca_partner
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
 
     def drawn_families(self, step: int) -> list[np.ndarray]:
-        """The families of a step: all families in a shuffled order, then all again in another."""
+        """The families of a step: all come once in a shuffled order, then again in another order."""
         steps_per_round = len(self.families) // self.groups_per_batch
         turn, place = divmod(step, steps_per_round)
         order = self.random(FAMILIES, turn).permutation(len(self.families))
@@ -153,7 +172,7 @@ class FamilyBatches(Batches):
         random = self.random(IMAGES, step)
         people = np.concatenate([random.choice(f, SIBLINGS, replace=False) for f in self.drawn_families(step)])
         k = self.images_per_person
-        images = [random.choice(own := self.images_of[p], k, replace=len(own) < k) for p in people]
+        images = [random.choice(self.images_of[p], k, replace=len(self.images_of[p]) < k) for p in people]
         distracted = random.random() < self.pwca_prob
         images = self.own(np.concatenate(images))  # [parts, b]
         person = np.repeat(people, k).reshape(self.parts, -1)  # [parts, W]
@@ -162,7 +181,7 @@ class FamilyBatches(Batches):
     def part(
         self, step: int, number: int, images: np.ndarray, person: np.ndarray, distracted: bool
     ) -> dict[str, torch.Tensor]:
-        """One part of a batch, of this rank's images [b] and all ranks' people [W]."""
+        """One part of a batch from this rank's images [b] and all ranks' people [W]."""
         part = {"images": self.store.batch(images), "person": person, "family": self.family_of[person]}
         if distracted:
             part["partner"] = self.partners(self.pwca_partner, PARTNERS, step, number, self.rank)
@@ -170,7 +189,7 @@ class FamilyBatches(Batches):
             donors = [self.partners("random", DONORS, step, number, rank) for rank in range(self.world)]
             part["donor"] = donors[self.rank]
             part["other"] = np.take_along_axis(person.reshape(self.world, -1), np.stack(donors), axis=1).ravel()
-            # One blend for all ranks, since its share weighs the losses of all their images together.
+            # One blend for all ranks, because its share weighs the losses of all their images together.
             random = self.random(BLEND, step, number)
             blend = draw_blend(part["images"].shape[-1], self.mixup_alpha, self.cutmix_alpha, random)
             part |= {"blend": blend[None, None], "share": blend.mean()}
@@ -185,8 +204,8 @@ class FamilyBatches(Batches):
 def draw_partners(families: int, images: int, policy: str, random: np.random.Generator) -> np.ndarray:
     """A permutation [B] that gives each image one of another person: the `twin`, a `random` person, or either (`mix`).
 
-    The images of one person get partners drawn independently of each other: a distractor common to them all would tell
-    who they are, and the network would learn to recognise it instead of the face.
+    The images of one person get partners independently of each other: a distractor that they all share would reveal who
+    they are, and the network would learn to recognise the distractor instead of the face.
     """
     rows = np.arange(families * SIBLINGS * images).reshape(-1, images)  # [people, images]
     rows = random.permuted(rows, axis=1)
@@ -195,9 +214,9 @@ def draw_partners(families: int, images: int, policy: str, random: np.random.Gen
 
 
 def draw_donors(families: int, policy: str, random: np.random.Generator) -> np.ndarray:
-    """A permutation of the people of a batch that leaves nobody in place: whose image each one is given.
+    """A permutation of the people of a batch without a fixed point: each person gets an image of another one.
 
-    With `mix`, a coin per family decides: siblings exchange, or go round with the people of the other such families.
+    `mix` tosses a coin per family: its siblings exchange, or are permuted with the people of the other such families.
     """
     share = {"twin": 1.0, "random": 0.0, "mix": 0.5}[policy]
     people = np.arange(families * SIBLINGS).reshape(families, SIBLINGS)
@@ -211,7 +230,7 @@ def draw_donors(families: int, policy: str, random: np.random.Generator) -> np.n
 
 def draw_blend(size: int, mixup_alpha: float, cutmix_alpha: float, random: np.random.Generator) -> np.ndarray:
     """Weight [size, size] of a donor's pixels: the same everywhere (mixup, arXiv 1710.09412), or 1 in a rectangle and
-    0 around it (cutmix, arXiv 1905.04899). A coin decides where both alphas are above 0."""
+    0 around it (cutmix, arXiv 1905.04899). A coin decides if both alphas are above 0."""
     cutmix = not mixup_alpha or (cutmix_alpha > 0 and random.random() < 0.5)
     alpha = cutmix_alpha if cutmix else mixup_alpha
     share = 1 - random.beta(alpha, alpha)

@@ -125,6 +125,69 @@ def test_one_rectangle_is_erased():
     assert 0.4 < len(erased) / len(shares) < 0.6 and erased.mean() == pytest.approx(0.175, abs=0.03)
 
 
+GEOMETRY = {"rotation_deg": 30, "shift": 0.1, "scale": 0.2, "flip_prob": 0.5}
+ALONE = [*({name: value} for name, value in GEOMETRY.items()), GEOMETRY]
+
+
+@pytest.mark.parametrize("options", ALONE, ids="+".join)
+def test_a_mask_moves_like_an_image_of_the_same_content(batch, options):
+    masks = (batch[:, :1] > 0.5).float()  # [12, 1, S, S]
+    augment = Augmentation(**OFF | options)
+    images = augment(masks.expand(-1, 3, -1, -1), seed=5)
+    moved = augment.masks(masks, seed=5)
+    assert torch.equal(moved, images[:, :1]) and not torch.equal(moved, masks)
+    assert torch.equal(augment.masks(masks[:, 0], seed=5), moved[:, 0])
+
+
+@pytest.mark.parametrize("options", ALONE, ids="+".join)
+def test_the_mask_of_a_marked_pixel_follows_it(options):
+    images = torch.full((40, 3, 33, 33), 0.2)
+    rows = torch.randint(8, 25, (40, 2), generator=torch.Generator().manual_seed(1))
+    for image, (y, x) in zip(images, rows, strict=True):
+        image[:, y - 1 : y + 2, x - 1 : x + 2] = 1.0
+    augment = Augmentation(**OFF | options | {"brightness": 0.3, "contrast": 0.3})
+    moved = augment.masks((images[:, 0] == 1).float(), seed=2)
+    brightest = augment(images, seed=2).mean(1).flatten(1).argmax(1)
+    assert (moved.flatten(1).gather(1, brightest[:, None]) > 0.5).all()
+    assert (moved > 0.5).flatten(1).sum(1).max() < 30  # no more than the mark
+
+
+def test_masks_are_not_recoloured(batch):
+    masks = batch[:, :1]
+    augment = Augmentation(**OFF | {"brightness": 0.9, "contrast": 0.9})
+    assert torch.equal(augment.masks(masks, seed=1), masks)
+
+
+def test_what_comes_in_from_outside_is_the_fill():
+    augment = Augmentation(**OFF | {"shift": 0.3})
+    seen = augment.masks(torch.ones(20, 16, 16), seed=4)  # 1 where a pixel comes from inside the image
+    assert (seen == 0).any()
+    half = torch.full((20, 16, 16), 0.5)
+    torch.testing.assert_close(augment.masks(half, seed=4, fill=1.0), 1 - seen / 2)
+    torch.testing.assert_close(augment.masks(half, seed=4, fill=0.25), 0.25 + seen / 4)
+
+
+@pytest.mark.parametrize("options", [{}, GEOMETRY], ids=["erased", "moved and erased"])
+def test_what_is_erased_is_hidden(options):
+    augment = Augmentation(**OFF | options | {"erase_prob": 0.5})
+    images = augment(torch.ones(50, 3, 32, 32), seed=0)
+    visible = augment.masks(torch.ones(50, 1, 32, 32), seed=0)
+    assert torch.equal(visible, images[:, :1]) and 0.02 < (visible == 0).float().mean() < 0.5
+    filled = augment.masks(torch.ones(50, 1, 32, 32), seed=0, fill=1.0)
+    erased = Augmentation(**OFF | {"erase_prob": 0.5}).masks(torch.ones(50, 1, 32, 32), seed=0)
+    torch.testing.assert_close(filled, erased)  # boxes lie in the moved image
+
+
+@pytest.mark.parametrize("fill", [0.0, 0.3, 1.0])
+def test_with_nothing_on_masks_stay_as_they_are(batch, fill):
+    masks = batch[:, 0]
+    before = masks.clone()
+    moved = Augmentation(**OFF).masks(masks, seed=0, fill=fill)
+    assert torch.equal(moved, masks) and moved is not masks
+    Augmentation(**STRONG).masks(masks, seed=0, fill=fill)
+    assert torch.equal(masks, before)
+
+
 @pytest.mark.parametrize("name, value", [*STRONG.items()])
 def test_each_parameter_has_an_effect(batch, name, value):
     assert not torch.allclose(Augmentation(**OFF | {name: value})(batch, seed=3), batch, atol=1e-3)
@@ -155,12 +218,16 @@ def test_people_are_blended_by_weight(batch):
 def test_a_gpu_gives_the_same_and_is_not_waited_for(batch):
     augment, donor, weight = Augmentation(**STRONG), torch.arange(12).roll(1), torch.full((1, 1, SIZE, SIZE), 0.25)
     on_gpu = [tensor.cuda() for tensor in (batch, donor, weight)]
+    mask = batch[:, 0]
+    mask_on_gpu = mask.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
         augmented = augment(on_gpu[0], seed=7)
+        moved = augment.masks(mask_on_gpu, seed=7, fill=1.0)
         blended = blend_people(*on_gpu)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     # an erased box's edge that rounds to the other side of a pixel's centre would change that pixel alone
     assert torch.isclose(augmented.cpu(), augment(batch, seed=7), atol=1e-4).float().mean() > 0.99
+    assert torch.isclose(moved.cpu(), augment.masks(mask, seed=7, fill=1.0), atol=1e-4).float().mean() > 0.99
     torch.testing.assert_close(blended.cpu(), blend_people(batch, donor, weight))

@@ -7,7 +7,7 @@ import torch
 from numbered import SIZE, NumberedStore, assert_equal, make_index, numbers
 from numpy.lib.format import open_memmap
 
-from dcal_core.data.batches import FamilyBatches, draw_blend, draw_partners
+from dcal_core.data.batches import Batches, FamilyBatches, draw_blend, draw_partners
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError
 
@@ -388,3 +388,50 @@ def test_a_fair_coin_chooses_between_mixup_and_cutmix():
     blends = [draw_blend(16, 5.0, 1.0, np.random.default_rng(seed)) for seed in range(400)]
     pasted = sum(set(np.unique(blend)) <= {0, 1} for blend in blends)
     assert 160 < pasted < 240
+
+
+# Batches that look at the model
+
+
+class OrderedBatches(Batches):
+    """Single images in an order that somebody decides between epochs."""
+
+    one_group, groups, images_at_once, save_memory = "image", "images", "1", "lower image_size"
+
+    def __init__(self, images=8, **cut):
+        options = {"groups_per_batch": 4, "images_per_group": 1, "steps_per_epoch": 2, "seed": 0}
+        super().__init__(NumberedStore(), **options, **({"parts": 1, "rank": 0, "world": 1} | cut))
+        self.order = torch.arange(images)
+
+    def state_dict(self):
+        return {"order": self.order}
+
+    def load_state_dict(self, state):
+        self.order = state["order"]
+
+    def __getitem__(self, step):
+        first = step % self.steps_per_epoch * self.groups_per_batch
+        images = self.order[first : first + self.groups_per_batch].numpy()
+        return [{"images": self.store.batch(own)} for own in self.own(images)]
+
+
+def test_batches_that_decide_nothing_have_no_state():
+    batches = make_batches()
+    before = batches[3]
+    assert batches.state_dict() == {}
+    batches.load_state_dict({})
+    assert_equal(batches[3], before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_was_decided_decides_the_batches_after_resuming_too(workers):
+    batches = OrderedBatches(parts=2)
+    plain = batches[0]
+    batches.load_state_dict({"order": torch.arange(8).flip(0)})
+    resumed = OrderedBatches(parts=2)
+    resumed.load_state_dict(batches.state_dict())
+    loaded = list(resumed.loader(0, 2, workers, pin=False))
+    assert [numbers(part) for parts in loaded for part in parts] == [[7, 6], [5, 4], [3, 2], [1, 0]]
+    for step, parts in enumerate(loaded):
+        assert_equal(parts, batches[step])
+    assert numbers(plain[0]) == [0, 1]
