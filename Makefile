@@ -12,7 +12,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 PAPERMILL := .venv/bin/papermill --no-progress-bar --log-output
-QUIETLY := grep --line-buffered -vE '^(Writing|Input Notebook|Output Notebook|Executing|Ending|Black|\[IPKernelApp|<IPython)|^$$'
+QUIETLY := grep --line-buffered -vE '^(Input Notebook|Output Notebook|Executing|Ending|Black|\[IPKernelApp|<IPython)|^$$'
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 

@@ -93,6 +93,8 @@ def main() -> None:
     options = parser.parse_args()
     given = {"preset": "demo", "run_dir": str(options.run)}
     explorer = open_explorer(begin_with_trained("The picture of the README", given, presets_folder()))
+    if explorer.rule is None:
+        raise SystemExit(f"{options.run} has not been evaluated: run `twins evaluate -p run_dir {options.run}` first.")
     draw(explorer).savefig(options.to, dpi=100, pil_kwargs={"optimize": True})
 
 
