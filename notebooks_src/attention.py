@@ -59,7 +59,7 @@ print(f"Maps of {view.pairs.grid} x {view.pairs.grid} patches: {', '.join(view.k
 # Colour shows a patch's share, the face stays visible where there is little.
 
 # %%
-from dcal_core.explain.figures import draw_layers
+from dcal_core.explain.pair_figures import draw_layers
 
 if view.depth[0]:
     title = f"Attention in {view.names[0]} ({label})"
@@ -74,7 +74,7 @@ else:
 # the other. **For and against one person** has a sign: covering an orange patch makes the two more alike.
 
 # %%
-from dcal_core.explain.figures import draw_view
+from dcal_core.explain.pair_figures import draw_view
 
 about_pair = ["distinctive", "occlusion", "contribution"]
 said = f"{label}\n{explorer.judged(*pair)}"
@@ -103,7 +103,7 @@ if parts:
 # give. Parts are those of an aligned face; left and right are those of the image.
 
 # %%
-from dcal_core.explain.charts import draw_regions
+from dcal_core.explain.regions import draw_regions
 from dcal_core.commands.explain import regions_of
 
 regions = regions_of(explorer.data.synthetic, explorer.model.image_size)
@@ -112,8 +112,8 @@ session.show(draw_regions(view, "distinctive", regions, said), "co-twins_regions
 # %%
 from IPython.display import Markdown, display
 
-from dcal_core.explain.statistics import view_statistics
-from dcal_core.explain.tables import statistics_table
+from dcal_core.explain.regions import view_statistics
+from dcal_core.explain.regions import statistics_table
 
 found = view_statistics(view, regions)
 shown = {kind: found[kind] for kind in about_pair}  # all of them stand in the file below
@@ -143,7 +143,7 @@ session.show(draw_view(explorer.view(*alone), about_pair, said_alone), "one_pers
 # look whether the same places light up down the sheet.
 
 # %%
-from dcal_core.explain.figures import draw_contact_sheet
+from dcal_core.explain.pair_figures import draw_contact_sheet
 
 siblings = [index.images_of(index.people.index(person)) for person in index.families[0][:2]]
 met = list(zip(*siblings, strict=False))[:4]
@@ -157,7 +157,7 @@ session.show(draw_contact_sheet(views, "distinctive", titles, columns=2), "famil
 # two faces should change with what is compared. Bars are 95 % intervals over families.
 
 # %%
-from dcal_core.explain.charts import draw_comparison
+from dcal_core.explain.comparison import draw_comparison
 from dcal_core.explain.comparison import mean_face
 from dcal_core.commands.explain import compare_kinds, sampled, write_result
 
@@ -176,7 +176,7 @@ if "rollout" in comparison["maps"]:
     session.show(drawn, "comparison_rollout")
 
 # %%
-from dcal_core.explain.tables import comparison_table
+from dcal_core.explain.comparison import comparison_table
 
 display(Markdown(comparison_table(comparison, "distinctive")))
 
@@ -219,13 +219,13 @@ trust = measure_maps(
 print(write_result(session.folder.explained, "faithfulness", trust))
 
 # %%
-from dcal_core.explain.charts import draw_faithfulness
+from dcal_core.explain.trust import draw_faithfulness
 from dcal_core.commands.explain import trust_title
 
 session.show(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness")
 
 # %%
-from dcal_core.explain.tables import faithfulness_table
+from dcal_core.explain.trust import faithfulness_table
 
 display(Markdown(faithfulness_table(trust["maps"])))
 
@@ -233,7 +233,7 @@ display(Markdown(faithfulness_table(trust["maps"])))
 # ### What these maps can be trusted for
 
 # %%
-from dcal_core.explain.conclusions import conclusions
+from dcal_core.explain.trust import conclusions
 
 print(f"{trust['pairs']} co-twin pairs of {trust['families']} test families, {label}")
 display(Markdown("\n".join(f"- {sentence}" for sentence in conclusions(trust["maps"]))))

@@ -17,8 +17,8 @@ from dcal_core.data.images import open_images
 from dcal_core.data.splits import SYNTHETIC, Split, TwinData
 from dcal_core.data.twins import read_index
 from dcal_core.explain.browser import Browser
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.explorer import Explorer
-from dcal_core.explain.registry import MAPS
 from dcal_core.installation import presets_folder
 from dcal_core.models.files import new_model
 

@@ -8,9 +8,9 @@ from torch import nn
 from benchmarks.speed.subjects import Setting, Subject, random_store
 from benchmarks.speed.timing import Row, alternate, ratio
 from dcal_core.config.recipes import load
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.maps import rollout_map
 from dcal_core.explain.pair_maps import encode_pairs
-from dcal_core.explain.registry import MAPS
 from dcal_core.installation import presets_folder
 from dcal_core.models.files import new_model
 

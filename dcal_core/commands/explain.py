@@ -15,16 +15,12 @@ from dcal_core.data.splits import SYNTHETIC
 from dcal_core.data.twins import DataError
 from dcal_core.environment import gpu_verdict, scratch_root
 from dcal_core.errors import ConfigError
-from dcal_core.explain.charts import draw_comparison, draw_faithfulness
-from dcal_core.explain.comparison import compare_groups, mean_face, quick_maps
-from dcal_core.explain.conclusions import conclusions
+from dcal_core.explain.catalogue import MAPS, PairView
+from dcal_core.explain.comparison import compare_groups, comparison_table, draw_comparison, mean_face, quick_maps
 from dcal_core.explain.explorer import Explorer
-from dcal_core.explain.pair_folder import write_pair
+from dcal_core.explain.pair_figures import write_pair
 from dcal_core.explain.regions import ARCFACE, DRAWN, face_regions
-from dcal_core.explain.registry import MAPS
-from dcal_core.explain.tables import comparison_table, faithfulness_table
-from dcal_core.explain.trust import measure_maps
-from dcal_core.explain.views import PairView
+from dcal_core.explain.trust import conclusions, draw_faithfulness, faithfulness_table, measure_maps
 from dcal_core.models.files import load_model
 from dcal_core.runs import DECISION_FILE
 from dcal_core.storage import write_text

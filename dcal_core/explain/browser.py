@@ -10,11 +10,21 @@ import numpy as np
 from IPython.display import display
 
 from dcal_core.environment import is_interactive
+from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.controls import FACES, Controls, lights
 from dcal_core.explain.explorer import Explorer
-from dcal_core.explain.pictures import ENDS, SIDE, bar, contoured, enlarged, framed, overlaid, png, sheet, tag
-from dcal_core.explain.registry import MAPS
-from dcal_core.explain.views import PairView
+from dcal_core.explain.paint import (
+    ENDS,
+    SIDE,
+    colour_ramp,
+    contoured,
+    enlarged,
+    framed,
+    image_tag,
+    overlaid,
+    png,
+    sheet,
+)
 from dcal_core.storage import disk_errors
 
 
@@ -173,10 +183,10 @@ class Browser:
         if kind.by_patch:
             self._say("")
         for html_, picture, face, name in zip(c.pictures, pictures, FACES, view.names, strict=True):
-            html_.value = tag(picture, f"{face} image, {name}, under the map: {self._title()}")
+            html_.value = image_tag(picture, f"{face} image, {name}, under the map: {self._title()}")
         low, high = ENDS[kind.signed]
         words = kind.meaning if peak else "This map is zero everywhere."
-        ramp = tag(bar(kind.signed, SIDE // 2), f"colours from {low} to {high}")
+        ramp = image_tag(colour_ramp(kind.signed, SIDE // 2), f"colours from {low} to {high}")
         c.legend.value = f"{low} {ramp} {high}<br>{html.escape(words)}"
         c.found.value = self._found(view)
 

@@ -7,32 +7,50 @@ n pairs, P = g x g patches.
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from torch import nn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from dcal_core.data.images import ImageStore
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.faithfulness import family_means, mean, share
+from dcal_core.explain.paint import (
+    GREY,
+    MARKERS,
+    draw_areas,
+    draw_estimate,
+    estimate_text,
+    full_colour,
+    label_rows,
+    peak_of,
+    show_colours,
+    show_map,
+)
 from dcal_core.explain.pair_maps import encode_pairs
-from dcal_core.explain.registry import MAPS
-from dcal_core.explain.statistics import speaks, statistics
+from dcal_core.explain.regions import OPACITY, SPEAKS, SPREAD, speaks, statistics
+from dcal_core.markdown import table
+from dcal_core.models.verifier import Verifier
+from dcal_core.palette import COLOURS
 from dcal_core.progress import progress_line
 from dcal_core.verification.protocol import Pairs
 
 GROUPS = ("same", "twins")  # pairs of one person, pairs of co-twins
-SPREAD = ("entropy_share", "concentration", "centre_x", "centre_y")
+GROUP_NAMES = {"same": "one person", "twins": "co-twins"}
 
 
 def quick_maps(
-    model: nn.Module, images: ImageStore, pairs: Pairs, names: Sequence[str], batch: int = 16
+    model: Verifier, images: ImageStore, pairs: Pairs, names: Sequence[str], batch: int = 16
 ) -> dict[str, np.ndarray]:
     """Quick maps of n pairs, name -> fp32 [n, 2, g, g]; ValueError for a name that is no map, or a thorough one, which
     costs an encoding a patch, or a map that this model does not have."""
     if unknown := set(names) - {name for name, kind in MAPS.items() if kind.quick}:
         raise ValueError(f"{', '.join(sorted(unknown))}: choose of the quick maps")
-    device, found = next(model.parameters()).device, {name: [] for name in names}
+    device = next(model.parameters()).device
+    found = {name: [] for name in names}
     starts = range(0, len(pairs), batch)
     for start in progress_line(starts, desc="mapping pairs", total=len(starts), unit="batch"):
         part = slice(start, start + batch)
-        a, b = (images.batch(side[part]).to(device) for side in (pairs.a, pairs.b))
+        a = images.batch(pairs.a[part]).to(device)
+        b = images.batch(pairs.b[part]).to(device)
         encoded = encode_pairs(model, a, b, model.grid)
         for name in names:
             if not MAPS[name].fits(encoded):
@@ -73,7 +91,8 @@ def compare_groups(maps: dict[str, np.ndarray], pairs: Pairs, regions: dict[str,
 
 def _compared(name: str, maps: np.ndarray, member: dict, family: np.ndarray, regions: dict) -> dict:
     """The comparison of one kind of map."""
-    signed, result = MAPS[name].signed, {"means": {}, "speaks": {}}
+    signed = MAPS[name].signed
+    result = {"means": {}, "speaks": {}}
     totals = maps.sum((2, 3), keepdims=True, dtype=np.float64)
     shown = maps if signed else maps / np.where(totals > 0, totals, 1) * maps[0, 0].size
     for group in GROUPS:
@@ -82,13 +101,14 @@ def _compared(name: str, maps: np.ndarray, member: dict, family: np.ndarray, reg
         result["means"][group] = np.round(mean_map, 6).tolist()
     for what, weights in speaks(maps, signed).items():
         rows = [[statistics(side, regions) for side in sides] for sides in weights]
-        result["speaks"][what] = _figures(rows, member, family, regions)
+        result["speaks"][what] = _group_estimates(rows, member, family, regions)
     return result
 
 
-def _figures(rows: list[list[dict]], member: dict, family: np.ndarray, regions: Iterable[str]) -> dict:
+def _group_estimates(rows: list[list[dict]], member: dict, family: np.ndarray, regions: Iterable[str]) -> dict:
     """Each figure of `rows`, the statistics of both faces of n pairs, in both groups."""
-    faces, flat = np.repeat(family, 2), [side for sides in rows for side in sides]
+    faces = np.repeat(family, 2)
+    flat = [side for sides in rows for side in sides]
     full = np.array([side["total"] > 0 for side in flat])
     of_group = {group: np.repeat(inside, 2) for group, inside in member.items()}
     values = {name: [side[name] for side in flat] for name in SPREAD}
@@ -119,3 +139,69 @@ def _difference(parts: dict) -> dict:
         held = np.isin(family, common)
         by_group.append(family_means(values[held], family[held]))  # in the order of `common`
     return mean(by_group[1] - by_group[0], common)
+
+
+# ---- as a figure and as a table
+
+
+def draw_comparison(result: dict, name: str, face: np.ndarray, label: str) -> Figure:
+    """One map of `compare_groups`: its mean over the pairs of one person and over those of co-twins, on a face uint8
+    [S, S, 3] that stands for all, and the shares of its regions in both groups and their differences."""
+    found = result["maps"][name]
+    figure = Figure(figsize=(15.5, 1.2 + 4.2 * len(found["speaks"])), layout="constrained")
+    pairs = result["pairs"]
+    families = result["families"]
+    counted = f"{pairs['same']:,} pairs of one person, {pairs['twins']:,} of co-twins, {families['both']:,} families"
+    figure.suptitle(f"{MAPS[name].title} ({label})\n{counted}", fontsize=12)
+    pictures, charts = figure.subfigures(1, 2, width_ratios=(1, 1.6))
+    _draw_means(pictures, found["means"], face, name)
+    for row, (what, one) in zip(
+        np.atleast_2d(charts.subplots(len(found["speaks"]), 2, sharey=True)), found["speaks"].items(), strict=True
+    ):
+        _draw_shares(row, what, one["figures"], result["areas"])
+    handles, labels = row[0].get_legend_handles_labels()
+    charts.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
+    return figure
+
+
+def _draw_means(figure, means: dict, face: np.ndarray, name: str) -> None:
+    """The mean maps of both groups, side by side on one scale."""
+    cells = figure.add_gridspec(2, 2, height_ratios=(1, 0.04))
+    peak = peak_of(np.array([*means.values()]))
+    signed = MAPS[name].signed
+    for side, (group, weights) in enumerate(means.items()):
+        axes = figure.add_subplot(cells[0, side])
+        show_map(axes, face, np.array(weights), signed, OPACITY, peak)
+        axes.set_title(f"mean map, {GROUP_NAMES[group]}", fontsize=10)
+        axes.set_anchor("S")  # close to the bar
+    bar = figure.add_subplot(cells[1, :])
+    show_colours(bar, signed)
+    bar.set_xlabel(full_colour(name, peak, None if signed else "times an even spread"), fontsize=9)
+
+
+def _draw_shares(row: Sequence[Axes], what: str, figures: dict, areas: dict) -> None:
+    """Left the share of each region in both groups, right their difference."""
+    regions = [name for name in figures if name in areas]
+    for axes in row:
+        label_rows(axes, regions)
+    for number, region in enumerate(regions):
+        for side, group in enumerate(GROUP_NAMES):
+            look = {"marker": MARKERS[side], "color": COLOURS[side]}
+            label = GROUP_NAMES[group] if number == 0 else None
+            draw_estimate(row[0], number - 0.14 + 0.28 * side, figures[region][group], 100, label=label, **look)
+        draw_estimate(row[1], number, figures[region]["difference"], 100, marker="D", color="black")
+    draw_areas(row[0], [areas[region] for region in regions])
+    row[0].set_xlabel(f"share of {SPEAKS[what]} (%)", fontsize=10)
+    row[1].axvline(0, color=GREY, linestyle="--", linewidth=1)
+    row[1].set_xlabel("co-twins less one person (percentage points)", fontsize=10)
+
+
+def comparison_table(result: dict, name: str) -> str:
+    """Spread and regions of one map of `compare_groups`: both groups, and twins less same."""
+    rows = []
+    for what, one in result["maps"][name]["speaks"].items():
+        for figure, values in one["figures"].items():
+            head = SPREAD[figure][0] if figure in SPREAD else figure
+            groups = [estimate_text(values[group], "%") for group in GROUP_NAMES]
+            rows.append([SPEAKS[what], head, *groups, estimate_text(values["difference"], "points")])
+    return table(["of", "figure", *GROUP_NAMES.values(), "co-twins less one person"], rows)

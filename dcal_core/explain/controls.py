@@ -9,8 +9,8 @@ from uuid import uuid4
 import numpy as np
 from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, FloatSlider, HBox, IntSlider, Layout, RadioButtons, VBox
 
-from dcal_core.explain.pictures import SIDE
-from dcal_core.explain.registry import MAPS
+from dcal_core.explain.catalogue import MAPS
+from dcal_core.explain.paint import SIDE
 
 FACES = ("first", "second")
 STYLE = """<style>

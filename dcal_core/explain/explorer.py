@@ -8,7 +8,7 @@ from torch import nn
 
 from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import TwinData
-from dcal_core.explain.views import PairView
+from dcal_core.explain.catalogue import PairView
 from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.protocol import score_pairs, twin_pairs

@@ -16,9 +16,9 @@ from scipy.stats import rankdata, t
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.maps import pair_saliency
 from dcal_core.explain.pair_maps import EncodedPairs, encode_pairs, local_mean
-from dcal_core.explain.registry import MAPS
 from dcal_core.models.features import Features
 from dcal_core.progress import progress_line
 from dcal_core.verification.family_rates import estimate, with_draws
@@ -198,7 +198,7 @@ def faithfulness(
     for start in progress_line(starts, desc="measuring maps", total=len(starts), unit="batch"):
         encoded = [encode_pairs(one, *(side[start : start + batch] for side in (a, b)), grid) for one in models]
         taught, untaught = (dict(hot_maps(pairs, names, own)) for pairs, own in zip(encoded, generators, strict=True))
-        for name, figures in _figures(encoded[0], taught, untaught).items():
+        for name, figures in _batch_figures(encoded[0], taught, untaught).items():
             for figure, values in figures.items():
                 found.setdefault(name, {}).setdefault(figure, []).append(values)
     family = np.asarray(family)
@@ -210,7 +210,9 @@ def faithfulness(
 
 
 @torch.no_grad()
-def _figures(pairs: EncodedPairs, maps: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _batch_figures(
+    pairs: EncodedPairs, maps: dict[str, Tensor], after: dict[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
     """The figures of each map of some pairs, [B] of the pair, [2, B] of each face; after: those of shuffled weights."""
     deleted, inserted = (
         dict(zip(maps, area.cpu(), strict=True))

@@ -1,6 +1,6 @@
-"""Parts of an aligned face, so that a map can be told in words: "the left cheek holds 2.5 times its area".
+"""What a map says in numbers: how spread out it is, and on which parts of an aligned face it lies.
 
-They are cut in the face's own frame, which five landmarks span: x runs along the eyes, in eye distances from their
+The parts are cut in the face's own frame, which five landmarks span: x runs along the eyes, in eye distances from their
 middle; y from the eyes (0) to the mouth (1). So they turn, shift and scale with a face, but do not follow its outline:
 they are what an aligned face usually has there, and hair or a turned head can cover it.
 Left and right are those of the image. Cheeks have sides, since a mole on one of them is what tells twins apart; brows
@@ -9,10 +9,29 @@ Landmarks are [5, 2], (x, y) as shares of the image's side: left eye, right eye,
 """
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from scipy.ndimage import distance_transform_edt
 
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, TWIN_SHAPE
 from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
+from dcal_core.explain.catalogue import MAPS, PairView
+from dcal_core.explain.paint import MARKERS, draw_areas, label_rows, peak_of, show_map, wrapped
+from dcal_core.markdown import table
+from dcal_core.palette import COLOURS
+from dcal_core.verification.words import shown
 
+SPREAD = {
+    "entropy_share": ("entropy (% of the largest)", "%"),
+    "concentration": ("in the hottest tenth", "%"),
+    "centre_x": ("centre, from the left", "%"),
+    "centre_y": ("centre, from above", "%"),
+}
+SPEAKS = {"all": "the map", "same": "what speaks for one person", "different": "what speaks for two people"}
+TOP = 0.1  # of the patches, in `concentration`
+OPACITY = 0.85
+EMPTY = "the map is zero everywhere"
 ARCFACE = TEMPLATE / TEMPLATE_SIDE  # of an aligned photograph
 _EYE, _NOSE, _MOUTH = (np.mean(TWIN_SHAPE[name]) for name in ("eye_spacing", "nose_length", "mouth_width"))
 # The middle of what is drawn; face coordinates are [-1, 1].
@@ -44,7 +63,9 @@ def face_regions(landmarks: np.ndarray, size: int) -> dict[str, np.ndarray]:
     middles = (np.arange(size) + 0.5) / size
     x, y = np.moveaxis(_in_frame(landmarks, np.stack(np.meshgrid(middles, middles), axis=-1)), -1, 0)
     _, _, nose, *mouth = _in_frame(landmarks, landmarks)
-    across, nose_end, lips = abs(x), nose[1] + 0.2, (mouth[1][0] - mouth[0][0]) / 2 + 0.13
+    across = abs(x)
+    nose_end = nose[1] + 0.2
+    lips = (mouth[1][0] - mouth[0][0]) / 2 + 0.13
     face = (x / 1.15) ** 2 + (np.maximum(y - 0.2, 0) / 1.45) ** 2 < 1  # the chin is at 1.65
     parts = {  # a pixel belongs to the first that holds it
         "brows": _within(across, 0.1, 0.85) & _within(y, -0.6, -0.22),
@@ -61,9 +82,147 @@ def face_regions(landmarks: np.ndarray, size: int) -> dict[str, np.ndarray]:
     return {name: first == number for number, name in enumerate(parts)}
 
 
-def coverage(region: np.ndarray, grid: int) -> np.ndarray:
+def covered_share(region: np.ndarray, grid: int) -> np.ndarray:
     """The share of each patch that lies in a region bool [S, S], [g, g]; exact where patches cut through pixels."""
-    patches, pixels = (np.linspace(0, 1, n + 1) for n in (grid, len(region)))
+    patches = np.linspace(0, 1, grid + 1)
+    pixels = np.linspace(0, 1, len(region) + 1)
     ends = np.minimum(patches[1:, None], pixels[None, 1:]) - np.maximum(patches[:-1, None], pixels[None, :-1])
     shared = np.maximum(ends, 0) * grid  # [g, S], of a patch's side
     return shared @ region @ shared.T
+
+
+# ---- statistics of a map
+
+
+def statistics(weights: np.ndarray, regions: dict[str, np.ndarray]) -> dict:
+    """Figures of a map of weights >= 0, [g, g], for JSON; regions: bool [S, S] by name.
+
+    total: the sum of the weights. entropy_bits: Shannon's, over patches; entropy_share: of the largest, log2 P.
+    centre_x, centre_y: centre of mass, shares of the side, from the upper left. concentration: the share of the map in
+    the hottest tenth of its patches, 1 less the Lorenz curve at 0.9 (Lorenz, 1905): 0.1 where it is the same
+    everywhere, 1 where so few patches hold all. regions: of each the `share` of the map and the `area`, a share too.
+    A map that is zero everywhere has no such figures: they are None, and `reason` says why.
+    ValueError for a map that is not square, has a single patch, or a weight that is negative or not finite.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or len(weights) < 2:
+        raise ValueError(f"a map must be [g, g] with g at least 2, got {[*weights.shape]}")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("weights must be finite and not negative: of a signed map take `speaks` apart first")
+    grid = len(weights)
+    total = float(weights.sum())
+    shares = weights / total if total else None
+    covered = {name: covered_share(region, grid) for name, region in regions.items()}
+    figures = dict.fromkeys(("entropy_bits", "entropy_share", "centre_x", "centre_y", "concentration"))
+    if total:
+        figures |= {name: float(value) for name, value in _spread_figures(shares).items()}
+    parts = {
+        name: {"share": float((shares * cover).sum()) if total else None, "area": float(cover.mean())}
+        for name, cover in covered.items()
+    }
+    return {"total": total, **figures, "regions": parts} | ({} if total else {"reason": EMPTY})
+
+
+def _spread_figures(shares: np.ndarray) -> dict:
+    """The figures of a map [g, g] that sums to 1, but for its regions."""
+    held = shares[shares > 0]
+    middles = (np.arange(len(shares)) + 0.5) / len(shares)
+    entropy = -(held * np.log2(held)).sum()
+    lorenz = np.append(0, np.cumsum(np.sort(shares, axis=None)[::-1]))  # of the hottest k patches, k from 0 to P
+    return {
+        "entropy_bits": entropy,
+        "entropy_share": entropy / np.log2(shares.size),
+        "centre_x": shares.sum(0) @ middles,
+        "centre_y": shares.sum(1) @ middles,
+        "concentration": np.interp(TOP * shares.size, np.arange(lorenz.size), lorenz),
+    }
+
+
+def speaks(weights: np.ndarray, signed: bool) -> dict[str, np.ndarray]:
+    """What of a map is told apart, each >= 0: of a signed one what speaks for the `same` person and for `different`
+    ones, else `all`."""
+    if not signed:
+        return {"all": weights}
+    return {"same": np.maximum(weights, 0), "different": np.maximum(-weights, 0)}
+
+
+def view_statistics(view: PairView, regions: dict[str, np.ndarray]) -> dict:
+    """`statistics` of every map that a pair has: by kind of map, then what it `speaks` for, then a list for its two
+    faces."""
+    return {
+        kind: {
+            what: [statistics(side, regions) for side in sides]
+            for what, sides in speaks(view.map(kind), MAPS[kind].signed).items()
+        }
+        for kind in view.kinds
+    }
+
+
+# ---- as a figure and as a table
+
+
+def draw_regions(view: PairView, name: str, regions: dict[str, np.ndarray], title: str) -> Figure:
+    """The regions of both faces with their shares of an unsigned map, and beside them these against their areas."""
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    figure.suptitle(wrapped(title, 120), fontsize=12)
+    *faces, chart = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
+    weights = view.map(name)
+    label_rows(chart, list(regions))
+    for side, axes in enumerate(faces):
+        show_map(axes, view.faces[side], weights[side], False, OPACITY, peak_of(weights[side]))
+        axes.set_title(wrapped(view.names[side], 44), fontsize=10)
+        found = statistics(weights[side], regions)["regions"]
+        _name_regions(axes, regions, found)
+        shares = [100 * one["share"] if one["share"] is not None else np.nan for one in found.values()]
+        look = {"linestyle": "none", "marker": MARKERS[side], "color": COLOURS[side], "markersize": 8}
+        chart.plot(shares, np.arange(len(shares)) - 0.12 + 0.24 * side, label=view.names[side], **look)
+    draw_areas(chart, [one["area"] for one in found.values()])
+    chart.set_xlabel(f"share of “{MAPS[name].title}” (%)", fontsize=10)
+    chart.set_xlim(left=-1)
+    figure.legend(*chart.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=9)
+    return figure
+
+
+def _name_regions(axes: Axes, regions: dict[str, np.ndarray], found: dict) -> None:
+    """Outlines of the regions, and in each its name and its share of the map."""
+    for region, inside in regions.items():
+        if region != "elsewhere" and inside.any():
+            axes.contour(inside, levels=[0.5], colors="white", linewidths=0.9)
+            row, column = _label_place(inside)
+            share = found[region]["share"]
+            text = f"{region}\n{100 * share:.0f} %" if share is not None else region
+            edge = [withStroke(linewidth=2.2, foreground="black")]
+            words = {"ha": "center", "va": "center", "fontsize": 8.5, "color": "white", "path_effects": edge}
+            axes.text(column, row, text, **words)
+
+
+def _label_place(inside: np.ndarray) -> np.ndarray:
+    """The (row, column) well inside a region that is nearest to its middle: of a curved one that lies outside."""
+    depth = distance_transform_edt(inside)
+    middle = np.argwhere(inside).mean(0)
+    deep = np.argwhere(depth >= min(depth.max(), 0.04 * len(inside)))
+    return deep[((deep - middle) ** 2).sum(1).argmin()]
+
+
+def statistics_table(maps: dict, names: tuple[str, str]) -> str:
+    """`view_statistics` of a pair of images of these names: how spread out each map is, where, and on which region it
+    lies most for that region's area."""
+    rows = []
+    for kind, by_sign in maps.items():
+        for what, sides in by_sign.items():
+            title = MAPS[kind].title if what == "all" else f"{MAPS[kind].title}: {SPEAKS[what]}"
+            rows += [[title, name, *_spread(side), _densest(side)] for name, side in zip(names, sides, strict=True)]
+    return table(["map", "image", *(head for head, _ in SPREAD.values()), "most for its area"], rows)
+
+
+def _spread(figures: dict) -> list[str]:
+    return ["-" if figures[name] is None else shown(figures[name], unit) for name, (_, unit) in SPREAD.items()]
+
+
+def _densest(figures: dict) -> str:
+    """The region whose share of the map exceeds its area the most, in words."""
+    if "reason" in figures:
+        return figures["reason"]
+    times = {name: one["share"] / one["area"] for name, one in figures["regions"].items() if one["area"]}
+    region = max(times, key=times.get)
+    return f"{region}: {times[region]:.1f} x its area"

@@ -1,16 +1,47 @@
-"""How far each map of a trained model can be believed, on pairs of co-twins that it has not seen."""
+"""How far each map of a trained model can be believed: measured on co-twins that it has not seen, then drawn, listed
+and put into sentences."""
 
 import numpy as np
 import torch
-from torch import nn
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dcal_core.data.drawn.synthetic import masks_of
 from dcal_core.data.splits import TwinData
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.faithfulness import OWN_MARK, faithfulness
+from dcal_core.explain.paint import GREY, draw_estimate, estimate_text, label_rows, wrapped
+from dcal_core.markdown import table
+from dcal_core.models.verifier import Verifier
+from dcal_core.palette import BLUE
 from dcal_core.verification.protocol import some_of_each_family, twin_pairs
+from dcal_core.verification.words import interval
+
+BASELINE_NAMES = {
+    "centre": "the middle of the image",
+    "image_difference": "pixel difference",
+    "gradient_times_input": "gradient x input",
+    "usual_places": "usual places of marks",
+    "random": "random",
+}
+PANELS = (  # figure of `faithfulness`, factor, what it says, what chance gives
+    ("pointing", 100, "hottest patch lies on\na true mark (%)", None),
+    ("energy", 1, "share of the map on true marks /\nshare of the picture that they cover", 1),
+    ("deletion", 1, "score gained when the hottest patches\nare covered first, over a random order", 0),
+    ("insertion", 1, "score lost when the hottest patches\nare shown first, over a random order", 0),
+)
+COLUMNS = {  # figure of `faithfulness`: its head, its unit
+    "pointing": ("hottest patch on a true mark", "%"),
+    "energy": ("map on true marks / their area", "score"),
+    "average_precision": ("average precision", "%"),
+    "deletion": ("deletion, over random", "score"),
+    "insertion": ("insertion, over random", "score"),
+    "randomisation": ("like the map of shuffled weights", "score"),
+}
+PRIOR = "usual_places"  # the baseline that knows all about where marks usually are, and nothing about this face
 
 
-def measure_maps(model: nn.Module, data: TwinData, pairs_per_family: int = 1, batch: int = 16, seed: int = 0) -> dict:
+def measure_maps(model: Verifier, data: TwinData, pairs_per_family: int = 1, batch: int = 16, seed: int = 0) -> dict:
     """`faithfulness` of every map that the model has, on co-twin pairs of the test split, drawn evenly over families.
 
     model: in eval mode; data: with its test split. Returns for JSON `data`, the label; `pairs` and `families`, how many
@@ -18,16 +49,23 @@ def measure_maps(model: nn.Module, data: TwinData, pairs_per_family: int = 1, ba
     `maps`, the figures by name. It takes about 2 P + 180 encodings of each pair, P patches. ValueError where no family
     has a pair to measure.
     """
-    index, images = data["test"].index, data["test"].images
-    pairs, masks, left_out = twin_pairs(index), None, 0
+    index = data["test"].index
+    images = data["test"].images
+    pairs = twin_pairs(index)
+    masks = None
+    left_out = 0
     chosen = some_of_each_family(pairs, genuine=False, most=pairs_per_family, seed=seed)
     if data.synthetic and len(chosen):
         masks = np.stack([masks_of(data.root, [index.paths[i] for i in side[chosen]]) for side in (pairs.a, pairs.b)])
         marked = (masks == OWN_MARK).any((2, 3)).all(0)  # [B]
-        chosen, masks, left_out = chosen[marked], torch.from_numpy(masks[:, marked]), int((~marked).sum())
+        chosen = chosen[marked]
+        masks = torch.from_numpy(masks[:, marked])
+        left_out = int((~marked).sum())
     if not len(chosen):
         raise ValueError(f"maps are measured on pairs of co-twins: there are none, and {left_out} without marks")
-    a, b = (images.batch(side[chosen]).to(next(model.parameters()).device) for side in (pairs.a, pairs.b))
+    device = next(model.parameters()).device
+    a = images.batch(pairs.a[chosen]).to(device)
+    b = images.batch(pairs.b[chosen]).to(device)
     family = pairs.family[chosen]
     return {
         "data": data.label,
@@ -36,3 +74,132 @@ def measure_maps(model: nn.Module, data: TwinData, pairs_per_family: int = 1, ba
         "left_out": left_out,
         "maps": faithfulness(model, a, b, model.grid, family, masks, batch=batch, seed=seed),
     }
+
+
+def map_title(name: str) -> str:
+    """What a map, or a baseline of `faithfulness`, is called."""
+    return MAPS[name].title if name in MAPS else f"Baseline: {BASELINE_NAMES[name]}"
+
+
+def figure_of(found: dict, name: str) -> dict | None:
+    """A figure of one map in the result of `faithfulness`, wherever it stands; None where it was not measured."""
+    return found.get(name) or found.get("localisation", {}).get(name)
+
+
+def ranked(result: dict) -> list[str]:
+    """The maps of a result of `faithfulness`, best first: by pointing where true marks are known, else by insertion."""
+    by = "pointing" if any("localisation" in found for found in result.values()) else "insertion"
+    return sorted(result, key=lambda name: -(figure_of(result[name], by) or {"value": -np.inf})["value"])
+
+
+def draw_faithfulness(result: dict, title: str) -> Figure:
+    """How far each map can be believed, from the result of `faithfulness`: maps as dots, baselines as grey squares,
+    best first; hollow what hardly changes when the model forgets all that it has learnt."""
+    names = ranked(result)
+    panels = [panel for panel in PANELS if any(figure_of(found, panel[0]) for found in result.values())]
+    figure = Figure(figsize=(3.4 + 3.2 * len(panels), 1.9 + 0.36 * len(names)), layout="constrained")
+    figure.suptitle(wrapped(title, 100), fontsize=12)
+    for axes, (wanted, factor, text, chance) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        label_rows(axes, [map_title(name) for name in names])
+        axes.set_xlabel(text, fontsize=10)
+        if chance is not None:
+            axes.axvline(chance, color=GREY, linestyle="--", linewidth=1)
+        for number, name in enumerate(names):
+            if (estimate := figure_of(result[name], wanted)) is not None:
+                draw_estimate(axes, number, estimate, factor, **_look(name, result[name]))
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def _look(name: str, found: dict) -> dict:
+    """Maps as dots, baselines as grey squares; hollow where the map is not to be trusted."""
+    colour, marker = (BLUE, "o") if name in MAPS else (GREY, "s")
+    inside = "white" if found.get("untrustworthy") else colour
+    return {"color": colour, "marker": marker, "markerfacecolor": inside}
+
+
+def _legend() -> list[Line2D]:
+    look = {"linestyle": "none", "markersize": 7}
+    return [
+        Line2D([], [], color=BLUE, marker="o", label="map", **look),
+        Line2D([], [], color=GREY, marker="s", label="baseline", **look),
+        Line2D([], [], color=GREY, linestyle="--", label="chance"),
+        Line2D(
+            [],
+            [],
+            color=BLUE,
+            marker="o",
+            markerfacecolor="white",
+            label="hollow: hardly changes when the weights are shuffled, not to be trusted",
+            **look,
+        ),
+    ]
+
+
+def faithfulness_table(result: dict) -> str:
+    """How far each map and baseline of `faithfulness` can be believed, best first."""
+    shown_columns = [name for name in COLUMNS if any(figure_of(found, name) for found in result.values())]
+    rows = []
+    for name in ranked(result):
+        found = result[name]
+        title = f"**{map_title(name)}**" if name in MAPS else map_title(name)
+        title += " (not to be trusted)" if found.get("untrustworthy") else ""
+        rows.append([title, *(estimate_text(figure_of(found, column), COLUMNS[column][1]) for column in shown_columns)])
+    return table(["map", *(COLUMNS[column][0] for column in shown_columns)], rows)
+
+
+def beats(figure: str, found: dict, baselines: dict[str, dict]) -> bool | None:
+    """Whether a map's figure of faithfulness is surely above that of every baseline; None where it is not known."""
+    rivals = [high for one in baselines.values() if (high := bounds(figure, one)[1]) is not None]
+    low, _ = bounds(figure, found)
+    return None if not rivals else low is not None and low > max(rivals)
+
+
+def bounds(figure: str, found: dict) -> tuple[float | None, float | None]:
+    """The ends of a figure's interval, None where it has none."""
+    estimate = found.get(figure) or found.get("localisation", {}).get(figure) or {"low": None, "high": None}
+    return estimate["low"], estimate["high"]
+
+
+def conclusion(name: str, result: dict) -> str:
+    """A sentence on one map of the result of `faithfulness`: whether to trust it, for what, and by which figures.
+
+    What decides the score is judged by insertion: by deletion any order from the middle outwards beats a random one.
+    """
+    found = result[name]
+    baselines = {other: one for other, one in result.items() if other not in MAPS}
+    points = beats("pointing", found, baselines)
+    decides = beats("insertion", found, baselines)
+    if found["untrustworthy"]:
+        verdict = "not to be trusted: it hardly changes when the model forgets all that it has learnt"
+    elif points and decides:
+        verdict = "trust it to point at what differs"
+    elif points:
+        verdict = "it points at what differs, though the score may not hang on it"
+    elif decides:
+        verdict = "trust it to say what the score hangs on" + ", not where the faces differ" * (points is False)
+    else:
+        verdict = "shows how the model works; that it says why these two differ is not shown"
+    evidence = f"what it names {'alone brings the score back' if decides else 'does not surely bring the score back'}"
+    if points is not None:
+        evidence = (
+            f"its hottest patch lies on a true mark in {interval(found['localisation']['pointing'], '%')}; {evidence}"
+        )
+    return f"**{MAPS[name].title}**: {verdict} ({evidence})."
+
+
+def conclusions(result: dict) -> list[str]:
+    """What each map can be trusted for, then what nobody should read from any of them."""
+    sentences = [conclusion(name, result) for name in MAPS if name in result]
+    if PRIOR in result:
+        prior = interval(result[PRIOR]["localisation"]["pointing"], "%")
+        sentences.append(f"For comparison: who knows only where marks usually are points at one in {prior}.")
+    else:
+        sentences.append("Where these faces truly differ nobody has marked, so no map is shown to point at it here.")
+    return [
+        *sentences,
+        "No map proves that the verdict is right: a wrong verdict has maps as clear as a right one.",
+        "A map is about this model; another one, or an examiner, may find other differences.",
+    ]

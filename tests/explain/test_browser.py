@@ -14,10 +14,9 @@ from tiny_models import DEPTH, GRID, HEADS
 
 from dcal_core.explain import browser as module
 from dcal_core.explain.browser import Browser
+from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.controls import lights
-from dcal_core.explain.pictures import FRAME, SIDE, contoured, framed, overlaid
-from dcal_core.explain.registry import MAPS
-from dcal_core.explain.views import PairView
+from dcal_core.explain.paint import FRAME, SIDE, contoured, framed, overlaid
 
 CELL = SIDE // GRID
 

@@ -8,10 +8,10 @@ from scipy.stats import ttest_1samp
 from tiny_models import GRID, make_images, make_model
 
 from dcal_core.data.images import ImageStore
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.comparison import compare_groups, mean_face, quick_maps
 from dcal_core.explain.faithfulness import share
 from dcal_core.explain.pair_maps import encode_pairs
-from dcal_core.explain.registry import MAPS
 from dcal_core.verification.protocol import Pairs
 
 LEFT = np.zeros((4, 4), bool)

@@ -1,6 +1,6 @@
 import pytest
 
-from dcal_core.explain.conclusions import beats, conclusion, conclusions
+from dcal_core.explain.trust import beats, conclusion, conclusions
 
 
 def between(low, high):

@@ -7,14 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from tiny_models import GRID, SIZE, make_images, make_model
 
-from dcal_core.explain.charts import draw_comparison, draw_faithfulness, draw_regions, ranked
-from dcal_core.explain.comparison import compare_groups
-from dcal_core.explain.figures import draw_contact_sheet, draw_layers, draw_view, overlay, peak_of
-from dcal_core.explain.regions import DRAWN, face_regions
-from dcal_core.explain.registry import MAPS
-from dcal_core.explain.statistics import statistics, view_statistics
-from dcal_core.explain.tables import comparison_table, faithfulness_table, statistics_table
-from dcal_core.explain.views import PairView
+from dcal_core.explain.catalogue import MAPS, PairView
+from dcal_core.explain.comparison import compare_groups, comparison_table, draw_comparison
+from dcal_core.explain.paint import contoured, enlarged, greyed, overlaid, peak_of, show_colours, show_map
+from dcal_core.explain.pair_figures import draw_contact_sheet, draw_layers, draw_view
+from dcal_core.explain.regions import DRAWN, draw_regions, face_regions, statistics, statistics_table, view_statistics
+from dcal_core.explain.trust import draw_faithfulness, faithfulness_table, ranked
 from dcal_core.verification.protocol import Pairs
 
 REGIONS = face_regions(DRAWN, SIZE)
@@ -43,27 +41,40 @@ def drawn(figure):
     assert file.getvalue().startswith(b"\x89PNG")
 
 
-def test_an_overlay_lets_the_face_through_where_there_is_little():
+def painted(face, weights, signed, peak=None, marks=None):
+    """A face under a map, as the painter makes it; `test_browser.py` holds the painter against its definition."""
+    picture = overlaid(greyed(enlarged(face)), np.array(weights), peak or peak_of(weights), signed, 0.85)
+    return picture if marks is None else contoured(picture, marks)
+
+
+def test_under_a_map_a_face_is_grey():
+    face = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    grey = greyed(face)
+    assert (grey[..., 0] == grey[..., 1]).all() and (grey[..., 1] == grey[..., 2]).all()
+    luma = 0.299 * face[..., 0] + 0.587 * face[..., 1] + 0.114 * face[..., 2]
+    assert abs(grey[..., 0] - luma).max() <= 0.5
+
+
+def test_a_map_lies_on_the_pixels_of_its_face():
     face = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     axes = Figure().add_subplot()
-    scale = overlay(axes, face, np.array([[0, 1], [2, 4]]), signed=False, opacity=0.8, peak=4)
-    grey, patches = axes.get_images()
-    assert np.allclose(grey.get_array(), 0.299 * face[..., 0] + 0.587 * face[..., 1] + 0.114 * face[..., 2])
-    assert grey.get_clim() == (0, 255) and patches.get_extent() == grey.get_extent()
-    assert np.allclose(patches.get_array()[..., 3], [[0, 0.2], [0.4, 0.8]])
-    assert np.allclose(patches.get_array()[1, 1, :3], (0.993, 0.906, 0.144), atol=0.01)  # viridis ends in yellow
-    assert scale.get_clim() == (0, 4) and scale.get_cmap().name == "viridis"
+    show_map(axes, face, np.array([[0, 1], [2, 4]]), signed=False, opacity=0.8, peak=4)
+    (image,) = axes.get_images()
+    assert image.get_extent() == [-0.5, SIZE - 0.5, SIZE - 0.5, -0.5]
+    picture = image.get_array()
+    half = len(picture) // 2
+    assert np.array_equal(picture[:half, :half], greyed(enlarged(face))[:half, :half])  # nothing over it
+    hot = picture[half:, half:].reshape(-1, 3).astype(float)
+    left = 0.2 * greyed(enlarged(face))[half:, half:].reshape(-1, 3)
+    assert np.allclose(hot - left, 0.8 * 255 * np.array((0.993, 0.906, 0.144)), atol=2)  # viridis ends in yellow
 
 
-def test_a_signed_overlay_is_even_to_both_sides():
+def test_the_colours_of_a_signed_map_run_from_orange_to_purple():
     axes = Figure().add_subplot()
-    scale = overlay(axes, np.zeros((4, 4, 3), np.uint8), np.array([[-2, 0], [1, 2]]), signed=True, opacity=1, peak=2)
-    patches = axes.get_images()[1].get_array()
-    assert np.allclose(patches[..., 3], [[1, 0], [0.5, 1]]) and scale.get_clim() == (-2, 2)
-    red, _, blue, _ = patches[0, 0]
-    assert red > 2 * blue  # orange: two people
-    red, _, blue, _ = patches[1, 1]
-    assert blue > red  # purple: one person
+    show_colours(axes, signed=True)
+    row = axes.get_images()[0].get_array()[0].astype(int)
+    assert row[0, 0] > 2 * row[0, 2] and row[-1, 2] > row[-1, 0]  # two people, one person
+    assert [text.get_text() for text in axes.texts] == ["two people", "one person"]
 
 
 def test_the_peak_is_the_largest_size_and_never_zero():
@@ -83,10 +94,12 @@ def test_a_view_is_drawn_with_titles_meanings_and_marks(view):
     for side in (0, 1):
         assert np.array_equal(cells[side, 0].get_images()[0].get_array(), view.faces[side])
         for name, axes in zip(names, cells[side, 1:], strict=True):
-            weights, expected = view.map(name)[side], axes.get_images()[1].get_array()[..., 3]
-            assert np.allclose(expected, 0.85 * abs(weights) / abs(weights).max())  # each face on its own scale
+            weights = view.map(name)[side]  # each face on its own scale, and outlines of its own marks
+            expected = painted(view.faces[side], weights, MAPS[name].signed, marks=view.marks[side])
+            assert np.array_equal(axes.get_images()[0].get_array(), expected)
             assert f"{abs(weights).max():.2g} (" in axes.texts[0].get_text()
-            assert bool(axes.collections) == (side == 0)  # only where there is a mark
+            bare = painted(view.faces[side], weights, MAPS[name].signed)
+            assert np.array_equal(bare, expected) == (side == 1)  # only one face has a mark
     drawn(figure)
 
 
@@ -96,7 +109,7 @@ def test_a_contact_sheet_shows_all_pairs(view):
     assert MAPS["match"].meaning in words_of(figure) and "two people" in words_of(figure)
     for place in figure.subfigs[:4]:
         assert [axes.get_title() for axes in place.axes[:2]] == list(view.names)
-        assert [len(axes.get_images()) for axes in place.axes[:4]] == [1, 1, 2, 2]
+        assert [len(axes.get_images()) for axes in place.axes[:5]] == [1] * 5
     drawn(figure)
 
 
@@ -127,7 +140,8 @@ def test_a_comparison_shows_both_groups(name):
     means = result["maps"][name]["means"]
     peak = max(abs(np.array(mean)).max() for mean in means.values())
     for axes, mean in zip(pictures.axes, means.values(), strict=False):
-        assert np.allclose(axes.get_images()[1].get_array()[..., 3], 0.85 * abs(np.array(mean)) / peak)  # one scale
+        expected = painted(np.zeros((SIZE, SIZE, 3), np.uint8), mean, MAPS[name].signed, peak)  # one scale
+        assert np.array_equal(axes.get_images()[0].get_array(), expected)
     assert len(charts.axes) == 2 * len(result["maps"][name]["speaks"])
     for row, one in enumerate(result["maps"][name]["speaks"].values()):
         spots = [line.get_xdata()[0] for line in charts.axes[2 * row].lines if line.get_marker() == "s"]
@@ -229,5 +243,5 @@ def test_layers_are_drawn_by_depth_and_by_head(view):
         ("CLS attention, layer 1", view.map("cls_attention", layer=0)[0]),
         ("last layer, head 2", view.map("cls_attention", layer=depth - 1, head=1)[0]),
     ):
-        np.testing.assert_allclose(shown[title][..., 3], 0.85 * weights / weights.max(), atol=1e-6)
+        assert np.array_equal(shown[title], painted(view.faces[0], weights, signed=False))
     drawn(figure)

@@ -13,8 +13,8 @@ from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import SYNTHETIC, Split, TwinData
 from dcal_core.data.twins import read_index
 from dcal_core.explain import trust
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.faithfulness import BASELINES, OWN_MARK
-from dcal_core.explain.registry import MAPS
 from dcal_core.explain.trust import measure_maps
 
 FAMILIES = 3

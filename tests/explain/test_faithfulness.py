@@ -8,6 +8,7 @@ from scipy.stats import spearmanr, ttest_1samp
 from sklearn.metrics import average_precision_score
 from tiny_models import GRID, SIZE, Brightness, make_images, make_model
 
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.faithfulness import (
     BASELINES,
     faithfulness,
@@ -21,7 +22,6 @@ from dcal_core.explain.faithfulness import (
     usual_places,
 )
 from dcal_core.explain.pair_maps import encode_pairs, local_mean
-from dcal_core.explain.registry import MAPS
 
 PATCH = SIZE // GRID
 

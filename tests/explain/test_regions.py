@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, family
-from dcal_core.explain.regions import ARCFACE, DRAWN, coverage, face_regions
+from dcal_core.explain.regions import ARCFACE, DRAWN, covered_share, face_regions
 
 TEMPLATES = pytest.mark.parametrize("landmarks", [ARCFACE, DRAWN], ids=["arcface", "drawn"])
 SWAPPED = {"left cheek": "right cheek", "right cheek": "left cheek"}
@@ -87,8 +87,8 @@ def test_landmarks_of_no_face_are_refused(landmarks, said):
 
 
 @pytest.mark.parametrize("size, grid", [(8, 4), (6, 4), (7, 3), (4, 8)])
-def test_coverage_is_the_mean_of_ever_finer_pixels(size, grid):
+def test_covered_share_is_the_mean_of_ever_finer_pixels(size, grid):
     region = np.random.default_rng(0).random((size, size)) < 0.4
     fine = np.kron(region, np.ones((grid, grid)))  # [size * grid, ...]: patches hold `size` of these pixels a side
     expected = fine.reshape(grid, size, grid, size).mean((1, 3))
-    np.testing.assert_allclose(coverage(region, grid), expected, atol=1e-12)
+    np.testing.assert_allclose(covered_share(region, grid), expected, atol=1e-12)

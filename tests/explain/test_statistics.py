@@ -5,10 +5,8 @@ import pytest
 import torch
 from tiny_models import GRID, SIZE, make_images, make_model
 
-from dcal_core.explain.regions import DRAWN, face_regions
-from dcal_core.explain.registry import MAPS
-from dcal_core.explain.statistics import EMPTY, speaks, statistics, view_statistics
-from dcal_core.explain.views import PairView
+from dcal_core.explain.catalogue import MAPS, PairView
+from dcal_core.explain.regions import DRAWN, EMPTY, face_regions, speaks, statistics, view_statistics
 
 LEFT = np.zeros((8, 8), bool)
 LEFT[:, :2] = True  # a quarter of the picture

@@ -2,10 +2,9 @@ import numpy as np
 import torch
 from tiny_models import DEPTH, GRID, HEADS, SIZE, Brightness, make_images, make_model
 
+from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.faithfulness import faithfulness
 from dcal_core.explain.pair_maps import encode_pairs, matches
-from dcal_core.explain.registry import MAPS
-from dcal_core.explain.views import PairView
 from dcal_core.models.adaface import AdaFace
 
 

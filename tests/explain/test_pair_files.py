@@ -7,10 +7,9 @@ import torch
 from PIL import Image
 from tiny_models import GRID, SIZE, Brightness, make_images, make_model
 
-from dcal_core.explain.pair_folder import stem_of, write_pair
-from dcal_core.explain.regions import DRAWN, face_regions
-from dcal_core.explain.statistics import view_statistics
-from dcal_core.explain.views import PairView
+from dcal_core.explain.catalogue import PairView
+from dcal_core.explain.pair_figures import stem_of, write_pair
+from dcal_core.explain.regions import DRAWN, face_regions, view_statistics
 from dcal_core.storage import StorageError
 
 REGIONS = face_regions(DRAWN, SIZE)

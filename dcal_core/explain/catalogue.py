@@ -1,12 +1,24 @@
-"""Every map that is shown, by name, with what it means: what notebooks and the browser go through."""
+"""Every map by name, with what it means; and one pair with all its maps, as figures, files and the browser show it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from dcal_core.explain.maps import cls_attention, glca_attention, on_grid, rollout_map, selection_map
-from dcal_core.explain.pair_maps import EncodedPairs, match_map, place_map, place_parts, tells_apart
+from dcal_core.explain.pair_maps import (
+    EncodedPairs,
+    encode_pairs,
+    match_map,
+    matches,
+    place_map,
+    place_parts,
+    tells_apart,
+)
+from dcal_core.models.verifier import Verifier
 
 
 def _always(pairs: EncodedPairs) -> bool:
@@ -19,9 +31,9 @@ class Map:
 
     unit: of its values. signed: + speaks for one person, - for two; else higher is more.
     wants_pair: depends on the other face.
-    encodings: of the pair, its own one included; by_patch: and another one for each patch.
-    by: what `make` can be given beside, each counted from 0: the "layer", the "head".
-    fits: whether these pairs' model has what the map shows.
+    encodings: how often the pair is encoded, its own encoding included; by_patch: and once more for each patch.
+    by: 0-based keyword arguments that `make` takes too, "layer" or "head".
+    fits: whether the model of these pairs has what the map shows.
     """
 
     make: Callable[..., Tensor]
@@ -149,3 +161,44 @@ MAPS = {
         fits=_has_glca,
     ),
 }
+
+
+class PairView:
+    """Two faces uint8 [2, 3, S, S] with their score and maps, as arrays on the CPU; each is computed once.
+
+    names: how the two are called. marks: where drawn faces truly differ, bool [2, S, S], or None. P = g x g patches.
+    """
+
+    def __init__(self, model: Verifier, faces: Tensor, names: tuple[str, str], marks: np.ndarray | None = None):
+        self.names = names
+        self.marks = marks
+        self.faces = faces.permute(0, 2, 3, 1).numpy()  # [2, S, S, 3]
+        faces = faces.to(next(model.parameters()).device)
+        self.pairs = encode_pairs(model, faces[:1], faces[1:], model.grid)
+        self.map = lru_cache(maxsize=None)(self._map)
+
+    @cached_property
+    def score(self) -> float:
+        """How alike the model finds the two."""
+        with torch.no_grad():
+            return self.pairs.model.compare(self.pairs.features[:1], self.pairs.features[1:]).item()
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the maps that this model has."""
+        return tuple(name for name, kind in MAPS.items() if kind.fits(self.pairs))
+
+    @cached_property
+    def depth(self) -> tuple[int, int]:
+        """How many layers and heads the model's attention has; 0 and 0 without any."""
+        queries = [tensor for name, tensor in self.pairs.features.trace.items() if name.startswith("q.")]
+        return (len(queries), queries[0].shape[1]) if queries else (0, 0)
+
+    @cached_property
+    def matches(self) -> np.ndarray | None:
+        """For each patch of each face the most similar one nearby in the other, [2, P]; None without tokens."""
+        return matches(self.pairs)[1].cpu().numpy() if MAPS["match"].fits(self.pairs) else None
+
+    def _map(self, name: str, **choice: int) -> np.ndarray:
+        """A map of MAPS, fp32 [2, g, g]; choice: `layer` and `head`, for maps that take them."""
+        return MAPS[name].make(self.pairs, **choice)[:, 0].cpu().numpy()

@@ -2,9 +2,9 @@ import pytest
 import torch
 from tiny_models import BACKBONES, DEPTH, GRID, PREFIX, Brightness, make_images, make_model
 
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.maps import cls_attention, glca_attention, rollout_map, selection_map
 from dcal_core.explain.pair_maps import encode_pairs, match_map, place_map, tells_apart
-from dcal_core.explain.registry import MAPS
 
 each_map = pytest.mark.parametrize("name", MAPS)
 

@@ -1,0 +1,209 @@
+"""Maps painted over faces, for figures and for the browser, and charts of estimates with their intervals.
+
+Colours are perceptually even (viridis). Only signed maps have two sides: purple speaks for one person, orange for two
+(PuOr, which colour-blind eyes tell apart). The larger a value, the more it covers the face.
+S: side of a picture, px; g: patches along it. Pictures are RGB uint8 [S, S, 3].
+"""
+
+import base64
+import html
+import io
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import maximum_filter
+
+from dcal_core.explain.catalogue import MAPS
+from dcal_core.verification.words import ends, shown
+
+SIDE = 336  # px: a whole number of px a patch for grids of 7, 8, 12, 14, 16, 21 and 24
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+SCALES = {False: colormaps["viridis"], True: colormaps["PuOr"]}  # by whether the map is signed
+ENDS = {False: ("little", "much"), True: ("speaks for two people", "speaks for one person")}
+FRAME, DASH = 4, 6  # px
+GAP, LINE, BAR, TEXT = 16, 24, 14, 15  # px, of a saved view
+GREY = "#777777"
+MARKERS = ("o", "s")
+
+# ---- pictures
+
+
+def enlarged(face: np.ndarray) -> np.ndarray:
+    """A face uint8 [s, s, 3] as a picture."""
+    return np.asarray(Image.fromarray(face).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def greyed(picture: np.ndarray) -> np.ndarray:
+    """A picture without its colours, so that colour means the map alone."""
+    grey = np.rint(picture @ np.array(LUMA)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def coloured(strength: np.ndarray, signed: bool) -> np.ndarray:
+    """The colours, RGB from 0 to 255, of values from 0 to 1, or from -1 if signed; [...] -> [..., 3]."""
+    colours = 255 * SCALES[signed]((strength + 1) / 2 if signed else strength)[..., :3]
+    return colours.astype(np.float32)
+
+
+def overlaid(picture: np.ndarray, values: np.ndarray, peak: float, signed: bool, opacity: float) -> np.ndarray:
+    """A picture under a map [g, g]: colour tells the value, and the further that is from 0, the more it covers.
+
+    peak: the size of the value, above 0, that has the last colour and covers as much as `opacity`, from 0 to 1.
+    """
+    strength = np.clip(values / peak, -1 if signed else 0, 1).astype(np.float32)
+    cover = opacity * np.abs(strength)[..., None]
+    place = np.arange(len(picture)) * len(values) // len(picture)  # the patch of each row of pixels
+    left = (1 - cover)[place][:, place]
+    added = (cover * coloured(strength, signed) + 0.5)[place][:, place]  # + 0.5 to round
+    return (left * picture + added).astype(np.uint8)
+
+
+def framed(picture: np.ndarray, patch: int, grid: int, dashed: bool) -> np.ndarray:
+    """A picture with a frame, white between black, just inside a patch, counted by rows from 0 to P - 1."""
+    picture = picture.copy()
+    ends = [[-(-(at + more) * len(picture) // grid) for more in (0, 1)] for at in divmod(patch, grid)]
+    part = picture[slice(*ends[0]), slice(*ends[1])]
+    y, x = np.ogrid[: part.shape[0], : part.shape[1]]
+    edge = np.minimum(np.minimum(y, y[::-1]), np.minimum(x, x[:, ::-1]))  # px to the nearest one
+    frame = (edge < FRAME) & (not dashed or (x // DASH + y // DASH) % 2 == 0)
+    part[frame] = np.where((edge > 0) & (edge < FRAME - 1), 255, 0)[frame][:, None]
+    return picture
+
+
+def contoured(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """A picture with a line, white and black outside, around the marks bool [s, s]."""
+    wide = np.asarray(Image.fromarray(marks).resize((len(picture), len(picture)), Image.Resampling.NEAREST))
+    white = maximum_filter(wide, 5)  # a line of 2 px
+    black = maximum_filter(wide, 7)
+    picture = picture.copy()
+    picture[black & ~wide] = 0
+    picture[white & ~wide] = 255
+    return picture
+
+
+def colour_ramp(signed: bool, width: int) -> np.ndarray:
+    """The colours from the least value to the most, uint8 [BAR, width, 3]."""
+    row = coloured(np.linspace(-1 if signed else 0, 1, width), signed)
+    return np.broadcast_to(np.rint(row).astype(np.uint8), (BAR, width, 3))
+
+
+def sheet(pictures: list[np.ndarray], lines: list[str], signed: bool) -> np.ndarray:
+    """Pictures side by side under lines of text, above what the colours mean, uint8 [height, width, 3]."""
+    width = len(pictures) * (SIDE + GAP) + GAP
+    head = len(lines) * LINE + GAP
+    whole = Image.new("RGB", (width, head + SIDE + LINE + GAP), "white")
+    draw = ImageDraw.Draw(whole)
+    font = ImageFont.load_default(TEXT)
+    for number, line in enumerate(lines):
+        draw.text((GAP, GAP // 2 + number * LINE), line, "black", font)
+    for number, picture in enumerate(pictures):
+        whole.paste(Image.fromarray(picture), (GAP + number * (SIDE + GAP), head))
+    below = head + SIDE + GAP // 2
+    left = width // 2 - SIDE // 4
+    right = width // 2 + SIDE // 4
+    whole.paste(Image.fromarray(colour_ramp(signed, SIDE // 2)), (left, below + 4))
+    low, high = ENDS[signed]
+    draw.text((left - 8, below), low, "black", font, anchor="ra")
+    draw.text((right + 8, below), high, "black", font, anchor="la")
+    return np.asarray(whole)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """A picture as PNG, compressed lightly to be quick."""
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def image_tag(picture: np.ndarray, description: str) -> str:
+    """A picture as HTML, with a description for screen readers."""
+    data = base64.b64encode(png(picture)).decode()
+    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
+
+
+# ---- faces in figures
+
+
+def wrapped(text: str, width: int) -> str:
+    """A text in lines of at most `width` letters, keeping its own line breaks."""
+    return "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
+
+
+def peak_of(weights: np.ndarray) -> float:
+    """The size of the largest weight, or 1 if all are zero."""
+    return float(abs(weights).max()) or 1.0
+
+
+def show_map(
+    axes: Axes,
+    face: np.ndarray,
+    weights: np.ndarray,
+    signed: bool,
+    opacity: float,
+    peak: float,
+    marks: np.ndarray | None = None,
+) -> None:
+    """A map [g, g] over a face uint8 [s, s, 3] in grey, with an outline of the marks bool [s, s].
+
+    Positions on the axes are pixels of the face.
+    """
+    picture = overlaid(greyed(enlarged(face)), weights, peak, signed, opacity)
+    if marks is not None:
+        picture = contoured(picture, marks)
+    end = len(face) - 0.5
+    axes.imshow(picture, extent=(-0.5, end, end, -0.5))
+    axes.set_axis_off()
+
+
+def show_colours(axes: Axes, signed: bool) -> None:
+    """A bar of the colours, with a word for each end."""
+    axes.imshow(colour_ramp(signed, SIDE), aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    low, high = ("two people", "one person") if signed else ("none", "most")
+    axes.text(0, -0.4, low, ha="left", va="top", fontsize=9, transform=axes.transAxes)
+    axes.text(1, -0.4, high, ha="right", va="top", fontsize=9, transform=axes.transAxes)
+
+
+def full_colour(name: str, peak: float, unit: str | None = None) -> str:
+    """What the full colour of a map of this name stands for, in words; unit: if not the map's own."""
+    return f"full colour: {'±' if MAPS[name].signed else ''}{peak:.2g} ({unit or MAPS[name].unit})"
+
+
+# ---- estimates, {"value", "low", "high"}
+
+
+def estimate_text(estimate: dict | None, unit: str) -> str:
+    """An estimate with its interval, or a dash."""
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    if estimate["low"] is None:
+        return shown(estimate["value"], unit)
+    return f"{shown(estimate['value'], unit)} ({ends(estimate['low'], estimate['high'], unit)})"
+
+
+def label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """A row for each label, the first at the top."""
+    axes.set_yticks(range(len(labels)), labels=labels, fontsize=10)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.25)
+    axes.tick_params(labelsize=10)
+
+
+def draw_estimate(axes: Axes, y: float, estimate: dict, factor: float = 1, **look) -> None:
+    """An estimate as a dot and its interval as a line, as far as it has them."""
+    if estimate["value"] is None:
+        return
+    if estimate["low"] is not None:
+        axes.plot([factor * estimate["low"], factor * estimate["high"]], [y, y], color=look["color"], linewidth=1.6)
+    axes.plot(factor * estimate["value"], y, linestyle="none", markersize=7, zorder=3, **look)
+
+
+def draw_areas(axes: Axes, areas: Sequence[float]) -> Line2D:
+    """A bar at the share of the face that each row's region covers: what an even spread would give."""
+    look = {"linestyle": "none", "marker": "|", "markersize": 15, "markeredgewidth": 2.5, "color": GREY}
+    return axes.plot(100 * np.array(areas), range(len(areas)), label="share of the picture's area", **look)[0]
