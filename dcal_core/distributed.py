@@ -26,6 +26,7 @@ from dcal_core.errors import UserError
 
 PATIENT = timedelta(hours=2)  # how long processes wait for the one that draws or decodes images, or validates
 OUTCOMES = "DCAL_OUTCOMES"  # the variable with the folder in which each launched process leaves how it ended
+ENDED = "dcal_core: one process has ended"  # printed then, so that all that it has printed before is passed on
 
 
 class LaunchError(UserError):
@@ -145,6 +146,7 @@ def leave_outcome(error: Exception | None = None) -> None:
     file = Path(os.environ[OUTCOMES]) / f"{rank()}.json"
     file.with_suffix(".new").write_text(json.dumps(outcome))
     file.with_suffix(".new").rename(file)
+    print(ENDED, file=sys.stderr, flush=True)
 
 
 def read_outcomes(folder: Path) -> list[dict]:
@@ -194,10 +196,15 @@ def _run_group(command: Sequence[str], processes: int, outcomes: Path) -> int:
         if threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGTERM, lambda *_: os.killpg(group.pid, signal.SIGTERM))
         try:
+            over = False
             for line in group.stdout:
-                ended = read_outcomes(outcomes)
-                if len(ended) < processes and not any(outcome["failed"] for outcome in ended):
-                    print(line, end="", flush=True)  # what follows is torchrun's account of how the others ended
+                line, ended, _ = line.partition(ENDED)  # perhaps behind another process's progress line
+                if line and not over:
+                    print(line, end="", flush=True)
+                if ended:
+                    known = read_outcomes(outcomes)
+                    # What follows is torchrun's account of how the others ended.
+                    over = len(known) == processes or any(outcome["failed"] for outcome in known)
         except BaseException:
             os.killpg(group.pid, signal.SIGTERM)
             raise

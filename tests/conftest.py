@@ -19,26 +19,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Processes that tests start find the library by themselves, even where `make` has installed this checkout.
 os.environ["PYTHONPATH"] = str(Path(__file__).parent / "not_installed")
 
-collect_ignore = [
-    "benchmarks/ablation/test_runs.py",
-    "commands/test_train.py",
-    "models/test_adaface.py",
-    "models/test_files.py",
-    "models/test_trust.py",
-    "test_adaface_recipe.py",
-    "test_bad_inputs.py",
-    "test_config.py",
-    "test_distributed.py",
-    "training/test_checkpoint_damage.py",
-    "training/test_history.py",
-    "training/test_loop.py",
-    "training/test_malice.py",
-    "training/test_resume.py",
-    "training/test_resume_from.py",
-    "training/test_triplet_training.py",
-    "verification/test_decision.py",
-]  # until they know the new parameters
-
 DEADLY = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir", "chmod")
 
 

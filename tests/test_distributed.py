@@ -1,8 +1,8 @@
 """Several processes: that two with half of each batch train as one does, and how they are started and ended."""
 
-import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +19,18 @@ from dcal_core.commands import train as recipes
 from dcal_core.commands.train import train_in_processes
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.config.recipes import load
-from dcal_core.distributed import LaunchError, broadcast, gather, launch, main_first, main_only, rank, world_size
+from dcal_core.distributed import (
+    LaunchError,
+    broadcast,
+    gather,
+    launch,
+    leave_outcome,
+    main_first,
+    main_only,
+    rank,
+    read_outcomes,
+    world_size,
+)
 from dcal_core.runs import RunFolder
 from dcal_core.training import loop
 from dcal_core.training.checkpoints import Progress
@@ -90,7 +101,7 @@ def distances(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[st
 def test_two_processes_with_half_of_each_batch_train_as_one_with_all_of_it(together, on_a_cpu, tmp_path, case):
     assert case not in together.seen[0]["failed"], together.seen[0]["failed"][case]
     changes = two_processes.CASES[case]
-    batches = two_processes.Joined(dataclasses.replace(two_processes.CONFIG, **changes))
+    batches = two_processes.Joined(two_processes.CONFIG.replace(**changes))
     run, progress, kept = two_processes.run_case(tmp_path / "alone", batches, **changes)
     assert progress.finished and progress.batch == 5
     trained, alone = weights(together.runs / case), weights(run.folder.path)
@@ -112,7 +123,7 @@ def test_two_processes_with_half_of_each_batch_train_as_one_with_all_of_it(toget
 def test_branches_rest_in_some_steps_and_run_in_others():
     """Else the case `rarely` would try nothing."""
     changes = two_processes.CASES["rarely"]
-    batches = two_processes.batches_of(dataclasses.replace(two_processes.CONFIG, **changes))
+    batches = two_processes.batches_of(two_processes.CONFIG.replace(**changes))
     assert len({"partner" in batches[step][0] for step in range(5)}) == 2
 
 
@@ -191,16 +202,35 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+STAND_IN = f"""
+import json, os, signal, sys, time
+from pathlib import Path
+
+here = Path(sys.argv[1])
+rank = os.environ["RANK"]
+(here / rank).write_text(str(os.getpid()))
+
+
+def end(**failure):
+    outcome = {{"time": time.time(), "failed": bool(failure)}} | failure
+    (Path(os.environ["{distributed.OUTCOMES}"]) / f"{{rank}}.json").write_text(json.dumps(outcome))
+    print("{distributed.ENDED}\\n", end="", file=sys.stderr, flush=True)
+    sys.exit(bool(failure))
+
+
+"""
+
+
 @pytest.fixture
 def stand_in(elsewhere, monkeypatch):
-    """Gives `launch` other code to run in place of dcal_core; that code finds its folder in `here`."""
+    """Gives `launch` other code to run in place of dcal_core; that code finds its folder in `here`, and can `end` as
+    dcal_core does, by a failure or without."""
     package = elsewhere / "home" / "dcal_core"
     package.mkdir(parents=True)
     monkeypatch.setattr(distributed, "__file__", str(package / "distributed.py"))
 
     def write(code: str) -> Path:
-        start = "import os, sys, time\nfrom pathlib import Path\nhere, rank = Path(sys.argv[1]), os.environ['RANK']\n"
-        (package / "__main__.py").write_text(f"{start}(here / rank).write_text(str(os.getpid()))\n{code}")
+        (package / "__main__.py").write_text(STAND_IN + code)
         return elsewhere
 
     return write
@@ -228,8 +258,8 @@ if rank == "0":
 ends = time.monotonic() + 30
 while not (here / "half").exists() and time.monotonic() < ends:
     time.sleep(0.05)
-print("A process failed: MemoryShort: too small: give accumulation=4\\n", end="", file=sys.stderr, flush=True)
-sys.exit(1)
+print("The last line\\n", end="", flush=True)
+end(kind="MemoryShort", message="too small: give accumulation=4", values={"accumulation": 4})
 """)
     lines = []
 
@@ -245,9 +275,100 @@ sys.exit(1)
     assert time.monotonic() - began < NEVER_S
     assert (here / "half").exists()
     assert str(failure.value) == "one of 2 processes failed: MemoryShort: too small: give accumulation=4"
-    assert "Started an argument\n" in lines
-    assert not [line for line in lines if "A process failed" in line or "torch" in line or "Traceback" in line]
+    assert (failure.value.kind, failure.value.values) == ("MemoryShort", {"accumulation": 4})
+    assert "Started an argument\n" in lines and "The last line\n" in "".join(lines)
+    assert not [line for line in lines if distributed.ENDED in line or "torch" in line or "Traceback" in line]
     assert all(has_ended(int((here / number).read_text())) for number in "01")
+
+
+def test_of_several_failures_the_first_is_told(stand_in, monkeypatch):
+    """The second one may only follow from it."""
+    here = stand_in("""
+ends = time.monotonic() + 30
+while rank == "0" and not (here / "failed").exists() and time.monotonic() < ends:
+    time.sleep(0.05)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which torchrun ends the others
+if rank == "0":
+    end(kind="RuntimeError", message="the connection was closed", values={})
+outcome = dict(kind="DataError", message="no image is left.", values={})
+try:
+    end(**outcome)
+finally:
+    (here / "failed").touch()
+""")
+    hear(monkeypatch, lambda line: None)
+    with pytest.raises(LaunchError) as failure:
+        launch([str(here)], 2)
+    assert str(failure.value) == "one of 2 processes failed: DataError: no image is left."
+    assert (failure.value.kind, failure.value.values) == ("DataError", {})
+
+
+def test_a_process_that_is_killed_leaves_no_reason_but_its_exit_status(stand_in, monkeypatch):
+    here = stand_in("""
+if rank == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.signal(signal.SIGTERM, lambda *_: end())  # torchrun ends the others, who save and end well
+time.sleep(60)
+""")
+    lines = []
+    hear(monkeypatch, lines.append)
+    with pytest.raises(LaunchError) as failure:
+        launch([str(here)], 2)
+    assert str(failure.value) == "one of 2 processes failed: see the lines above (exit status 1)"
+    assert (failure.value.kind, failure.value.values) == ("", {})
+    assert "SIGKILL" in "".join(lines)  # torchrun's account, which is all there is
+    assert all(has_ended(int((here / number).read_text())) for number in "01")
+
+
+def test_a_group_that_is_asked_to_end_saves_and_ends_well(stand_in, monkeypatch):
+    """As when a batch system's time is up: torchrun then fails, and what it says of that is not passed on."""
+    here = stand_in("""
+signal.signal(signal.SIGTERM, lambda *_: (here / "saving").touch())
+print("Started\\n", end="", flush=True)
+while not (here / "saving").exists():
+    time.sleep(0.05)
+time.sleep(0.2)
+print("Saved\\n", end="", flush=True)
+end()
+""")
+    lines = []
+
+    def heard(line):
+        lines.append(line)
+        if lines.count("Started\n") == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    hear(monkeypatch, heard)
+    before = signal.getsignal(signal.SIGTERM)
+    launch([str(here)], 2)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert lines.count("Saved\n") == 2 and "Traceback" not in "".join(lines[lines.index("Saved\n") :])
+    assert all(has_ended(int((here / number).read_text())) for number in "01")
+
+
+def test_a_process_leaves_how_it_ended_with_all_that_its_error_tells(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    monkeypatch.setenv(distributed.OUTCOMES, str(tmp_path))
+    ends = [(1, MemoryShort(4)), (0, None), (2, ZeroDivisionError("division by zero"))]
+    for number, error in ends:
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        leave_outcome(error)
+    assert capsys.readouterr().err.splitlines() == [distributed.ENDED] * 3
+    first, second, third = read_outcomes(tmp_path)  # in this order
+    assert first.pop("time") <= second.pop("time") <= third.pop("time")
+    sentence = str(ends[0][1])
+    assert first == {"failed": True, "kind": "MemoryShort", "message": sentence, "values": {"accumulation": 4}}
+    assert second == {"failed": False}
+    assert third == {"failed": True, "kind": "ZeroDivisionError", "message": "division by zero", "values": {}}
+
+
+def test_a_process_that_nobody_launched_leaves_no_outcome(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(distributed.OUTCOMES, str(tmp_path))
+    leave_outcome(MemoryShort(4))  # not by torchrun
+    monkeypatch.delenv(distributed.OUTCOMES)
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    leave_outcome(MemoryShort(4))  # by torchrun, but not by `launch`
+    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
 
 
 def test_an_interrupt_ends_all_processes(stand_in, monkeypatch):
@@ -277,7 +398,7 @@ def test_a_process_that_cannot_go_on_says_so_in_one_sentence(elsewhere, capfd):
     assert str(failure.value) == f"one of 2 processes failed: {sentence}"
     printed = "".join(capfd.readouterr())
     assert printed.count("Train a twin verifier") == 1
-    assert "Traceback" not in printed and "A process failed" not in printed
+    assert "Traceback" not in printed and distributed.ENDED not in printed
     assert list(Path().iterdir()) == []
 
 
@@ -297,7 +418,7 @@ class Launched:
         if self.keeps or not self.errors:
             last = Path(config.run_dir) / "checkpoints" / "last" / "00000006"
             last.mkdir(parents=True, exist_ok=True)
-            (last / "progress.json").write_text(json.dumps(dataclasses.asdict(Progress(batch=6, finished=True))))
+            (last / "progress.json").write_text(json.dumps(Progress(batch=6, finished=True).model_dump()))
         if self.errors:
             raise self.errors.pop(0)
 
@@ -319,12 +440,12 @@ def memory_short(parts: int) -> LaunchError:
     with pytest.MonkeyPatch.context() as patched, pytest.raises(MemoryShort) as short:
         patched.setattr(loop, "world_size", lambda: 2)
         loop.Trainer.use_less_memory(SimpleNamespace(batches=batches))
-    return LaunchError(f"one of 2 processes failed: MemoryShort: {short.value}")
+    return LaunchError(f"one of 2 processes failed: MemoryShort: {short.value}", "MemoryShort", short.value.values)
 
 
 def test_all_begin_again_in_smaller_parts_as_often_as_the_memory_of_one_runs_out(launched, tmp_path, capsys):
     launched.errors += [memory_short(2), memory_short(4)]
-    _, progress = train_in_processes(TWO, tmp_path / "demo", DATA)
+    _, progress = train_in_processes(TWO, RunFolder(tmp_path / "demo"), DATA)
     assert [config.accumulation for config in launched.configs] == [1, 2, 4] and progress.finished
     assert {config.replace(accumulation=1) for config in launched.configs} == {launched.configs[0]}
     said = capsys.readouterr().out.splitlines()
@@ -335,12 +456,12 @@ def test_all_begin_again_in_smaller_parts_as_often_as_the_memory_of_one_runs_out
 def test_other_ends_are_passed_on(launched, tmp_path, end):
     launched.errors.append(end)
     with pytest.raises(type(end)) as raised:
-        train_in_processes(TWO, tmp_path / "demo", DATA)
+        train_in_processes(TWO, RunFolder(tmp_path / "demo"), DATA)
     assert raised.value is end and len(launched.configs) == 1
 
 
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_fresh_start_takes_no_attached_run_and_goes_on_only_from_what_it_has_kept(launched, tmp_path, keeps):
     launched.errors, launched.keeps = [memory_short(2)], keeps
-    train_in_processes(TWO.replace(resume=False), tmp_path / "demo", DATA)
+    train_in_processes(TWO.replace(resume=False), RunFolder(tmp_path / "demo"), DATA)
     assert [config.resume for config in launched.configs] == [False, keeps]

@@ -6,41 +6,28 @@ import re
 import runpy
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 import yaml
 
-from dcal_core.commands import train as recipes
+from dcal_core.commands import train
 from dcal_core.config.recipes import load
-from dcal_core.data.drawn.synthetic import generate
+from dcal_core.distributed import OUTCOMES, read_outcomes
 from dcal_core.models.files import load_model
 from dcal_core.training import loop
 
-VALUES = {
-    "backbone": "hybrid_tiny",
-    "allow_random_init": True,
-    "image_size": 32,
-    "validation_share": 0.25,
-    "families_per_batch": 2,
-    "images_per_person": 2,
-    "steps_per_epoch": 2,
-    "epochs": 1,
-    "precision": "fp32",
-    "loader_workers": 0,
-}
+VALUES = tiny.VALUES | {"validation_share": 0.25, "steps_per_epoch": 2, "epochs": 1}
 
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     """A preset's file for a few drawn twins."""
     folder = tmp_path_factory.mktemp("drawn")
-    for split, families in (("train", 8), ("test", 1)):
-        shared = {"size": 32, "difficulty": 0.5, "seed": 0, "workers": 1}
-        generate(folder / "twins", split=split, families=families, images_per_person=2, **shared)
+    data = tiny.drawn_twins(folder / "twins")
     file = folder / "small.yaml"
-    file.write_text(yaml.safe_dump(VALUES | {"data_root": str(folder / "twins")}))
+    file.write_text(yaml.safe_dump(VALUES | {"data_root": str(data)}))
     return str(file)
 
 
@@ -88,7 +75,7 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
 
 def test_a_command_gets_the_other_arguments_and_gives_the_exit_status(command, monkeypatch):
     given = []
-    monkeypatch.setattr(recipes, "main", lambda arguments: given.append(arguments) or 7)
+    monkeypatch.setattr(train, "main", lambda arguments: given.append(arguments) or 7)
     assert command("train", "-p", "epochs", "3")[0] == 7 and given == [["-p", "epochs", "3"]]
 
 
@@ -126,20 +113,20 @@ def test_an_error_of_ours_comes_with_its_traceback(command, preset, monkeypatch)
     def fail(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(recipes, "train_run", fail)
+    monkeypatch.setattr(train, "train_run", fail)
     code, _, err = command("train", "-f", preset)
     assert code == 1 and "Traceback" in err and err.endswith("\nRuntimeError: a bug\n")
 
 
-def test_a_process_of_several_marks_the_reason_of_its_end(command, monkeypatch):
-    monkeypatch.setattr(recipes, "launched", lambda: True)
+def test_a_process_of_several_leaves_the_reason_of_its_end_to_its_launcher(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "by torchrun")
+    monkeypatch.setenv(OUTCOMES, str(tmp_path))
     code, _, err = command("train", "-p", "epochz", "3")
-    assert code == 1 and err.count("\n") == 1
-    assert err.startswith("A process failed: ConfigError: unknown parameter 'epochz'")
-    written = []
-    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
-    assert recipes.main(["-p", "epochz", "3"]) == 1
-    assert [text for text in written if text] == [err]  # in one piece, between what the other processes write
+    assert code == 1 and err == ""  # the launcher says it once, for all its processes
+    (outcome,) = read_outcomes(tmp_path)
+    assert outcome["failed"] and outcome["kind"] == "ConfigError" and outcome["values"] == {}
+    assert outcome["message"].startswith("unknown parameter 'epochz'")
+    assert [file.name for file in tmp_path.iterdir()] == ["0.json"]
 
 
 # ---- training
@@ -179,7 +166,7 @@ def test_two_processes_train_a_preset_once(command, preset, tmp_path):
     last = [f"checkpoints/last/00000002/{name}" for name in last]
     best = [f"checkpoints/best/{name}" for name in ("SHA256SUMS", "facts.json", "model.json", "model.safetensors")]
     curves = ["figures/loss_curves.png", "figures/validation_curves.png"]
-    logs = ["config.json", "metrics.jsonl", "trained_on.json", "training_log.json"]
+    logs = ["config.json", "lock", "metrics.jsonl", "trained_on.json", "training_log.json"]
     assert found == sorted([*best, *last, *curves, *logs])
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["batch"], "loss" in line, "validation/eer" in line) for line in lines] == [

@@ -13,16 +13,15 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from tiny import DATA, SIZE, dcal_config, twins
 from torch import nn
 
-from dcal_core.commands.train import dcal_batches, dcal_objective
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
-from dcal_core.data.splits import Split
-from dcal_core.data.twins import TwinIndex
 from dcal_core.distributed import broadcast, gather, join, leave, main_first, main_only, rank, world_size
 from dcal_core.models.dcal import architecture_of, assemble
+from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import start_accelerator, train
@@ -30,20 +29,16 @@ from dcal_core.training.resume import open_run, shapes_of
 from dcal_core.verification import encoding
 from dcal_core.verification.encoding import encode_images
 
-FAMILIES, IMAGES, SIZE, ENCODED = 8, 3, 32, 47  # an odd number of images to encode
-CONFIG = DCALConfig(
-    allow_random_init=True,
-    image_size=SIZE,
+FAMILIES = 8
+ENCODED = 47  # images to encode: an odd number
+CONFIG = dcal_config(
     families_per_batch=4,
-    images_per_person=2,
     steps_per_epoch=5,
     epochs=1,
     lr=1e-4,
     warmup_share=0.0,
     drop_path=0.0,
     twin_loss="supcon",
-    precision="fp32",
-    loader_workers=0,
     **dict.fromkeys(("rotation_deg", "shift", "scale", "brightness", "contrast"), 0.0),
 )
 MIXED = {"positive_ratio": 0.4, "hard_negative_ratio": 0.4, "soft_negative_ratio": 0.2}
@@ -83,6 +78,9 @@ class Joined:
     def cut(self, parts: int) -> None:
         assert parts == self.parts
 
+    def state_dict(self) -> dict:
+        return {}
+
     def loader(self, start: int, stop: int, *_, **__):
         for step in range(start, stop):
             yield [self.join(*parts) for parts in zip(*(half[step] for half in self.halves), strict=True)]
@@ -97,24 +95,8 @@ class Joined:
         return first | joined
 
 
-def split() -> Split:
-    """Twins without names, with random images."""
-    people = tuple(f"{number:02d}" for number in range(2 * FAMILIES))
-    index = TwinIndex(
-        name="train",
-        people=people,
-        families=tuple(zip(people[::2], people[1::2], strict=True)),
-        paths=tuple(f"{person}/{n}.png" for person in people for n in range(IMAGES)),
-        person_of=np.repeat(np.arange(len(people)), IMAGES),
-        family_of=np.repeat(np.arange(FAMILIES), 2),
-    )
-    shape = (len(index.paths), 3, SIZE, SIZE)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return Split(index, ImageStore(images, np.arange(len(images)), []))
-
-
 def batches_of(config: DCALConfig) -> FamilyBatches:
-    return dcal_batches(config, split())
+    return DCALRecipe(config).batches(twins(FAMILIES))
 
 
 def model_of(config: DCALConfig) -> nn.Module:
@@ -131,19 +113,20 @@ def model_of(config: DCALConfig) -> nn.Module:
 def run_case(folder: Path, batches=None, used_up: bool = False, **changes) -> tuple[Run, Progress, dict]:
     """Train in a folder; returns the run, its progress and the weights that were validated."""
     config = CONFIG.replace(**changes)
-    accelerator, model, validate = start_accelerator(config), model_of(config), Validator()
-    objective = dcal_objective(config, model, people=2 * FAMILIES)
-    run = broadcast(
-        None if rank() else open_run(RunFolder(folder), config, "the people and images", [], shapes_of(model))
-    )
+    recipe = DCALRecipe(config)
+    accelerator = start_accelerator(recipe)
+    model = model_of(config)
+    validate = Validator()
+    objective = recipe.objective(model, people=2 * FAMILIES)
+    run = broadcast(None if rank() else open_run(RunFolder(folder), config, DATA, [], shapes_of(model)))
     batches = batches or batches_of(config)
-    progress = train(config, accelerator, model, objective, batches, validate, run, Budget(used_up))
+    progress = train(recipe, accelerator, model, objective, batches, validate, run, Budget(used_up))
     return run, progress, getattr(validate, "kept", {})
 
 
 def encode() -> dict[str, torch.Tensor]:
     """The features of an odd number of images by a new model."""
-    store = ImageStore(split().images.images[:ENCODED], np.arange(ENCODED), [])
+    store = ImageStore(twins(FAMILIES).images.images[:ENCODED], np.arange(ENCODED), [])
     return encode_images(model_of(CONFIG), store, 5, progress=False).parts
 
 

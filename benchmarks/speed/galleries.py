@@ -34,7 +34,7 @@ MOST_MB = 500  # a full matrix of scores would take 40,000
 class Cosine(nn.Module):
     """What the protocol needs of a model whose images are encoded already."""
 
-    def compare(self, a: Features, b: Features) -> torch.Tensor:
+    def compare(self, a: Features, b: Features, reading: str | None = None) -> torch.Tensor:
         return a.parts["embedding"] @ b.parts["embedding"].T
 
 

@@ -22,7 +22,7 @@ from dcal_core.explain.pair_figures import write_pair
 from dcal_core.explain.regions import ARCFACE, DRAWN, face_regions
 from dcal_core.explain.trust import conclusions, draw_faithfulness, faithfulness_table, measure_maps
 from dcal_core.models.files import load_model
-from dcal_core.runs import DECISION_FILE
+from dcal_core.runs import DECISION_FILE, RunFolder
 from dcal_core.storage import write_text
 from dcal_core.verification.decision import DecisionRule, read_rule
 from dcal_core.verification.protocol import Pairs, some_of_each_family
@@ -100,7 +100,7 @@ def explain_files(session: Session, files: list[Path]) -> list[Path]:
 
 def label_of_given(session: Session) -> str:
     """What images are called that somebody gives: nobody but they know what they show."""
-    return f"images given, model trained on {session.trained_on()['data']}"
+    return f"images given, model trained on {RunFolder.around(session.trained).data()}"
 
 
 def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:

@@ -3,7 +3,6 @@ it."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +127,7 @@ def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Rec
         raise DataError("drawn twins are drawn aligned: attach photographs, give data_root, or set align=false.")
     config, listing = session.config, exclusion_list(session)
     if listing.exists():
-        config = replace(config, exclusions=str(listing))
+        config = config.replace(exclusions=str(listing))
     target = session.folder.path / f"{audit.data}_aligned_{config.align_size}"
     options = {"size": config.align_size, "missing": config.align_missing}
     indexes = reviewed_indexes(audit.root, config)

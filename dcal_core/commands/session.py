@@ -17,7 +17,7 @@ from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
 from dcal_core.errors import ConfigError
 from dcal_core.installation import presets_folder, program_name
 from dcal_core.runs import RunFolder, find_trained, move_aside, refuse_other_parameters
-from dcal_core.storage import DamagedError
+from dcal_core.storage import DamagedError, read_json
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def trained_config(trained: Path, given: dict) -> Config:
     ConfigError, DamagedError."""
     run = RunFolder.around(trained)
     try:
-        saved = run.parameters()
+        saved = read_json(run.config)
         kind = parameters_of(saved)
         saved = {name: value for name, value in saved.items() if name in kind.model_fields}  # of other versions too
         config = read(kind, saved)

@@ -91,6 +91,8 @@ def load(preset: str, params_dir: Path, overrides: dict) -> Config:
     kind = parameters_of(values | overrides)
     check_names(kind, values, f"{preset}.yaml")
     check_names(kind, overrides, "the given parameters")
+    written = {name: value for name, value in values.items() if name != "recipe"}
+    read(kind, written, agreeing=False)  # a wrong value is refused where an override hides it too
     return read(kind, values | overrides)
 
 

@@ -172,6 +172,7 @@ class Trainer:
             {name: torch.tensor(value, device=accelerator.device) for name, value in row.items()}
             for row in progress.recent
         ]
+        self.refreshed = -1  # the epoch that the batches were last refreshed for
         self.began = time.monotonic() - progress.seconds
         self.saved = time.monotonic()
         batches.cut(max(batches.parts, progress.parts))  # as the session before found that it must
@@ -211,8 +212,9 @@ class Trainer:
     def refresh(self) -> None:
         """At the start of an epoch, let the recipe look at the model; all processes follow process 0."""
         epoch, inside = divmod(self.progress.batch, self.batches.steps_per_epoch)
-        if inside:
+        if inside or epoch == self.refreshed:  # or begun again in smaller parts
             return
+        self.refreshed = epoch
         changed = self.recipe.refresh(self.parts.model, self.batches, epoch)
         if world_size() > 1 and broadcast(changed):
             self.batches.load_state_dict(broadcast(self.batches.state_dict()))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bad_inputs.indexes import parsed
 from bad_inputs.mutations import damaged
 from bad_inputs.trial import EXECUTED
+from dcal_core.config.dcal import DCALConfig
 from dcal_core.storage import SUMS, seal
 
 PICKLE = f"cos\nsystem\n(S'touch {EXECUTED}'\ntR.".encode()
@@ -19,7 +20,7 @@ Changes = dict[str, bytes | str]  # a file of the run: its other content, or wha
 def put(folder: Path, changes: Changes) -> None:
     """Change files of a run; "resealed" as another name makes the checksums fit again."""
     for name, content in changes.items():
-        if name in FIELDS or name == "resealed":
+        if name in DCALConfig.model_fields or name == "resealed":
             continue
         file = folder / name
         if file.is_dir():

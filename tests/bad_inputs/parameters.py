@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from bad_inputs.mutations import can_be_written, damaged
 from bad_inputs.trial import EXECUTED, Kind
-from dcal_core.config.dcal import DCALConfig
-from dcal_core.config.recipes import check_given, load
+from dcal_core.config.parameters import choices, limits
+from dcal_core.config.recipes import CLASSES, check_given, class_of, load
 
 PRESET = """# A preset
 backbone: hybrid_tiny
@@ -23,70 +23,72 @@ twin_loss: supcon              # same person among the family
 """
 TRUTH = ["true", "yes", "on", "1", "false", "no", "off", "0"]
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-OF_ADAFACE = (
-    *("width", "colour_order", "frozen_backbone", "embedding_dropout"),
-    *("triplet_distance", "triplets_per_batch", "train_percentage"),
-)
-OF_DCAL = (
-    *("mixup_alpha", "cutmix_alpha", "families_per_batch", "images_per_person", "gradient_checkpointing"),
-    *("local_ratio", "glca_blocks", "pwca_first", "pwca_last", "pwca_prob", "pwca_partner"),
-    *("dropout", "attention_dropout", "drop_path", "readout", "neck", "similarity", "similarity_temperature"),
-    *("twin_loss", "twin_temperature", "twin_weight", "loss_weighting"),
-    *("positive_ratio", "hard_negative_ratio", "soft_negative_ratio"),
-)
+RECIPES = {recipe: class_of(recipe).model_fields for recipe in CLASSES}
+NAMES = sorted({name for fields in RECIPES.values() for name in fields})
 PLACES = ("run_dir", "resume_from", "data_root", "exclusions", "weights")
 
 
-def legal(name: object, value: object) -> bool:
-    """Whether a parameter is known and its value of its type and within its range."""
-    if name not in FIELDS:
+def fields_of(values: dict) -> dict:
+    """The parameters of the recipe that some values name, none where there is no such recipe."""
+    recipe = values.get("recipe", "dcal")
+    return RECIPES[recipe] if isinstance(recipe, str) and recipe in RECIPES else {}
+
+
+def legal(fields: dict, name: object, value: object) -> bool:
+    """Whether a parameter is one of the recipe's, and its value of its type and within its range."""
+    if name not in fields:
         return False
-    kind, limits = DCALConfig.model_fields[name].type, DCALConfig.model_fields[name].metadata
+    kind = fields[name].annotation
     if kind is bool:
         return isinstance(value, bool | str | int) and str(value).strip().lower() in TRUTH
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return False
+    if choices(fields[name]):
+        return value in choices(fields[name])
     if kind is str:
-        text = str(value)
-        return can_be_written(text) and text in (limits["choices"] or [text])
+        return not (isinstance(value, int) and abs(value) >= 10**4300) and can_be_written(str(value))
     if isinstance(value, str):
         if not NUMBER.fullmatch(value.strip()):
             return False
         value = float(value)
-    return limits["low"] <= value <= limits["high"] and (kind is float or value == value // 1)
+    low, high = limits(fields[name])
+    return low <= value <= high and (kind is float or value == value // 1)
 
 
-def plain(name: str, values: dict):
+def plain(fields: dict, name: str, values: dict):
     """A legal value as Python has it."""
-    value, kind = values.get(name, DCALConfig.model_fields[name].default), DCALConfig.model_fields[name].type
+    value = values.get(name, fields[name].default)
+    kind = str if choices(fields[name]) else fields[name].annotation
     return str(value).strip().lower() in TRUTH[:4] if kind is bool else kind(float(value) if kind is int else value)
 
 
 def agree(values: dict) -> bool:
     """Whether legal parameters agree with one another."""
-    p = {name: plain(name, values) for name in FIELDS}
-    of_adaface = p["recipe"] == "adaface"
+    p = {name: plain(fields_of(values), name, values) for name in fields_of(values)}
+    parts = p["nproc"] * p["accumulation"]
+    faults = (p["min_lr"] > p["lr"], "@" in p["mlflow_uri"], p["resume_from"] and not p["resume"])
+    if p["recipe"] == "adaface":
+        return not any((*faults, p["triplets_per_batch"] % parts, p["image_size"] % 16))
     mixes = p["mixup_alpha"] or p["cutmix_alpha"]
     shares = p["positive_ratio"] + p["hard_negative_ratio"] + p["soft_negative_ratio"]
     faults = (
+        *faults,
+        p["families_per_batch"] % parts,
         0 < p["pwca_last"] < p["pwca_first"],
-        p["min_lr"] > p["lr"],
         abs(shares - 1) > 1e-6,
-        p[of_adaface and "triplets_per_batch" or "families_per_batch"] % (p["nproc"] * p["accumulation"]) != 0,
-        any(p[name] != DCALConfig.model_fields[name].default for name in (OF_DCAL if of_adaface else OF_ADAFACE)),
         mixes and (p["twin_weight"] or (p["pwca_first"] and p["pwca_prob"]) or p["similarity"] == "learned"),
-        "@" in p["mlflow_uri"],
-        p["resume_from"] and not p["resume"],
         not p["softmax_weight"] and not p["twin_weight"],
-        of_adaface != (p["backbone"] in ("ir_18", "ir_34", "ir_50", "ir_101")),
-        of_adaface and p["image_size"] % 16,
+        p["backbone"] in ("ir_18", "ir_34", "ir_50", "ir_101"),
     )
     return not any(faults)
 
 
 def sound(values: object) -> bool:
     """Whether a set of parameters can be trained with."""
-    return isinstance(values, dict) and all(legal(*item) for item in values.items()) and agree(values)
+    if not isinstance(values, dict):
+        return False
+    fields = fields_of(values)
+    return bool(fields) and all(legal(fields, *item) for item in values.items()) and agree(values)
 
 
 # ---- parameters
@@ -116,14 +118,16 @@ scalars = st.one_of(
     st.floats(),
     st.floats(0, 1),
     st.text(st.sampled_from("abx.-# +e~"), max_size=6),
-    st.sampled_from(["true", "False", "nan", "-inf", "1e400", "0x10", "3.5", "cls", "twin", "1,5", "a@b", "10%", "\0"]),
+    st.sampled_from(
+        ["true", "False", "nan", "-inf", "1e400", "0x10", "3.5", "cls", "twin", "adaface", "1,5", "a@b", "10%", "\0"]
+    ),
     st.lists(st.integers(), max_size=2),
     st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
     st.binary(max_size=3),
     st.dates(),
 )
 misspelt = st.sampled_from(["lrr", "learning_rate", "Epochs", "epochs ", "", "presett", "__class__", "\n", "\ud800"])
-given_values = st.dictionaries(st.sampled_from(sorted(FIELDS)) | misspelt, scalars, min_size=1, max_size=3)
+given_values = st.dictionaries(st.sampled_from(NAMES) | misspelt, scalars, min_size=1, max_size=3)
 
 BAD_PARAMETERS = {
     "misspelt": {"epoch": 3},
@@ -140,10 +144,14 @@ BAD_PARAMETERS = {
     "infinite": {"time_budget_hours": "inf"},
     "huge whole number": {"seed": 10**5000},
     "huge number as text": {"seed": "9" * 5000},
+    "huge number for a text": {"run_dir": 10**5000},
     "text for a number": {"lr": "fast"},
     "long text for a number": {"lr": "9" * 100_000 + "x"},
     "deep list": {"lr": [[[[[[]]]]]]},
     "unknown choice": {"twin_loss": "contrastive"},
+    "unknown recipe": {"recipe": "siamese"},
+    "of another recipe": {"width": 64},
+    "of another recipe than the one given": {"recipe": "adaface", "twin_loss": "supcon"},
     "choice in capitals": {"neck": "BN"},
     "last before first": {"pwca_first": 3, "pwca_last": 2},
     "min_lr above lr": {"lr": 1e-6, "min_lr": 1e-5},
@@ -260,14 +268,14 @@ nasty = st.sampled_from(
         "'",
     ]
 )
-lines = st.builds("{}: {}".format, st.sampled_from([*sorted(FIELDS), "lrr", "'lr"]), nasty)
+lines = st.builds("{}: {}".format, st.sampled_from([*NAMES, "lrr", "'lr"]), nasty)
 PRESETS = Kind(
     name="presets, YAML",
     by_hand=BAD_PRESETS,
     generated=st.one_of(
         damaged(PRESET.encode()),
         lines.map(preset_with),
-        st.dictionaries(st.sampled_from(sorted(FIELDS)), scalars, min_size=1, max_size=2).map(
+        st.dictionaries(st.sampled_from(NAMES), scalars, min_size=1, max_size=2).map(
             lambda values: yaml.safe_dump(values).encode("utf-8", "surrogatepass")
         ),
         st.binary(min_size=1, max_size=20),
@@ -276,6 +284,6 @@ PRESETS = Kind(
     lay_out=write_preset,
     malformed=spoilt,
     use=use_preset,
-    names=lambda text: ("mine.yaml", *FIELDS),
+    names=lambda text: ("mine.yaml", *NAMES),
     example="name unknown",
 )

@@ -16,6 +16,7 @@ from bad_inputs.indexes import parsed
 from bad_inputs.mutations import damaged, spoilt_json
 from bad_inputs.trial import Kind, quiet
 from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.recipes import read_config
 from dcal_core.runs import RunFolder
 from dcal_core.storage import SUMS
 from dcal_core.training.checkpoints import Progress, Run
@@ -45,10 +46,10 @@ def write_run(folder: Path, older: bool = True) -> None:
     for batch in range(1, 11):
         run.log(batch=batch, loss=1.0 / batch)
     for batch in (3, 7) if older else (7,):
-        run.save_last(parts.model, parts.objective, parts.optimizer, None, Progress(batch=batch), None)
+        run.save_last(parts.model, parts.objective, parts.optimizer, None, Progress(batch=batch), None, {})
     earlier = Run(RunFolder(folder / "earlier"), DCALConfig(seed=SEED + 1), DATA)
     earlier.remember("faces", ["10", "11"])
-    earlier.save_model("best", parts.model)
+    earlier.save_model(earlier.folder.best, parts.model)
 
 
 @functools.cache
@@ -71,15 +72,15 @@ def lay_out_run(folder: Path, changes: Changes) -> None:
 
 def resume(folder: Path, changes: Changes) -> str | None:
     """What training does before its first step; the printed sentence where it goes on with an older checkpoint."""
-    given = {"seed": SEED} | {name: value for name, value in changes.items() if name in FIELDS}
-    config, parts, printed = DCALConfig(**read_values(given, "the given parameters")), Parts(), io.StringIO()
+    given = {"seed": SEED} | {name: value for name, value in changes.items() if name in DCALConfig.model_fields}
+    config, parts, printed = read_config(given, "the given parameters"), Parts(), io.StringIO()
     with contextlib.redirect_stdout(printed):
         run = open_run(RunFolder(folder / "run"), config, DATA, [], shapes_of(parts.model))
     if run.weights_from:
         people_behind(run.weights_from)
         load_matching(parts.model, run.weights_from)
         return None
-    progress = run.restore(parts.model, parts.objective, parts.optimizer, None, None)
+    progress, _ = run.restore(parts.model, parts.objective, parts.optimizer, None, None)
     return printed.getvalue().splitlines()[0] if progress.batch == 3 else None
 
 
@@ -109,8 +110,9 @@ def run_is_damaged(folder: Path, changes: Changes) -> bool | None:
     if name == "run/config.json":
         try:
             kept, wanted = parsed(folder / name), json.loads(sound_run()[name])
-            return any(kept[n] != wanted[n] for n, field in FIELDS.items() if field.metadata["result"])
-        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            default = DCALConfig().as_dict()
+            return any(kept.get(n, default[n]) != wanted[n] for n in DCALConfig.decisive()) if kept else None
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return True
     return True
 

@@ -13,7 +13,7 @@ from PIL import Image
 from bad_inputs.folders import PICKLE, Changes, file_changes, files_of, judge_people, put, unseals
 from bad_inputs.indexes import FILES, IMAGES, TREES, parsed
 from bad_inputs.mutations import spoilt_json
-from bad_inputs.parameters import agree, legal
+from bad_inputs.parameters import fields_of, sound
 from bad_inputs.trial import Kind, quiet
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.config.recipes import load
@@ -33,7 +33,7 @@ def sound_trained() -> dict[str, bytes]:
         torch.manual_seed(0)
         run = Run(RunFolder(Path(folder) / "run"), config, "the people and images")
         run.remember("data", ["10", "11", "12", "13"])
-        run.save_model("best", new_model(config, []), epoch=1)
+        run.save_model(run.folder.best, new_model(config, []), epoch=1)
         for name, tree in TREES.items():
             (Path(folder) / name).write_text(json.dumps(tree))
         found = files_of(Path(folder))
@@ -71,8 +71,7 @@ def trained_is_damaged(folder: Path, changes: Changes) -> bool | None:
         return bool({"20", "21"} & set(seen))
     try:
         kept = parsed(folder / name)
-        known = {n: value for n, value in kept.items() if n in FIELDS}
-        return not (all(legal(*item) for item in known.items()) and agree(known))
+        return not sound({name: value for name, value in kept.items() if name in fields_of(kept)})
     except (OSError, ValueError, AttributeError, RecursionError):
         return True
 

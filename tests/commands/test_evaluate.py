@@ -23,6 +23,7 @@ from dcal_core.errors import UserError
 from dcal_core.models.features import Features
 from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
+from dcal_core.runs import RunFolder
 from dcal_core.storage import digest, seal
 from dcal_core.verification.calibration import from_dict
 from dcal_core.verification.decision import read_rule, rule_of_report
@@ -65,7 +66,7 @@ def runs(off_kaggle, tmp_path_factory):
         changes = {"a": {}, "b": {"lr": 1e-3}, "c": {"seed": 1, "image_size": 48}}
         for name, change in changes.items():
             config = load("demo", PARAMS, TINY | change | {"run_dir": name})
-            train_run(config, folder / name, open_data(config, ("train", "validation")))
+            train_run(config, RunFolder(folder / name), open_data(config, ("train", "validation")))
     return folder
 
 
@@ -223,7 +224,7 @@ def test_an_attached_run_is_copied_to_have_its_rule_and_found_again(off_kaggle, 
     shutil.move(own, tmp_path / "input/evaluated")  # the output of that evaluation, attached beside the training's
     session = begin_with_trained("Explain", {"preset": "demo"}, PARAMS)
     assert session.trained == tmp_path / "input/evaluated/checkpoints/best"
-    assert session.trained_on()["data"] == "SYNTHETIC"
+    assert RunFolder.around(session.trained).data() == "SYNTHETIC"
 
 
 def test_an_attached_model_is_not_put_among_another_run(off_kaggle, monkeypatch, runs, tmp_path, capsys):

@@ -13,6 +13,7 @@ from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
+from dcal_core.runs import RunFolder
 from dcal_core.storage import read_sums, seal
 from dcal_core.verification.decision import DecisionRule, write_rule
 from dcal_core.verification.verdicts import Thresholds
@@ -33,7 +34,7 @@ def trained(off_kaggle, tmp_path_factory):
         off_kaggle(patched, folder)
         patched.setattr(splits, "generate", partial(generate, workers=1))
         config = load("demo", PARAMS, TINY | {"run_dir": "run"})
-        train_run(config, folder / "run", open_data(config, ("train", "validation")))
+        train_run(config, RunFolder(folder / "run"), open_data(config, ("train", "validation")))
     model = folder / BEST
     weights = read_sums(model)["model.safetensors"]
     write_rule(DecisionRule("SYNTHETIC", weights, 3, 0.0, Thresholds(-1.0, 1.0), 0.05, None), model, model)

@@ -29,15 +29,15 @@ def no_gpu(elsewhere, monkeypatch):
     monkeypatch.setattr(session, "gpu_verdict", lambda: (False, "no GPU"))
 
 
-def trained(folder: Path, **given) -> Path:
+def trained(folder: Path, preset: str = "demo", **given) -> Path:
     """A run with a best model in a folder; returns that model's."""
-    config = load("demo", PARAMS, given)
+    config = load(preset, PARAMS, given)
     run, model = Run(RunFolder(folder), config, "the people and images"), nn.Linear(2, 2)
     model.architecture = {"backbone": "a linear layer"}
     run.create()
-    run.save_model("best", model, epoch=1)
+    run.save_model(run.folder.best, model, epoch=1)
     progress = Progress(batch=3, finished=True)
-    run.save_last(model, nn.Linear(1, 1), torch.optim.SGD(model.parameters()), None, progress, average=None)
+    run.save_last(model, nn.Linear(1, 1), torch.optim.SGD(model.parameters()), None, progress, None, {})
     return folder / "checkpoints" / "best"
 
 
@@ -64,7 +64,7 @@ def test_auto_takes_the_large_preset_only_with_gpu_and_data(monkeypatch, tmp_pat
 def test_training_begins_with_the_demo_where_there_is_nothing(capsys, tmp_path):
     begun = begin_training("Train a twin verifier", {"preset": "auto"}, PARAMS)
     assert begun.config == load("demo", PARAMS, {})
-    assert begun.folder == tmp_path / "runs" / "demo" and begun.trained is None
+    assert begun.folder.path == tmp_path / "runs" / "demo" and begun.trained is None
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Train a twin verifier" and f"torch {torch.__version__}" in lines[1]
     assert lines[-1] == "Preset demo, seed 0, time budget 11 h"
@@ -74,18 +74,20 @@ def test_training_takes_what_is_given(tmp_path):
     given = {"preset": "demo", "seed": "3", "resume": "false", "run_dir": "there", "data_root": ""}
     begun = begin_training("Train", given, PARAMS)
     assert begun.config == load("demo", PARAMS, {"seed": 3, "resume": False, "run_dir": "there"})
-    assert begun.folder == tmp_path / "there"
+    assert begun.folder.path == tmp_path / "there"
 
 
-def test_beginning_leaves_no_folder_behind(tmp_path):
-    begin_training("Train", {"preset": "demo"}, PARAMS)
-    assert list(tmp_path.iterdir()) == []
+def test_beginning_leaves_nothing_but_a_lock_behind(tmp_path):
+    begun = begin_training("Train", {"preset": "demo"}, PARAMS)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [begun.folder.lock_file]
+    assert not begun.folder.exists  # no run yet
 
 
 @pytest.mark.parametrize("begin", [begin_training, begin_with_trained])
-def test_an_unknown_preset_or_parameter_is_refused(begin):
+def test_an_unknown_preset_or_parameter_is_refused(begin, tmp_path):
     with pytest.raises(ConfigError, match="takes one of adaface_demo, .*, demo"):
         begin("Title", {"preset": "demoo"}, PARAMS)
+    trained(tmp_path / "runs" / "demo")
     with pytest.raises(ConfigError, match="did you mean resume?"):
         begin("Title", {"preset": "demo", "resumee": "true"}, PARAMS)
 
@@ -96,7 +98,7 @@ def test_an_unknown_preset_or_parameter_is_refused(begin):
 def test_a_trained_run_is_taken_up_with_its_own_parameters(tmp_path, capsys):
     best = trained(tmp_path / "runs" / "demo", epochs=3, lr=1e-3, synthetic_families=50, encode_batch=7)
     begun = begin_with_trained("Evaluate", {"preset": "auto", "data_root": "", "run_dir": ""}, PARAMS)
-    assert begun.trained == best and begun.folder == tmp_path / "runs" / "demo"
+    assert begun.trained == best and begun.folder.path == tmp_path / "runs" / "demo"
     assert begun.config == load("demo", PARAMS, dict(epochs=3, lr=1e-3, synthetic_families=50, encode_batch=7))
     out = capsys.readouterr().out
     assert out.startswith("Evaluate\n") and str(best) in out
@@ -115,6 +117,18 @@ def test_a_decisive_parameter_that_differs_is_refused_and_one_that_agrees_is_not
     assert begin_with_trained("Evaluate", {"preset": "demo", "seed": "3"}, PARAMS).config.seed == 3
 
 
+def test_a_trained_run_brings_the_parameters_of_its_own_recipe(tmp_path, refused):
+    trained(tmp_path / "run", "adaface_demo", width=24)
+    given = {"preset": "demo", "run_dir": str(tmp_path / "run")}  # the demo is of another recipe
+    assert begin_with_trained("Evaluate", given, PARAMS).config == load(
+        "adaface_demo", PARAMS, {"width": 24, "run_dir": str(tmp_path / "run")}
+    )
+    with refused(ConfigError, "width=16", "was trained with 24", "leave it out"):
+        begin_with_trained("Evaluate", given | {"width": "16"}, PARAMS)
+    with refused(ConfigError, "pwca_prob=0.5", "without effect in recipe=adaface, it belongs to dcal: leave it out"):
+        begin_with_trained("Evaluate", given | {"pwca_prob": 0.5}, PARAMS)
+
+
 def test_a_parameter_that_came_later_than_the_run_has_its_default(tmp_path):
     best = trained(tmp_path / "runs" / "demo")
     file = best.parents[1] / "config.json"
@@ -128,7 +142,7 @@ def test_an_attached_run_is_found_and_its_results_go_to_the_own_folder(tmp_path)
     best = trained(attach(tmp_path), seed=3)
     begun = begin_with_trained("Evaluate", {"preset": "demo", "run_dir": ""}, PARAMS)
     assert begun.trained == best and begun.config.seed == 3
-    assert begun.folder == tmp_path / "runs" / "demo"
+    assert begun.folder.path == tmp_path / "runs" / "demo"
 
 
 def test_the_own_run_comes_before_an_attached_one(tmp_path):
@@ -150,7 +164,7 @@ def test_a_figure_is_kept_as_png_and_shown_from_that_file(tmp_path, monkeypatch)
     monkeypatch.setattr(IPython.display, "display", shown.append)
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
-    Session(load("demo", PARAMS, {}), tmp_path / "run").show(figure, "curves")
+    Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run")).show(figure, "curves")
     kept = (tmp_path / "run" / "figures" / "curves.png").read_bytes()
     assert kept.startswith(b"\x89PNG\r\n\x1a\n")
     assert [type(image) for image in shown] == [IPython.display.Image] and shown[0].data == kept
@@ -158,7 +172,7 @@ def test_a_figure_is_kept_as_png_and_shown_from_that_file(tmp_path, monkeypatch)
 
 def test_a_session_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Session(load("demo", PARAMS, {}), Path("run")).folder = Path("other")
+        Session(load("demo", PARAMS, {}), RunFolder(Path("run"))).folder = RunFolder(Path("other"))
 
 
 # ---- the data that a trained model is tried on
@@ -173,7 +187,7 @@ def tried_on(monkeypatch, tmp_path, label: str, people: tuple[str, ...], trained
     index = TwinIndex("test", people, (people,), paths, np.arange(len(people)), families)
     found = TwinData(tmp_path, label, {"test": Split(index, None)})
     monkeypatch.setattr(session, "open_data", lambda config, names: found)
-    return Session(load("demo", PARAMS, {}), tmp_path / "run", best).open_data(("test",))
+    return Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run"), best).open_data(("test",))
 
 
 def test_unseen_people_are_opened_as_they_are(monkeypatch, tmp_path):
@@ -216,8 +230,10 @@ def test_other_parameters_are_no_matter_where_a_new_run_is_to_start_from_the_old
     before = sorted(tmp_path.rglob("*"))
     given = {"preset": "demo", "run_dir": "run", "lr": "0.5", "resume_from": f"run/{place}"}
     begun = begin_training("Train", given, PARAMS)
-    assert begun.config.resume_from == f"run/{place}" and begun.config.lr == 0.5 and begun.folder == tmp_path / "run"
-    assert sorted(tmp_path.rglob("*")) == before  # it is moved once its weights are known to fit
+    assert (
+        begun.config.resume_from == f"run/{place}" and begun.config.lr == 0.5 and begun.folder.path == tmp_path / "run"
+    )
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, begun.folder.lock_file])  # moved once its weights fit
 
 
 def test_resume_false_forbids_what_resume_from_asks_for_and_moves_nothing(tmp_path, refused):
@@ -242,7 +258,7 @@ def test_a_trained_run_whose_parameters_cannot_be_read_is_refused(tmp_path, refu
 def test_what_cannot_say_whom_the_model_was_trained_on_is_refused(tmp_path, refused, content):
     best = trained(tmp_path / "run")
     (tmp_path / "run" / "trained_on.json").write_text(content)
-    begun = Session(load("demo", PARAMS, {}), tmp_path / "run", best)
+    begun = Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run"), best)
     with refused(DamagedError, tmp_path / "run" / "trained_on.json", "is damaged"):
         begun.open_data(("test",))
 
@@ -250,4 +266,4 @@ def test_what_cannot_say_whom_the_model_was_trained_on_is_refused(tmp_path, refu
 def test_a_model_without_word_of_whom_it_was_trained_on_is_refused(tmp_path, refused):
     best = trained(tmp_path / "run")
     with refused(DataError, tmp_path / "run" / "trained_on.json", "attach the whole run"):
-        Session(load("demo", PARAMS, {}), tmp_path / "run", best).open_data(("test",))
+        Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run"), best).open_data(("test",))

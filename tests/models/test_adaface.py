@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from sklearn.metrics.pairwise import cosine_similarity
 from torch import nn
 
-from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models import adaface
 from dcal_core.models.adaface import AdaFace
@@ -18,7 +18,7 @@ from dcal_core.storage import seal
 from dcal_core.training.optimisation import parameter_groups
 
 SIZE, WIDTH = 32, 8
-CONFIG = DCALConfig(recipe="adaface", backbone="ir_18", image_size=SIZE, width=WIDTH, allow_random_init=True)
+CONFIG = AdaFaceConfig(backbone="ir_18", image_size=SIZE, width=WIDTH, allow_random_init=True)
 EMBEDDING_LAYER = {"backbone.output_layer.3.weight", "backbone.output_layer.3.bias"}
 
 

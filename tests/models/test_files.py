@@ -11,10 +11,11 @@ from timm.models.vision_transformer import ParallelScalingBlock, VisionTransform
 from torch import nn
 
 from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.recipes import CLASSES, class_of
 from dcal_core.errors import ConfigError
 from dcal_core.models import backbones
 from dcal_core.models.backbones import check_backbone, find_weights, load_weights
-from dcal_core.models.files import RECIPES, load_model, new_model, save_model
+from dcal_core.models.files import MODULES, load_model, module_of, new_model, save_model
 from dcal_core.models.similarity import Euclidean, Learned
 from dcal_core.storage import seal
 
@@ -387,10 +388,11 @@ def test_hybrid_tiny_has_no_pretrained_weights():
 
 
 def test_every_recipe_has_its_models():
-    assert tuple(RECIPES) == DCALConfig.model_fields["recipe"].metadata["choices"]
-    for recipe in RECIPES.values():  # what stands in model.json is known for each, and comes from a parameter or not
-        assert {"recipe", "backbone", "image_size"} <= recipe.ARCHITECTURE.keys()
-        assert set(recipe.ARCHITECTURE.values()) - {None} <= FIELDS.keys()
+    assert list(MODULES) == list(CLASSES)
+    for recipe, module in ((name, module_of(name)) for name in MODULES):
+        # what stands in model.json is known for each, and comes from a parameter or not
+        assert {"recipe", "backbone", "image_size"} <= module.ARCHITECTURE.keys()
+        assert set(module.ARCHITECTURE.values()) - {None} <= set(class_of(recipe).decisive())
 
 
 @pytest.mark.parametrize("backbone, grid", [(TINY, 4), ("hybrid_tiny", 8)])

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models import backbones
@@ -111,7 +112,7 @@ def test_an_architecture_that_is_none_of_ours_is_refused_without_a_network(folde
                 read()
 
 
-FACE = DCALConfig(recipe="adaface", backbone="ir_18", image_size=32, width=8, allow_random_init=True)
+FACE = AdaFaceConfig(backbone="ir_18", image_size=32, width=8, allow_random_init=True)
 NO_FACE_ARCHITECTURE = {
     "recipe": ["other", 1, None, ["adaface"]],
     "backbone": ["ir_20", "ir_18 ", "test_vit", "hybrid_tiny", "", 18, None, ["ir_18"]],

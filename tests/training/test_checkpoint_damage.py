@@ -1,27 +1,28 @@
 """What a run's folder may take on the disk, what damage does to it, and that nothing in it is executed."""
 
-import dataclasses
 import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from test_checkpoints import CONFIG, WHOLE, Parts, damage, files, names, new_run, same
+from test_checkpoints import WHOLE
+from tiny import RUN_CONFIG, Parts, damage, files, names, new_run, same
 
-from dcal_core.storage import DamagedError, StorageError, check_seal, size_of
+from dcal_core.runs import RunFolder
+from dcal_core.storage import DamagedError, StorageError, check_seal, seal, size_of
 from dcal_core.training.checkpoints import Progress, Run, newest_whole
 
 # ---- damage
 
 
 def facts(**changes) -> dict:
-    return dataclasses.asdict(WHOLE) | changes
+    return WHOLE.model_dump() | changes
 
 
 def test_progress_is_read_back_from_json():
     for progress in (WHOLE, Progress()):  # no EER yet is infinity
-        assert Progress.read(json.loads(json.dumps(dataclasses.asdict(progress))), Path("progress.json")) == progress
+        assert Progress.read(json.loads(json.dumps(progress.model_dump())), Path("progress.json")) == progress
     assert Progress.read(facts(seconds=3, more=1), Path("progress.json")).seconds == 3
 
 
@@ -40,13 +41,24 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Progress)])
+@pytest.mark.parametrize("name", Progress.model_fields)
 def test_progress_of_the_wrong_kind_is_refused_by_name_and_value(refused, name):
     for value in ODD[name]:
-        with refused(DamagedError, "run/progress.json", name, "belong", "restore it"):
+        with refused(DamagedError, "run/progress.json", f"{name}", "Input should be", "restore it"):
             Progress.read(facts(**{name: value}), Path("run/progress.json"))
-    with refused(DamagedError, "run/progress.json", name, "None"):
-        Progress.read({key: value for key, value in facts().items() if key != name}, Path("run/progress.json"))
+
+
+@pytest.mark.parametrize("name", Progress.model_fields)
+def test_progress_that_lacks_something_has_its_default_but_must_say_how_many_batches(refused, name):
+    """A checkpoint of an earlier version may lack what was added since."""
+    lacking = {key: value for key, value in facts().items() if key != name}
+    if name == "batch":
+        with refused(DamagedError, "run/progress.json", "batch", "restore it"):
+            Progress.read(lacking, Path("run/progress.json"))
+    else:
+        assert Progress.read(lacking, Path("run/progress.json")) == WHOLE.model_copy(
+            update={name: getattr(Progress(), name)}
+        )
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_it_used(tmp_path, capsys):
@@ -54,8 +66,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_i
     for seed, (name, batch) in enumerate([("damaged1", 9), ("damaged2", 9)], 1):
         Parts(seed).save(run, batch=batch)
         damage(run.folder.saved[0])
-        checkpoint, found = newest_whole(run.folder.path, own=True)
-        assert (checkpoint.name, found["batch"]) == ("00000007", 7)
+        found = newest_whole(run.folder, own=True)
+        assert (found.path.name, found.facts["batch"]) == ("00000007", 7)
         said = capsys.readouterr().out
         assert str(run.folder.path / "checkpoints/last/00000009/optimizer.safetensors") in said
         assert said.endswith(". The checkpoint before it is used.\n") and said.count("\n") == 1
@@ -67,8 +79,12 @@ def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_i
 
 def test_progress_that_makes_no_sense_is_damage_though_its_checksum_is_right(tmp_path):
     run = new_run(tmp_path / "run", batch=7)
-    Parts(1).save(run, batch=9, best_eer=float("nan"))
-    assert newest_whole(run.folder.path, own=True)[1]["batch"] == 7
+    Parts(1).save(run, batch=9)
+    file = run.folder.saved[0] / "progress.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"best_eer": float("nan")}))
+    seal(run.folder.saved[0])
+    check_seal(run.folder.saved[0])
+    assert newest_whole(run.folder, own=True).facts["batch"] == 7
 
 
 def test_where_all_checkpoints_are_damaged_that_is_said_again_and_again_and_nothing_changed(tmp_path, refused, capsys):
@@ -79,7 +95,7 @@ def test_where_all_checkpoints_are_damaged_that_is_said_again_and_again_and_noth
     before = files(tmp_path)
     for _ in range(2):  # else the second session would start afresh in the folder of the first
         with refused(DamagedError, run.folder.path, "no checkpoint", "resume=false", "restore"):
-            newest_whole(run.folder.path, own=True)
+            newest_whole(run.folder, own=True)
         said = capsys.readouterr().out
         assert str(run.folder.saved[0]) in said and str(run.folder.saved[1]) in said
     assert files(tmp_path) == before
@@ -90,13 +106,13 @@ def test_damage_in_an_attached_run_is_named_but_not_set_aside(tmp_path, capsys):
     Parts(1).save(run, batch=9)
     damage(run.folder.saved[0])
     before = files(tmp_path)
-    assert newest_whole(run.folder.path, own=False)[1]["batch"] == 7
+    assert newest_whole(run.folder, own=False).facts["batch"] == 7
     assert str(run.folder.saved[0]) in capsys.readouterr().out and files(tmp_path) == before
 
 
 def test_a_run_without_a_checkpoint_has_none_that_is_whole(tmp_path):
     assert newest_whole(new_run(tmp_path / "run").folder, own=True) is None
-    assert newest_whole(tmp_path / "nowhere", own=True) is None
+    assert newest_whole(RunFolder(tmp_path / "nowhere"), own=True) is None
 
 
 # ---- disk budget
@@ -104,11 +120,11 @@ def test_a_run_without_a_checkpoint_has_none_that_is_whole(tmp_path):
 
 def crowded(tmp_path, **budget) -> Run:
     """A run with models of three epochs, the best one and two checkpoints."""
-    run = new_run(tmp_path / "run", CONFIG.replace(**budget))
+    run = new_run(tmp_path / "run", RUN_CONFIG.replace(**budget))
     for batch in (7, 8):
         Parts(batch).save(run, batch=batch)
-    for name in ("epoch_5", "epoch_10", "epoch_20", "best"):
-        run.save_model(name, Parts(0).model)
+    for folder in (*map(run.folder.epoch, (5, 10, 20)), run.folder.best):
+        run.save_model(folder, Parts(0).model)
     return run
 
 
@@ -118,13 +134,13 @@ def test_what_can_be_spared_goes_oldest_first_and_is_said_until_nothing_may_go(t
     expendable = [*(run.folder.checkpoints / f"epoch_{epoch}" for epoch in (5, 10, 20)), last / "00000007"]
     for number, folder in enumerate(expendable):
         size = size_of(run.folder.path)
-        run.config = CONFIG.replace(disk_budget_gb=(size - 1) / 1e9)
+        run.config = RUN_CONFIG.model_copy(update={"disk_budget_gb": (size - 1) / 1e9})
         run.make_room(0)
         assert [path.exists() for path in expendable] == [False] * (number + 1) + [True] * (3 - number)
         assert str(folder) in (said := capsys.readouterr().out) and "disk_budget_gb" in said and said.count("\n") == 1
         run.make_room(size - 1 - size_of(run.folder.path))  # as much as was freed
         assert capsys.readouterr().out == ""
-    run.config = CONFIG.replace(disk_budget_gb=(size_of(run.folder.path) + 99) / 1e9)
+    run.config = RUN_CONFIG.model_copy(update={"disk_budget_gb": (size_of(run.folder.path) + 99) / 1e9})
     with refused(StorageError, run.folder.path, "disk_budget_gb", "raise it"):
         run.make_room(100)
     assert names(run.folder.checkpoints) == ["best", "last"] and names(last) == ["00000008"]
@@ -134,8 +150,8 @@ def test_what_can_be_spared_goes_oldest_first_and_is_said_until_nothing_may_go(t
 def test_the_budget_counts_what_is_about_to_be_written(tmp_path, capsys):
     run = crowded(tmp_path)
     free = 100  # bytes: fewer than a model or a checkpoint takes
-    run.config = CONFIG.replace(disk_budget_gb=(size_of(run.folder.path) + free) / 1e9)
-    run.save_model("epoch_25", Parts(0).model)
+    run.config = RUN_CONFIG.model_copy(update={"disk_budget_gb": (size_of(run.folder.path) + free) / 1e9})
+    run.save_model(run.folder.epoch(25), Parts(0).model)
     assert names(run.folder.checkpoints) == ["best", "epoch_10", "epoch_20", "epoch_25", "last"]
     Parts(1).save(run, batch=9)
     assert "epoch_10" not in names(run.folder.checkpoints) and names(run.folder.checkpoints / "last") == [
@@ -155,7 +171,7 @@ def test_a_disk_with_too_little_left_is_told_before_anything_is_written_or_remov
     run, before = crowded(tmp_path, disk_budget_gb=0.001), files(tmp_path)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 99, 99))
-    for write in (lambda: Parts(1).save(run, batch=9), lambda: run.save_model("best", Parts(1).model)):
+    for write in (lambda: Parts(1).save(run, batch=9), lambda: run.save_model(run.folder.best, Parts(1).model)):
         with refused(StorageError, run.folder.path, "0.00 GB free", "run_dir", "run again to go on"):
             write()
     assert files(tmp_path) == before

@@ -1,26 +1,22 @@
 """A run's folder: what is written into it, and that training is put back to where it stood."""
 
-import dataclasses
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
+from tiny import ARCHITECTURE, DATA, RUN_CONFIG, Parts, files, names, new_run, same
 from torch import nn
 
 from dcal_core import distributed
-from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.errors import ConfigError
 from dcal_core.runs import RunFolder
-from dcal_core.storage import DamagedError, check_seal
-from dcal_core.training.checkpoints import Progress, Run, load_optimizer
+from dcal_core.storage import DamagedError, check_seal, seal
+from dcal_core.training.checkpoints import Checkpoint, Progress, Run, load_optimizer, newest_whole
 
-CONFIG = DCALConfig(seed=3)
-DATA = "the people and images"
-ARCHITECTURE = {"backbone": "two linear layers"}
 WHOLE = Progress(
     batch=7,
     best_eer=0.2,
@@ -35,85 +31,20 @@ WHOLE = Progress(
 )
 
 
-def model_of(head: int = 2, **more: nn.Module) -> nn.Module:
-    """A trunk of 72 weights, a head, and what else is wanted."""
-    model = nn.ModuleDict({"trunk": nn.Linear(8, 8), "head": nn.Linear(8, head)} | more)
-    model.architecture = ARCHITECTURE
-    return model
-
-
-class Parts:
-    """A model, an objective and an optimiser that has taken steps, as small as they can be; the objective's last
-    parameter has never had a gradient."""
-
-    def __init__(self, seed: int, steps: int = 2, head: int = 2):
-        torch.manual_seed(seed)
-        self.model = model_of(head)
-        self.objective = nn.ModuleDict({"weight": nn.Linear(head, 1), "idle": nn.Linear(1, 1, bias=False)})
-        groups = [{"params": list(module.parameters())} for module in (self.model, self.objective)]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.1, fused=True)
-        for _ in range(steps):
-            self.step()
-
-    def step(self) -> None:
-        self.optimizer.zero_grad()
-        output = self.model["head"](self.model["trunk"](torch.randn(4, 8)))
-        self.objective["weight"](output).square().sum().backward()
-        self.optimizer.step()
-
-    def save(self, run: Run, average=None, scaler=None, **progress) -> None:
-        run.save_last(self.model, self.objective, self.optimizer, scaler, Progress(**progress), average)
-
-    def restore(self, run: Run, average=None, scaler=None) -> Progress:
-        return run.restore(self.model, self.objective, self.optimizer, scaler, average)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """All tensors, of the optimiser too."""
-        state = self.optimizer.state_dict()["state"]
-        moments = {f"{number}.{name}": value for number, kept in state.items() for name, value in kept.items()}
-        return {**self.model.state_dict(), **self.objective.state_dict(prefix="objective."), **moments}
-
-
-def new_run(folder: Path, config: DCALConfig = CONFIG, seed: int = 0, data: str = DATA, **progress) -> Run:
-    """A run in a folder; with any progress given, a checkpoint too."""
-    run = Run(RunFolder(folder), config, data)
-    run.remember("faces", ["1", "2"])
-    if progress:
-        run.log(batch=progress["batch"], loss=1.0)
-        Parts(seed).save(run, **progress)
-    return run
-
-
-def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def files(folder: Path) -> dict[Path, bytes]:
-    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def damage(checkpoint: Path) -> None:
-    os.truncate(checkpoint / "optimizer.safetensors", 100)
-
-
 # ---- writing
 
 
 def test_a_new_run_writes_its_parameters_and_people(tmp_path):
     run = new_run(tmp_path / "run")
     config = json.loads((run.folder.path / "config.json").read_text())
-    assert config == {"fingerprint": CONFIG.fingerprint(), **CONFIG.as_dict()}
+    assert config == {"fingerprint": RUN_CONFIG.fingerprint(), **RUN_CONFIG.as_dict()}
     assert json.loads((run.folder.path / "trained_on.json").read_text()) == {"data": "faces", "people": ["1", "2"]}
     assert names(run.folder.path) == ["checkpoints", "config.json", "trained_on.json"] and run.history() == []
 
 
 def test_a_kept_model_is_sealed_with_weights_architecture_and_facts(tmp_path):
     run = new_run(tmp_path / "run")
-    run.save_model("best", Parts(0).model, epoch=2, eer=0.25)
+    run.save_model(run.folder.best, Parts(0).model, epoch=2, eer=0.25)
     best = run.folder.checkpoints / "best"
     check_seal(best)
     assert names(best) == ["SHA256SUMS", "facts.json", "model.json", "model.safetensors"]
@@ -142,9 +73,9 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     assert other.restore(run).batch == 7 and same(other.state(), Parts(0).state())
     run.log(batch=9, loss=1.0)
     other.save(run, batch=9)
-    run.save_model("best", other.model)
+    run.save_model(run.folder.best, other.model)
     run.remember("people", ["1"])
-    Run(RunFolder(tmp_path / "new"), CONFIG, DATA).create()
+    Run(RunFolder(tmp_path / "new"), RUN_CONFIG, DATA).create()
     assert files(tmp_path) == before and not (tmp_path / "new").exists()
     monkeypatch.undo()
     other.save(run, batch=9)
@@ -156,14 +87,14 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 def test_who_may_read_one_file_of_a_kept_model_may_read_all(tmp_path):
     run = new_run(tmp_path / "run")
-    run.save_model("best", Parts(0).model)
+    run.save_model(run.folder.best, Parts(0).model)
     assert len({file.stat().st_mode for file in (run.folder.checkpoints / "best").iterdir()}) == 1
 
 
 def test_what_was_saved_is_restored(tmp_path):
     run, saved, other = new_run(tmp_path / "run"), Parts(0), Parts(1, steps=1)
     run.log(batch=7, loss=1.0)
-    saved.save(run, **dataclasses.asdict(WHOLE))
+    saved.save(run, **WHOLE.model_dump())
     other.objective["idle"].weight.data.fill_(9)
     assert not same(saved.state(), other.state())
     assert other.restore(run) == run.progress() == WHOLE
@@ -208,7 +139,7 @@ def test_moments_come_back_in_the_layout_of_their_weights(tmp_path, format):
 
     run, (model, optimizer), (other, resumed) = new_run(tmp_path / "run"), make(), make()
     step(model, optimizer)
-    run.save_last(model, model, optimizer, None, Progress(batch=1), ModelEmaV3(model))
+    run.save_last(model, model, optimizer, None, Progress(batch=1), ModelEmaV3(model), {})
     for name in ("model", "objective", "average"):
         assert same(load_file(run.folder.saved[0] / f"{name}.safetensors"), dict(model.state_dict()))
     run.restore(other, other, resumed, None, None)
@@ -265,7 +196,7 @@ def fewer_parameters(parts: Parts) -> None:
 @pytest.mark.parametrize("change", [other_losses, other_order, fewer_parameters])
 def test_a_checkpoint_of_other_losses_is_refused_with_a_cure(tmp_path, refused, change):
     run, parts = new_run(tmp_path / "run", batch=7), Parts(1)
-    run.save_model("best", parts.model)
+    run.save_model(run.folder.best, parts.model)
     change(parts)
     before = files(tmp_path)
     with refused(
@@ -322,3 +253,78 @@ def test_a_damaged_line_of_figures_amid_others_is_named_and_nothing_dropped(tmp_
     with refused(DamagedError, run.folder.metrics, "line 2", "remove"):
         Parts(0).restore(run)
     assert files(tmp_path) == before
+
+
+# ---- comparing
+
+
+def rewrite(checkpoint: Path, **changes) -> Checkpoint:
+    """Change what a checkpoint's progress.json holds, None for leaving it out, and seal it again."""
+    file = checkpoint / "progress.json"
+    facts = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in facts.items() if value is not None}))
+    seal(checkpoint)
+    return newest_whole(RunFolder.around(checkpoint), own=True)
+
+
+def test_a_checkpoint_holds_the_parameters_that_decide_its_weights_and_no_other(tmp_path):
+    run = new_run(tmp_path / "run", batch=7)
+    parameters = json.loads((run.folder.saved[0] / "progress.json").read_text())["parameters"]
+    assert parameters == {name: getattr(RUN_CONFIG, name) for name in RUN_CONFIG.decisive()}
+    assert parameters["seed"] == 3 and "encode_batch" not in parameters and "run_dir" not in parameters
+
+
+def test_checkpoints_agree_in_data_and_in_each_decisive_parameter(tmp_path):
+    found = newest_whole(new_run(tmp_path / "run", batch=7).folder, own=True)
+    assert found.agrees(RUN_CONFIG, DATA) and not found.agrees(RUN_CONFIG, "others")
+    assert found.agrees(RUN_CONFIG.replace(encode_batch=1, tracker="wandb", accumulation=2), DATA)
+    other = RUN_CONFIG.replace(lr=0.5, families_per_batch=8)
+    assert not found.agrees(other, DATA)
+    assert found.differences(other) == {"lr": (5e-05, 0.5), "families_per_batch": (4, 8)}
+    assert found.differences(AdaFaceConfig(seed=3))["recipe"] == ("dcal", "adaface")
+
+
+def test_the_label_of_the_parameters_decides_nothing(tmp_path):
+    """Since it is another one as soon as the code has one parameter more."""
+    run = new_run(tmp_path / "run", batch=7)
+    assert rewrite(run.folder.saved[0], fingerprint="of another version").agrees(RUN_CONFIG, DATA)
+    label = RUN_CONFIG.replace(lr=0.5).fingerprint()
+    assert not rewrite(run.folder.saved[0], fingerprint=label).agrees(RUN_CONFIG.replace(lr=0.5), DATA)
+
+
+def test_a_checkpoint_without_parameters_has_those_of_its_run(tmp_path):
+    run = new_run(tmp_path / "run", batch=7)
+    found = rewrite(run.folder.saved[0], parameters=None)
+    assert "parameters" not in found.facts and found.agrees(RUN_CONFIG, DATA)
+    assert found.differences(RUN_CONFIG.replace(lr=0.5)) == {"lr": (5e-05, 0.5)}
+    run.folder.config.write_text(json.dumps(RUN_CONFIG.replace(lr=0.25).as_dict()))
+    assert found.differences(RUN_CONFIG) == {"lr": (0.25, 5e-05)}
+
+
+def test_a_parameter_added_since_agrees_at_its_default_and_is_named_at_another_value(tmp_path):
+    run = new_run(tmp_path / "run", batch=7)
+    saved = {name: getattr(RUN_CONFIG, name) for name in RUN_CONFIG.decisive() if name != "layer_decay"}
+    found = rewrite(run.folder.saved[0], parameters=saved)
+    assert found.agrees(RUN_CONFIG, DATA)
+    assert found.differences(RUN_CONFIG.replace(layer_decay=0.5)) == {"layer_decay": (1.0, 0.5)}
+
+
+def test_a_parameter_that_is_gone_since_decides_nothing(tmp_path):
+    run = new_run(tmp_path / "run", batch=7)
+    saved = {name: getattr(RUN_CONFIG, name) for name in RUN_CONFIG.decisive()}
+    assert rewrite(run.folder.saved[0], parameters=saved | {"gone": 1}).agrees(RUN_CONFIG, DATA)
+
+
+# ---- what the recipe has decided
+
+
+def test_what_the_recipe_decided_for_the_epoch_is_kept_and_given_back(tmp_path):
+    run, parts = new_run(tmp_path / "run"), Parts(0)
+    decided = {"hardness": torch.rand(3, 2).T, "round": torch.tensor([2])}  # of any layout and type
+    parts.save(run, sampling=decided, batch=1)
+    other = Parts(1)
+    assert other.restore(run).batch == 1 and same(other.sampling, decided)
+    parts.save(run, batch=2)
+    assert not (run.folder.saved[0] / "sampling.safetensors").exists()
+    other.restore(run)
+    assert other.sampling == {}

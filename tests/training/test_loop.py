@@ -13,32 +13,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_objectives import Waits
+from tiny import SIZE, dcal_config, parts_of, twins
 from torch import nn
 
-from dcal_core.commands.train import dcal_batches, dcal_objective
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.augmentation import Augmentation
 from dcal_core.data.batches import FamilyBatches
-from dcal_core.data.images import ImageStore
-from dcal_core.data.splits import Split
-from dcal_core.data.twins import DataError, TwinIndex
+from dcal_core.data.twins import DataError
 from dcal_core.environment import TimeBudget
 from dcal_core.errors import ConfigError
-from dcal_core.models.files import load_model, new_model
+from dcal_core.models.files import load_model
+from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training import loop
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, Task, start_accelerator, train
-from dcal_core.training.optimisation import lr_at, parameter_groups
+from dcal_core.training.optimisation import parameter_groups
 from dcal_core.training.resume import open_run, shapes_of
 
-FAMILIES, IMAGES, SIZE = 6, 3, 32
-CONFIG = DCALConfig(
-    backbone="hybrid_tiny",
-    allow_random_init=True,
-    image_size=SIZE,
-    families_per_batch=2,
-    images_per_person=2,
+FAMILIES = 6
+CONFIG = dcal_config(
     steps_per_epoch=3,
     epochs=2,
     lr=1e-3,
@@ -54,8 +48,6 @@ CONFIG = DCALConfig(
     softmax_weight=0.5,
     label_smoothing=0.0,
     twin_loss="supcon",
-    precision="fp32",
-    loader_workers=0,
     checkpoint_every=1,
 )
 # timm's own for tests: 6 blocks of width 64 on 4 patches, and no batch norm where DCAL's necks have none.
@@ -72,31 +64,13 @@ def changed(**values) -> DCALConfig:
     return CONFIG.replace(**values)
 
 
-def split_of_twins() -> Split:
-    """Random images of twins without names."""
-    people = tuple(f"{number:02d}" for number in range(2 * FAMILIES))
-    index = TwinIndex(
-        name="train",
-        people=people,
-        families=tuple(zip(people[::2], people[1::2], strict=True)),
-        paths=tuple(f"{person}/{n}.png" for person in people for n in range(IMAGES)),
-        person_of=np.repeat(np.arange(len(people)), IMAGES),
-        family_of=np.repeat(np.arange(FAMILIES), 2),
-    )
-    shape = (len(index.paths), 3, SIZE, SIZE)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return Split(index, ImageStore(images, np.arange(len(images)), []))
-
-
 def batches_of(config: DCALConfig) -> FamilyBatches:
-    return dcal_batches(config, split_of_twins())
+    return DCALRecipe(config).batches(twins(FAMILIES))
 
 
-def parts_of(config: DCALConfig) -> tuple[nn.Module, nn.Module]:
-    """A new model and its objective, the same ones for the same seed."""
-    torch.manual_seed(config.seed)
-    model = new_model(config, [])
-    return model, dcal_objective(config, model, people=2 * FAMILIES)
+def task_of(config: DCALConfig) -> Task:
+    """A new model and its objective as they are trained, the same ones for the same seed."""
+    return Task(*parts_of(config, people=2 * FAMILIES))
 
 
 def augmentation_of(config: DCALConfig) -> Augmentation:
@@ -145,13 +119,17 @@ class Recording(nn.Module):
         return self.inner(model, batch)
 
 
-def run_training(folder, config=CONFIG, budget=None, validate=None, wrap=lambda objective: objective):
+def run_training(
+    folder, config=CONFIG, budget=None, validate=None, wrap=lambda objective: objective, recipe=DCALRecipe
+):
     """Train in a folder and return its run and the progress."""
-    model, objective = parts_of(config)
+    recipe = recipe(config)
+    model, objective = parts_of(config, people=2 * FAMILIES)
     run = open_run(RunFolder(folder), config, "the people and images", [], shapes_of(model))
     validate, budget = validate or Validator(), budget or TimeBudget(1000.0)
-    accelerator = start_accelerator(config)
-    return run, train(config, accelerator, model, wrap(objective), batches_of(config), validate, run, budget)
+    batches = recipe.batches(twins(FAMILIES))
+    accelerator = start_accelerator(recipe)
+    return run, train(recipe, accelerator, model, wrap(objective), batches, validate, run, budget)
 
 
 def weights(run, name: str = "last") -> dict[str, torch.Tensor]:
@@ -204,34 +182,40 @@ def uninterrupted(tmp_path_factory):
 
 def test_the_learning_rate_warms_up_peaks_and_falls_to_its_end():
     config = changed(lr=1e-3, min_lr=1e-5, warmup_share=0.1)
-    rates = [lr_at(step, 1000, config) for step in range(1000)]
+    lr_at = DCALRecipe(config).lr_at
+    rates = [lr_at(step, 1000) for step in range(1000)]
     assert 0 < rates[0] < 2e-5
     assert np.allclose(np.diff(rates[:100]), rates[0])  # a straight line
     assert rates[100] == max(rates) == 1e-3
     assert all(a > b for a, b in zip(rates[100:], rates[101:], strict=False))
     assert rates[550] == pytest.approx((1e-3 + 1e-5) / 2)  # half way down the cosine
-    assert rates[-1] == pytest.approx(1e-5, rel=1e-2) and lr_at(1000, 1000, config) == pytest.approx(1e-5)
+    assert rates[-1] == pytest.approx(1e-5, rel=1e-2) and lr_at(1000, 1000) == pytest.approx(1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
 def test_the_learning_rate_of_the_shortest_runs_is_in_its_range(steps, share):
-    rates = [lr_at(step, steps, changed(warmup_share=share)) for step in range(steps)]
+    recipe = DCALRecipe(changed(warmup_share=share))
+    rates = [recipe.lr_at(step, steps) for step in range(steps)]
     assert all(0 < rate <= CONFIG.lr for rate in rates)
 
 
 def test_without_warm_up_the_first_step_is_at_the_peak():
-    assert lr_at(0, 10, changed(warmup_share=0.0)) == CONFIG.lr
+    assert DCALRecipe(changed(warmup_share=0.0)).lr_at(0, 10) == CONFIG.lr
 
 
 # ---- parameter groups
 
 
+def groups_of(task: Task, config: DCALConfig) -> list[dict]:
+    names = ("layer_decay", "head_lr_factor", "weight_decay")
+    return parameter_groups(task, **{name: getattr(config, name) for name in names})
+
+
 def test_every_trainable_parameter_is_in_one_group():
-    model, objective = parts_of(CONFIG)
-    model.vit.norm.weight.requires_grad_(False)
-    task = Task(model, objective)
-    grouped = [id(p) for group in parameter_groups(task, CONFIG) for p in group["params"]]
+    task = task_of(CONFIG)
+    task.model.vit.norm.weight.requires_grad_(False)
+    grouped = [id(p) for group in groups_of(task, CONFIG) for p in group["params"]]
     trainable = [id(p) for p in task.parameters() if p.requires_grad]
     assert len(grouped) == len(set(grouped)) and set(grouped) == set(trainable)
     assert len(trainable) < len(list(task.parameters()))
@@ -239,9 +223,9 @@ def test_every_trainable_parameter_is_in_one_group():
 
 def described_groups(config: DCALConfig) -> dict[str, tuple[float, float]]:
     """Each parameter's name with the factor of its learning rate and its weight decay."""
-    task = Task(*parts_of(config))
+    task = task_of(config)
     names = {id(p): name for name, p in task.named_parameters()}
-    groups = parameter_groups(task, config)
+    groups = groups_of(task, config)
     assert all(group["lr"] == 0.0 for group in groups)
     assert len({(group["factor"], group["weight_decay"]) for group in groups}) == len(groups)
     return {names[id(p)]: (group["factor"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -249,7 +233,7 @@ def described_groups(config: DCALConfig) -> dict[str, tuple[float, float]]:
 
 def test_what_decays_and_what_learns_faster():
     described = described_groups(changed(weight_decay=0.25))
-    shapes = {name: p.ndim for name, p in Task(*parts_of(CONFIG)).named_parameters()}
+    shapes = {name: p.ndim for name, p in task_of(CONFIG).named_parameters()}
     for name, (factor, decay) in described.items():
         assert factor == (1.0 if name.startswith(("model.vit.", "model.glca")) else 3.0), name
         plain = shapes[name] < 2 or any(part in name for part in ("pos_embed", "cls_token", "centres"))
@@ -285,15 +269,15 @@ def test_a_run_finishes_with_all_checkpoints(uninterrupted):
 
 
 def test_training_moves_every_weight(uninterrupted):
-    model, objective = parts_of(CONFIG)
+    task = task_of(CONFIG)
     trained = state(uninterrupted[0])
-    start = dict(model.named_parameters()) | dict(objective.named_parameters())
+    start = dict(task.model.named_parameters()) | dict(task.objective.named_parameters())
     still = {name for name, p in start.items() if p.requires_grad and torch.equal(p, trained[name])}
     assert still == set()
 
 
 def test_the_best_model_can_be_loaded_and_encodes(uninterrupted):
-    model = load_model(uninterrupted[0].checkpoints / "best")
+    model = load_model(uninterrupted[0].folder.checkpoints / "best")
     features = model.encode(torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8))
     assert model.compare(features, features).shape == (2, 2)
 
@@ -328,7 +312,9 @@ def test_figures_are_logged_with_batch_epoch_and_learning_rate(tmp_path):
     steps = [line for line in run.history() if "loss" in line]
     assert [line["batch"] for line in steps] == [LOG_EVERY, 2 * LOG_EVERY]
     assert [line["epoch"] for line in steps] == [1.0, 2.0]
-    assert [line["lr"] for line in steps] == [lr_at(n * LOG_EVERY - 1, 2 * LOG_EVERY, config) for n in (1, 2)]
+    assert [line["lr"] for line in steps] == [
+        DCALRecipe(config).lr_at(n * LOG_EVERY - 1, 2 * LOG_EVERY) for n in (1, 2)
+    ]
     for branch in ("sa", "glca", "pwca"):
         assert all(math.isfinite(line[f"{branch}/{kind}"]) for line in steps for kind in ("identity", "twin"))
     assert [(line["batch"], line["epoch"]) for line in validations(run)] == [(LOG_EVERY, 1), (2 * LOG_EVERY, 2)]
@@ -356,20 +342,20 @@ def test_the_tracker_gets_what_is_logged_and_is_closed(tmp_path, monkeypatch):
 
 def by_hand(config: DCALConfig) -> dict[str, torch.Tensor]:
     """The weights after one step of the optimiser on the mean gradient of a batch's parts, in plain PyTorch."""
-    model, objective = parts_of(config)
-    model.train()
-    everything, parts = [*model.parameters(), *objective.parameters()], batches_of(config)[0]
+    task = task_of(config)
+    task.model.train()
+    parts = batches_of(config)[0]
     for number, part in enumerate(parts):
         torch.manual_seed(seed := seed_of(config, 0, number))
         part["images"] = augmentation_of(config)(part["images"].float() / 255, seed=seed)
-        (objective(model, part)[0] / len(parts)).backward()
-    norm = nn.utils.clip_grad_norm_(everything, config.grad_clip)
+        (task(part)[0] / len(parts)).backward()
+    norm = nn.utils.clip_grad_norm_(task.parameters(), config.grad_clip)
     assert norm > config.grad_clip  # else the clipping is not tried
-    groups = parameter_groups(Task(model, objective), config)
+    groups = groups_of(task, config)
     for group in groups:
-        group["lr"] = group["factor"] * lr_at(0, config.epochs * config.steps_per_epoch, config)
+        group["lr"] = group["factor"] * DCALRecipe(config).lr_at(0, config.epochs * config.steps_per_epoch)
     torch.optim.AdamW(groups).step()
-    return model.state_dict()
+    return task.model.state_dict()
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
@@ -393,7 +379,7 @@ def test_parts_make_the_same_steps_as_the_whole_batch_where_nothing_looks_across
         assert [name for name, distance in apart.items() if distance > 1e-3 * whole[name].norm() + 1e-7] == []
         for a, b in zip(runs[0].history(), run.history(), strict=True):
             assert a == pytest.approx(b, abs=1e-3, rel=1e-6)
-    start = parts_of(changed(**options))[0].state_dict()
+    start = task_of(changed(**options)).model.state_dict()
     assert (whole["vit.cls_token"] - start["vit.cls_token"]).abs().max() > 1e-3  # a hundred times as much
 
 
@@ -554,7 +540,7 @@ def test_the_average_follows_timms_formula_and_is_what_is_validated_and_kept(tmp
     assert_same(state(run), state(whole))
     assert_same(weights(whole, "best"), after[1][1])
     assert_same(weights(whole, "epoch_3"), average(whole))
-    model = load_model(whole.checkpoints / "epoch_3")
+    model = load_model(whole.folder.checkpoints / "epoch_3")
     assert validations(whole)[-1]["validation/auc"] == Validator()(model)["auc"]
 
 
@@ -659,12 +645,21 @@ def test_on_several_gpus_batch_norms_of_pixels_see_all_processes_and_keep_their_
 
     monkeypatch.setattr(loop, "world_size", lambda: 2)
     accelerator = SimpleNamespace(device=torch.device("cuda"), prepare=prepare)
-    model, objective = parts_of(CONFIG)
+    model, objective = parts_of(CONFIG, people=2 * FAMILIES)
     images, names = torch.rand(2, 3, SIZE, SIZE), list(model.state_dict())
     expected = model.eval().encode(images).parts
     run = open_run(RunFolder(tmp_path / "run"), CONFIG, "the people and images", [], {})
     with pytest.raises(Prepared) as prepared:
-        train(CONFIG, accelerator, model, objective, batches_of(CONFIG), Validator(), run, TimeBudget(1000.0))
+        train(
+            DCALRecipe(CONFIG),
+            accelerator,
+            model,
+            objective,
+            batches_of(CONFIG),
+            Validator(),
+            run,
+            TimeBudget(1000.0),
+        )
     model = prepared.value.args[0].model.eval()
     assert list(model.state_dict()) == names  # in this order, by which the moving average goes
     for name, part in model.encode(images).parts.items():
@@ -748,7 +743,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one_bit_for_bit(uninterrup
     assert_same(state(whole), state(run))
     for name in ("best", "epoch_1", "epoch_2"):
         assert_same(weights(whole, name), weights(run, name))
-    assert whole.metrics.read_bytes() == run.folder.metrics.read_bytes()
+    assert whole.folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
 def test_a_run_interrupted_at_every_batch_ends_the_same(uninterrupted, tmp_path):
@@ -756,7 +751,7 @@ def test_a_run_interrupted_at_every_batch_ends_the_same(uninterrupted, tmp_path)
         run, progress = run_training(tmp_path / "run", budget=Budget(1))
         assert progress.batch == batch and progress.finished == (batch == 6)
     assert_same(state(uninterrupted[0]), state(run))
-    assert uninterrupted[0].metrics.read_bytes() == run.folder.metrics.read_bytes()
+    assert uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
 def test_checkpoints_within_an_epoch_come_by_time_and_leave_no_trace(uninterrupted, tmp_path, monkeypatch):
@@ -765,7 +760,7 @@ def test_checkpoints_within_an_epoch_come_by_time_and_leave_no_trace(uninterrupt
     monkeypatch.setattr(Run, "save_last", lambda run, *rest: (saved.append(rest[4].batch), save_last(run, *rest)))
     run, _ = run_training(tmp_path / "run", changed(save_minutes=0.0))
     assert saved == [1, 2, 3, 4, 5, 6] and [path.name for path in run.folder.saved] == ["00000006", "00000005"]
-    assert uninterrupted[0].metrics.read_bytes() == run.folder.metrics.read_bytes()
+    assert uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
 def test_a_process_that_is_asked_to_end_saves_first(uninterrupted, tmp_path, capsys):
@@ -780,7 +775,7 @@ def test_a_process_that_is_asked_to_end_saves_first(uninterrupted, tmp_path, cap
     assert (progress.batch, progress.finished) == (4, False) and signal.getsignal(signal.SIGTERM) is before
     assert "asked this process to end: saved after 4 batches" in capsys.readouterr().out
     run, progress = run_training(tmp_path / "run")
-    assert progress.finished and uninterrupted[0].metrics.read_bytes() == run.folder.metrics.read_bytes()
+    assert progress.finished and uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(uninterrupted, tmp_path):
@@ -890,7 +885,7 @@ def test_a_skipped_step_changes_neither_weights_nor_statistics_nor_moments(tmp_p
     run, _ = run_training(tmp_path / "a", config, budget=Budget(2))
     run_training(tmp_path / "b", config, budget=Budget(2), wrap=lambda inner: Poisoned(inner, ()))
     skipping, _ = run_training(tmp_path / "b", config, budget=Budget(2), wrap=lambda inner: Poisoned(inner, range(2)))
-    assert [path.name for path in skipping.saved] == ["00000004", "00000002"]
+    assert [path.name for path in skipping.folder.saved] == ["00000004", "00000002"]
     before, after = state(run), state(skipping)
     assert_same(before, {name: after[name] for name in before})
     assert all(after[name].eq(0).all() for name in after.keys() - before.keys())  # moments of PWCA, which had not run

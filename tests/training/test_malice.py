@@ -2,34 +2,36 @@
 
 import pytest
 import torch
-from test_checkpoints import CONFIG, DATA, Parts, files, model_of, new_run
 from test_resume import OTHER
 from timm.utils import ModelEmaV3
+from tiny import DATA, RUN_CONFIG, Parts, files, linear_model, new_run
 
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.models.files import load_model
-from dcal_core.runs import RunFolder
+from dcal_core.runs import RunFolder, refuse_other_parameters
 from dcal_core.storage import DamagedError, check_seal, seal
 from dcal_core.training.checkpoints import Run
-from dcal_core.training.resume import load_matching, open_run, people_behind, refuse_other_parameters, shapes_of
+from dcal_core.training.resume import load_matching, open_run, people_behind, shapes_of
 
 
 def go_on(run: Run) -> None:
     """All that a session does with its own run before its first batch."""
     parts, scaler = Parts(1), torch.amp.GradScaler("cpu")
-    opened = open_run(RunFolder(run.folder.path), CONFIG, DATA, [], shapes_of(parts.model))
+    opened = open_run(RunFolder(run.folder.path), RUN_CONFIG, DATA, [], shapes_of(parts.model))
     opened.remember("faces", [])
     parts.restore(opened, ModelEmaV3(parts.model), scaler)
 
 
 def start_from(run: Run) -> None:
     config = DCALConfig(seed=3, lr=0.5, resume_from=str(run.folder.path))
-    opened = open_run(RunFolder(run.folder.path.with_name("new")), config, DATA, [], shapes_of(model_of()))
-    load_matching(model_of(), opened.weights_from)
+    opened = open_run(RunFolder(run.folder.path.with_name("new")), config, DATA, [], shapes_of(linear_model()))
+    load_matching(linear_model(), opened.weights_from)
 
 
 def attach(run: Run) -> None:
-    open_run(RunFolder(run.folder.path.with_name("new")), CONFIG, DATA, [run.folder.path], shapes_of(model_of()))
+    open_run(
+        RunFolder(run.folder.path.with_name("new")), RUN_CONFIG, DATA, [run.folder.path], shapes_of(linear_model())
+    )
 
 
 def load(run: Run) -> None:
@@ -37,7 +39,7 @@ def load(run: Run) -> None:
 
 
 def compare(run: Run) -> None:
-    refuse_other_parameters(run.folder.path, OTHER)
+    refuse_other_parameters(run.folder, OTHER)
 
 
 def ask_for_people(run: Run) -> None:
@@ -48,7 +50,7 @@ def start_again(run: Run) -> None:
     """As after an interruption before the first checkpoint."""
     (run.folder.path / "checkpoints").rename(run.folder.path.with_name("elsewhere"))
     try:
-        open_run(RunFolder(run.folder.path), CONFIG, DATA, [], shapes_of(model_of()))
+        open_run(RunFolder(run.folder.path), RUN_CONFIG, DATA, [], shapes_of(linear_model()))
     finally:
         run.folder.path.with_name("elsewhere").rename(run.folder.path / "checkpoints")
 
@@ -93,8 +95,8 @@ def test_a_pickle_in_place_of_a_file_of_a_run_is_refused_by_name(tmp_path, capsy
 def test_a_pickle_in_an_attached_run_leaves_the_own_one_to_go_on_with(tmp_path, capsys, attack):
     new_run(tmp_path / "run", batch=7)
     attached = new_run(tmp_path / "input" / "a", batch=9)
-    attack.write(attached.saved[0] / "progress.json")
-    seal(attached.saved[0])
-    run = open_run(RunFolder(tmp_path / "run"), CONFIG, DATA, [tmp_path / "input"], shapes_of(model_of()))
-    assert run.progress().batch == 7 and str(attached.saved[0] / "progress.json") in capsys.readouterr().out
+    attack.write(attached.folder.saved[0] / "progress.json")
+    seal(attached.folder.saved[0])
+    run = open_run(RunFolder(tmp_path / "run"), RUN_CONFIG, DATA, [tmp_path / "input"], shapes_of(linear_model()))
+    assert run.progress().batch == 7 and str(attached.folder.saved[0] / "progress.json") in capsys.readouterr().out
     assert not attack.touched.exists()

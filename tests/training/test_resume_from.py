@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_checkpoints import CONFIG, DATA, Parts, damage, files, model_of, names, new_run, same
 from test_resume import OTHER, asides, begin
+from tiny import DATA, RUN_CONFIG, Parts, damage, files, linear_model, names, new_run, same
 from torch import nn
 
 from dcal_core.config.dcal import DCALConfig
@@ -21,7 +21,7 @@ from dcal_core.training.resume import load_matching, open_run, shapes_of
 
 def naming(source, **changes) -> DCALConfig:
     """The parameters of another run that is to go on from somewhere."""
-    return check(DCALConfig(resume_from=str(source), **{"seed": 3, "lr": 0.5} | changes))
+    return DCALConfig(resume_from=str(source), **{"seed": 3, "lr": 0.5} | changes)
 
 
 def started_from(folder: Path) -> Path:
@@ -40,11 +40,11 @@ def is_new_run_of(seed: int, parts: Parts, progress: Progress) -> bool:
 def test_a_named_run_with_the_same_parameters_is_copied_and_gone_on_with_exactly(tmp_path, capsys):
     source = new_run(tmp_path / "other", batch=7)
     before = files(source.folder)
-    run, parts, progress = begin(tmp_path / "run", naming(source.folder, lr=CONFIG.lr))
+    run, parts, progress = begin(tmp_path / "run", naming(source.folder, lr=RUN_CONFIG.lr))
     assert progress.batch == 7 and same(parts.state(), Parts(0).state()) and run.history() == source.history()
     assert run.folder.path == tmp_path / "run" and not (run.folder.path / "started_from.json").exists()
     parts.save(run, batch=9)
-    assert begin(tmp_path / "run", naming(source.folder, lr=CONFIG.lr))[2].batch == 9  # the same command again
+    assert begin(tmp_path / "run", naming(source.folder, lr=RUN_CONFIG.lr))[2].batch == 9  # the same command again
     assert files(source.folder) == before
 
 
@@ -52,11 +52,11 @@ def test_a_named_run_with_the_same_parameters_is_copied_and_gone_on_with_exactly
 def test_with_other_parameters_a_new_run_starts_from_the_weights_that_are_named(tmp_path, capsys, place):
     source = new_run(tmp_path / "other", batch=5, seed=1)
     Parts(2).save(source, batch=7)
-    source.save_model("best", Parts(4).model)
+    source.save_model(source.folder.best, Parts(4).model)
     before = files(source.folder)
-    run, parts, progress = begin(tmp_path / "run", naming(source.folder / place))
+    run, parts, progress = begin(tmp_path / "run", naming(source.folder.path / place))
     assert is_new_run_of(4 if "best" in place else 2, parts, progress)  # a checkpoint stands for its run
-    weights = source.checkpoints / "best" if "best" in place else source.saved[0]
+    weights = source.folder.best if "best" in place else source.folder.saved[0]
     assert started_from(run.folder.path) == weights and run.folder.saved == []
     assert f"A new run from the weights of {weights}" in capsys.readouterr().out
     assert files(source.folder) == before
@@ -72,7 +72,8 @@ def test_a_path_may_be_relative(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["", "checkpoints/last/00000007", "checkpoints/best"])
 def test_its_own_folder_is_moved_aside_and_the_same_command_goes_on_from_there(tmp_path, capsys, place):
     folder = tmp_path / "run"
-    new_run(folder, batch=7).save_model("best", Parts(0).model)
+    run = new_run(folder, batch=7)
+    run.save_model(run.folder.best, Parts(0).model)
     config = naming(folder / place)
     for _ in range(2):  # the second time, the first was interrupted before its first checkpoint
         run, parts, progress = begin(folder, config)
@@ -100,7 +101,7 @@ def test_a_run_that_has_itself_started_from_another_can_be_started_from(tmp_path
 
 def test_other_data_in_its_own_folder_start_a_new_run(tmp_path):
     new_run(tmp_path / "run", batch=7)
-    _, parts, progress = begin(tmp_path / "run", naming(tmp_path / "run", lr=CONFIG.lr), data="others")
+    _, parts, progress = begin(tmp_path / "run", naming(tmp_path / "run", lr=RUN_CONFIG.lr), data="others")
     assert is_new_run_of(0, parts, progress) and asides(tmp_path) == ["run.old1"]
 
 
@@ -118,7 +119,7 @@ def test_a_start_that_was_interrupted_and_then_changed_starts_from_what_is_named
 def test_weights_that_are_gone_when_an_interrupted_start_is_repeated_are_named(tmp_path, refused):
     source = new_run(tmp_path / "other", batch=7)
     begin(tmp_path / "run", naming(source.folder))
-    weights = source.saved[0]
+    weights = source.folder.saved[0]
     shutil.rmtree(source.folder)
     with refused(ConfigError, tmp_path / "run" / "started_from.json", weights, "restore", "resume=false"):
         begin(tmp_path / "run", OTHER)
@@ -136,7 +137,7 @@ def test_a_place_without_run_or_model_is_refused_and_changes_nothing(tmp_path, r
     new_run(tmp_path / "run", batch=7)
     (tmp_path / "empty").mkdir()
     before = files(tmp_path)
-    given = naming(tmp_path / place, lr=CONFIG.lr)
+    given = naming(tmp_path / place, lr=RUN_CONFIG.lr)
     with refused(ConfigError, f"resume_from={tmp_path / place}", "neither a run", "name a run's folder", "leave"):
         begin(tmp_path / "run", given)
     assert files(tmp_path) == before
@@ -145,7 +146,7 @@ def test_a_place_without_run_or_model_is_refused_and_changes_nothing(tmp_path, r
 @pytest.mark.parametrize("place", ["", "checkpoints/best"])
 def test_a_named_model_that_is_damaged_is_refused_before_anything_is_moved(tmp_path, refused, place):
     run = new_run(tmp_path / "run", batch=7)
-    run.save_model("best", Parts(0).model)
+    run.save_model(run.folder.best, Parts(0).model)
     for model in (run.folder.saved[0], run.folder.checkpoints / "best"):
         (model / "model.safetensors").write_bytes(b"")
     before = files(tmp_path)
@@ -157,10 +158,10 @@ def test_a_named_model_that_is_damaged_is_refused_before_anything_is_moved(tmp_p
 def test_of_a_named_run_the_newest_whole_checkpoint_is_taken(tmp_path, capsys):
     source = new_run(tmp_path / "other", batch=5, seed=1)
     Parts(2).save(source, batch=7)
-    damage(source.saved[0])
+    damage(source.folder.saved[0])
     before = files(source.folder)
     assert is_new_run_of(1, *begin(tmp_path / "run", naming(source.folder))[1:])
-    assert str(source.saved[0]) in capsys.readouterr().out and files(source.folder) == before
+    assert str(source.folder.saved[0]) in capsys.readouterr().out and files(source.folder) == before
 
 
 def test_what_the_caller_refuses_of_the_weights_is_refused_before_anything_is_moved(tmp_path, refused):
@@ -174,7 +175,7 @@ def test_what_the_caller_refuses_of_the_weights_is_refused_before_anything_is_mo
     for _ in range(2):
         with refused(ConfigError, "others"):
             open_run(
-                RunFolder(tmp_path / "run"), naming(tmp_path / "run"), DATA, [], shapes_of(model_of()), check_source
+                RunFolder(tmp_path / "run"), naming(tmp_path / "run"), DATA, [], shapes_of(linear_model()), check_source
             )
         assert files(tmp_path) == before
     assert asked == [tmp_path / "run" / "checkpoints" / "last" / "00000007"] * 2
@@ -186,15 +187,15 @@ def test_what_the_caller_refuses_of_the_weights_is_refused_before_anything_is_mo
 def changed_model() -> nn.Module:
     """Of another head, with a new part; a trunk of 72 of its 107 weights is the same."""
     torch.manual_seed(1)
-    return model_of(head=3, new=nn.Linear(3, 2))
+    return linear_model(head=3, new=nn.Linear(3, 2))
 
 
 def with_a_part_that_went() -> nn.Module:
     torch.manual_seed(2)
-    return model_of(gone=nn.Linear(1, 1))
+    return linear_model(gone=nn.Linear(1, 1))
 
 
-def kept_model(folder: Path, model: nn.Module, config: DCALConfig = CONFIG, batch: int = 7) -> Path:
+def kept_model(folder: Path, model: nn.Module, config: DCALConfig = RUN_CONFIG, batch: int = 7) -> Path:
     """A run's checkpoint of a model."""
     run, parts = new_run(folder, config), Parts(0)
     parts.model = model
@@ -206,7 +207,7 @@ def kept_model(folder: Path, model: nn.Module, config: DCALConfig = CONFIG, batc
 def test_where_the_model_has_changed_a_new_run_takes_what_fits_and_lists_what_does_not(tmp_path, capsys, attached):
     weights = kept_model(tmp_path / "input" / "a" if attached else tmp_path / "run", with_a_part_that_went())
     ours, model = changed_model(), changed_model()
-    run = open_run(RunFolder(tmp_path / "run"), CONFIG, DATA, [tmp_path / "input"], shapes_of(model))
+    run = open_run(RunFolder(tmp_path / "run"), RUN_CONFIG, DATA, [tmp_path / "input"], shapes_of(model))
     moved = weights if attached else tmp_path / "run.old1" / "checkpoints" / "last" / "00000007"
     assert run.weights_from == moved and run.folder.saved == [] and weights.exists() == attached
     said = capsys.readouterr().out
@@ -244,11 +245,11 @@ def test_a_model_that_is_too_different_is_refused_each_time_and_stays_where_it_i
     small = nn.ModuleDict({"head": nn.Linear(8, 2), "trunk": nn.Linear(8, 9)})
     small.architecture = {}
     weights = kept_model(tmp_path / folder, small)
-    config = naming(tmp_path / folder) if place == "named" else CONFIG
+    config = naming(tmp_path / folder) if place == "named" else RUN_CONFIG
     before = files(tmp_path)
     for _ in range(2):  # so that a second try does not start afresh because the first moved the run
         with pytest.raises(ConfigError) as refusal:
-            open_run(RunFolder(tmp_path / "run"), config, DATA, [tmp_path / "input"], shapes_of(model_of()))
+            open_run(RunFolder(tmp_path / "run"), config, DATA, [tmp_path / "input"], shapes_of(linear_model()))
         sentence, *lines = str(refusal.value).splitlines()
         assert sentence.startswith(f"{weights} has 20% of this model's weights") and sentence.endswith(".")
         assert "resume=false" in sentence and "parameters" in sentence

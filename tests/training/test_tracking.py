@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import wandb
 from accelerate import PartialState
 
 from dcal_core.config.dcal import DCALConfig
@@ -179,12 +180,24 @@ def test_a_tracker_that_refuses_the_parameters_costs_one_line(monkeypatch, capsy
 # ---- wandb
 
 
+class Viewer(SimpleNamespace):
+    """Whose key it is, as wandb's API tells it."""
+
+    entity = "me"
+    teams = ("me", "team")
+
+
 @pytest.mark.parametrize(
-    ("key", "network", "mode", "resume"),
-    [("k" * 40, True, "online", "allow"), ("k" * 40, False, "offline", None), (None, True, "offline", None)],
+    ("key", "network", "mode", "resume", "entity"),
+    [
+        ("k" * 40, True, "online", "allow", "team"),
+        ("k" * 40, False, "offline", None, None),
+        (None, True, "offline", None, None),
+    ],
 )
-def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key, network, mode, resume):
+def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key, network, mode, resume, entity):
     started = []
+    monkeypatch.setattr(wandb, "Api", lambda timeout: SimpleNamespace(viewer=Viewer()))
 
     class Stub(SimpleNamespace):
         run = SimpleNamespace(dir="wandb/offline-run-1/files", id="some-id")
@@ -199,12 +212,35 @@ def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key,
     tracker, run_id, cure = tracking.wandb_tracker(config, "demo", "some-id")
     assert run_id == "some-id" and "wandb sync --append wandb/offline-run-1" in cure
     assert started == [tracker] and (tracker.mode, tracker.resume) == (mode, resume)
-    assert (tracker.project, tracker.name, tracker.id, tracker.entity) == ("twins", "demo", "some-id", "team")
+    assert (tracker.project, tracker.name, tracker.id, tracker.entity) == ("twins", "demo", "some-id", entity)
     out = capsys.readouterr().out
     assert "kkk" not in out
     assert ("wandb sync --append wandb/offline-run-1" in out) == (mode == "offline") and ("WANDB_API_KEY" in out) == (
         not key
     )
+
+
+@pytest.mark.parametrize("given", ["", "me", "team"])
+def test_a_team_that_the_key_belongs_to_is_used_without_a_word(monkeypatch, capsys, given):
+    monkeypatch.setattr(wandb, "Api", lambda timeout: SimpleNamespace(viewer=Viewer()))
+    assert tracking.wandb_entity(given) == (given or None) and lines(capsys) == []
+
+
+def test_a_key_of_another_team_takes_its_own_default_entity_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(wandb, "Api", lambda timeout: SimpleNamespace(viewer=Viewer()))
+    assert tracking.wandb_entity("strangers") is None
+    (line,) = lines(capsys)
+    assert "is no member of wandb_entity=strangers" in line and "its own default entity" in line
+
+
+def test_a_team_that_cannot_be_looked_up_costs_one_line(monkeypatch, capsys):
+    def fail(timeout):
+        raise ConnectionError("no answer\nfrom the server")
+
+    monkeypatch.setattr(wandb, "Api", fail)
+    assert tracking.wandb_entity("team") is None
+    (line,) = lines(capsys)
+    assert "wandb_entity=team (ConnectionError" in line and "its own default entity" in line
 
 
 def test_wandb_without_key_and_network_keeps_its_figures_for_later(capsys, tmp_path):

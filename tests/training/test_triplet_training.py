@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from test_loop import FAMILIES, PLAIN, Budget, Short, Validator, assert_same, changed, parts_of, split_of_twins, state
+from test_loop import FAMILIES, PLAIN, Budget, Short, Validator, assert_same, changed, state
+from tiny import model_of, twins
 from torch import nn
 
 from dcal_core.data.triplets import TripletBatches
 from dcal_core.data.twins import DataError
 from dcal_core.environment import TimeBudget
+from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training import loop
 from dcal_core.training.loop import start_accelerator, train
@@ -35,7 +37,7 @@ class OneBranch(nn.Module):
 
 def run_triplets(folder, softmax_weight, budget=None, parts=1, wrap=lambda objective: objective):
     """Train on triplets in a folder and return its run, the progress and the objective."""
-    model, _ = parts_of(CONFIG)
+    model = model_of(CONFIG)
     objective = TripletObjective(
         width=model.widths["sa"],
         people=2 * FAMILIES,
@@ -48,12 +50,14 @@ def run_triplets(folder, softmax_weight, budget=None, parts=1, wrap=lambda objec
         label_smoothing=0.0,
         adaface_h=0.333,
     )
-    objective, split = wrap(OneBranch(objective)), split_of_twins()
+    objective = wrap(OneBranch(objective))
+    split = twins(FAMILIES)
     options = {"triplets_per_batch": 4, "train_percentage": 50.0, "steps_per_epoch": 3, "seed": 0}
     batches = TripletBatches(split.index, split.images, parts=parts, **options)
     run = open_run(RunFolder(folder), CONFIG, "the people and images", [], shapes_of(model))
     budget = budget or TimeBudget(1000.0)
-    progress = train(CONFIG, start_accelerator(CONFIG), model, objective, batches, Validator(), run, budget)
+    recipe = DCALRecipe(CONFIG)
+    progress = train(recipe, start_accelerator(recipe), model, objective, batches, Validator(), run, budget)
     return run, progress, objective
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from dcal_core.storage import DamagedError, check_seal, digest, mend, read_sums, seal, sealed_folder
+from dcal_core.storage import DamagedError, check_seal, digest, read_sums, recover, seal, sealed_folder
 from dcal_core.verification.calibration import fit_isotonic, fit_logistic
 from dcal_core.verification.decision import DecisionRule, read_rule, rule_of_report, write_rule
 from dcal_core.verification.verdicts import Thresholds
@@ -85,7 +85,7 @@ def test_a_kill_leaves_the_old_rule_or_the_new_one(tmp_path, model, rule, killed
     new = replace(rule, error=0.3)
     number = 0
     while killed_at(number, lambda: write_rule(new, model, model)):
-        mend(model.parent)
+        recover(model.parent)
         check_seal(model)
         assert read_rule(model) in (rule, new)
         number += 1

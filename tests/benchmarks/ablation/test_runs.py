@@ -13,7 +13,7 @@ from benchmarks.ablation import __main__ as command
 from benchmarks.ablation import runs
 from benchmarks.ablation.rows import FULL, ROWS
 from benchmarks.ablation.runs import Trial, plan, run_all, run_trial
-from dcal_core.config.shared import FIELDS, load
+from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.errors import UserError
@@ -38,9 +38,9 @@ def test_every_row_is_a_change_that_config_knows_and_is_held_against_another_row
     names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
     for row in ROWS:
-        assert row.against in {*names, ""} - {row.name} and set(row.changes) <= set(FIELDS)
-        others = [replace(base, **other.changes) for other in ROWS if other is not row]
-        assert replace(base, **row.changes) not in others, f"{row.name} is another row once more"
+        assert row.against in {*names, ""} - {row.name} and set(row.changes) <= set(base.decisive())
+        others = [base.replace(**other.changes) for other in ROWS if other is not row]
+        assert base.replace(**row.changes) not in others, f"{row.name} is another row once more"
     assert {row.name: row for row in ROWS}[FULL].changes == {}  # the preset as it is
 
 
@@ -56,7 +56,7 @@ def test_the_main_rows_come_first_seed_by_seed(base, tmp_path):
 
 
 def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypatch):
-    config = replace(base, glca_blocks=0, pwca_first=0, run_dir=str(tmp_path / "sa"))
+    config = base.replace(glca_blocks=0, pwca_first=0, run_dir=str(tmp_path / "sa"))
     index = runs.open_data(config, ("test",))["test"].index
     trial = Trial("sa", 0, config, index.fingerprint())
     assert trial.result() is None
@@ -68,7 +68,7 @@ def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypat
     before = (trial.folder / "trial.json").stat().st_mtime_ns
     run_all([trial], jobs=1, threads=1)
     assert (trial.folder / "trial.json").stat().st_mtime_ns == before
-    for other in (replace(trial, config=replace(config, lr=1e-4)), replace(trial, test="other people")):
+    for other in (replace(trial, config=config.replace(lr=1e-4)), replace(trial, test="other people")):
         assert other.result() is None  # of these it says nothing
     monkeypatch.setattr(runs, "write_text", stopped)
     with pytest.raises(KeyboardInterrupt):  # where it is scored anew, with the scores already replaced
@@ -113,13 +113,13 @@ def test_an_unknown_row_is_named(capsys):
 
 
 def test_a_failing_run_is_named(base, tmp_path):
-    trial = Trial("sa", 0, replace(base, data_root=str(tmp_path / "nothing"), run_dir=str(tmp_path / "sa")), "")
+    trial = Trial("sa", 0, base.replace(data_root=str(tmp_path / "nothing"), run_dir=str(tmp_path / "sa")), "")
     with pytest.raises(UserError, match="data_root"):
         run_all([trial], jobs=1, threads=1)
 
 
 def test_results_survive_a_stop(base, tmp_path):
-    trial = Trial("sa", 0, replace(base, run_dir=str(tmp_path / "sa")), "")
+    trial = Trial("sa", 0, base.replace(run_dir=str(tmp_path / "sa")), "")
     trial.folder.mkdir()
     (trial.folder / "scores.npy").write_bytes(b"half")  # killed before trial.json
     assert trial.result() is None

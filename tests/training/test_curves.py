@@ -1,4 +1,4 @@
-"""The curves of a run: each says on what data, what is drawn, and in what unit."""
+"""What a run has logged, by epoch and as curves, each of which says on what data, what it shows, and in what unit."""
 
 import warnings
 
@@ -6,7 +6,39 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dcal_core.figures import draw_losses, draw_validation
+from dcal_core.palette import COLOURS
+from dcal_core.recipes.adaface import AdaFaceRecipe
+from dcal_core.recipes.dcal import DCALRecipe
+from dcal_core.training.curves import Line, Panel, by_epoch, draw_losses, draw_validation
+
+LINES = [
+    {"batch": 10, "epoch": 10 / 13, "lr": 1e-3, "loss": 4.0, "twin": 1.0},
+    {"batch": 13, "epoch": 1.0, "lr": 8e-4, "loss": 17.0, "skipped": 2},
+    {"batch": 13, "epoch": 1, "validation/eer": 0.3, "validation/auc": 0.8},
+    {"batch": 23, "epoch": 23 / 13, "lr": 5e-4, "loss": 2.0, "twin": 0.5, "skipped": 1},
+    {"batch": 26, "epoch": 2.0, "lr": 4e-4, "loss": 2.0, "twin": 1.8, "skipped": 3},
+]
+
+
+def test_a_mean_counts_each_batch_of_the_epoch_the_same():
+    first, second = by_epoch(LINES)
+    assert first["loss"] == (10 * 4 + 3 * 17) / 13 and first["twin"] == 1.0  # where it was logged
+    assert second["loss"] == 2.0 and second["twin"] == (10 * 0.5 + 3 * 1.8) / 13
+
+
+def test_an_epoch_ends_with_its_last_batch_learning_rate_and_validation():
+    first, second = by_epoch(LINES)
+    assert (first["epoch"], first["batch"], first["lr"], first["skipped"]) == (1, 13, 8e-4, 2)
+    assert (first["validation/eer"], first["validation/auc"]) == (0.3, 0.8)
+    assert (second["epoch"], second["batch"], second["lr"], second["skipped"]) == (2, 26, 4e-4, 4)
+    assert "validation/eer" not in second
+
+
+def test_nothing_logged_is_no_epoch():
+    assert by_epoch([]) == []
+
+
+# ---- drawn
 
 
 def rendered(figure: Figure) -> Figure:
@@ -36,14 +68,16 @@ def lines_of(axes) -> dict[str, list]:
 
 
 def test_curves_are_labelled_with_data_and_units():
-    (losses,), (errors, areas) = (rendered(draw(HISTORY, "SYNTHETIC")).axes for draw in (draw_losses, draw_validation))
+    (losses,) = rendered(draw_losses(HISTORY, DCALRecipe.curves, "SYNTHETIC")).axes
+    errors, areas = rendered(draw_validation(HISTORY, "SYNTHETIC")).axes
     for axes in (losses, errors, areas):
         assert "SYNTHETIC" in axes.get_title() and axes.get_xlabel() == "epoch"
     assert [axes.get_ylabel() for axes in (losses, errors, areas)] == ["loss", "EER (%)", "ROC-AUC"]
 
 
 def test_curves_show_what_was_logged():
-    (losses,), (errors, areas) = draw_losses(HISTORY, "SYNTHETIC").axes, draw_validation(HISTORY, "SYNTHETIC").axes
+    (losses,) = draw_losses(HISTORY, DCALRecipe.curves, "SYNTHETIC").axes
+    errors, areas = draw_validation(HISTORY, "SYNTHETIC").axes
     assert lines_of(losses) == {
         "SA identity": [[0.5, 4.0], [1.0, 3.0]],
         "SA twin": [[0.5, 0.5], [1.0, 0.4]],
@@ -56,7 +90,7 @@ def test_curves_show_what_was_logged():
 
 
 def test_triplets_show_their_distances_beside_the_losses():
-    losses, triplets = rendered(draw_losses(TRIPLETS, "SYNTHETIC")).axes
+    losses, triplets = rendered(draw_losses(TRIPLETS, AdaFaceRecipe.curves, "SYNTHETIC")).axes
     assert lines_of(losses) == {"identity": [[0.5, 7.0]], "twin": [[0.5, 0.3], [1.0, 0.2]]}
     assert lines_of(triplets) == {
         "distance to the same person": [[0.5, 0.4], [1.0, 0.3]],
@@ -68,13 +102,14 @@ def test_triplets_show_their_distances_beside_the_losses():
 
 
 def test_the_legend_names_every_loss():
-    (losses,) = draw_losses(HISTORY, "SYNTHETIC").axes
+    (losses,) = draw_losses(HISTORY, DCALRecipe.curves, "SYNTHETIC").axes
     assert [text.get_text() for text in losses.get_legend().get_texts()] == ["SA identity", "SA twin", "PWCA twin"]
 
 
 @pytest.mark.parametrize("history", [HISTORY[:2], HISTORY[2:], []], ids=["no validation", "no losses", "nothing"])
 def test_a_history_that_lacks_something_is_drawn_without_it(history):
-    (losses,), (errors, areas) = (rendered(draw(history, "SYNTHETIC")).axes for draw in (draw_losses, draw_validation))
+    (losses,) = rendered(draw_losses(history, DCALRecipe.curves, "SYNTHETIC")).axes
+    errors, areas = rendered(draw_validation(history, "SYNTHETIC")).axes
     assert bool(losses.lines) == any("loss" in line for line in history)
     assert bool(errors.lines) == bool(areas.lines) == any("validation/eer" in line for line in history)
     assert "SYNTHETIC" in errors.get_title() and errors.get_ylabel() == "EER (%)"
@@ -85,3 +120,16 @@ def test_curves_of_a_random_model_stay_within_the_axes():
     errors, areas = draw_validation(history, "SYNTHETIC").axes
     assert errors.get_ylim()[0] <= 70 <= errors.get_ylim()[1]
     assert areas.get_ylim()[0] <= 0.2 <= areas.get_ylim()[1]
+
+
+def test_each_panel_of_a_recipe_is_drawn_with_its_title_unit_colours_and_styles():
+    panels = (
+        Panel("First", "loss", (Line("a", "the a", 0, "--"), Line("not logged", "nothing", 1))),
+        Panel("Second", "share", (Line("b", "the b", 2),)),
+    )
+    first, second = rendered(draw_losses([{"epoch": 1, "a": 3.0, "b": 0.5, "c": 7.0}], panels, "SYNTHETIC")).axes
+    assert [axes.get_title() for axes in (first, second)] == ["First (SYNTHETIC)", "Second (SYNTHETIC)"]
+    assert [axes.get_ylabel() for axes in (first, second)] == ["loss", "share"]
+    assert lines_of(first) == {"the a": [[1, 3.0]]} and lines_of(second) == {"the b": [[1, 0.5]]}
+    assert (first.lines[0].get_color(), first.lines[0].get_linestyle()) == (COLOURS[0], "--")
+    assert (second.lines[0].get_color(), second.lines[0].get_linestyle()) == (COLOURS[2], "-")
