@@ -335,7 +335,7 @@ end()
 
     def heard(line):
         lines.append(line)
-        if lines.count("Started\n") == 2:
+        if line == "Started\n" and lines.count(line) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     hear(monkeypatch, heard)
@@ -399,7 +399,7 @@ def test_a_process_that_cannot_go_on_says_so_in_one_sentence(elsewhere, capfd):
     printed = "".join(capfd.readouterr())
     assert printed.count("Train a twin verifier") == 1
     assert "Traceback" not in printed and distributed.ENDED not in printed
-    assert list(Path().iterdir()) == []
+    assert [path.name for path in Path().rglob("*") if path.is_file()] == ["lock"]  # no trace of a run
 
 
 # ---- training in processes, anew where the memory of one ran out

@@ -185,7 +185,7 @@ def test_blocks_below_learn_more_slowly_by_their_depth():
         assert [depth] == [d for start, d in above.items() if name.startswith(start)], name
     task = nn.Module()
     task.model = make_model(frozen=True)
-    groups = parameter_groups(task, CONFIG.replace(layer_decay=0.5))
+    groups = parameter_groups(task, layer_decay=0.5, head_lr_factor=10.0, weight_decay=0.05)
     assert sorted((group["factor"], len(group["params"]), bool(group["weight_decay"])) for group in groups) == [
         (1.0, 1, False),
         (1.0, 1, True),
