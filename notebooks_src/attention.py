@@ -1,27 +1,33 @@
+# ---
+# jupyter:
+#   kaggle: {accelerator: nvidiaTeslaT4, isGpuEnabled: true}
+# ---
+
 # %% [markdown]
 # # Where does the verifier look?
 #
-# A path from one face to all test families, none of which the model has seen:
+# ![Two drawn co-twins, and the patches that tell them apart for the model](pictures/attention.jpg)
 #
-# 1. **One image**: what the attention of each layer looks at.
-# 2. **A pair**: what tells these two faces apart, by this very score.
-# 3. **A family**: whether the same places are named in every image of two siblings.
+# Attention maps are often decoration. Here they answer a question, *what tells these two faces apart?*, and each map is
+# measured: on drawn twins the true differences are known. This notebook takes the model that `train.ipynb` saved and
+# goes from one face to all test families, which the model has never seen:
+#
+# 1. **One image**: what each layer attends to.
+# 2. **A pair**: what tells these two faces apart, by the model's own score.
+# 3. **A family**: whether the same places are found in every image of two siblings.
 # 4. **All test families**: pairs of co-twins against pairs of one person.
 # 5. **Browse** any pair by hand.
-# 6. **What to believe**: each map measured, and what it can and cannot be trusted for.
-#
-# Most attention pictures are decoration. On drawn twins the true differences are known, so that here the maps can be
-# held against them.
+# 6. **What to believe**: what each map can and cannot be trusted for.
 
 # %% [markdown]
 # ## Parameters
-# Which run to take up; all else is as it was trained.
+# Which run to explain. All other parameters are those of its training.
 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of the trained run; empty: found by preset, or attached
-pairs_per_family = 1  # of each kind, to measure the maps on; more: surer, and slower
+pairs_per_family = 1  # of each kind, to measure the maps on; more: surer and slower
 
 # %%
 # <embed dcal_core>
@@ -37,8 +43,8 @@ session = begin_with_trained(TITLE, given, PARAMS_DIR)
 
 # %% [markdown]
 # ## Model and test families
-# Every image is encoded and every pair within a family scored once. What a score means stands in `decision.json`, which
-# `evaluate.ipynb` leaves beside the model.
+# Every image is encoded once, and every pair within a family scored once. What a score means is read from
+# `decision.json`, which `evaluate.ipynb` saves beside the model.
 
 # %%
 from dcal_core.commands.explain import open_explorer
@@ -50,13 +56,13 @@ view = explorer.view(*pair)
 print(
     f"{len(index.families)} test families, {len(explorer.scored.pairs):,} pairs within them"
 )
-print(f"Maps of {view.pairs.grid} x {view.pairs.grid} patches: {', '.join(view.kinds)}")
+print(f"{len(view.kinds)} kinds of maps of {view.pairs.grid} x {view.pairs.grid} patches")
 
 # %% [markdown]
 # ## One image
-# **Attention rollout** follows what has gone into the summary token (CLS) up to a layer; **CLS attention** is what it
-# looks at in one layer alone. Both are made from this image by itself: they cannot know whom it is compared with.
-# Colour shows a patch's share, the face stays visible where there is little.
+# **Attention rollout** follows all that has reached the summary token (CLS) up to a layer; **CLS attention** is what CLS
+# attends to in one layer alone. Both come from this image by itself: they know nothing of the image it is compared
+# with. Colour shows the share of each patch; the face stays visible if there is little.
 
 # %%
 from dcal_core.explain.pair_figures import draw_layers
@@ -65,49 +71,50 @@ if view.depth[0]:
     title = f"Attention in {view.names[0]} ({label})"
     session.show(draw_layers(view, 0, title), "layers")
 else:
-    print("This model has no attention: its maps come from the score alone.")
+    print("This model has no attention; its maps come from the score alone.")
 
 # %% [markdown]
 # ## A pair
-# The two co-twins that this model takes most for one person. **What tells them apart** asks the score itself: which
-# patches make this face like itself and not like the other one? *Thorough* finds the same by covering one patch after
-# the other. **For and against one person** has a sign: covering an orange patch makes the two more alike.
+# The two co-twins with the highest score: the model's worst mistake. **What tells them apart** asks the score itself:
+# which patches make this face like itself and unlike the other one? *Thorough* finds the same by covering one patch
+# after another. **For and against one person** has a sign: covering an orange patch makes the two faces more alike.
 
 # %%
 from dcal_core.explain.pair_figures import draw_view
 
 about_pair = ["distinctive", "occlusion", "contribution"]
-said = f"{label}\n{explorer.judged(*pair)}"
-session.show(draw_view(view, about_pair, said), "co-twins")
+heading = f"{label}\n{explorer.judged(*pair)}"
+session.show(draw_view(view, about_pair, heading), "co-twins")
 
 # %% [markdown]
-# What the method itself works with: rollout and, of DCAL, the patches that global-local attention selects by it, and
-# what these look at again.
+# The attention that the method itself uses: rollout and, in DCAL, the patches that global-local cross-attention selects
+# by it, and what these attend to.
 
 # %%
 attention = ["rollout", "cls_attention", "selection", "glca_attention"]
 attention = [kind for kind in attention if kind in view.kinds]
 if attention:
-    session.show(draw_view(view, attention, said), "co-twins_attention")
+    session.show(draw_view(view, attention, heading), "co-twins_attention")
 
 # %% [markdown]
-# The exact parts of the score, where it has such, and how well each patch finds its like nearby in the other face.
+# The exact terms of the score, if it is a sum over patches, and how well each patch is matched by one near the same
+# place in the other face.
 
 # %%
 parts = [kind for kind in ("place", "match") if kind in view.kinds]
 if parts:
-    session.show(draw_view(view, parts, said), "co-twins_parts")
+    session.show(draw_view(view, parts, heading), "co-twins_parts")
 
 # %% [markdown]
-# In words and figures: which part of the face holds how much of the map, beside the share that an even spread would
-# give. Parts are those of an aligned face; left and right are those of the image.
+# The same in numbers: how much of the map lies on each part of the face, beside the share of an even spread. The parts
+# are those of an aligned face; left and right are those of the image.
 
 # %%
 from dcal_core.explain.regions import draw_regions
 from dcal_core.commands.explain import regions_of
 
 regions = regions_of(explorer.data.synthetic, explorer.model.image_size)
-session.show(draw_regions(view, "distinctive", regions, said), "co-twins_regions")
+session.show(draw_regions(view, "distinctive", regions, heading), "co-twins_regions")
 
 # %%
 from IPython.display import Markdown, display
@@ -116,11 +123,11 @@ from dcal_core.explain.regions import view_statistics
 from dcal_core.explain.regions import statistics_table
 
 found = view_statistics(view, regions)
-shown = {kind: found[kind] for kind in about_pair}  # all of them stand in the file below
+shown = {kind: found[kind] for kind in about_pair}  # all of them are in the file below
 display(Markdown(statistics_table(shown, view.names)))
 
 # %% [markdown]
-# The same as files, with the figures as JSON.
+# The maps as pictures, and the numbers as JSON, in files:
 
 # %%
 from dcal_core.commands.explain import write_view
@@ -129,18 +136,18 @@ print(*write_view(session.folder.explained, view, label, explorer.judged(*pair))
 
 # %% [markdown]
 # ### One person, twice
-# Two images of one person that the model finds least alike. Nothing lasting differs between them: what is coloured is
-# pose, light or expression that the model has taken for more.
+# The two images of one person with the lowest score. The person is the same, so what is coloured is pose, light or
+# expression that the model takes for a difference.
 
 # %%
 alone = explorer.confusing(1)
-said_alone = f"{label}\n{explorer.judged(*alone)}"
-session.show(draw_view(explorer.view(*alone), about_pair, said_alone), "one_person")
+heading_alone = f"{label}\n{explorer.judged(*alone)}"
+session.show(draw_view(explorer.view(*alone), about_pair, heading_alone), "one_person")
 
 # %% [markdown]
 # ## A family
-# What is truly of a face should be found in each of its images. Four images of one sibling against four of the other:
-# look whether the same places light up down the sheet.
+# What belongs to a face should be found in each of its images. Four images of one sibling against four of the other:
+# do the same places light up all down the sheet?
 
 # %%
 from dcal_core.explain.pair_figures import draw_contact_sheet
@@ -153,8 +160,8 @@ session.show(draw_contact_sheet(views, "distinctive", titles, columns=2), "famil
 
 # %% [markdown]
 # ## All test families
-# Pairs of co-twins against pairs of one person, equally many of each family. A map that is about the difference between
-# two faces should change with what is compared. Bars are 95 % intervals over families.
+# Pairs of co-twins against pairs of one person, equally many from each family. A map of the difference between two faces
+# should change with what is compared. Bars are 95 % intervals over families.
 
 # %%
 from dcal_core.explain.comparison import draw_comparison
@@ -168,7 +175,7 @@ face = mean_face(explorer.images)
 session.show(draw_comparison(comparison, "distinctive", face, label), "comparison")
 
 # %% [markdown]
-# Rollout, for comparison: the same wherever one looks?
+# Rollout for comparison: does it change at all?
 
 # %%
 if "rollout" in comparison["maps"]:
@@ -182,8 +189,8 @@ display(Markdown(comparison_table(comparison, "distinctive")))
 
 # %% [markdown]
 # ## Browse
-# Choose a family, two images and a map; press a patch to see where the other face has its like; *Next confusing pair*
-# goes through the worst mistakes first. Where no kernel runs, the sheet below stands in: the most confusing pairs.
+# Choose a family, two images and a map; press a patch to see where the other face matches it; *Next confusing pair* goes
+# through the mistakes, the worst first. Without a running kernel you see the sheet below: the most confusing pairs.
 
 # %%
 turns = [explorer.confusing(turn) for turn in range(min(6, len(explorer.order)))]
@@ -202,13 +209,13 @@ Browser(explorer, session.folder.explained).show(stand_in)
 # ## What to believe
 # Every map is measured on co-twins of the test families:
 #
-# * **Pointing**, where the true marks are known: is the hottest patch on one? Held against guesses that know nothing of
+# * **Pointing**, if the true marks are known: is the hottest patch on one? Compared with guesses that know nothing about
 #   this face, among them the *usual places of marks*.
 # * **Energy**: how much more of the map lies on the marks than their area would give.
-# * **Deletion and insertion**: does the score change faster when patches are covered, or shown, hottest first? A random
-#   order is easily beaten in deletion, the middle of the image does it too: insertion says more.
-# * **Shuffled weights**: a map that stays the same when the model forgets all that it has learnt shows nothing of what
-#   it has learnt. Such maps are drawn hollow.
+# * **Deletion and insertion**: does the score change faster if patches are covered, or shown, hottest first? Deletion
+#   beats a random order easily, as the middle of the image does too; insertion says more.
+# * **Shuffled weights**: a map that stays the same when the model's weights are shuffled shows nothing of what the model
+#   has learned. Such maps are drawn hollow.
 
 # %%
 from dcal_core.explain.trust import measure_maps

@@ -1,26 +1,34 @@
+# ---
+# jupyter:
+#   kaggle: {accelerator: nvidiaTeslaT4, isGpuEnabled: true}
+# ---
+
 # %% [markdown]
 # # Evaluate a twin verifier
 #
-# How often does the trained model confuse identical twins, and how sure is that figure? Every image of the test
-# families, none of which the model has seen, is encoded once. Then all **genuine** pairs (two images of one person)
-# and all **co-twin** pairs (one image of each sibling) are scored. Unrelated people are left out of all but one table:
-# they would flatter the figures.
+# ![Error rates of a verifier on unseen families of drawn twins](pictures/evaluate.jpg)
 #
-# It takes up the model that `train.ipynb` left, in the same place or attached as its output, and leaves `report.html`
-# and `report.json` beside it. Several runs can be compared.
+# How often does the trained model confuse identical twins, and how sure is that number? This notebook takes the model
+# that `train.ipynb` saved, in the same place or attached as its output, and scores all pairs of images of families that
+# the model has never seen. It writes `report.html` and `report.json` into the folder of the run.
+#
+# Pairs are **genuine** (two images of one person) or **co-twins** (one image of each sibling). Unrelated people are left
+# out of all tables but one, since they are easy and would flatter the result.
 
 # %% [markdown]
 # ## Parameters
-# Which run to take up, and what to stand beside it; all else is as it was trained.
+# Which run to evaluate, and what to compare it with. All other parameters are those of its training.
 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of the run; empty: named after the preset, else the attached one
-compare = ""  # folders of other runs to stand beside it, separated by commas
-baseline = False  # a frozen face embedding too: pip install -r requirements-faces.txt
-fuse = False  # all of them made into one, too
-verdict_error = 0.05  # share of wrong verdicts allowed in each class
+compare = ""  # folders of other runs to compare it with, separated by commas
+baseline = (
+    False  # True: also a frozen face embedding; pip install -r requirements-faces.txt
+)
+fuse = False  # True: also all systems fused into one
+verdict_error = 0.05  # share of wrong verdicts allowed for each kind of pair
 
 # %%
 # <embed dcal_core>
@@ -37,8 +45,8 @@ config = session.config
 
 # %% [markdown]
 # ## Data
-# The validation families were held out from training. On them the decision threshold, the calibration and the
-# verdict's thresholds are chosen, and then frozen: the test families have no say in it.
+# The validation families were held out from training. They set the decision threshold, the calibration and the limits of
+# the verdict; these are then frozen, and the test families only measure them.
 
 # %%
 data = session.open_data(SPLITS)
@@ -49,7 +57,7 @@ for name, split in data.splits.items():
 
 # %% [markdown]
 # ## Scores
-# Each image is encoded once, however many pairs it stands in.
+# Each image is encoded once, however many pairs it is part of.
 
 # %%
 from dcal_core.commands.evaluate import evaluate_systems, score_systems
@@ -59,9 +67,8 @@ result = evaluate_systems(session, data, systems, CORE_HASH)
 
 # %% [markdown]
 # ## The verdict
-# What a user meets: a pair is called *same*, *different* or, where the score says too little, *undecided*.
-# Each figure comes with its 95 % interval from a bootstrap that draws whole families, since pairs of one family are no
-# independent evidence.
+# The answer that a user gets: *same*, *different*, or *undecided* if the score says too little. Each number has a 95 %
+# interval from a bootstrap over families, since pairs of one family are not independent of each other.
 
 # %%
 from IPython.display import Image, Markdown, display
@@ -77,16 +84,19 @@ display(Markdown(verdict_table(result)))
 
 # %% [markdown]
 # ## Error rates
-# *FMR*, the false match rate: the share of co-twin pairs taken for one person. *FNMR*, the false non-match rate: the
-# share of genuine pairs taken for two. *EER*: where both are equal. *TAR at FMR x*: the share of genuine pairs accepted
-# when a share x of the co-twin pairs is accepted too; where a single family could decide it, it is *not resolvable*.
-# The columns differ where families have different numbers of images.
+# - *FMR*, the false match rate: the share of co-twin pairs taken for one person.
+# - *FNMR*, the false non-match rate: the share of genuine pairs taken for two people.
+# - *EER*, the equal error rate: the value at the threshold where both are equal.
+# - *TAR at FMR x*: the share of genuine pairs accepted at the threshold that accepts a share x of the co-twin pairs. If a
+#   single family could change it much, it is *not resolvable*.
+#
+# The two columns differ if families have different numbers of images.
 
 # %%
 display(Markdown(metrics_table(result)))
 
 # %% [markdown]
-# A verifier is good where the two hills stand apart. What lies on the wrong side of the threshold is an error.
+# The further apart the two hills, the better the verifier. Whatever lies on the wrong side of the threshold is an error.
 
 # %%
 from dcal_core.commands.evaluate import figures
@@ -97,8 +107,8 @@ display(Image(filename=pictures["scores"]))
 
 # %% [markdown]
 # ## ROC and DET curves
-# The ROC shows what share of genuine pairs is accepted at each false match rate; the band is the 95 % interval. The DET
-# shows the two error rates on normal-deviate axes, where small rates are not squeezed into a corner.
+# The ROC shows the share of genuine pairs accepted at each false match rate, with its 95 % interval as a band. The DET
+# shows both error rates on normal-deviate axes, which spread the small rates out.
 
 # %%
 display(Image(filename=pictures["roc"]))
@@ -108,8 +118,8 @@ display(Image(filename=pictures["det"]))
 
 # %% [markdown]
 # ## Side by side
-# Every system on the same pairs, and how it differs from the first on the same bootstrap draws. With `compare` further
-# runs stand here, with `baseline` a face embedding that was never trained on twins, with `fuse` all of them as one.
+# Every system on the same pairs, and its difference from the first one on the same bootstrap draws. `compare` adds other
+# runs, `baseline` a face embedding that was never trained on twins, and `fuse` a fusion of all of them.
 
 # %%
 from dcal_core.verification.words import compared
@@ -121,9 +131,9 @@ print(*map(compared, result["differences"]), sep="\n")
 
 # %% [markdown]
 # ## How sure is a score?
-# The calibration turns a score into a likelihood ratio: how many times likelier it is for one person than for co-twins.
-# *Cllr* is its cost in bits, 0 for a perfect and 1 for a useless one; *Cllr min* is the part that lies in the scores
-# themselves. In the plot, what was promised should come true: points on the diagonal.
+# The calibration turns a score into a likelihood ratio: how many times more likely this score is for one person than for
+# co-twins. *Cllr* is its cost in bits: 0 if it is perfect, 1 if it is useless; *Cllr min* is the part due to the scores
+# themselves. In the plot, points on the diagonal mean that the stated probabilities are right.
 
 # %%
 from dcal_core.verification.tables import calibration_table
@@ -133,8 +143,8 @@ if "reliability" in pictures:
     display(Image(filename=pictures["reliability"]))
 
 # %% [markdown]
-# ## What strangers say about twins
-# A face recognition system is usually set up so that strangers rarely match. The *twin FMR* is how often a co-twin gets
+# ## Safe against strangers, but against twins?
+# A face recognition system is usually set so that strangers rarely match. The *twin FMR* says how often a co-twin gets
 # through such a system.
 
 # %%
@@ -142,8 +152,8 @@ display(Markdown(security_table(result)))
 
 # %% [markdown]
 # ## The worst mistakes
-# Co-twins that look most like one person to the model, and images of one person that look least alike to it. Look at
-# pose, light and blur before blaming the model.
+# The co-twins with the highest scores, and the images of one person with the lowest. Look at pose, light and blur before
+# blaming the model.
 
 # %%
 display(Image(filename=pictures["confusable"]))
@@ -156,7 +166,7 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in result["conditions"])
 
 # %% [markdown]
 # ## Report
-# Everything above in one page, `report.html`, and as figures to compute with, `report.json`.
+# Everything above as one page, `report.html`, and as numbers, `report.json`.
 
 # %%
 from dcal_core.commands.evaluate import headline, write_report

@@ -226,18 +226,11 @@ from dcal_core.commands.train import train_run
 
 run, progress = train_run(session.config, session.folder, data)
 
-# %%
-import sys
-
-if not progress.finished:
-    print("On Kaggle, attach this output to the next session, and run all again.")
-    sys.exit(0)
-
 # %% [markdown]
 # ## Curves
 # The twin losses (dashed) should fall and level off. The identity losses (solid) tell all people apart, fall slowly and
 # count by `softmax_weight`. A triplet whose co-twin is farther away than the same person, by the margin, has no loss, so
-# the active share falls and training slows down.
+# the active share falls and training slows down. The curves of a run that has stopped early are marked *unfinished*.
 
 # %%
 from IPython.display import Image, display
@@ -253,13 +246,19 @@ display(Image(filename=left["loss_curves"]))
 
 # %%
 display(Image(filename=left["validation_curves"]))
-minutes = progress.seconds / 60
-print(
-    f"Best validation EER {progress.best_eer:.1%} ({data.label}), {minutes:.1f} min of training"
-)
+
+# %%
+best = f"Best validation EER {progress.best_eer:.1%} ({data.label})"
+if progress.finished:
+    print(f"{best}, {progress.seconds / 60:.1f} min of training")
+    print(f"Model: {run.folder.best}", *left["exported"], sep="\n")
+else:
+    print(
+        f"Training is NOT finished: {progress.batch} batches done. Run all again to continue."
+    )
+    print("On Kaggle, attach this notebook's output to the next session first.")
 if progress.skipped:
     print(f"{progress.skipped} steps had no finite loss or gradient and were skipped.")
-print(f"Model: {run.folder.best}", *left["exported"], sep="\n")
 
 # %% [markdown]
 # ## Next

@@ -11,8 +11,8 @@ from benchmarks.speed.memory import peak_above
 from benchmarks.speed.timing import Row, Spread
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.features import Features
-from dcal_core.verification.protocol import score_pairs, twin_pairs, unrelated_scores
-from dcal_core.verification.report import Scored, System, evaluate
+from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
+from dcal_core.verification.report import System, evaluate
 
 IMAGES = {
     3: 1,

@@ -33,8 +33,8 @@ from dcal_core.verification.figures import (
 )
 from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.page import write_page
-from dcal_core.verification.protocol import score_pairs, twin_pairs, unrelated_scores
-from dcal_core.verification.report import Scored, System, evaluate, write_json
+from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
+from dcal_core.verification.report import System, evaluate, write_json
 from dcal_core.verification.tables import metrics_table, security_table, systems_table, verdict_table
 from dcal_core.verification.words import compared, interval
 

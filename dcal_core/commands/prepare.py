@@ -31,6 +31,7 @@ NAMED, MISSING = 3, 20  # findings of a kind, and photographs that were not alig
 
 def begin_audit(given: dict, params_dir: Path) -> Session:
     """Describe the machine and read the parameters of an audit; raises ConfigError."""
+    given = dict(given)
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     config = load(preset, params_dir, given)
     print(banner(TITLE))

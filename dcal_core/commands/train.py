@@ -123,17 +123,19 @@ def train_in_processes(config: Config, folder: RunFolder, data: TwinData) -> tup
 
 
 def leave_results(session: Session, run: Run, label: str) -> dict[str, Path | list[Path]]:
-    """Leave the results of a finished run, and return them by name: the log by epoch, its curves, and the best model
-    in other projects' formats; raises StorageError, DamagedError."""
+    """Leave the results of a run so far, and return them by name: the log by epoch, its curves, and, once it is
+    finished, the best model in other projects' formats; raises StorageError, DamagedError."""
+    finished = run.progress().finished
     history = run.history()
     recipe = recipe_of(session.config)
+    label = label if finished else f"{label}, unfinished"
     log = run.folder.training_log
     write_text(log, json.dumps({"data": label, "epochs": by_epoch(history)}, indent=1))
     return {
         "training_log": log,
         "loss_curves": session.keep(draw_losses(history, recipe.curves, label), "loss_curves"),
         "validation_curves": session.keep(draw_validation(history, label), "validation_curves"),
-        "exported": recipe.export(run),
+        "exported": recipe.export(run) if finished else [],
     }
 
 

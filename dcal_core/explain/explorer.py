@@ -11,8 +11,7 @@ from dcal_core.data.splits import TwinData
 from dcal_core.explain.catalogue import PairView
 from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.encoding import encode_images
-from dcal_core.verification.protocol import score_pairs, twin_pairs
-from dcal_core.verification.report import Scored
+from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs
 
 VIEWS = 16  # pairs that stay encoded: with all their tokens 40 MB each for ViT-B at 224 px, 1 MB in the demo
 

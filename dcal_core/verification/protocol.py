@@ -35,6 +35,15 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
+class Scored:
+    """The comparisons of one split of an index, with one system's scores, [P] in the order of the pairs."""
+
+    index: TwinIndex
+    pairs: Pairs
+    scores: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Unrelated:
     """P comparisons of different families: their scores (float64) and the index of either family, each [P]."""
 

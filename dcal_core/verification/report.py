@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dcal_core.data.twins import TwinIndex
 from dcal_core.storage import write_text
 from dcal_core.verification.bootstrap import Replicates, differences, replicate, summarise
 from dcal_core.verification.calibration import (
@@ -24,22 +23,13 @@ from dcal_core.verification.calibration import (
 )
 from dcal_core.verification.family_rates import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates, family_weights
-from dcal_core.verification.protocol import Pairs, Unrelated
+from dcal_core.verification.protocol import Scored, Unrelated
 from dcal_core.verification.security import security
 from dcal_core.verification.verdicts import verdict_rates, verdict_thresholds
 from dcal_core.verification.words import COMPARED
 
 CURVE_POINTS = 200
 CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """The comparisons of one split of an index, with one system's scores, [P] in the order of the pairs."""
-
-    index: TwinIndex
-    pairs: Pairs
-    scores: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

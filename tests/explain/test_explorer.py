@@ -9,8 +9,7 @@ from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import TwinIndex, read_index
 from dcal_core.explain.explorer import Explorer, confusing_first
 from dcal_core.verification.decision import DecisionRule
-from dcal_core.verification.protocol import Pairs
-from dcal_core.verification.report import Scored
+from dcal_core.verification.protocol import Pairs, Scored
 from dcal_core.verification.verdicts import Thresholds
 
 

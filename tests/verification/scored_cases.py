@@ -3,8 +3,8 @@
 import numpy as np
 
 from dcal_core.data.twins import TwinIndex
-from dcal_core.verification.protocol import Unrelated, twin_pairs
-from dcal_core.verification.report import Scored, System
+from dcal_core.verification.protocol import Scored, Unrelated, twin_pairs
+from dcal_core.verification.report import System
 
 FAMILIES, IMAGES = 12, 5
 OPTIONS = dict(error=0.1, calibration="logistic", draws=30)
