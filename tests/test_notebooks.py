@@ -1,4 +1,4 @@
-"""The built notebooks, run as a user runs them: by papermill, in an empty folder, without the package installed."""
+"""The notebooks, run as a user runs them: by papermill, in an empty folder, with the embedded library."""
 
 import base64
 import json
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from build_notebooks import build
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -22,6 +24,21 @@ SMALL = {
     "steps_per_epoch": 3,
     "epochs": 2,
 }
+FACE = {name: value for name, value in SMALL.items() if name not in ("families_per_batch", "images_per_person")}
+FACE |= {"preset": "adaface_demo", "run_dir": "face", "width": 8, "triplets_per_batch": 4}
+# Runs the cells up to the parameters' check with IPython alone, much faster than a kernel.
+CHECK = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell()
+for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
+    if cell["cell_type"] == "code":
+        shell.run_cell("".join(cell["source"])).raise_error()
+    if cell["metadata"].get("tags") == ["parameters"]:
+        shell.run_cell(sys.argv[2]).raise_error()
+    if cell["source"][0].startswith("# Use the library"):
+        break
+"""
 pytestmark = pytest.mark.notebook
 
 
@@ -30,117 +47,152 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("empty")
 
 
-def papermill(folder, notebook, **parameters):
-    """Run a built notebook in a folder by papermill's command; the finished process."""
+def built(name):
+    """A notebook as built from today's sources."""
+    return json.loads(build(ROOT / f"notebooks_src/{name}.py"))
+
+
+def environment():
+    """This process's environment without a network."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "no_proxy": "*", "https_proxy": "http://127.0.0.1:9"}
+
+
+def papermill(folder, name, notebook, parameters):
+    """The cells of a notebook that papermill's command has executed in a folder."""
+    (folder / f"{name}_built.ipynb").write_text(json.dumps(notebook))
     arguments = [part for name, value in parameters.items() for part in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / notebook, notebook, *arguments]
-    no_network = {"HF_HUB_OFFLINE": "1", "no_proxy": "*", "https_proxy": "http://127.0.0.1:9"}
-    return subprocess.run(command, cwd=folder, env=os.environ | no_network, capture_output=True, text=True)
+    command = [sys.executable, "-m", "papermill", f"{name}_built.ipynb", f"{name}.ipynb", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / f"{name}.ipynb").read_text())["cells"]
 
 
-def pictures_in(folder, notebook):
-    """Every PNG that an executed notebook shows, in order."""
-    cells = json.loads((folder / notebook).read_text())["cells"]
+def pictures_in(cells):
+    """Every PNG that executed cells show, in order."""
     outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
     return [base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data]
 
 
-def text_of(folder, notebook):
-    """Everything that an executed notebook printed."""
-    cells = json.loads((folder / notebook).read_text())["cells"]
+def text_of(cells):
+    """Everything that executed cells printed."""
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return "".join("".join(output.get("text", "")) for output in outputs)
 
 
+def figures_of(run, *names):
+    """The bytes of figures in a run's folder."""
+    return [(run / f"figures/{name}.png").read_bytes() for name in names]
+
+
 def test_the_audit_writes_its_report(folder):
     data = {name: value for name, value in SMALL.items() if name.startswith(("preset", "image", "synthetic"))}
-    done = papermill(folder, "prepare.ipynb", **data, run_dir="checked", drop_suggested="true")
-    assert done.returncode == 0, done.stderr
+    cells = papermill(folder, "prepare", built("prepare"), data | {"run_dir": "checked", "drop_suggested": "true"})
     audit = json.loads((folder / "checked/audit.json").read_text())
     assert audit["data"] == "SYNTHETIC" and audit["splits"]["train"]["people"] == 24
-    assert (folder / "checked/figures/images_per_person.png").is_file()
-    assert "SYNTHETIC" in text_of(folder, "prepare.ipynb")
+    assert pictures_in(cells) == figures_of(folder / "checked", "images_per_person")
+    assert "embedded" in text_of(cells) and "SYNTHETIC" in text_of(cells)
 
 
-def test_training_stops_cleanly_when_the_time_is_up(folder):
-    done = papermill(folder, "train.ipynb", **SMALL, time_budget_hours=0)
-    assert done.returncode == 0, done.stderr
-    printed = text_of(folder, "train.ipynb")
-    assert "embedded" in printed and "Time budget used up: saved after 1 batches" in printed
-    assert json.loads(next(folder.glob("out/checkpoints/last/*/progress.json")).read_text())["batch"] == 1
+@pytest.fixture(scope="module")
+def trained(folder):
+    """train.ipynb in one kernel, its story run three times: the time is up at once; the same run goes on; and another
+    recipe. Returns the cells of each."""
+    notebook = built("train")
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    story = notebook["cells"][sources.index("## Where this runs") :]
+    for number, parameters in enumerate((SMALL | {"resume": "true"}, FACE)):
+        change = {"cell_type": "code", "source": [f"given = {parameters}"], "metadata": {}, "outputs": []}
+        again = [change | {"execution_count": None, "id": "change"}, *story]
+        notebook["cells"] += [cell | {"id": f"{cell['id']}-{number}"} for cell in again]
+    cells = papermill(folder, "train", notebook, SMALL | {"time_budget_hours": 0})
+    starts = [i for i, cell in enumerate(cells) if "".join(cell["source"]) == "## Where this runs"]
+    return cells[: starts[1]], cells[starts[1] : starts[2]], cells[starts[2] :]
 
 
-def test_training_goes_on_where_it_stopped(folder):
-    done = papermill(folder, "train.ipynb", **SMALL, resume="true")
-    assert done.returncode == 0, done.stderr
-    printed = text_of(folder, "train.ipynb")
+def test_training_that_stops_early_ends_well_and_shows_its_curves_so_far(folder, trained):
+    printed = text_of(trained[0])
+    assert "(embedded)" in printed and "Time budget used up: saved after 1 batches" in printed
+    assert "Training is NOT finished: 1 batches done. Run all again to continue." in printed
+    assert "Best validation EER" not in printed
+    assert len(pictures_in(trained[0])) == 3  # the families, and curves of one batch
+
+
+def test_training_goes_on_where_it_stopped(folder, trained):
+    printed = text_of(trained[1])
     assert "Going on from" in printed and "1 batches done" in printed and "Best validation EER" in printed
+    assert "NOT finished" not in printed
     progress = json.loads(next(folder.glob("out/checkpoints/last/*/progress.json")).read_text())
     assert progress["finished"] and progress["batch"] == 6
-    assert (folder / "out/figures/loss_curves.png").is_file()
+    assert pictures_in(trained[1]) == figures_of(folder / "out", "families", "loss_curves", "validation_curves")
+    assert pictures_in(trained[1])[1:] != pictures_in(trained[0])[1:]
     assert len(json.loads((folder / "out/training_log.json").read_text())["epochs"]) == 2
 
 
-def test_evaluation_writes_the_report(folder):
-    done = papermill(folder, "evaluate.ipynb", preset="demo", run_dir="out", bootstrap_draws=100)
-    assert done.returncode == 0, done.stderr
+def test_the_other_recipe_trains_in_the_same_notebook_and_leaves_weights_that_others_read(folder, trained):
+    (weights,) = (folder / "face/models").glob("twin_tuned_ir18_full_100pct_margin0.3_epoch*.ckpt")
+    printed = text_of(trained[2])
+    assert weights.name in printed and "Best validation EER" in printed
+    assert pictures_in(trained[2]) == figures_of(folder / "face", "families", "loss_curves", "validation_curves")
+
+
+def test_evaluation_writes_the_report_with_systems_side_by_side(folder, trained):
+    chosen = {"preset": "demo", "run_dir": "out", "compare": "face", "bootstrap_draws": 100}
+    cells = papermill(folder, "evaluate", built("evaluate"), chosen)
     report = json.loads((folder / "out/report.json").read_text())
     counts = report["metrics"]["counts"]
     assert report["data"] == "SYNTHETIC" and (counts["genuine"], counts["impostor"]) == (31 * 2 * 28, 31 * 64)
     assert report["metrics"]["eer"]["low"] <= report["metrics"]["eer"]["value"] <= report["metrics"]["eer"]["high"]
+    assert [system["name"] for system in report["systems"]] == ["out", "face"]
     reliability = [] if "reason" in report["calibration"] else ["reliability"]
-    kept = [folder / f"out/figures/{name}.png" for name in ("scores", "roc", "det", *reliability, "confusable")]
-    assert pictures_in(folder, "evaluate.ipynb") == [file.read_bytes() for file in kept]
+    kept = figures_of(folder / "out", "scores", "roc", "det", "systems", *reliability, "confusable")
+    assert pictures_in(cells) == kept
     page = (folder / "out/report.html").read_text()
-    assert "SYNTHETIC DATA" in page and "31 families" in page and "EER" in text_of(folder, "evaluate.ipynb")
+    assert "SYNTHETIC DATA" in page and "31 families" in page and "EER" in text_of(cells)
+    assert "Compared with other systems" in page
 
 
-def test_the_other_recipe_trains_in_the_same_notebook_and_leaves_weights_that_others_read(folder):
-    shared = {name: value for name, value in SMALL.items() if name not in ("families_per_batch", "images_per_person")}
-    face = {"preset": "adaface_demo", "run_dir": "face", "width": 8, "triplets_per_batch": 4}
-    done = papermill(folder, "train.ipynb", **shared | face)
-    assert done.returncode == 0, done.stderr
-    printed = text_of(folder, "train.ipynb")
-    (weights,) = (folder / "face/models").glob("twin_tuned_ir18_full_100pct_margin0.3_epoch*.ckpt")
-    assert weights.name in printed and "Best validation EER" in printed
-    kept = [folder / f"face/figures/{name}.png" for name in ("families", "loss_curves", "validation_curves")]
-    assert pictures_in(folder, "train.ipynb") == [file.read_bytes() for file in kept]
-
-
-def test_systems_stand_side_by_side(folder):
-    done = papermill(
-        folder, "evaluate.ipynb", preset="adaface_demo", run_dir="face", compare="out", bootstrap_draws=100
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads((folder / "face/report.json").read_text())
-    assert [system["name"] for system in report["systems"]] == ["face", "out"]
-    assert (folder / "face/figures/systems.png").read_bytes() in pictures_in(folder, "evaluate.ipynb")
-    assert "Compared with other systems" in (folder / "face/report.html").read_text()
-
-
-def test_attention_leads_from_an_image_to_what_to_believe(folder):
-    done = papermill(folder, "attention.ipynb", preset="demo", run_dir="out", synthetic_test_families=3)
-    assert done.returncode == 0, done.stderr
+def test_attention_leads_from_an_image_to_what_to_believe(folder, trained):
+    chosen = {"preset": "demo", "run_dir": "out", "synthetic_test_families": 3}
+    cells = papermill(folder, "attention", built("attention"), chosen)
     drawn = {file.stem for file in folder.glob("out/figures/*.png")}
     assert drawn >= {"layers", "co-twins", "co-twins_regions", "one_person", "family", "browse", "faithfulness"}
     assert len(list(folder.glob("out/explained/*_attention_stats.json"))) == 1
     trust = json.loads((folder / "out/explained/faithfulness.json").read_text())
     assert trust["data"] == "SYNTHETIC" and trust["families"] <= 3
-    cells = json.loads((folder / "attention.ipynb").read_text())["cells"]
     shown = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
     assert any("Twin attention maps" in str(data.get("text/plain")) and "image/png" in data for data in shown)
     assert not any("widget" in kind for data in shown for kind in data)  # nobody is there to press anything
     assert any("No map proves" in "".join(data.get("text/markdown", "")) for data in shown)
-    assert "SYNTHETIC" in text_of(folder, "attention.ipynb")
+    assert "SYNTHETIC" in text_of(cells)
 
 
 @pytest.mark.parametrize(
-    "parameters, sentence",
+    "parameter, sentence",
     [
-        ({"resumee": "true"}, "did you mean resume?"),
-        ({"resume": "maybe"}, "parameter resume='maybe': takes true or false"),
+        ('resumee = "true"', "did you mean resume?"),
+        ('resume = "maybe"', "parameter resume='maybe': takes true or false"),
     ],
 )
-def test_a_parameter_that_makes_no_sense_stops_the_notebook_with_a_sentence(folder, parameters, sentence):
-    done = papermill(folder, "train.ipynb", **parameters)
+def test_a_parameter_that_makes_no_sense_stops_the_notebook_with_a_sentence(folder, parameter, sentence):
+    (folder / "checked.ipynb").write_text(json.dumps(built("train")))
+    command = [sys.executable, "-c", CHECK, "checked.ipynb", parameter]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 1 and sentence in done.stderr
+    assert "Traceback" not in done.stdout and sentence in done.stdout  # what stands below the cell
+
+
+@pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "attention"])
+def test_a_story_is_told_in_small_cells_each_after_a_word(name):
+    cells = [cell for cell in built(name)["cells"] if "core" not in cell["metadata"].get("tags", [])]
+    assert cells[0]["cell_type"] == "markdown" and cells[0]["attachments"]  # what comes out is seen first
+    assert ["parameters"] in [cell["metadata"].get("tags") for cell in cells[:4]]
+    for cell in cells:
+        lines = cell["source"]
+        if cell["cell_type"] == "code":
+            most = 60 if lines[0].startswith("# ====") else 25  # the model's own parts are as long as they are
+            assert len(lines) <= most and max(map(len, lines)) <= (121 if most == 60 else 116), lines
+
+
+def test_preparing_data_carries_no_model_and_no_training():
+    files = [line for cell in built("prepare")["cells"] for line in cell["source"] if line.startswith("# ==== ")]
+    assert files and not [line for line in files if "/models/" in line or "/training/" in line]
