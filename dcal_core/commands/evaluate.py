@@ -22,7 +22,6 @@ from dcal_core.storage import read_sums, write_bytes
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
-from dcal_core.verification.family_rates import families_of_rarer_class
 from dcal_core.verification.figures import (
     draw_confusable,
     draw_det,
@@ -32,6 +31,7 @@ from dcal_core.verification.figures import (
     draw_systems,
 )
 from dcal_core.verification.fusion import fit_fusion
+from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.page import write_page
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from dcal_core.data.images import ImageStore
 from dcal_core.explain.catalogue import MAPS
-from dcal_core.explain.faithfulness import family_means, mean, share
 from dcal_core.explain.paint import (
     GREY,
     MARKERS,
@@ -31,10 +30,12 @@ from dcal_core.markdown import table
 from dcal_core.models.verifier import Verifier
 from dcal_core.palette import COLOURS
 from dcal_core.progress import progress_line
+from dcal_core.verification.intervals import mean_share, paired_difference
 from dcal_core.verification.protocol import Pairs
 
 GROUPS = ("same", "twins")  # pairs of one person, pairs of co-twins
 GROUP_NAMES = {"same": "one person", "twins": "co-twins"}
+NONE = {"value": None, "low": None, "high": None}
 
 
 def quick_maps(
@@ -119,26 +120,11 @@ def _group_estimates(rows: list[list[dict]], member: dict, family: np.ndarray, r
         parts = {
             group: (column[part], faces[part]) for group, inside in of_group.items() if (part := inside & full).any()
         }
-        figure = {group: share(*parts[group]) if group in parts else _none() for group in GROUPS}
-        result["figures"][name] = figure | {"difference": _difference(parts)}
+        figure = {group: mean_share(*parts[group]) if group in parts else NONE for group in GROUPS}
+        both = len(parts) == len(GROUPS)
+        figure["difference"] = paired_difference(*parts["twins"], *parts["same"]) if both else NONE
+        result["figures"][name] = figure
     return result
-
-
-def _none() -> dict:
-    return {"value": None, "low": None, "high": None}
-
-
-def _difference(parts: dict) -> dict:
-    """Twins less same, paired within families that have both: the mean of their differences by Student's t."""
-    common = np.intersect1d(*(family for _, family in parts.values())) if len(parts) == 2 else []
-    if not len(common):
-        return _none()
-    by_group = []
-    for group in GROUPS:
-        values, family = parts[group]
-        held = np.isin(family, common)
-        by_group.append(family_means(values[held], family[held]))  # in the order of `common`
-    return mean(by_group[1] - by_group[0], common)
 
 
 # ---- as a figure and as a table

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata, t
+from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
@@ -21,37 +21,11 @@ from dcal_core.explain.maps import pair_saliency
 from dcal_core.explain.pair_maps import EncodedPairs, encode_pairs, local_mean
 from dcal_core.models.features import Features
 from dcal_core.progress import progress_line
-from dcal_core.verification.family_rates import estimate, with_draws
-from dcal_core.verification.metrics import numbered
+from dcal_core.verification.intervals import mean_by_t, mean_share
 
 OWN_MARK = 255  # in the masks of drawn twins; 128: a mark of the co-twin alone
 STEPS = 8  # in which all patches are deleted or inserted
 UNTRUSTED = 0.5  # rank correlation with the map of shuffled weights, from which a map hardly shows what was learnt
-
-
-def family_means(values, family) -> np.ndarray:
-    """The mean of values [n] in each family, [F]; family [n] names it. ValueError where a value is not finite."""
-    values = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} values are not finite")
-    member, families = numbered(family, values)
-    return np.bincount(member, values, families) / np.bincount(member, minlength=families)
-
-
-def share(values, family, draws: int = 1000, seed: int = 0) -> dict:
-    """A mean of values between 0 and 1 [n], by bootstrap over families (see `family_rates.estimate`)."""
-    means = family_means(values, family)
-    return estimate(with_draws(len(means), draws, seed) @ means / len(means), np.ones(len(means)))
-
-
-def mean(values, family) -> dict:
-    """A mean of values of any range [n], by Student's t over families; one family has no interval."""
-    means = family_means(values, family)
-    value, count = float(means.mean()), len(means)
-    if count < 2:
-        return {"value": value, "low": None, "high": None}
-    reach = float(t.ppf(0.975, count - 1) * means.std(ddof=1) / np.sqrt(count))
-    return {"value": value, "low": value - reach, "high": value + reach}
 
 
 def touched(masks: Tensor, grid: int) -> Tensor:
@@ -79,10 +53,10 @@ def localisation(maps: Tensor, masks: Tensor, family) -> dict:
         average_precision_score(true, m) for true, m in zip(on_own.numpy(), maps.flatten(1).numpy(), strict=True)
     ]
     return {
-        "pointing": share(on_own.gather(1, hottest)[:, 0], family),
-        "pointing_any": share(on_any.gather(1, hottest)[:, 0], family),
-        "energy": mean(within / covered.mean(1), family),
-        "average_precision": share(precision, family),
+        "pointing": mean_share(on_own.gather(1, hottest)[:, 0], family),
+        "pointing_any": mean_share(on_any.gather(1, hottest)[:, 0], family),
+        "energy": mean_by_t(within / covered.mean(1), family),
+        "average_precision": mean_share(precision, family),
     }
 
 
@@ -232,8 +206,8 @@ def _batch_figures(
 def _summary(figures: dict[str, list], family: np.ndarray, masks) -> dict:
     """The figures of one map over all batches."""
     faces = np.concatenate([family, family])  # those of a, then those of b
-    result = {name: mean(torch.cat(figures[name]), family) for name in ("deletion", "insertion")}
-    result["randomisation"] = share(torch.cat(figures["randomisation"], 1).flatten(), faces)
+    result = {name: mean_by_t(torch.cat(figures[name]), family) for name in ("deletion", "insertion")}
+    result["randomisation"] = mean_share(torch.cat(figures["randomisation"], 1).flatten(), faces)
     result["untrustworthy"] = result["randomisation"]["value"] >= UNTRUSTED
     if masks is not None:
         result["localisation"] = localisation(torch.cat(figures["maps"], 1).flatten(0, 1), masks.flatten(0, 1), faces)

@@ -1,6 +1,6 @@
-"""Intervals by resampling families: comparisons within a family depend on each other, families do not.
+"""Every reported metric of a system, of its sample and of bootstrap draws of its families, and differences of two.
 
-Source: Fogliato, Patil & Perona, arXiv 2306.01198. Letters as in metrics.py; D bootstrap draws.
+Letters as in metrics.py; D bootstrap draws.
 """
 
 from collections.abc import Iterator
@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import t as student
 
+from dcal_core.verification.intervals import (
+    class_sizes,
+    effective_families,
+    family_counts,
+    share_estimate,
+    share_interval,
+)
 from dcal_core.verification.metrics import (
     REPORTED_FMR,
     ROUNDING,
@@ -40,47 +45,16 @@ def resolvable_fmr(impostors: int, families: int) -> float:
     return max(30 / impostors, 1 / families)
 
 
-def draw_families(families: int, draws: int, seed: int) -> np.ndarray:
-    """How often each family is drawn with replacement, [D, F]; equal arguments give equal draws."""
-    return np.random.default_rng(seed).multinomial(families, np.full(families, 1 / families), size=draws)
-
-
-def effective_families(sizes) -> float:
-    """How many families of one size are worth as much as families of these sizes [F] (Kish 1965)."""
-    sizes = np.asarray(sizes, dtype=np.float64)
-    return float(sizes.sum() ** 2 / (sizes**2).sum())
-
-
-def interval(values, clusters: float) -> np.ndarray:
-    """95 % interval [2, ...] of shares between 0 and 1 from bootstrap draws [D, ...]: Student's t on their log-odds.
-
-    clusters: `effective_families`. Percentiles are too narrow for tens of families (Hesterberg, arXiv 1411.5279), and
-    log-odds keep an interval within [0, 1] and longer on the side of the rarer errors.
-    """
-    clusters = max(clusters, 2.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        centre = logit(np.mean(values, axis=0))
-        # Draws without any error are infinitely far off: none counts for more than e^2, 7 times the odds.
-        spread = np.nan_to_num(np.clip(logit(values) - centre, -2, 2)).std(axis=0)
-    # n / (n - 1), as the jackknife: a large family pulls the figure towards itself. Half of the degrees of freedom: a
-    # few families make most of the errors, so that the spread is as uncertain as with 2 n / (kurtosis - 1), kurtosis 5.
-    # Measured on 31 families (bench/coverage.py: 10 or 2-20 images a person at EERs of 3 to 20 %, 4-68 up to 10 %):
-    # EER, FMR and FNMR held in 93 to 98 % of 300 to 500 simulations, by percentiles in 86 to 94, expanded in 88 to 95.
-    reach = clusters / (clusters - 1) * student.ppf(0.975, (clusters - 1) / 2) * spread
-    return expit(np.stack([centre - reach, centre + reach]))
-
-
 class _Sample:
     """The comparisons of one system, by family, and the draws that hold both classes."""
 
     def __init__(self, scores, genuine, family, draws: int, seed: int, weights=None):
         self.scores, self.genuine, self.weights = checked(scores, genuine, weights)
         self.member, self.families = numbered(family, self.scores)
-        if draws < 1:
-            raise ValueError(f"draws must be at least 1, got {draws}")
-        self.sizes = np.stack([self.by_family(~self.genuine), self.by_family(self.genuine)], axis=1)  # [F, 2]
+        same, twins = class_sizes(self.genuine, self.member, self.weights, self.families)
+        self.sizes = np.stack([twins, same], axis=1)  # [F, 2]
         self.clusters = min(map(effective_families, self.sizes.T))
-        self.counts = draw_families(self.families, draws, seed).astype(np.float64)
+        self.counts = family_counts(self.families, draws, seed)[1:]
         several = ((self.sizes > 0).sum(0) > 1).all()  # one family shows no spread
         self.counts = self.counts[(self.counts @ self.sizes > 0).all(1) & several]
         thresholds = corners(self.scores, self.genuine)
@@ -190,25 +164,22 @@ def _none_resolved(replicates: Replicates) -> dict[str, dict]:
 
 
 def summarise(replicates: Replicates) -> dict:
-    """Return each metric as {"value", "low", "high"} with its 95 % `interval`, and `counts`.
+    """Return each metric as {"value", "low", "high"} with its 95 % `share_interval`, and `counts`.
 
     A TAR or FNMR below `resolvable_fmr` is {"value": None, "reason": ...}. Without draws low and high are None. A rate
     that is 0 or 1 in all draws gets the bound that so many families without an error allow, about 3 / families (rule
     of three). counts: genuine, impostor, families, draws.
     """
-    result = {}
-    for name, (value, *drawn) in replicates.values.items():
-        low, high = interval(drawn, replicates.clusters).tolist() if drawn else (None, None)
-        result[name] = {"value": float(value), "low": low, "high": high}
-        if low == high and value in (0, 1):  # no draw held an error: the bootstrap cannot see beyond its sample
-            bound = 1 - 0.05 ** (1 / replicates.families)
-            result[name]["high" if value == 0 else "low"] = bound if value == 0 else 1 - bound
+    result = {
+        name: share_estimate(float(value), drawn, replicates.clusters, replicates.families)
+        for name, (value, *drawn) in replicates.values.items()
+    }
     counts = {name: getattr(replicates, name) for name in ("genuine", "impostor", "families", "draws")}
     return result | _none_resolved(replicates) | {"counts": counts}
 
 
 def differences(a: Replicates, b: Replicates) -> dict:
-    """Return each metric's paired difference a - b as {"value", "low", "high", "better"}, with its 95 % `interval`.
+    """Return each metric's paired difference a - b as {"value", "low", "high", "better"}, by `share_interval`.
 
     better: "a" or "b" where the interval excludes zero, or None; errors are better low, AUC, TAR and accuracy high.
     What cannot be resolved is {"value": None, "reason": ...}. Raises ValueError unless both compared the same pairs
@@ -220,7 +191,7 @@ def differences(a: Replicates, b: Replicates) -> dict:
     for name in a.values:
         value, *drawn = a.values[name] - b.values[name]
         # Half of 1 + difference is a share: near one half log-odds are straight, and the interval symmetric.
-        low, high = (2 * interval((1 + np.array(drawn)) / 2, a.clusters) - 1).tolist() if drawn else (None, None)
+        low, high = (2 * share_interval((1 + np.array(drawn)) / 2, a.clusters) - 1).tolist() if drawn else (None, None)
         better = None
         if drawn and (low > ROUNDING or high < -ROUNDING):
             lower_is_better = name.startswith(("eer", "fmr", "fnmr"))
@@ -230,7 +201,7 @@ def differences(a: Replicates, b: Replicates) -> dict:
 
 
 def roc_band(scores, genuine, family, fmr, draws=1000, seed=0) -> tuple[np.ndarray, np.ndarray]:
-    """Return (low, high) TAR, each like `fmr` [M]: pointwise 95 % band of the ROC, by `interval`.
+    """Return (low, high) TAR, each like `fmr` [M]: pointwise 95 % band of the ROC, by `share_interval`.
 
     Where a class comes from a single family both are NaN. Raises ValueError as `error_rates` and for draws < 1.
     """
@@ -241,5 +212,5 @@ def roc_band(scores, genuine, family, fmr, draws=1000, seed=0) -> tuple[np.ndarr
         for counts in sample.chunks()
         for accept, reject in zip(*sample.curves(counts), strict=True)  # accept falls from 1 to 0
     ]
-    low, high = interval(tar[1:], sample.clusters) if tar[1:] else np.full((2, *limits.shape), np.nan)
+    low, high = share_interval(tar[1:], sample.clusters) if tar[1:] else np.full((2, *limits.shape), np.nan)
     return low, high

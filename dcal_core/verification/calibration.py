@@ -14,7 +14,7 @@ from sklearn.isotonic import IsotonicRegression, isotonic_regression
 from sklearn.linear_model import LogisticRegression
 
 from dcal_core.errors import quoted
-from dcal_core.verification.family_rates import estimate, families_of_rarer_class, shares, tabulate, with_draws
+from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares, tabulate
 from dcal_core.verification.metrics import ROUNDING, balanced, checked, numbered
 
 FEWEST_FAMILIES = 5  # in a bin of the reliability plot: fewer have no spread to speak of
@@ -176,7 +176,7 @@ def cllr_estimate(llr, genuine, family, draws=1000, seed=0, weights=None) -> dic
     """Return `cllr` in bits as {"value", "low", "high"}: 95 % bootstrap over families. All arrays [P]."""
     llr, genuine, weights = checked(llr, genuine, weights)
     member, families = numbered(family, llr)
-    counts = with_draws(families, draws, seed)
+    counts = family_counts(families, draws, seed)
     cost = np.logaddexp(0, np.where(genuine, -llr, llr)) / np.log(2)
     costs, totals = (counts @ tabulate(member, genuine * 1, part, families, 2) for part in (weights * cost, weights))
     with np.errstate(invalid="ignore"):  # a draw without one of the classes: NaN
@@ -190,15 +190,15 @@ def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None)
     scores, genuine, weights = checked(scores, genuine, weights)
     member, families = numbered(family, scores)
     _, level = np.unique(scores, return_inverse=True)
-    bits = [_least_cost(level, genuine, weights * count[member]) for count in with_draws(families, draws, seed)]
+    bits = [_least_cost(level, genuine, weights * count[member]) for count in family_counts(families, draws, seed)]
     return _cost_estimate(np.array(bits), np.bincount(member, weights))
 
 
 def _cost_estimate(bits: np.ndarray, sizes: np.ndarray) -> dict:
     if np.nanmax(bits) - np.nanmin(bits) <= ROUNDING:  # equal costs, such as 0 of separable scores, show no spread
         return {"value": float(bits[0]), "low": None, "high": None}
-    # `estimate` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
-    share = estimate(bits / (1 + bits), sizes)
+    # `rate_estimate` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
+    share = rate_estimate(bits / (1 + bits), sizes)
     return {key: None if value is None else value / (1 - value) for key, value in share.items()}
 
 
@@ -228,7 +228,7 @@ def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None)
     edges, posterior = np.linspace(0, 1, bins + 1), expit(llr)
     bin_of = np.searchsorted(edges[1:-1], posterior, side="right")
     cell = np.where(genuine, bin_of, bins + bin_of)
-    rows = with_draws(families, draws, seed) @ tabulate(member, cell, weights, families, 2 * bins)
+    rows = family_counts(families, draws, seed) @ tabulate(member, cell, weights, families, 2 * bins)
     genuine_share, impostor_share = shares(rows[:, :bins]), shares(rows[:, bins:])
     with np.errstate(invalid="ignore"):  # a draw that leaves the bin empty: NaN
         observed = genuine_share / (genuine_share + impostor_share)
@@ -245,4 +245,4 @@ def _bin(edges, inside, posterior, member, weights, observed) -> dict:
     mean = float(np.average(posterior[inside], weights=weights[inside])) if families else None
     found = {"from": float(edges[0]), "to": float(edges[1]), "posterior": mean}
     found |= {"count": int(inside.sum()), "families": families}
-    return found | {"observed": estimate(observed, sizes) if families >= FEWEST_FAMILIES else None}
+    return found | {"observed": rate_estimate(observed, sizes) if families >= FEWEST_FAMILIES else None}

@@ -21,7 +21,7 @@ from dcal_core.verification.calibration import (
     fit_logistic,
     reliability,
 )
-from dcal_core.verification.family_rates import families_of_rarer_class
+from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates, family_weights
 from dcal_core.verification.protocol import Scored, Unrelated
 from dcal_core.verification.security import security

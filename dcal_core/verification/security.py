@@ -9,7 +9,7 @@ from math import ceil
 import numpy as np
 from scipy.sparse import coo_array
 
-from dcal_core.verification.family_rates import class_sizes, estimate, tabulate, with_draws
+from dcal_core.verification.intervals import class_sizes, family_counts, rate_estimate, tabulate
 from dcal_core.verification.metrics import ROUNDING, checked, numbered
 from dcal_core.verification.protocol import Unrelated
 
@@ -37,7 +37,7 @@ def security(
     labels = np.concatenate([np.asarray(family), unrelated.family_a, unrelated.family_b])
     names, labels = np.unique(labels, return_inverse=True)
     member, a, b = np.split(labels, [len(scores), len(scores) + len(strangers)])
-    counts = with_draws(len(names), draws, seed)
+    counts = family_counts(len(names), draws, seed)
     tail = _Tail(strangers, a, b, counts)
 
     def match_rate(part: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -55,9 +55,9 @@ def security(
             {
                 "fmr": fmr,
                 "threshold": float(thresholds[0]),
-                "unrelated_fmr": estimate(measured, strange),
-                "twin_fmr": estimate(match_rate(~genuine, thresholds), twins),
-                "fnmr": estimate(1 - match_rate(genuine, thresholds), same),
+                "unrelated_fmr": rate_estimate(measured, strange),
+                "twin_fmr": rate_estimate(match_rate(~genuine, thresholds), twins),
+                "fnmr": rate_estimate(1 - match_rate(genuine, thresholds), same),
             }
         )
     return found

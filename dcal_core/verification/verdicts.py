@@ -9,7 +9,7 @@ from math import ceil
 
 import numpy as np
 
-from dcal_core.verification.family_rates import estimate, families_of_rarer_class, shares, tabulate, with_draws
+from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares, tabulate
 from dcal_core.verification.metrics import ROUNDING, checked, equal_error_rate, error_rates, numbered
 
 VERDICTS = {"different": -1, "undecided": 0, "same": 1}
@@ -68,20 +68,20 @@ def verdict_rates(scores, genuine, family, thresholds: Thresholds, draws=1000, s
 
     scores, genuine, family, weights: [P]. `genuine` and `impostor` each hold the shares `same`, `undecided` and
     `different`, `wrong` is the wrong share of all pairs that got a verdict, each as {"value", "low", "high"}: 95 %
-    bootstrap over families (see `estimate`). Without any verdict `wrong` is {"value": None, "reason": ...}.
+    bootstrap over families (see `rate_estimate`). Without any verdict `wrong` is {"value": None, "reason": ...}.
     """
     scores, genuine, weights = checked(scores, genuine, weights)
     member, families = numbered(family, scores)
     outcome = verdicts(scores, thresholds) + np.where(genuine, 1, 4)  # the order of VERDICTS, genuine first
     table = tabulate(member, outcome, weights, families, 6)
-    rows = with_draws(families, draws, seed) @ table
-    result = {
-        name: {verdict: estimate(share, table[:, part].sum(1)) for verdict, share in zip(VERDICTS, rates, strict=True)}
-        for name, part in (("genuine", slice(3)), ("impostor", slice(3, 6)))
-        for rates in [shares(rows[:, part]).T]
-    }
+    rows = family_counts(families, draws, seed) @ table
+    result = {}
+    for name, part in (("genuine", slice(3)), ("impostor", slice(3, 6))):
+        sizes = table[:, part].sum(1)
+        by_verdict = zip(VERDICTS, shares(rows[:, part]).T, strict=True)
+        result[name] = {verdict: rate_estimate(share, sizes) for verdict, share in by_verdict}
     judged = table[:, [0, 2, 3, 5]].sum(1)
     if not judged.any():
         return result | {"wrong": {"value": None, "reason": "no comparison got a verdict"}}
     wrong = shares(np.stack([rows[:, 0] + rows[:, 5], rows[:, 2] + rows[:, 3]], axis=1))[:, 0]
-    return result | {"wrong": estimate(wrong, judged)}
+    return result | {"wrong": rate_estimate(wrong, judged)}

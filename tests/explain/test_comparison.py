@@ -10,8 +10,8 @@ from tiny_models import GRID, make_images, make_model
 from dcal_core.data.images import ImageStore
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.comparison import compare_groups, mean_face, quick_maps
-from dcal_core.explain.faithfulness import share
 from dcal_core.explain.pair_maps import encode_pairs
+from dcal_core.verification.intervals import mean_share
 from dcal_core.verification.protocol import Pairs
 
 LEFT = np.zeros((4, 4), bool)
@@ -44,7 +44,7 @@ def test_shares_and_their_paired_difference_by_hand():
     assert left["same"]["value"] == pytest.approx((0.3 + 0.1 + 0.9) / 3)  # each family counts the same
     assert left["twins"]["value"] == pytest.approx((0.6 + 0.5 + 0.8) / 3)
     faces = [0.2, 0.2, 0.4, 0.4, 0.1, 0.1, 0.9, 0.9]
-    expected = share(faces, [0, 0, 0, 0, 1, 1, 2, 2])
+    expected = mean_share(faces, [0, 0, 0, 0, 1, 1, 2, 2])
     assert [left["same"][end] for end in ("low", "high")] == pytest.approx(
         [expected["low"], expected["high"]], abs=1e-6
     )

@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr, ttest_1samp
+from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 from tiny_models import GRID, SIZE, Brightness, make_images, make_model
 
@@ -14,10 +14,8 @@ from dcal_core.explain.faithfulness import (
     faithfulness,
     hot_maps,
     localisation,
-    mean,
     rank_correlation,
     removal_areas,
-    share,
     shuffled,
     usual_places,
 )
@@ -39,34 +37,6 @@ def hot_at(row, column, height=1.0):
     hot = torch.zeros(GRID, GRID)
     hot[row, column] = height
     return hot
-
-
-def test_mean_counts_each_family_the_same_with_students_interval():
-    values, family = [1.0, 3.0, 5.0, 9.0], ["x", "x", "y", "z"]  # families: 2, 5, 9
-    found = mean(values, family)
-    expected = ttest_1samp([2.0, 5.0, 9.0], 0).confidence_interval(0.95)
-    assert found["value"] == pytest.approx(16 / 3)
-    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-    assert mean([1.0, 2.0], [7, 7]) == {"value": 1.5, "low": None, "high": None}
-
-
-def test_share_stays_between_0_and_1_and_one_without_errors_is_not_sure():
-    found = share([1.0, 0.0, 1.0, 1.0], [0, 0, 1, 2])
-    assert found["value"] == pytest.approx((0.5 + 1 + 1) / 3)
-    assert 0 < found["low"] < found["value"] < found["high"] < 1
-    sure = share(np.ones(40), np.arange(40))
-    assert sure == {"value": 1.0, "low": pytest.approx(0.05 ** (1 / 40)), "high": 1.0}
-
-
-def test_an_interval_of_families_is_not_that_of_their_copies():
-    once, copied = share([0, 1, 1, 0, 1], range(5)), share([0, 1, 1, 0, 1] * 9, list(range(5)) * 9)
-    assert copied == pytest.approx(once)
-
-
-@pytest.mark.parametrize("average", [mean, share])
-def test_values_that_are_not_finite_are_refused(average):
-    with pytest.raises(ValueError, match="1 of 2 values are not finite"):
-        average([0.5, np.nan], [0, 1])
 
 
 def test_pointing_asks_the_hottest_patch_alone():

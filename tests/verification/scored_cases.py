@@ -20,6 +20,11 @@ def clustered_case(families=12, each=10, apart=1.5, spread=1.0, seed=0):
     return scores, genuine, family
 
 
+def drawn_families(families: int, draws: int, seed: int) -> np.ndarray:
+    """How often each family is drawn with replacement, whole numbers [D, F]."""
+    return np.random.default_rng(seed).multinomial(families, np.full(families, 1 / families), size=draws)
+
+
 def index_of(name: str, families: int) -> TwinIndex:
     """Pairs of twins with five images each."""
     names = [(f"{name}{f:02d}a", f"{name}{f:02d}b") for f in range(families)]

@@ -1,20 +1,17 @@
 import numpy as np
 import pytest
-from scipy.special import expit, logit
-from scored_cases import clustered_case
+from scored_cases import clustered_case, drawn_families
 
 from benchmarks.speed.coverage import coverage
 from dcal_core.verification import bootstrap
 from dcal_core.verification.bootstrap import (
     differences,
-    draw_families,
-    effective_families,
-    interval,
     replicate,
     resolvable_fmr,
     roc_band,
     summarise,
 )
+from dcal_core.verification.intervals import effective_families, share_interval
 from dcal_core.verification.metrics import (
     Folds,
     accuracy,
@@ -72,7 +69,7 @@ def test_replicates_equal_a_naive_loop(monkeypatch, even, chunk):
     scores, genuine, family = uneven_case()
     weights = family_weights(family, genuine) if even else np.ones(len(scores))
     replicates = replicate(scores, genuine, 10 * family + 3, 0.7, draws=20, seed=5, weights=weights)
-    counts = [np.ones(6, dtype=int), *draw_families(6, draws=20, seed=5)]
+    counts = [np.ones(6, dtype=int), *drawn_families(6, draws=20, seed=5)]
     assert {len(values) for values in replicates.values.values()} == {21}
     for draw, count in enumerate(counts):
         chosen = np.concatenate([np.flatnonzero(family == f) for f in np.repeat(np.arange(6), count)])
@@ -121,37 +118,7 @@ def test_bad_input_is_refused_in_one_sentence(change, message):
         replicate(**good | change)
 
 
-# The interval
-
-
-def test_interval_by_hand():
-    # Log-odds -1 and 1 about a mean of one half: spread 1. Nine clusters: 9/8, and t of 4 degrees of freedom, 2.7764.
-    values = expit([-1.0, 1.0])
-    np.testing.assert_allclose(interval(values, 9), expit([-1.125 * 2.7764451, 1.125 * 2.7764451]))
-
-
-def test_interval_is_mirrored_and_works_by_column():
-    values = np.random.default_rng(0).beta(2, 30, (50, 3))
-    low, high = interval(values, 31)
-    assert ((low > 0) & (low < values.mean(0)) & (values.mean(0) < high)).all()
-    assert (high - values.mean(0) > values.mean(0) - low).all()  # longer away from 0
-    np.testing.assert_allclose(interval(1 - values, 31), [1 - high, 1 - low])
-    np.testing.assert_allclose(interval(values[:, 1], 31), [low[1], high[1]])
-    assert (interval(values, 10)[1] > high).all()
-
-
-def test_interval_of_draws_without_errors():
-    assert interval(np.zeros(9), 31).tolist() == [0, 0] and interval(np.ones(9), 31).tolist() == [1, 1]
-    few = np.array([0.0, 0.01, 0.02, 0.01, 0.0, 0.02])
-    low, high = interval(few, 31)
-    assert 0 < low < 0.01 < 0.02 < high < 0.12
-    assert logit(high) - logit(0.01) < 2 * 2.3  # a draw of 0 counts for no more than 2 in log-odds
-
-
-def test_uneven_families_are_worth_fewer_even_ones():
-    assert effective_families([7, 7, 7]) == pytest.approx(3)
-    assert effective_families([1, 1, 4]) == pytest.approx(2)
-    assert effective_families([0, 5, 5]) == pytest.approx(2)
+# The intervals of metrics
 
 
 def test_intervals_are_wider_where_families_differ():
@@ -240,7 +207,7 @@ def test_differences_are_paired():
     assert figure["better"] is None and figure["low"] < 0 < figure["high"]
     assert figure["high"] - figure["low"] < (alone["high"] - alone["low"]) / 5
     drawn = (one.values["eer"] - other.values["eer"])[1:]
-    low, high = 2 * interval((1 + drawn) / 2, 25) - 1
+    low, high = 2 * share_interval((1 + drawn) / 2, 25) - 1
     assert (figure["low"], figure["high"]) == pytest.approx((low, high))
 
 
@@ -263,9 +230,9 @@ def test_band_equals_a_naive_loop():
     grid = [0, 0.1, 0.5, 1]
     tar = [
         [tar_at_fmr(scores, genuine, limit, counts[family]) for limit in grid]
-        for counts in draw_families(6, draws=30, seed=2)
+        for counts in drawn_families(6, draws=30, seed=2)
     ]
     clusters = min(effective_families(np.bincount(family[part])) for part in (genuine, ~genuine))
     band = roc_band(scores, genuine, family, grid, draws=30, seed=2)
-    np.testing.assert_allclose(band, interval(np.array(tar), clusters))
+    np.testing.assert_allclose(band, share_interval(np.array(tar), clusters))
     assert [side[-1] for side in band] == [1, 1]

@@ -3,10 +3,10 @@ from math import inf, log, log2, nan
 
 import numpy as np
 import pytest
+from scored_cases import drawn_families
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from dcal_core.verification.bootstrap import draw_families, effective_families, interval
 from dcal_core.verification.calibration import (
     Isotonic,
     Logistic,
@@ -19,6 +19,7 @@ from dcal_core.verification.calibration import (
     from_dict,
     reliability,
 )
+from dcal_core.verification.intervals import effective_families, share_interval
 from dcal_core.verification.metrics import family_weights
 
 
@@ -266,9 +267,9 @@ def test_reliability_equals_a_naive_loop(even):
     for number, b in enumerate(found):
         inside = np.floor(posterior * 4) == number
         drawn = []
-        for counts in draw_families(8, 50, 2):
+        for counts in drawn_families(8, 50, 2):
             drawn.append(naive_share(inside, genuine, weights * counts[(family - 1) // 3]))
-        low, high = interval(drawn, effective_families(np.bincount(family[inside], balanced[inside])))
+        low, high = share_interval(drawn, effective_families(np.bincount(family[inside], balanced[inside])))
         expected = {"value": naive_share(inside, genuine, weights), "low": low, "high": high}
         assert b["observed"] == pytest.approx(expected)
         assert b["posterior"] == pytest.approx(np.average(posterior[inside], weights=balanced[inside]))
@@ -311,14 +312,14 @@ def test_cllr_with_its_interval_equals_a_naive_loop(even):
     found = {"cllr": cllr_estimate(2 * scores, genuine, family, **options)}
     found["cllr_min"] = cllr_min_estimate(scores, genuine, family, **options)
     drawn = {"cllr": [], "cllr_min": []}
-    for counts in draw_families(8, 20, 3):
+    for counts in drawn_families(8, 20, 3):
         of_draw = weights * counts[family]
         drawn["cllr"].append(cllr(2 * scores, genuine, of_draw))
         drawn["cllr_min"].append(cllr_min(scores, genuine, of_draw))
     clusters = effective_families(np.bincount(family, weights))
     for name, value in (("cllr", cllr(2 * scores, genuine, weights)), ("cllr_min", cllr_min(scores, genuine, weights))):
         bits = np.array(drawn[name])
-        low, high = (share / (1 - share) for share in interval(bits / (1 + bits), clusters))
+        low, high = (share / (1 - share) for share in share_interval(bits / (1 + bits), clusters))
         assert found[name] == pytest.approx({"value": value, "low": low, "high": high}) and low < value < high
 
 

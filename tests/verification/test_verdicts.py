@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from scored_cases import clustered_case
+from scored_cases import clustered_case, drawn_families
 
-from dcal_core.verification.bootstrap import draw_families, effective_families, interval
+from dcal_core.verification.intervals import effective_families, share_interval
 from dcal_core.verification.metrics import equal_error_rate, family_weights, rates_at
 from dcal_core.verification.verdicts import Thresholds, verdict_rates, verdict_thresholds, verdicts
 
@@ -110,13 +110,13 @@ def test_rates_equal_a_naive_loop(even):
     scores, genuine, family = scores[kept], genuine[kept], family[kept]
     weights = family_weights(family, genuine) if even else np.ones(len(scores))
     thresholds, replicates = Thresholds(0.3, 1.3), []
-    for counts in draw_families(6, draws=40, seed=5):
+    for counts in drawn_families(6, draws=40, seed=5):
         chosen = np.concatenate([np.flatnonzero(family == f) for f in np.repeat(np.arange(6), counts)])
         replicates.append(naive_rates(scores[chosen], genuine[chosen], thresholds, weights[chosen]))
     answered = (scores < 0.3) | (scores >= 1.3)
     of_columns = [genuine] * 3 + [~genuine] * 3 + [answered]
     clusters = [effective_families(np.bincount(family[part], weights[part])) for part in of_columns]
-    ends = [interval(column, n) for column, n in zip(np.transpose(replicates), clusters, strict=True)]
+    ends = [share_interval(column, n) for column, n in zip(np.transpose(replicates), clusters, strict=True)]
     values = naive_rates(scores, genuine, thresholds, weights)
     found = verdict_rates(scores, genuine, 7 * family, thresholds, draws=40, seed=5, weights=weights)
     for column, estimate in enumerate([*(found[kind][name] for kind, name in NAMES), found["wrong"]]):
