@@ -13,7 +13,7 @@ from dcal_core.verification.intervals import class_sizes, family_counts, rate_es
 from dcal_core.verification.metrics import ROUNDING, checked, numbered
 from dcal_core.verification.protocol import Unrelated
 
-_CHUNK = 1_000_000  # weights held at once: 8 MB
+_TOP = 2  # times as many of the highest scores as an FMR lets match are looked at first
 _ERRORS = 30  # false matches that an FMR must be expected to hold (rule of 30, Doddington et al. 2000)
 
 
@@ -38,7 +38,8 @@ def security(
     names, labels = np.unique(labels, return_inverse=True)
     member, a, b = np.split(labels, [len(scores), len(scores) + len(strangers)])
     counts = family_counts(len(names), draws, seed)
-    tail = _Tail(strangers, a, b, counts)
+    resolved = [fmr for fmr in fmrs if fmr * len(strangers) >= _ERRORS * (1 - ROUNDING)]
+    found_at = _thresholds(strangers, a, b, counts, resolved)
 
     def match_rate(part: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         return _match_rate(scores[part], member[part], weights[part], thresholds, counts)
@@ -47,10 +48,10 @@ def security(
     strange = np.bincount(np.concatenate([a, b]))
     found = []
     for fmr in fmrs:
-        if fmr * len(strangers) < _ERRORS * (1 - ROUNDING):
+        if fmr not in found_at:
             found.append(_unresolved(fmr, len(strangers)))
             continue
-        thresholds, measured = tail.thresholds(fmr)
+        thresholds, measured = found_at[fmr]
         found.append(
             {
                 "fmr": fmr,
@@ -68,40 +69,35 @@ def _unresolved(fmr: float, comparisons: int) -> dict:
     return {"fmr": fmr, "threshold": None, "unrelated_fmr": reason, "twin_fmr": reason, "fnmr": reason}
 
 
-class _Tail:
-    """Unrelated scores [U], falling, of which every row of counts needs only the highest few."""
+def _thresholds(strangers, a, b, counts: np.ndarray, fmrs) -> dict[float, tuple[np.ndarray, np.ndarray]]:
+    """Return, for each FMR, the lowest threshold that keeps it and the FMR there, each [R]; NaN for a single family.
 
-    def __init__(self, scores: np.ndarray, a: np.ndarray, b: np.ndarray, counts: np.ndarray):
-        order = np.argsort(-scores, kind="stable")
-        self.scores, self.a, self.b, self.counts = scores[order], a[order], b[order], counts
-        size = counts.shape[1]
-        comparisons = coo_array((np.ones(len(scores)), (a, b)), shape=(size, size)).tocsr()  # of each two families
-        self.totals = ((comparisons @ counts.T) * counts.T).sum(0)  # [R]
-
-    def thresholds(self, fmr: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lowest threshold with at most this FMR and the FMR there, each [R]; NaN for an empty draw."""
-        empty = self.totals == 0  # a draw of a single family: any threshold will do, and none is returned
-        allowed = np.where(empty, -1, fmr * self.totals * (1 + ROUNDING))
-        length = min(len(self.scores), 2 * ceil(fmr * len(self.scores)))
-        step = max(1, _CHUNK // length)
-        rows = [
-            self._cut(self.counts[start : start + step], allowed[start : start + step], length)
-            for start in range(0, len(allowed), step)
-        ]
-        first, matches = (np.concatenate(column) for column in zip(*rows, strict=True))
-        thresholds = np.where(empty, np.nan, np.nextafter(self.scores[first], np.inf))
-        return thresholds, np.divide(matches, self.totals, out=np.full(len(empty), np.nan), where=~empty)
-
-    def _cut(self, counts: np.ndarray, allowed: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the position of the highest score that must not match, and the weight of those above it, each [r]."""
+    strangers: scores [U] of families a and b. A row needs the cumulative weight of its highest scores alone: of a
+    few, and of ever more while these weigh too little.
+    """
+    if not fmrs:
+        return {}
+    order = np.argsort(-strangers, kind="stable")
+    distance, a, b = -strangers[order], a[order], b[order]  # the most alike first
+    size = counts.shape[1]
+    comparisons = coo_array((np.ones(len(strangers)), (a, b)), shape=(size, size)).tocsr()  # of each two families
+    totals = ((comparisons @ counts.T) * counts.T).sum(0)  # [R]
+    found = {fmr: np.full((2, len(counts)), np.nan) for fmr in fmrs}
+    for row in np.flatnonzero(totals):
+        count = counts[row]
+        allowed = {fmr: fmr * totals[row] * (1 + ROUNDING) for fmr in fmrs}
+        length = _TOP * ceil(max(fmrs) * len(strangers))
         while True:
-            running = np.cumsum(counts[:, self.a[:length]] * counts[:, self.b[:length]], axis=1)
-            if length == len(self.scores) or (running[:, -1] > allowed).all():
+            running = np.cumsum(count[a[:length]] * count[b[:length]])
+            if running[-1] > max(allowed.values()) or length >= len(distance):
                 break
-            length = min(len(self.scores), 2 * length)
-        first = np.argmax(running > allowed[:, None], axis=1)
-        tied = np.searchsorted(-self.scores, -self.scores[first], side="left")  # equal scores match together
-        return first, np.where(tied > 0, running[np.arange(len(first)), tied - 1], 0)
+            length *= 2
+        for fmr, limit in allowed.items():
+            first = distance[np.searchsorted(running, limit, side="right")]  # must not match
+            matched = np.searchsorted(distance, first, side="left")  # equal scores match together
+            weight = running[matched - 1] if matched else 0
+            found[fmr][:, row] = np.nextafter(-first, np.inf), weight / totals[row]
+    return found
 
 
 def _match_rate(scores, member, weights, thresholds: np.ndarray, counts: np.ndarray) -> np.ndarray:

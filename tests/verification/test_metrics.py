@@ -1,23 +1,19 @@
 import numpy as np
 import pytest
 import torch
+from single_metrics import accuracy, eer_on_hull, fnmr_at_fmr, fold_accuracy, tar_at_fmr
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import det_curve, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import binary_auroc, binary_eer
 
 from dcal_core.verification.metrics import (
     Folds,
-    accuracy,
     balanced,
-    eer_on_hull,
     equal_error_rate,
     error_rates,
     family_weights,
-    fnmr_at_fmr,
-    fold_accuracy,
     rates_at,
     roc_auc,
-    tar_at_fmr,
 )
 
 

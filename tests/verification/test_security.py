@@ -52,9 +52,9 @@ def test_known_answer():
 
 
 @pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize("chunk", [1, 1_000_000])
-def test_bootstrap_equals_a_naive_loop(monkeypatch, even, chunk):
-    monkeypatch.setattr(module, "_CHUNK", chunk)
+@pytest.mark.parametrize("top", [1, 2, 1000])  # of the highest scores looked at first
+def test_bootstrap_equals_a_naive_loop(monkeypatch, even, top):
+    monkeypatch.setattr(module, "_TOP", top)
     (scores, genuine, family), unrelated = twins(), strangers()
     weights = family_weights(family, genuine) if even else np.ones(len(scores))
     fmrs, replicates = (0.1, 0.03), {0.1: [], 0.03: []}
@@ -117,6 +117,8 @@ def test_an_fmr_of_too_few_errors_is_named_and_not_printed():
     reason = {"value": None, "reason": "not resolvable with 1,008 unrelated comparisons"}
     assert below == {"fmr": 29 / 1008, "threshold": None} | dict.fromkeys(NAMES, reason)
     json.dumps([resolved, below], allow_nan=False)
+    (alone,) = security(*twins(), unrelated, fmrs=(29 / 1008,), draws=10)
+    assert alone == below
 
 
 def test_no_twin_taken_for_another_still_allows_some():
