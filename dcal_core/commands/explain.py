@@ -99,7 +99,7 @@ def explain_files(session: Session, files: list[Path]) -> list[Path]:
 
 
 def label_of_given(session: Session) -> str:
-    """What images are called that somebody gives: nobody but they know what they show."""
+    """The label of images that the user gives, whose people are unknown."""
     return f"images given, model trained on {RunFolder.around(session.trained).data()}"
 
 

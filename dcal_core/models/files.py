@@ -1,7 +1,7 @@
 """From a config to a model, and from a folder to a trained one.
 
-A model folder holds `model.json`, the architecture as plain values, and `model.safetensors`, the weights: neither can
-execute code when read. An evaluation adds `decision.json`, what a score means (verification/decision.py).
+A model folder holds `model.json`, the architecture as plain values, and `model.safetensors`, the weights: reading
+them cannot execute code. An evaluation adds `decision.json`, what a score means (verification/decision.py).
 """
 
 import importlib
@@ -17,28 +17,31 @@ from dcal_core.config.parameters import read
 from dcal_core.config.recipes import parameters_of
 from dcal_core.config.shared import Config
 from dcal_core.errors import ConfigError
+from dcal_core.models.verifier import Verifier
 from dcal_core.runs import MODEL_FILE, WEIGHTS_FILE
 from dcal_core.storage import DamagedError, check_seal, read_json
 
-# A recipe's name to the module of its model, which is imported only when it is asked for. In it are
-#   ARCHITECTURE                                    what model.json holds, by the parameter it came from, if any
-#   check_architecture(found)                       refuses there what no parameter's limits refuse
-#   new_model(config, input_roots, pretrained)      a model to train
-#   rebuild(architecture)                           one whose weights are still to come
-# All raise ConfigError; a model keeps its architecture as an attribute, to be saved with its weights.
-MODULES = {
+MODULES = {  # a recipe's name to the module of its model, which is imported when it is first asked for
     "dcal": "dcal_core.models.dcal",
     "adaface": "dcal_core.models.adaface",
 }
 
 
 def module_of(recipe: str) -> ModuleType:
-    """The module of a recipe's model."""
+    """The module of a recipe's model, with four names; its functions raise ConfigError for what they refuse.
+
+        ARCHITECTURE                                  what model.json holds, by the parameter it came from, if any
+        check_architecture(found)                     refuses values that no parameter's limits refuse
+        new_model(config, input_roots, pretrained)    a model to train
+        rebuild(architecture)                         a model whose trained weights are still to come
+
+    Both functions that make a model set its `architecture`.
+    """
     return importlib.import_module(MODULES[recipe])
 
 
-def new_model(config: Config, input_roots: list[Path], pretrained: bool = True) -> nn.Module:
-    """A model to train; raises ConfigError. pretrained=False where a checkpoint will bring all weights anyway."""
+def new_model(config: Config, input_roots: list[Path], pretrained: bool = True) -> Verifier:
+    """A model to train; raises ConfigError. pretrained=False if a checkpoint brings all weights anyway."""
     return module_of(config.recipe).new_model(config, input_roots, pretrained)
 
 
@@ -47,14 +50,14 @@ def save_state(file: Path, module: nn.Module) -> None:
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
 
 
-def save_model(folder: Path, model: nn.Module) -> None:
+def save_model(folder: Path, model: Verifier) -> None:
     """Write the model, its weights and `model.architecture`, into a folder."""
     save_state(Path(folder) / WEIGHTS_FILE, model)
     (Path(folder) / MODEL_FILE).write_text(json.dumps(model.architecture, indent=1))
 
 
 def read_architecture(file: Path) -> dict:
-    """The architecture that a model folder's file describes; raises DamagedError where it describes none of ours."""
+    """The architecture that a model folder's file describes; raises DamagedError if no recipe has such a model."""
     found = read_json(file)
     try:
         kind = parameters_of({"recipe": found.get("recipe")})
@@ -79,9 +82,11 @@ def other_version(file: Path, error: ConfigError) -> DamagedError:
     return DamagedError(f"{file} is damaged or of another version ({error}): restore it or train again.")
 
 
-def load_model(folder: Path) -> nn.Module:
-    """The trained model of a folder, on the CPU and in eval mode; raises ConfigError where the folder holds none, and
-    DamagedError where it is not as it was written."""
+def load_model(folder: Path) -> Verifier:
+    """The trained model of a folder, on the CPU and in eval mode.
+
+    Raises ConfigError if the folder holds none, and DamagedError if it is not as it was written.
+    """
     described = Path(folder) / MODEL_FILE
     weights = Path(folder) / WEIGHTS_FILE
     if not described.is_file():

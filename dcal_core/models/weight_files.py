@@ -4,8 +4,6 @@ import re
 import zipfile
 from pathlib import Path
 
-from timm.models import load_state_dict
-
 from dcal_core.errors import ConfigError
 
 RESAVE = "s = torch.load('FILE', 'cpu', weights_only=False); torch.save(s.get('state_dict', s), 'weights.pt')"
@@ -29,6 +27,8 @@ def read_state(file: Path, trusted: bool = False) -> dict:
     """
     if not file.is_file():
         raise ConfigError(f"weights={file}: there is no such file. Give the path of one.")
+    from timm.models import load_state_dict  # takes seconds to import, and a run without a file needs no timm
+
     try:
         check_archive(file)
         return load_state_dict(str(file), weights_only=not trusted)

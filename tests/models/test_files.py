@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -393,6 +395,26 @@ def test_every_recipe_has_its_models():
         # what stands in model.json is known for each, and comes from a parameter or not
         assert {"recipe", "backbone", "image_size"} <= module.ARCHITECTURE.keys()
         assert set(module.ARCHITECTURE.values()) - {None} <= set(class_of(recipe).decisive())
+
+
+ANOTHER = """
+import sys
+from dcal_core.config.adaface import AdaFaceConfig
+from dcal_core.models.files import load_model, new_model, save_model
+from dcal_core.storage import seal
+model = new_model(AdaFaceConfig(backbone="ir_18", image_size=32, width=8, allow_random_init=True), [])
+save_model(sys.argv[1], model)
+seal(__import__("pathlib").Path(sys.argv[1]))
+load_model(sys.argv[1])
+assert "timm" not in sys.modules, "timm was imported"
+from dcal_core.models import dcal
+assert "timm" in sys.modules  # so it would be seen
+"""
+
+
+def test_a_model_is_made_saved_and_loaded_without_importing_the_others(tmp_path):
+    done = subprocess.run([sys.executable, "-c", ANOTHER, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("backbone, grid", [(TINY, 4), ("hybrid_tiny", 8)])
