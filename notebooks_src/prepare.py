@@ -43,10 +43,10 @@ session = begin_audit(given, PARAMS_DIR)
 # %%
 from IPython.display import Markdown, display
 
-from dcal_core.commands.prepare import audit_data, summary
+from dcal_core.commands.prepare import audit_data, splits_table
 
 audit = audit_data(session.config)
-display(Markdown(summary(audit)))
+display(Markdown(splits_table(audit)))
 
 # %% [markdown]
 # The more images a person has, the more pairs they form: in a naive average, a few people with many images would count
@@ -64,9 +64,9 @@ session.show(draw_counts(audit), "images_per_person")
 # are kept. Copies cropped by 2 % or more at each side are not recognised.
 
 # %%
-from dcal_core.commands.prepare import first_findings, found
+from dcal_core.commands.prepare import findings_table, first_findings
 
-display(Markdown(found(audit)))
+display(Markdown(findings_table(audit)))
 print(*first_findings(audit), sep="\n")
 
 # %% [markdown]
@@ -87,10 +87,10 @@ for kind in KINDS:
 # All findings, with counts and thresholds, in one file.
 
 # %%
-from dcal_core.commands.prepare import exclusion_list, write_report
+from dcal_core.commands.prepare import exclusion_list, write_audit
 
 listing = exclusion_list(session)
-print(f"Report: {write_report(audit, session.folder.path)}")
+print(f"Report: {write_audit(audit, session.folder.path)}")
 print(f"{len(audit.suggested()):,} images suggested to be dropped ({audit.data})")
 
 # %% [markdown]

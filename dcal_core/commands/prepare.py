@@ -1,5 +1,4 @@
-"""The data audit, and an aligned copy, as a command, `python -m dcal_core prepare`, and what prepare.ipynb shares with
-it."""
+"""`python -m dcal_core prepare`: audit a data set and, if asked, make an aligned copy; shared with prepare.ipynb."""
 
 import json
 from collections.abc import Iterator
@@ -26,11 +25,12 @@ from dcal_core.palette import BLUE, GREEN, VERMILION
 from dcal_core.storage import write_text
 
 TITLE = "Check the twin data"
-NAMED, MISSING = 3, 20  # findings of a kind, and photographs that were not aligned, that are printed
+LISTED = 3  # printed findings of each kind
+LISTED_PHOTOGRAPHS = 20  # printed photographs that were not aligned
 
 
 def begin_audit(given: dict, params_dir: Path) -> Session:
-    """Describe the machine and read the parameters of an audit; raises ConfigError."""
+    """Describe the machine and read the parameters of an audit."""
     given = dict(given)
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     config = load(preset, params_dir, given)
@@ -40,31 +40,31 @@ def begin_audit(given: dict, params_dir: Path) -> Session:
 
 
 def audit_data(config: Config) -> Audit:
-    """Audit the data that training would take, whether it would refuse it or not; raises DataError where the index
-    files are none."""
+    """Audit the data that training would use, even data that it would refuse; DataError for malformed index files."""
     root = open_root(config)
     return audit_images(read_indexes(root), root, config.image_size, label_of(root))
 
 
 def exclusion_list(session: Session) -> Path:
-    """The list that prepare reads and writes: the one given, else the one in the run's folder."""
+    """The exclusion list that prepare reads and writes: the given one, else the one in the run's folder."""
     return Path(session.config.exclusions) if session.config.exclusions else session.folder.path / FILE
 
 
 def exclude_suggested(audit: Audit, file: Path) -> str:
-    """Add what the audit suggests to drop to an exclusion list; returns the sentences that say so. Raises DataError."""
+    """Add the images that the audit suggests to drop to an exclusion list; returns a message for the user."""
     return write_list(audit, file, audit.suggested() | excluded_before(audit, file))
 
 
-def write_report(audit: Audit, folder: Path) -> Path:
+def write_audit(audit: Audit, folder: Path) -> Path:
     """Write audit.json into a folder; returns its path."""
+    file = folder / "audit.json"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "audit.json", json.dumps(audit.as_dict(), indent=1, allow_nan=False) + "\n")
-    return folder / "audit.json"
+    write_text(file, json.dumps(audit.as_dict(), indent=1, allow_nan=False) + "\n")
+    return file
 
 
-def summary(audit: Audit) -> str:
-    """What each split holds, as a Markdown table that is also legible as text."""
+def splits_table(audit: Audit) -> str:
+    """Counts of people, families and images in each split, as a Markdown table."""
     splits = audit.splits.values()
     rows = []
     for key in ("people", "families", "images", "images_found", "images_readable"):
@@ -74,31 +74,32 @@ def summary(audit: Audit) -> str:
     return table([audit.data, *audit.splits], rows)
 
 
-def found(audit: Audit) -> str:
-    """How often each kind of finding was made, as a Markdown table that is also legible as text."""
+def findings_table(audit: Audit) -> str:
+    """Counts of cases, people and images for each kind of finding, as a Markdown table."""
     rows = []
     for kind in KINDS:
         if findings := audit.of_kind(kind):
-            distinct = [{item for finding in findings for item in getattr(finding, of)} for of in ("people", "images")]
+            people = {person for finding in findings for person in finding.people}
+            images = {image for finding in findings for image in finding.images}
             drop = {image for finding in findings for image in finding.drop}
-            rows.append([kind, *(f"{n:,}" for n in map(len, (findings, *distinct, drop))), KINDS[kind]])
+            rows.append([kind, *(f"{len(group):,}" for group in (findings, people, images, drop)), KINDS[kind]])
     head = ["finding", "cases", "people", "images", "drop?", "what it is"]
     return table(head, rows) if rows else "Nothing was found that is worth knowing."
 
 
 def first_findings(audit: Audit) -> Iterator[str]:
-    """A line for each of the first findings of each kind."""
+    """A line of text for each of the first findings of each kind."""
     for kind in KINDS:
         findings = audit.of_kind(kind)
-        for finding in findings[:NAMED]:
+        for finding in findings[:LISTED]:
             what = finding.images or finding.people
             yield f"{kind}: {', '.join(what[:4])}{' ...' if len(what) > 4 else ''}: {finding.reason}"
-        if len(findings) > NAMED:
-            yield f"{kind}: {len(findings) - NAMED:,} more in audit.json"
+        if len(findings) > LISTED:
+            yield f"{kind}: {len(findings) - LISTED:,} more in audit.json"
 
 
-def figures(audit: Audit) -> Iterator[tuple[str, Figure]]:
-    """All pictures of an audit by file name: the images per person, then a sheet for each kind that has images."""
+def draw_audit(audit: Audit) -> Iterator[tuple[str, Figure]]:
+    """All figures of an audit with their names: the images per person, then a sheet for each kind with images."""
     yield "images_per_person", draw_counts(audit)
     for kind in KINDS:
         if any(finding.images for finding in audit.of_kind(kind)):
@@ -106,7 +107,7 @@ def figures(audit: Audit) -> Iterator[tuple[str, Figure]]:
 
 
 def draw_counts(audit: Audit) -> Figure:
-    """How many people have how many readable images, a histogram for each split."""
+    """A histogram of the readable images per person, for each split."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     grid = figure.subplots(1, len(audit.splits), squeeze=False)[0]
     for axes, (name, split) in zip(grid, audit.splits.items(), strict=True):
@@ -122,11 +123,12 @@ def draw_counts(audit: Audit) -> Figure:
 
 
 def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Record]]]:
-    """Align both splits, but for the images left out, into `<data>_aligned_<size>` in the run's folder; returns that
-    folder and the records by split. DataError where there are no photographs, and all that `align_split` raises."""
+    """Align both splits, without the excluded images, into `<data>_aligned_<size>` in the run's folder; returns that
+    folder and the records by split. DataError for drawn twins."""
     if audit.data == SYNTHETIC:
         raise DataError("drawn twins are drawn aligned: attach photographs, give data_root, or set align=false.")
-    config, listing = session.config, exclusion_list(session)
+    config = session.config
+    listing = exclusion_list(session)
     if listing.exists():
         config = config.replace(exclusions=str(listing))
     target = session.folder.path / f"{audit.data}_aligned_{config.align_size}"
@@ -136,32 +138,31 @@ def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Rec
 
 
 def alignment_table(records: dict[str, list[Record]]) -> str:
-    """What became of the photographs of each split, as a Markdown table that is also legible as text."""
+    """Counts of photographs by what was done with them, for each split, as a Markdown table."""
     rows = []
     for status in (ALIGNED, KEPT, DROPPED):
         rows.append([status, *(f"{sum(r.status == status for r in split):,}" for split in records.values())])
-    several = (sum(record.faces > 1 for record in split) for split in records.values())
-    return table(["photographs", *records], [*rows, ["of them with several faces", *map(str, several)]])
+    rows.append(["of them with several faces", *(str(sum(r.faces > 1 for r in split)) for split in records.values())])
+    return table(["photographs", *records], rows)
 
 
 def not_aligned(records: dict[str, list[Record]]) -> Iterator[str]:
-    """A line for each photograph that was not aligned, up to a number that can be read."""
+    """A line of text for each of the first photographs that were not aligned."""
     missing = [record for split in records.values() for record in split if record.status != ALIGNED]
-    yield from (f"{record.status}: {record.image}: {record.reason}" for record in missing[:MISSING])
-    if len(missing) > MISSING:
-        yield f"{len(missing) - MISSING:,} more in {RECORDS}"
+    yield from (f"{record.status}: {record.image}: {record.reason}" for record in missing[:LISTED_PHOTOGRAPHS])
+    if len(missing) > LISTED_PHOTOGRAPHS:
+        yield f"{len(missing) - LISTED_PHOTOGRAPHS:,} more in {RECORDS}"
 
 
 def draw_alignment(target: Path, records: dict[str, list[Record]], label: str) -> Figure:
-    """A sheet of photographs, evenly chosen, with the box and the landmarks found, each above its aligned face."""
+    """Evenly chosen photographs with the detected box and landmarks, each above its aligned face."""
     aligned = [record for split in records.values() for record in split if record.status == ALIGNED]
     shown = [aligned[number] for number in np.linspace(0, len(aligned) - 1, min(len(aligned), 8)).astype(int)]
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     figure.suptitle(f"{len(shown)} of {len(aligned):,} photographs, and the faces they became ({label})", fontsize=11)
     grid = figure.subplots(2, max(len(shown), 1), squeeze=False)
     for above, below, record in zip(*grid, shown, strict=False):
-        photograph = open_upright(Path(record.photograph).read_bytes())
-        above.imshow(photograph)
+        above.imshow(open_upright(Path(record.photograph).read_bytes()))
         above.add_patch(Rectangle(record.box[:2], *record.box[2:], fill=False, color=VERMILION))
         above.scatter(*zip(*record.landmarks, strict=True), s=4, color=GREEN)
         above.set_title(record.image, fontsize=6)
@@ -171,8 +172,20 @@ def draw_alignment(target: Path, records: dict[str, list[Record]], label: str) -
     return figure
 
 
+def report_audit(session: Session, audit: Audit) -> None:
+    """Print an audit, save it and its figures in the run's folder, and write the exclusion list if asked for."""
+    print(f"\n{splits_table(audit)}\n\n{findings_table(audit)}\n", *first_findings(audit), sep="\n")
+    for name, figure in draw_audit(audit):
+        session.keep(figure, name)
+    print(f"\nReport: {write_audit(audit, session.folder.path)}\nPictures: {session.folder.figures}")
+    if session.config.drop_suggested:
+        print(exclude_suggested(audit, exclusion_list(session)))
+    elif audit.suggested():
+        print(f"{len(audit.suggested()):,} images suggested to be dropped: review them, or give drop_suggested=true.")
+
+
 def report_alignment(session: Session, audit: Audit) -> None:
-    """Align the data, print what became of it, and keep a sheet of it in the run's folder."""
+    """Align the data, print the result, and save a sheet of faces in the run's folder."""
     target, records = align_data(session, audit)
     print(f"\n{alignment_table(records)}\n", *not_aligned(records), sep="\n")
     print(f"Sheet: {session.keep(draw_alignment(target, records, audit.data), 'alignment')}")
@@ -180,30 +193,19 @@ def report_alignment(session: Session, audit: Audit) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """What prepare.ipynb does, without its reviewer: exit status 0 also with findings; raises UserError where there is
-    nothing to audit."""
+    """What prepare.ipynb does, without its reviewer; the exit status is 0 also if something was found."""
     parser = command_parser("prepare", "Check the data of a preset.")
     parser.add_argument("--align", action="store_true", help="make an aligned copy of it too, as -p align true does")
     options = parser.parse_args(arguments)
     given, params_dir = given_parameters(options)
-    session = begin_audit(given | ({"align": True} if options.align else {}), params_dir)
+    if options.align:
+        given["align"] = True
+    session = begin_audit(given, params_dir)
     audit = audit_data(session.config)
-    report(session, audit)
+    report_audit(session, audit)
     if session.config.align:
         report_alignment(session, audit)
     return 0
-
-
-def report(session: Session, audit: Audit) -> None:
-    """Print an audit, keep it and its pictures in the run's folder, and write the list where that is asked for."""
-    print(f"\n{summary(audit)}\n\n{found(audit)}\n", *first_findings(audit), sep="\n")
-    for name, figure in figures(audit):
-        session.keep(figure, name)
-    print(f"\nReport: {write_report(audit, session.folder.path)}\nPictures: {session.folder.figures}")
-    if session.config.drop_suggested:
-        print(exclude_suggested(audit, exclusion_list(session)))
-    elif audit.suggested():
-        print(f"{len(audit.suggested()):,} images suggested to be dropped: review them, or give drop_suggested=true.")
 
 
 def _spread(values: dict) -> str:

@@ -13,11 +13,19 @@ from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
 from PIL import Image
 
+from build_notebooks import ROOT, core_files
 from dcal_core.__main__ import main
 from dcal_core.audit import review
 from dcal_core.audit.findings import audit_images
 from dcal_core.audit.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face, picture
-from dcal_core.commands.prepare import exclude_suggested, figures, first_findings, found, summary, write_report
+from dcal_core.commands.prepare import (
+    draw_audit,
+    exclude_suggested,
+    findings_table,
+    first_findings,
+    splits_table,
+    write_audit,
+)
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
@@ -124,6 +132,12 @@ def test_index_files_that_are_none_end_in_one_sentence(root, capsys):
     assert "train_twin_pairs.json: not a list of pairs" in capsys.readouterr().err
 
 
+def test_the_notebook_carries_no_model_and_no_training():
+    files = core_files(ROOT / "notebooks_src/prepare.py", ROOT)
+    folders = {file.relative_to(ROOT / "dcal_core").parts[0] for file in files}
+    assert {"audit", "data", "commands"} <= folders and folders.isdisjoint({"models", "training", "recipes", "explain"})
+
+
 def test_from_a_shell(root, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "dcal_core", *given(root), *UNSEEN]
@@ -207,10 +221,10 @@ def test_people_left_without_images_are_named(audit, tmp_path):
 
 
 def test_tables_are_markdown_with_columns_that_line_up(audit):
-    for text in (summary(audit), found(audit)):
+    for text in (splits_table(audit), findings_table(audit)):
         lines = text.splitlines()
         assert len({len(line) for line in lines}) == 1 and set(lines[1]) == set("|-")
-    assert "| images readable" in summary(audit) and "| 3, 4, 4" not in found(audit)
+    assert "| images readable" in splits_table(audit) and "| 3, 4, 4" not in findings_table(audit)
     assert [line.split(":")[0] for line in first_findings(audit)] == [
         "like_co_twin",
         "unreadable",
@@ -225,14 +239,14 @@ def test_clean_data_says_so(tmp_path):
             tmp_path / "t", split=split, families=1, images_per_person=2, size=SIZE, difficulty=0, seed=0, workers=1
         )
     clean = audit_images(read_indexes(tmp_path / "t"), tmp_path / "t", SIZE, "SYNTHETIC")
-    assert found(clean).startswith("Nothing") and list(first_findings(clean)) == []
-    assert [name for name, _ in figures(clean)] == ["images_per_person"]
+    assert findings_table(clean).startswith("Nothing") and list(first_findings(clean)) == []
+    assert [name for name, _ in draw_audit(clean)] == ["images_per_person"]
     assert Reviewer(clean, tmp_path / FILE).place.value == "nothing to review"
-    assert json.loads(write_report(clean, tmp_path).read_text())["findings"] == []
+    assert json.loads(write_audit(clean, tmp_path).read_text())["findings"] == []
 
 
 def test_figures_name_data_images_and_decisions(audit):
-    for name, figure in figures(audit):
+    for name, figure in draw_audit(audit):
         assert isinstance(figure, Figure)
         titles = [axes.get_title() for axes in figure.axes]
         if name == "images_per_person":
