@@ -1,11 +1,11 @@
-"""A split's photographs as aligned faces, in a folder that is a data root itself.
+"""An aligned copy of a data set: the faces of its photographs, in a folder that is a data root itself.
 
     train_aligned_images/<person>/<file>.png    test_aligned_images/...     the faces
-    train_aligned_images/alignment.json         test_aligned_images/...     what became of each photograph
+    train_aligned_images/alignment.json         test_aligned_images/...     a record of each photograph
     id_to_train_aligned_images.json             id_to_test_...              person to faces
     train_dataset_infor.json, train_twin_pairs.json, test_...               the index files that training reads
 
-Only photographs that are new or have changed are looked at again; an interruption costs those of the last chunk.
+A rerun aligns only new and changed photographs; an interruption loses the last chunk at most.
 """
 
 import functools
@@ -33,22 +33,24 @@ from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.progress import progress_line
 from dcal_core.storage import UNFINISHED, DamagedError, digest, disk_errors, read_json, whole_file, write_text
 
-VERSION = 1  # raise it when faces are found or cut otherwise: what was aligned before is then made anew
+VERSION = 1  # raise it when alignment changes, so that all faces are aligned again
 RECORDS = "alignment.json"
-CHUNK = 256  # photographs between two writings of the records
-WORTH_A_WORKER = 64  # photographs; a process takes seconds to start
-ALIGNED, KEPT, DROPPED = "aligned", "kept", "dropped"
+CHUNK = 256  # photographs after which the records are written
+WORTH_A_WORKER = 64  # photographs per worker process, which takes seconds to start
+ALIGNED = "aligned"
+KEPT = "kept"
+DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one photograph; px of the upright photograph, (0, 0) the centre of the first."""
+    """The result for one photograph; px of the upright photograph, with (0, 0) at the centre of the first one."""
 
     image: str  # as an exclusion list names it
     person: str
-    photograph: str  # its file; empty where there is none
-    photograph_digest: str  # SHA-256; empty where it cannot be read
-    file: str  # the face, below the data root; empty where the photograph is dropped
+    photograph: str  # its file; empty if there is none
+    photograph_digest: str  # SHA-256; empty if it cannot be read
+    file: str  # the face, below the data root; empty if the photograph is dropped
     file_digest: str
     status: str  # ALIGNED, KEPT (resized whole) or DROPPED
     reason: str = ""  # why it is not aligned
@@ -62,22 +64,22 @@ class Record:
 def align_split(
     index: TwinIndex, root: Path, target: Path, *, size: int, missing: str, workers: int | None = None
 ) -> list[Record]:
-    """Align the photographs of a split, "train" or "test", which lie under `root`, into the data root `target`; returns
-    the records in the order of the index.
+    """Align the photographs of a split, "train" or "test", below `root` into the data root `target`; returns the
+    records in index order.
 
-    Faces are `size` x `size` px. A photograph without a face is left out where `missing` is "drop" and resized whole
-    where it is "keep". `workers`: processes, None for as many as pay, which change no pixel (a script that uses several
-    needs the usual `__main__` guard). ConfigError where a package is missing, DataError where two faces would get one
-    name or a person is left without any, StorageError where the disk is full.
+    size: px, the side of a face. missing: "drop" leaves photographs without a face out, "keep" resizes them whole.
+    workers: processes, None for as many as pay off; their number changes no pixel, and a script that uses several needs
+    a `__main__` guard. DataError if two faces would get the same name or a person has no face.
     """
     faces = target / f"{index.name}_aligned_images"
     parameters = {"version": VERSION, "size": size, "missing": missing, **versions()}
-    face_weights()  # here, where damage ends in a sentence, and not in a worker
+    face_weights()  # so that a missing package or damaged weights end here and not in a worker
     with disk_errors(target):
         faces.mkdir(parents=True, exist_ok=True)
-    for unfinished in faces.rglob(f"*.png{UNFINISHED}"):  # an interruption's
+    for unfinished in faces.rglob(f"*.png{UNFINISHED}"):  # left by an interruption
         unfinished.unlink()
-    tasks, (made_with, before) = _tasks(index, root), _read_records(faces / RECORDS)
+    tasks = _tasks(index, root)
+    made_with, before = _read_records(faces / RECORDS)
     current = before if made_with == parameters else {}
     done = dict(current)
     with disk_errors(target), progress_line(total=len(tasks), desc=f"aligning {index.name}", unit="image") as progress:
@@ -90,13 +92,13 @@ def align_split(
     _write_records(faces / RECORDS, parameters, records)
     _write_index(index, target, records)
     for file in {record.file for record in before.values()} - {record.file for record in records} - {""}:
-        (target / file).unlink(missing_ok=True)  # of people or photographs that are no longer listed
+        (target / file).unlink(missing_ok=True)  # faces of people or photographs that are no longer listed
     return records
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A photograph to be aligned: files that fit its entry, one where all is well, and the face's file."""
+    """A photograph to align: the files that fit its entry, normally one, and the file of the face."""
 
     image: str
     person: str
@@ -105,9 +107,12 @@ class _Task:
 
 
 def _tasks(index: TwinIndex, root: Path) -> list[_Task]:
-    found, tasks, owner = find_images(index, root), [], {}
+    found = find_images(index, root)
+    tasks = []
+    owner = {}
     for number, name in enumerate(image_names(index.paths)):
-        person, path = index.people[index.person_of[number]], index.paths[number]
+        person = index.people[index.person_of[number]]
+        path = index.paths[number]
         if path_parts(person) != (person,) or person == "..":
             raise DataError(f"{index.name}: person {person!r:.60} cannot be a folder's name: write another id.")
         file = f"{index.name}_aligned_images/{person}/{Path(path_parts(path)[-1]).stem}.png"
@@ -120,21 +125,21 @@ def _tasks(index: TwinIndex, root: Path) -> list[_Task]:
 def _aligned(
     tasks: Sequence[_Task], before: dict[str, Record], target: Path, parameters: dict, workers: int | None
 ) -> Iterator[Record]:
-    """The records of the tasks, in order, by several processes where that pays."""
+    """The records of the tasks, in order; several processes align them if that pays off."""
     workers = workers or min(os.cpu_count() or 1, math.ceil(len(tasks) / WORTH_A_WORKER))
     work = functools.partial(_align, target=target, size=parameters["size"], missing=parameters["missing"])
     known = [before.get(task.image) for task in tasks]
     if workers == 1:
         yield from map(work, tasks, known)
         return
-    # Spawn: a child forked from a process that holds CUDA or threads may hang.
+    # Spawn, because a child forked from a process with CUDA or threads may hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         yield from pool.map(work, tasks, known, chunksize=4)
 
 
 def _begin_worker() -> None:
     end_with_parent()
-    opencv().setNumThreads(1)  # the processes share the cores out
+    opencv().setNumThreads(1)  # the processes share the cores
 
 
 @functools.cache
@@ -143,7 +148,7 @@ def _aligner() -> FaceAligner:
 
 
 def _align(task: _Task, before: Record | None, target: Path, size: int, missing: str) -> Record:
-    """Align one photograph, unless its record and its face are of the very same file. Top level: workers import it."""
+    """Align one photograph, unless its record is of the same file. Top level, because workers import it."""
     record = Record(task.image, task.person, "", "", "", "", DROPPED)
     if len(task.places) != 1:
         several = f"several files fit: {' and '.join(task.places[:2])}"
@@ -174,7 +179,7 @@ def _align(task: _Task, before: Record | None, target: Path, size: int, missing:
 
 
 def _is_whole(record: Record, task: _Task, target: Path) -> bool:
-    """Whether the face of a record lies where it should, byte for byte, or is rightly not there."""
+    """Whether the face of a record is unchanged, or the record rightly has none."""
     if record.status == DROPPED:
         return True
     face = target / task.file
@@ -190,7 +195,7 @@ def _write_face(face: np.ndarray, file: Path) -> str:
 
 
 def _read_records(file: Path) -> tuple[dict, dict[str, Record]]:
-    """The parameters and the records, by image, of an earlier alignment; none of either where it is not to be used."""
+    """The parameters and the records by image of an earlier alignment; empty if there is none or it is damaged."""
     if not file.exists():
         return {}, {}
     try:
@@ -215,8 +220,8 @@ def _write_records(file: Path, parameters: dict, records: Sequence[Record]) -> N
 
 
 def _write_index(index: TwinIndex, target: Path, records: Sequence[Record]) -> None:
-    """Write person to faces twice, as alignment and as training call it, and the pairs; DataError for a person without
-    a face."""
+    """Write the faces of each person under the names that alignment and training use, and the pairs; DataError for a
+    person without a face."""
     faces = {person: [r.file for r in records if r.person == person and r.file] for person in index.people}
     if emptied := [person for person, files in faces.items() if not files]:
         raise DataError(

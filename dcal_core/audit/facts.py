@@ -1,4 +1,4 @@
-"""What the files behind an index hold, image by image; one without a file, or with a damaged one, has its place."""
+"""Facts about the files behind an index, image by image; missing and damaged ones have an entry too."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ from dcal_core.progress import progress_line
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What the file of one image holds."""
+    """Facts about the file of one image."""
 
     width: int  # px
     height: int
@@ -32,20 +32,20 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One image of an index: whose it is, where it lies, and its facts or why there are none."""
+    """One image of an index: its person, its file, and its facts or the reason why there are none."""
 
     name: str  # as an exclusion list names it
     path: str | Path  # as the index has it
     split: str
     person: str
     family: tuple[str, ...]
-    places: tuple[Path, ...]  # files that fit it; one, where all is well
+    places: tuple[Path, ...]  # files that fit it; normally one
     facts: Facts | None = None
     fault: str = ""
 
 
-def look_at(file: Path, image_size: int) -> Facts:
-    """The facts of one image, decoded as training does; Unreadable says why it cannot be."""
+def read_facts(file: Path, image_size: int) -> Facts:
+    """The facts of one image, decoded as training decodes it; raises Unreadable."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -54,8 +54,9 @@ def look_at(file: Path, image_size: int) -> Facts:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
     grey = bool((pixels == pixels[:1]).all())
-    digests = hashlib.sha256(data).hexdigest(), hashlib.sha256(pixels).hexdigest()
-    return Facts(width, height, grey, *digests, thumbnail(pixels))
+    file_digest = hashlib.sha256(data).hexdigest()
+    pixel_digest = hashlib.sha256(pixels).hexdigest()
+    return Facts(width, height, grey, file_digest, pixel_digest, thumbnail(pixels))
 
 
 def _list_entries(indexes: Sequence[TwinIndex], root: Path) -> list[Entry]:
@@ -71,15 +72,15 @@ def _list_entries(indexes: Sequence[TwinIndex], root: Path) -> list[Entry]:
 
 
 def read_entries(indexes: Sequence[TwinIndex], root: Path, image_size: int) -> list[Entry]:
-    """All images of the indexes, in their order, each found under `root` and read once; `image_size` in px, as the
-    model is given them. DataError if `root` is not a folder."""
+    """All images of the indexes in order, found below `root` and read once. image_size: px, the side of the model's
+    inputs. DataError if `root` is not a folder."""
     entries = _list_entries(indexes, root)
 
     def read(entry: Entry) -> Entry:
         if len(entry.places) != 1:
             return entry
         try:
-            return replace(entry, facts=look_at(entry.places[0], image_size))
+            return replace(entry, facts=read_facts(entry.places[0], image_size))
         except Unreadable as reason:
             return replace(entry, fault=str(reason))
 

@@ -1,6 +1,6 @@
-"""What is wrong, or only worth knowing, in a twin data set: every image is read once, and every finding reported.
+"""What is wrong, or just worth knowing, in a twin data set: every image is read once and every finding is reported.
 
-Nothing is refused that training would refuse (images lost, people in two splits): an audit is there to say so.
+An audit never fails because of the data: what training refuses (lost images, people in both splits) is a finding here.
 """
 
 from collections import defaultdict
@@ -15,9 +15,9 @@ from dcal_core.audit.facts import Entry, read_entries
 from dcal_core.data.groups import join_pairs
 from dcal_core.data.twins import TwinIndex, path_parts
 
-LEAST_SIDE = 32  # px; a face below it holds nothing that tells twins apart
-CONVENTION = 0.9  # share of the files that must be named after their person before one that is not stands out
-KINDS = {  # kind of finding: what it means; the gravest first
+LEAST_SIDE = 32  # px; a smaller face shows nothing that tells twins apart
+CONVENTION = 0.9  # share of the files that must be named after their person before another name counts as a finding
+KINDS = {  # kind of finding -> what it means; the most serious first
     "across_splits": "people in both train and test: training refuses them, take them out of one",
     "leak": "one shot in train and in test",
     "like_co_twin": "one shot under a person and the co-twin: most likely one of the two is mislabelled",
@@ -38,7 +38,7 @@ KINDS = {  # kind of finding: what it means; the gravest first
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found in the data; `drop` names those of its images that it suggests to leave out."""
+    """Something found in the data; `drop` names the images that it suggests to exclude."""
 
     kind: str
     reason: str
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """All entries, what was counted in each split, and the findings, the gravest first."""
+    """The entries of a data set, the counts of each split, and the findings, the most serious first."""
 
     data: str
     root: Path
@@ -63,7 +63,7 @@ class Audit:
         return [finding for finding in self.findings if finding.kind == kind]
 
     def suggested(self) -> dict[str, str]:
-        """The reason by image name, of every image that a finding suggests to leave out."""
+        """The images that the findings suggest to exclude: image name -> reason."""
         reasons = {}
         for finding in self.findings:
             for image in finding.drop:
@@ -71,12 +71,12 @@ class Audit:
         return reasons
 
     def emptied(self, excluded: Iterable[str]) -> list[str]:
-        """The people whom an exclusion list would leave with no image."""
+        """The people who have no image left under an exclusion list."""
         left = {entry.person for entry in self.entries if entry.name not in set(excluded)}
         return sorted({entry.person for entry in self.entries} - left)
 
     def as_dict(self) -> dict:
-        """The audit without its entries, as plain values without NaN."""
+        """The audit without its entries, as plain JSON values."""
         thresholds = {"tiny_px": _tiny(self.image_size), "hash_bits": RADIUS, "correlation": ALIKE}
         counts = {kind: len(self.of_kind(kind)) for kind in KINDS}
         head = {"data": self.data, "root": str(self.root), "image_size": self.image_size, "thresholds": thresholds}
@@ -84,8 +84,8 @@ class Audit:
 
 
 def audit_images(indexes: Sequence[TwinIndex], root: Path, image_size: int, data: str) -> Audit:
-    """Read every image of the indexes under `root` once and say what was found; `image_size` in px, as the model is
-    given them. `data` names the data. DataError if `root` is not a folder."""
+    """Read every image of the indexes below `root` and collect the findings. image_size: px, the side of the model's
+    inputs. data: the name of the data. DataError if `root` is not a folder."""
     entries = read_entries(indexes, root, image_size)
     findings = [
         *_about_people(indexes, entries),
@@ -94,7 +94,7 @@ def audit_images(indexes: Sequence[TwinIndex], root: Path, image_size: int, data
         *_about_pixels(entries, _tiny(image_size)),
         *_about_likeness(entries),
     ]
-    findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: else in the order of the index
+    findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: within a kind, in index order
     splits = {index.name: _count(index, [entry for entry in entries if entry.split == index.name]) for index in indexes}
     return Audit(data, root, image_size, tuple(entries), splits, tuple(findings))
 
@@ -162,7 +162,7 @@ def _about_names(entries: Sequence[Entry]) -> Iterator[Finding]:
         names = [path_parts(entry.name)[part] for entry in entries]
         own = [name.startswith(entry.person) for name, entry in zip(names, entries, strict=True)]
         if sum(own) < CONVENTION * len(own):
-            continue  # elsewhere files may be numbered, and a number may be somebody's id
+            continue  # such files may be numbered, and a number may be a person's id
         for entry, name, is_own in zip(entries, names, own, strict=True):
             others = [name[:length] for length in lengths if name[:length] in people]
             if others and not is_own:
@@ -186,7 +186,7 @@ def _about_pixels(entries: Sequence[Entry], tiny: int) -> Iterator[Finding]:
 def _by_person(
     kind: str, what: str, entries: Sequence[Entry], is_so: Callable, drop: bool = False
 ) -> Iterator[Finding]:
-    """One finding for each person with such images, since whole sessions share a fault."""
+    """One finding for each person with such images, because whole sessions tend to share a fault."""
     images_of = defaultdict(list)
     for entry in entries:
         images_of[entry.split, entry.person].append(entry)
@@ -197,9 +197,9 @@ def _by_person(
 
 
 def _about_likeness(entries: Sequence[Entry]) -> Iterator[Finding]:
-    """Groups of images that show one shot, by how their people are related."""
+    """Groups of images that show the same shot, by the relation of their people."""
     readable = [entry for entry in entries if entry.facts]
-    links = defaultdict(list)  # kind of finding: pairs of entry numbers, with how alike they are
+    links = defaultdict(list)  # kind of finding -> pairs of entry numbers with their correlation
     for a, b, alike in [*_same_pixels(readable), *_same_shots(readable)]:
         links[_relation(readable[a], readable[b], exact=alike is None)].append((a, b, alike))
     for kind, pairs in links.items():
@@ -209,7 +209,7 @@ def _about_likeness(entries: Sequence[Entry]) -> Iterator[Finding]:
 
 
 def _same_pixels(entries: Sequence[Entry]) -> Iterator[tuple[int, int, None]]:
-    """Pairs that join all copies of a person's image to its first one, and these firsts to one another."""
+    """Pairs that join all copies of a person's image to the first one, and the first ones of all people."""
     copies = defaultdict(lambda: defaultdict(list))
     for number, entry in enumerate(entries):
         copies[entry.facts.pixel_digest][entry.split, entry.person].append(number)
@@ -220,7 +220,7 @@ def _same_pixels(entries: Sequence[Entry]) -> Iterator[tuple[int, int, None]]:
 
 
 def _same_shots(entries: Sequence[Entry]) -> Iterator[tuple[int, int, float]]:
-    """Pairs of different pixels that show one shot, with their correlation."""
+    """Pairs of images with different pixels that show the same shot, with their correlation."""
     firsts = {entry.facts.pixel_digest: number for number, entry in reversed(list(enumerate(entries)))}
     numbers = sorted(firsts.values())
     if numbers:
@@ -237,7 +237,7 @@ def _relation(a: Entry, b: Entry, exact: bool) -> str:
 
 
 def _groups(pairs: Sequence[tuple[int, int, float | None]], entries: int) -> list[list[tuple]]:
-    """The pairs, joined where they share an entry."""
+    """The pairs in groups that are connected by shared entries."""
     group_of = join_pairs([(a, b) for a, b, _ in pairs], entries)
     joined = defaultdict(list)
     for pair in pairs:
@@ -246,14 +246,14 @@ def _groups(pairs: Sequence[tuple[int, int, float | None]], entries: int) -> lis
 
 
 def _one_shot(kind: str, entries: Sequence[Entry], alike: Sequence[float | None]) -> Finding:
-    """A finding of images that show one shot; `alike` are the correlations of its pairs, None for the same pixels."""
+    """A finding of images that show the same shot. alike: the correlations of its pairs, None for the same pixels."""
     people = tuple(dict.fromkeys(entry.person for entry in entries))
     if alike := [value for value in alike if value is not None]:
         how = f"one shot (correlation {min(alike):.3f}{' or more' if len(alike) > 1 else ''})"
     else:
         how = "the same file" if len({entry.facts.file_digest for entry in entries}) == 1 else "the same pixels"
     if len(people) > 1:
-        drop = entries  # which of the people it shows cannot be told from the pictures
+        drop = entries  # the pictures do not show which of the people it is
         who = f"under {', '.join(people[:4])}{' ...' if len(people) > 4 else ''}"
     else:
         drop = {"duplicate": entries[1:], "leak": [entry for entry in entries if entry.split == "train"]}.get(kind, ())

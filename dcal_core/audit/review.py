@@ -1,6 +1,6 @@
-"""The reviewer of a data audit: findings side by side, and each image to keep or to drop.
+"""Reviewing an audit: a widget with the images of each finding and a button to keep or drop each one.
 
-Shown only where someone can press its buttons; the pictures of `draw_findings` are for everyone else.
+`draw_findings` draws the same as figures, for notebooks that run without a user.
 """
 
 import html
@@ -20,13 +20,14 @@ from dcal_core.data.images import Unreadable, decode
 from dcal_core.data.twins import name_some
 from dcal_core.environment import output_root
 
-SIDE = 224  # of a picture, px
+SIDE = 224  # px, of a picture
 SLOTS = 6  # pictures side by side
-KEEP, DROP = "keep", "drop"
+KEEP = "keep"
+DROP = "drop"
 
 
 def face(entry: Entry, side: int = SIDE) -> np.ndarray:
-    """An image of the index as RGB [side, side, 3] uint8; a grey square that says why where there is none."""
+    """An image of the index as RGB [side, side, 3] uint8; a grey square with the reason if it cannot be shown."""
     fault = entry.fault or ("no such file" if not entry.places else "")
     if not fault:
         try:
@@ -40,16 +41,17 @@ def face(entry: Entry, side: int = SIDE) -> np.ndarray:
 
 
 def picture(entry: Entry, side: int = SIDE) -> bytes:
-    """An image of the index as PNG, `side` x `side` px."""
+    """An image of the index as PNG of `side` x `side` px."""
     out = io.BytesIO()
     Pillow.fromarray(face(entry, side)).save(out, "PNG")
     return out.getvalue()
 
 
 def draw_findings(audit: Audit, kind: str, most: int = 6) -> Figure:
-    """The first `most` findings of a kind, a row each: up to six images, their names, and what is suggested."""
+    """The first `most` findings of a kind, one per row: up to six images, their names, and the suggestion."""
     findings = [finding for finding in audit.of_kind(kind) if finding.images]
-    shown, entries = findings[:most], {entry.name: entry for entry in audit.entries}
+    shown = findings[:most]
+    entries = {entry.name: entry for entry in audit.entries}
     figure = Figure(figsize=(10, 0.3 + 2.15 * len(shown)), layout="constrained")
     more = f", the first {len(shown)} of {len(findings)}" if len(findings) > len(shown) else ""
     figure.suptitle(f"{kind}: {KINDS[kind]} ({audit.data}){more}", fontsize=11, x=0.01, ha="left")
@@ -66,9 +68,9 @@ def draw_findings(audit: Audit, kind: str, most: int = 6) -> Figure:
 
 
 def excluded_before(audit: Audit, file: Path) -> dict[str, str]:
-    """What an earlier list leaves out, by the audit's names; empty where there is none.
+    """The images that an earlier list leaves out, by the audit's names; empty if there is no list.
 
-    DataError if the list cannot be read, or names images that this data lacks: it would be overwritten.
+    DataError if the list is malformed or names images that this data lacks, so that it is not overwritten.
     """
     if not file.exists():
         return {}
@@ -79,24 +81,25 @@ def excluded_before(audit: Audit, file: Path) -> dict[str, str]:
 
 
 def write_list(audit: Audit, file: Path, excluded: dict[str, str]) -> str:
-    """Write an exclusion list; returns the sentences that say so."""
+    """Write an exclusion list; returns a message for the user."""
     write_exclusions(file, excluded)
-    said = f"{len(excluded):,} of {len(audit.entries):,} images left out from now on, by {file}."
+    message = f"{len(excluded):,} of {len(audit.entries):,} images left out from now on, by {file}."
     if file.resolve() != output_root() / "prepare" / FILE:
-        said += " Give this file to every later step as exclusions, or attach the folder as an input."
+        message += " Give this file to every later step as exclusions, or attach the folder as an input."
     if emptied := audit.emptied(excluded):
-        said += f" No image is left of {name_some(emptied, 'person', 'people')}: take them out of both index files."
-    return said
+        message += f" No image is left of {name_some(emptied, 'person', 'people')}: take them out of both index files."
+    return message
 
 
 class Reviewer:
     """Browses the findings of an audit and writes the exclusion list; `box` is the widget to display.
 
-    Starts from the list in `file` where there is one, else from what the audit suggests.
+    It starts from the list in `file` if there is one, else from the audit's suggestions.
     """
 
     def __init__(self, audit: Audit, file: Path):
-        self.audit, self.file = audit, file
+        self.audit = audit
+        self.file = file
         self.entries = {entry.name: entry for entry in audit.entries}
         self.excluded = excluded_before(audit, file) if file.exists() else audit.suggested()
         self.pages: list[tuple[Finding, tuple[str, ...]]] = []
@@ -104,9 +107,12 @@ class Reviewer:
         kinds = [kind for kind in KINDS if any(finding.images for finding in audit.of_kind(kind))]
         everything = [("all findings", "")] + [(f"{kind} ({len(audit.of_kind(kind))})", kind) for kind in kinds]
         self.kind = Dropdown(options=everything, layout=Layout(width="16em"))
-        self.back, self.forward = Button(description="Previous"), Button(description="Next")
+        self.back = Button(description="Previous")
+        self.forward = Button(description="Next")
         self.write = Button(description="Write exclusion list", button_style="primary", layout=Layout(width="14em"))
-        self.place, self.reason, self.said = HTML(), HTML(), HTML()
+        self.place = HTML()
+        self.reason = HTML()
+        self.status = HTML()
         self.slots = [_Slot(self._decide) for _ in range(SLOTS)]
         self.kind.observe(lambda change: self._choose(change["new"]), names="value")
         self.back.on_click(lambda _: self._turn(-1))
@@ -114,10 +120,10 @@ class Reviewer:
         self.write.on_click(lambda _: self._write())
         row = HBox([slot.box for slot in self.slots], layout=Layout(flex_flow="row wrap"))
         head = HBox([self.kind, self.back, self.forward, self.place])
-        self.box = VBox([head, self.reason, row, HBox([self.write, self.said])])
+        self.box = VBox([head, self.reason, row, HBox([self.write, self.status])])
         self._choose("")
         source = f"as {file} says" if file.exists() else "as suggested, not yet written"
-        self.said.value = html.escape(f"{len(self.excluded):,} images to drop, {source}")
+        self.status.value = html.escape(f"{len(self.excluded):,} images to drop, {source}")
 
     def _choose(self, kind: str) -> None:
         findings = self.audit.of_kind(kind) if kind else self.audit.findings
@@ -131,7 +137,8 @@ class Reviewer:
         self._show()
 
     def _show(self) -> None:
-        self.back.disabled, self.forward.disabled = self.page == 0, self.page >= len(self.pages) - 1
+        self.back.disabled = self.page == 0
+        self.forward.disabled = self.page >= len(self.pages) - 1
         finding, names = self.pages[self.page] if self.pages else (None, ())
         self.place.value = f"{self.page + 1} of {len(self.pages)}" if finding else "nothing to review"
         if finding:
@@ -146,30 +153,33 @@ class Reviewer:
         elif name not in self.excluded:
             finding = self.pages[self.page][0]
             self.excluded[name] = f"{finding.kind}: {finding.reason}"
-        self.said.value = f"{len(self.excluded):,} images to drop, not yet written"
+        self.status.value = f"{len(self.excluded):,} images to drop, not yet written"
 
     def _write(self) -> None:
         try:
-            self.said.value = html.escape(write_list(self.audit, self.file, self.excluded))
-        except (OSError, ValueError) as error:  # an error in a handler would vanish in a log
-            self.said.value = html.escape(f"not written: {error}")
+            self.status.value = html.escape(write_list(self.audit, self.file, self.excluded))
+        except (OSError, ValueError) as error:  # a handler's error would only show in a log
+            self.status.value = html.escape(f"not written: {error}")
 
 
 class _Slot:
-    """One picture with its name and its toggle; hidden where a finding has fewer images."""
+    """A picture with its name and a toggle; hidden if a finding has fewer images."""
 
     def __init__(self, decide):
-        self.name, self.decide = None, decide
-        self.image, self.title = Image(format="png", width=SIDE, height=SIDE), HTML()
+        self.name = None
+        self.decide = decide
+        self.image = Image(format="png", width=SIDE, height=SIDE)
+        self.title = HTML()
         self.toggle = ToggleButtons(options=[KEEP, DROP], style={"button_width": "4.5em"})
         self.toggle.observe(self._toggled, names="value")
         self.box = VBox([self.image, self.title, self.toggle], layout=Layout(margin="4px"))
 
     def show(self, entry: Entry | None, drop: bool) -> None:
-        self.name = None  # what the toggle is set to here is no decision
+        self.name = None  # so that setting the toggle here does not count as a decision
         self.box.layout.display = "flex" if entry else "none"
         if entry:
-            self.image.value, self.toggle.value = picture(entry), DROP if drop else KEEP
+            self.image.value = picture(entry)
+            self.toggle.value = DROP if drop else KEEP
             self.title.value = f"{html.escape(entry.name)}<br>{html.escape(entry.split)}"
             self.name = entry.name
 

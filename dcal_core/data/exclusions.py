@@ -1,7 +1,7 @@
-"""The images that a reviewer has taken out: `excluded_images.csv`, with the columns image and reason.
+"""The images that a reviewer has excluded: `excluded_images.csv`, with the columns image and reason.
 
-An image is named by the end of its path in the index, `90004/90004d13.jpg`, wherever the images lie; by more of the
-path only where two images share that end.
+An image is named by the end of its path in the index, `90004/90004d13.jpg`, and by more of the path only if two images
+share that end. So a list holds wherever the images lie.
 """
 
 import csv
@@ -21,7 +21,7 @@ HEADER = ["image", "reason"]
 
 
 def read_exclusions(file: Path) -> dict[str, str]:
-    """The reason by image name, of every image to leave out; DataError on anything but such a list."""
+    """Read a list: image name -> reason. DataError for anything that is not such a list."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -30,13 +30,14 @@ def read_exclusions(file: Path) -> dict[str, str]:
         raise DataError(f"{file}: byte {error.start} is not UTF-8: save the list as CSV in UTF-8.") from None
     if "\0" in text:
         raise DataError(f"{file}: holds a NUL byte, so it is no text: save the list as CSV in UTF-8.")
-    rows, excluded = csv.reader(io.StringIO(text, newline=""), strict=True), {}
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    excluded: dict[str, str] = {}
     try:
         header = next(rows, [])
         if header != HEADER:
             raise DataError(f"{file}: its first line is {','.join(header)!r:.60}: let it be 'image,reason'.")
         for row in rows:
-            if row:  # a blank line holds nothing
+            if row:  # not a blank line
                 _add(excluded, row, f"{file}, line {rows.line_num}")
     except csv.Error as error:
         raise DataError(f"{file}, line {rows.line_num}: not CSV, {error}: write image,reason.") from None
@@ -44,7 +45,7 @@ def read_exclusions(file: Path) -> dict[str, str]:
 
 
 def write_exclusions(file: Path, excluded: dict[str, str]) -> None:
-    """Write a list, sorted by name, whole or not at all; DataError if `read_exclusions` would refuse an entry."""
+    """Write a list, sorted by name, whole or not at all; DataError for an entry that `read_exclusions` would refuse."""
     checked: dict[str, str] = {}
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -57,34 +58,37 @@ def write_exclusions(file: Path, excluded: dict[str, str]) -> None:
 
 
 def find_lists(roots: Sequence[Path]) -> list[Path]:
-    """All exclusion lists under some folders, as deep as inputs are nested."""
+    """All exclusion lists below some folders, down to the depth to which inputs are nested."""
     return sorted({folder / FILE for folder, files in folders_below(roots) if FILE in files})
 
 
 def image_names(paths: Sequence[str | Path]) -> list[str]:
-    """The shortest name of each image that no other shares: person folder and file, or more of the path."""
+    """The shortest unique name of each image: person folder and file, or more of the path."""
     parts = [path_parts(path) for path in paths]
-    names, length = [path[-2:] for path in parts], 2
+    length = 2
+    names = [path[-length:] for path in parts]
     while shared := {name for name, count in Counter(names).items() if count > 1}:
         length += 1
         longer = [path[-length:] if name in shared else name for path, name in zip(parts, names, strict=True)]
         if longer == names:
-            break  # one and the same path in two splits
+            break  # the same path in two splits
         names = longer
     return ["/".join(name) for name in names]
 
 
 def match_exclusions(excluded: Sequence[str], paths: Sequence[str | Path], file: Path) -> tuple[dict[str, int], list]:
-    """The number of the path that each entry of a list names, and the entries that name none.
+    """For each entry of a list the number of the path that it names, and the entries that name no path.
 
-    DataError where an entry fits several paths.
+    DataError for an entry that fits several paths.
     """
-    parts, names = [path_parts(path) for path in paths], {entry: path_parts(entry) for entry in excluded}
+    parts = [path_parts(path) for path in paths]
+    names = {entry: path_parts(entry) for entry in excluded}
     ends: dict[tuple[str, ...], list[int]] = {}
     for length in set(map(len, names.values())):
         for number, path in enumerate(parts):
             ends.setdefault(path[-length:], []).append(number)
-    matched, unknown = {}, []
+    matched = {}
+    unknown = []
     for entry, name in names.items():
         fits = ends.get(name, [])
         fits = [number for number in fits if parts[number] == name] or fits
@@ -99,7 +103,7 @@ def match_exclusions(excluded: Sequence[str], paths: Sequence[str | Path], file:
 
 
 def refuse_unknown(unknown: Sequence[str], file: Path) -> None:
-    """DataError if a list names images that the data lacks."""
+    """DataError if a list names images that the data does not have."""
     if unknown:
         raise DataError(
             f"{file} leaves out {name_some(unknown, 'image', 'images')} that the index lacks: delete these rows, write "
@@ -108,11 +112,11 @@ def refuse_unknown(unknown: Sequence[str], file: Path) -> None:
 
 
 def leave_out(indexes: Sequence[TwinIndex], given: str, folders: Sequence[Path]) -> list[TwinIndex]:
-    """The indexes without the images of the list `given`, or of the one that lies under the folders, and a line that
-    says so.
+    """The indexes without the images of the list `given` or, if that is empty, of the list found below the folders.
 
-    DataError if the list names an image that no index has or empties a person, or if several lists differ. A list
-    that was found and shares no image with the data was made for other data: it is named, and not obeyed.
+    Prints how many images are left out. DataError if the list names an image that no index has, if it leaves a person
+    without images, or if several lists differ. A list that is found and shares no image with the data belongs to other
+    data: it is named and ignored.
     """
     paths = [path for index in indexes for path in index.paths]
     lists: dict[Path, dict[str, int]] = {}
@@ -135,7 +139,8 @@ def leave_out(indexes: Sequence[TwinIndex], given: str, folders: Sequence[Path])
 
 
 def _without(indexes: Sequence[TwinIndex], left_out: set[int], file: Path) -> list[TwinIndex]:
-    kept, first = [], 0
+    kept = []
+    first = 0
     for index in indexes:
         numbers = range(first, first + len(index.paths))
         try:
@@ -147,7 +152,7 @@ def _without(indexes: Sequence[TwinIndex], left_out: set[int], file: Path) -> li
 
 
 def _add(excluded: dict[str, str], row: Sequence[str], where: str) -> None:
-    """Add a row of a list to those before it, or say in a DataError what is wrong with it."""
+    """Add a row of a list to the rows before it; DataError if something is wrong with it."""
     if len(row) != len(HEADER):
         raise DataError(f"{where}: {len(row)} columns, not 2: write image,reason, a reason with commas in quotes.")
     image, reason = row

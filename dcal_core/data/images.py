@@ -1,4 +1,4 @@
-"""Face images, decoded once into a memory map on disk and cut into batches from there."""
+"""Face images, decoded once into a memory map on disk, from which batches are taken."""
 
 import hashlib
 import io
@@ -20,29 +20,29 @@ from dcal_core.data.twins import DataError
 from dcal_core.progress import progress_line
 from dcal_core.storage import whole_file
 
-CACHE_VERSION = 1  # raise when decoding changes, so that older caches are left alone
-Image.init()  # makes Pillow know all formats by name, before threads ask for them
+CACHE_VERSION = 1  # raise it when decoding changes, so that older caches are not used
+Image.init()  # registers all formats with Pillow, before threads need them
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS: it starts another program
-LARGEST = 64_000_000  # pixels; a face crop above it is a decompression bomb
-CHUNK = 256  # images in flight, which bounds the memory of a slow disk
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, which starts another program
+LARGEST = 64_000_000  # pixels; a larger image is taken for a decompression bomb
+CHUNK = 256  # images in flight; bounds the memory if the disk is slow
 LISTED = 5  # rejected images that a message names
 
 
 @dataclass(frozen=True, eq=False)
 class ImageStore:
-    """Decoded images of one index as one uint8 memory map, RGB."""
+    """The decoded images of one index as a memory map, RGB."""
 
     images: np.memmap  # [N, 3, size, size] uint8
-    kept: np.ndarray  # [N] indices into the given paths
-    rejected: list[tuple[Path, str]]  # path and reason of every image that is left out
+    kept: np.ndarray  # [N], indices into the given paths
+    rejected: list[tuple[Path, str]]  # path and reason of each image that is left out
 
     def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, size, size] uint8 as a contiguous copy; `indices` count the kept images."""
+        """Images [B, 3, size, size] uint8 as a contiguous copy; `indices` count the kept images only."""
         return torch.from_numpy(np.asarray(self.images[np.asarray(indices, dtype=np.int64)]))
 
     def __reduce__(self):
-        # A worker process that is not forked maps the file itself instead of being sent all the pixels.
+        # A worker process that is not forked maps the file instead of receiving all the pixels.
         return _reopen, (self.images.filename, self.kept, self.rejected)
 
 
@@ -51,19 +51,20 @@ def _reopen(file: Path, kept: np.ndarray, rejected: list[tuple[Path, str]]) -> I
 
 
 class Unreadable(Exception):
-    """One image cannot be decoded; the message is the reason."""
+    """An image cannot be decoded; the message is the reason."""
 
 
 def open_images(
     paths: Sequence[str | Path], size: int, cache: Path, max_lost_share: float, workers: int | None = None
 ) -> ImageStore:
-    """Decode images to `size` x `size` RGB into a memory map under `cache`, or map what was decoded before.
+    """Decode images to `size` x `size` RGB into a memory map below `cache`, or map those decoded before.
 
-    The map is keyed by the content of the files: changed files are decoded anew, moved ones are not. Images
-    are resized whole; square face crops are expected, and others are stretched. What cannot be decoded is
-    printed, left out and listed in `rejected`; DataError if it is more than `max_lost_share` (0 to 1) of all.
+    The map is keyed by the content of the files: changed files are decoded again, moved ones are not. Whole images are
+    resized: square face crops are expected, others are stretched. Images that cannot be decoded are printed, left out
+    and listed in `rejected`; DataError if they are more than `max_lost_share` (0 to 1) of all.
     """
-    paths, cache = [Path(path) for path in paths], Path(cache)
+    paths = [Path(path) for path in paths]
+    cache = Path(cache)
     if not paths:
         raise DataError("There are no images to open: give an index with at least one.")
     cache.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def open_images(
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
-    """One image file as [3, size, size] uint8 RGB, upright, without transparency; Unreadable says why not."""
+    """An image file as [3, size, size] uint8 RGB, upright and without transparency; raises Unreadable."""
     image = open_upright(data, 2 * size)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
@@ -93,15 +94,15 @@ def decode(data: bytes, size: int) -> np.ndarray:
 
 
 def open_upright(data: bytes, least: int | None = None) -> Image.Image:
-    """One image file as RGB, upright, without transparency; Unreadable says why not.
+    """An image file as RGB, upright and without transparency; raises Unreadable.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 where its sides stay at `least` px or more; None: whole.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size if its sides stay at `least` px or more; None: at full size.
     """
     if not data:
         raise Unreadable("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.verify()  # a PNG's checksums, which decoding does not look at
+            image.verify()  # a PNG's checksums, which decoding does not check
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > LARGEST:
                 raise Unreadable(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
@@ -112,7 +113,7 @@ def open_upright(data: bytes, least: int | None = None) -> Image.Image:
         raise
     except Image.UnidentifiedImageError:
         raise Unreadable(f"not an image, or none of {', '.join(FORMATS)}") from None
-    except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
+    except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
         raise Unreadable(f"cannot be decoded: {error}") from None
 
 
@@ -129,7 +130,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _digest(path: Path) -> str | Unreadable:
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # reading a pipe would block
             return Unreadable("cannot be read: not a file")
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
@@ -157,11 +158,11 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Sequence, title: 
 
 
 def _store(file: Path, decoded: Iterator[np.ndarray | Unreadable], total: int, size: int) -> None:
-    """Write the map and, beside it, the reasons of the rejected images; neither is ever seen half written."""
+    """Write the map and, beside it, the reasons of the rejected images, each whole or not at all."""
     reasons: dict[int, str] = {}
     unfinished = f".{uuid.uuid4().hex}.tmp"  # other runs may fill the same cache
     with whole_file(file, unfinished) as new:
-        # Row by row, then the header once more: numpy pads it so that the number of rows can change in place.
+        # Row by row, then the header again: numpy pads it so that the number of rows can change in place.
         with new.open("wb") as out:
             _write_header(out, total, size)
             for number, result in enumerate(decoded):
@@ -180,7 +181,7 @@ def _write_header(out: BinaryIO, rows: int, size: int) -> None:
 
 
 def _load(file: Path, total: int, size: int) -> tuple[np.memmap, dict[int, str]] | None:
-    """The map and the reasons by image number; None if they are not there or are damaged."""
+    """The map, and the reasons by image number; None if they are missing or damaged."""
     if not file.exists():
         return None
     try:

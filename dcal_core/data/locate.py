@@ -1,4 +1,4 @@
-"""Where a data set's files lie today: its index files below the inputs, and each image below its root."""
+"""Finding a data set's files: its index files below the inputs, and each image below the data root."""
 
 import os
 from collections import Counter
@@ -10,11 +10,11 @@ from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 
 PARTS = ("dataset_infor", "twin_pairs")
 INDEX_FILES = tuple(f"{split}_{part}.json" for split in ("train", "test") for part in PARTS)
-SEARCH_DEPTH = 6  # inputs are nested as deep as datasets/<owner>/<slug>/<folder>/<folder>
+SEARCH_DEPTH = 6  # inputs are nested like datasets/<owner>/<slug>/<folder>/<folder>
 
 
 def folders_below(roots: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder under the roots, as deep as inputs are nested, and its files' names; links are not followed."""
+    """Each folder below the roots, down to SEARCH_DEPTH, with the names of its files; links are not followed."""
     for root in {Path(os.path.realpath(root)) for root in roots}:
         for folder, folders, files in os.walk(root):
             if len(Path(folder).relative_to(root).parts) >= SEARCH_DEPTH:
@@ -23,11 +23,11 @@ def folders_below(roots: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:
 
 
 def find_indexes(roots: Sequence[Path]) -> Path | None:
-    """The folder under `roots` that holds the four index files, or None.
+    """The folder below `roots` that holds the four index files, or None; links are not followed.
 
-    Links are not followed. DataError if several folders hold them, or if only some of them are there.
+    DataError if several folders hold them, or if a folder holds only some of them.
     """
-    found = {}  # folder: the index files that it lacks
+    found = {}  # folder -> the index files that it lacks
     for folder, files in folders_below(roots):
         if not set(INDEX_FILES).isdisjoint(files):
             found[folder] = [name for name in INDEX_FILES if name not in files]
@@ -44,14 +44,15 @@ def find_indexes(roots: Sequence[Path]) -> Path | None:
 
 
 def find_images(index: TwinIndex, root: Path) -> dict[int, list[str]]:
-    """The files under `root` that share the longest tail of path parts with an image's entry, person folder and name
-    at least; an image without such a file is left out. DataError if `root` is not a folder.
+    """For each image, by number, the files below `root` that share the most path parts with the end of its entry:
+    person folder and file name at least. Images without such a file are missing. DataError if `root` is not a folder.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise DataError(f"{index.name}: {root} is not a folder: give the one with the images as the data root.")
     entries = [path_parts(path) for path in index.paths]
-    places, found = _places(root, entries), {}
+    places = _places(root, entries)
+    found = {}
     for image, entry in enumerate(entries):
         candidates = places.get(entry[-2:], [])
         if len(candidates) > 1:
@@ -63,13 +64,13 @@ def find_images(index: TwinIndex, root: Path) -> dict[int, list[str]]:
 
 
 def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIndex:
-    """Find each image of the index under `root`, whatever the folders above it are called today.
+    """The index with the file of each image, found below `root` by `find_images`; missing images are left out.
 
-    The file that shares the longest tail of path parts with the entry wins, person folder and name at least.
-    Missing images are listed and left out. DataError if two files match equally well, if two entries lead to
-    one file, or if more than `max_lost_share` (0 to 1) of the images are missing.
+    They are listed. DataError if two files match equally well, if two entries lead to one file, or if more than
+    `max_lost_share` (0 to 1) of the images are missing.
     """
-    root, total = Path(os.path.abspath(root)), len(index.paths)
+    root = Path(os.path.abspath(root))
+    total = len(index.paths)
     candidates = find_images(index, root)
     for image, (first, *others) in candidates.items():
         if others:
@@ -97,7 +98,7 @@ def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIn
 
 
 def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, str], list[str]]:
-    """Where each (folder, file name) of the entries lies under `root`; no link is followed out of it."""
+    """The files below `root` by (folder, file name) of the entries; links that lead out of it are not followed."""
     real_root = os.path.realpath(root)
     wanted: dict[str, set[str]] = {}
     for *_, folder, file in entries:

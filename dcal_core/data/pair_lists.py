@@ -1,4 +1,4 @@
-"""Lists of image pairs, as text: one pair a line."""
+"""Lists of image pairs: a text file with one pair per line."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,10 @@ from dcal_core.data.twins import DataError
 
 
 def read_pairs(file: Path) -> list[tuple[Path, Path]]:
-    """The pairs of a list: on each line two image files, separated by a comma, a tab or, where no name holds one, a
-    blank; relative ones count from the list's folder. Raises DataError with the line that is none."""
+    """Read a list: two image files per line, separated by a comma, a tab or, if no name contains one, a blank.
+
+    Relative paths start at the list's folder. DataError with the first line that is malformed or names no file.
+    """
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -36,8 +38,8 @@ def read_pairs(file: Path) -> list[tuple[Path, Path]]:
 
 
 def families_of_pairs(pairs: list[tuple[Path, Path]]) -> np.ndarray:
-    """The family of each pair, [n]: people, whom the folders of their images name, are of one family where any pair
-    joins them, directly or through others."""
+    """The family of each pair, [n]. A person is the folder of an image; pairs join people into families, directly or
+    through others."""
     _, person = np.unique([str(path.parent) for pair in pairs for path in pair], return_inverse=True)
     people = person.reshape(-1, 2)  # [pairs, 2]
     return join_pairs(people, person.max() + 1)[people[:, 0]]

@@ -1,4 +1,4 @@
-"""The data of a run: real index files where they are attached, else drawn twins, as train, validation and test."""
+"""The data of a run as train, validation and test splits: attached index files, else drawn twins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from dcal_core.data.locate import PARTS, find_indexes, resolve_paths
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts, read_index
 from dcal_core.environment import input_roots, output_root, scratch_root
 
-TEST_IMAGES = 8  # of each drawn person to test on
+TEST_IMAGES = 8  # per drawn person of the test split
 SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
 DRAWN = (
     "Data: drawn twins, so every result is SYNTHETIC. For your own, attach a dataset (Add Input) or give data_root: "
@@ -24,7 +24,7 @@ DRAWN = (
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its index and its decoded images, in the same order."""
+    """The index of one split and its decoded images, in the same order."""
 
     index: TwinIndex
     images: ImageStore
@@ -32,7 +32,7 @@ class Split:
 
 @dataclass(frozen=True)
 class TwinData:
-    """The splits that were asked for, by name; `label` says what the data is, on every figure and in every result."""
+    """Splits by name; `label` names the data on every figure and in every result."""
 
     root: Path
     label: str
@@ -47,7 +47,7 @@ class TwinData:
 
 
 def find_data(config: Config) -> Path | None:
-    """The folder of the index files, or None where no data is attached; raises DataError where `data_root` has none."""
+    """The folder of the index files, or None if no data is attached; DataError if `data_root` has no index files."""
     root = find_indexes(input_roots(config.data_root))
     if root is None and config.data_root:
         what = "no train_dataset_infor.json in it or below" if Path(config.data_root).is_dir() else "no such folder"
@@ -56,7 +56,7 @@ def find_data(config: Config) -> Path | None:
 
 
 def open_root(config: Config) -> Path:
-    """The folder of the data: where index files are attached, else of the drawn twins, and a line that says so."""
+    """The folder of the index files if they are attached, else of drawn twins, which a printed line says."""
     root = find_data(config)
     if root is None:
         print(DRAWN)
@@ -65,13 +65,13 @@ def open_root(config: Config) -> Path:
 
 
 def read_indexes(root: Path) -> tuple[TwinIndex, TwinIndex]:
-    """The train and the test index of a folder; raises DataError."""
+    """The train and the test index of a folder."""
     files = [[root / f"{split}_{part}.json" for part in PARTS] for split in ("train", "test")]
     return read_index(*files[0], "train"), read_index(*files[1], "test")
 
 
 def reviewed_indexes(root: Path, config: Config) -> list[TwinIndex]:
-    """The train and the test index of a folder, without the images that a reviewer excluded; raises DataError."""
+    """The train and the test index of a folder, without the images that a reviewer excluded."""
     train, test = read_indexes(root)
     check_disjoint(train, test)
     lists = [output_root() / "prepare", *input_roots(), *input_roots(config.data_root)]
@@ -79,10 +79,10 @@ def reviewed_indexes(root: Path, config: Config) -> list[TwinIndex]:
 
 
 def split_families(index: TwinIndex, validation_share: float, seed: int) -> tuple[TwinIndex, TwinIndex]:
-    """Split into training and validation by whole families, drawn with `seed`.
+    """Split an index into training and validation by whole families, drawn with `seed`.
 
-    `validation_share` (0 to 1) is the share of twin families held out, at least one and never all. A family
-    of one stays in training: it has no co-twin to be mistaken for. DataError if a side would be left empty.
+    `validation_share` (0 to 1) is the share of twin families held out, at least one and never all. Families of one stay
+    in training, because they give no twin pair to validate on. DataError if a side would be empty.
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"validation_share is {validation_share}: it takes a number between 0 and 1.")
@@ -100,7 +100,7 @@ def split_families(index: TwinIndex, validation_share: float, seed: int) -> tupl
 
 
 def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
-    """DataError if a person or an image path stands in both splits."""
+    """DataError if both splits contain the same person or image path."""
     cure = "take them out of one of the two."
     if people := sorted(set(a.people) & set(b.people)):
         raise DataError(f"{a.name} and {b.name} share {name_some(people, 'person', 'people')}: {cure}")
@@ -110,13 +110,13 @@ def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
 
 
 def label_of(root: Path) -> str:
-    """What the data of a folder is called on every figure and in every result."""
+    """The name of a folder's data on every figure and in every result."""
     return SYNTHETIC if is_drawn(root) else root.name
 
 
 def open_data(config: Config, names: Sequence[str] = ("train", "validation", "test")) -> TwinData:
-    """Find or draw the data, check it, leave out what a reviewer excluded, hold out validation families and decode
-    the splits asked for; raises DataError."""
+    """Find or draw the data, check it, leave out excluded images, hold out validation families and decode the splits
+    that are asked for."""
     root = open_root(config)
     train, test = reviewed_indexes(root, config)
     train, validation = split_families(train, config.validation_share, config.seed)
@@ -125,14 +125,14 @@ def open_data(config: Config, names: Sequence[str] = ("train", "validation", "te
 
 
 def open_split(index: TwinIndex, root: Path, config: Config) -> Split:
-    """The images of an index, resolved below root and decoded; those missing or unreadable leave the index too."""
+    """Find the images of an index below `root` and decode them; missing and unreadable ones leave the index too."""
     index = resolve_paths(index, root, config.max_lost_share)
     images = open_images(index.paths, config.image_size, scratch_root() / "decoded", config.max_lost_share)
     return Split(index.take(images.kept), images)
 
 
 def draw_twins(config: Config) -> Path:
-    """The folder of the drawn twins that the config asks for, drawn unless they are there."""
+    """Draw the twins that the config asks for, unless they are there; returns their folder."""
     amount = f"{config.synthetic_families}x2x{config.synthetic_images}_{config.synthetic_test_families}"
     root = scratch_root() / f"drawn_twins_{amount}_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
     shared = {"size": config.image_size, "difficulty": config.synthetic_difficulty, "seed": 0}

@@ -1,7 +1,7 @@
 """Which triplets make a batch: two images of a person and one of a sibling, as a pure function of (seed, step).
 
-A data set has millions of triplets, so they are numbered and never listed: a keyed permutation, computed for the asked
-places alone, says which are chosen and in which order they come, and index arithmetic turns a number into images.
+A data set has millions of triplets, so they are numbered and never listed. A keyed permutation, evaluated only where it
+is needed, chooses and orders them, and index arithmetic turns a number into images.
 """
 
 from itertools import permutations
@@ -15,27 +15,29 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
 IN_TRIPLET = 3  # anchor, positive, negative
-ROUNDS = 6  # of the Feistel network; four leave traces of the order in ranges as small as a family has
+ROUNDS = 6  # of the Feistel network; after four, the order still shows in ranges as small as a family's
 
 
 class TripletBatches(Batches):
     """Batches of triplets (image of A, another image of A, image of a sibling of A), for losses on given triplets.
 
-    Each sibling is the anchor's person in turn, of larger families in every ordered pair; a person with a single image
-    is only ever the negative. Both orders of anchor and positive count, as only the anchor meets the negative.
+    All ordered pairs of siblings give triplets; a person with a single image can only be the negative. Both orders of
+    anchor and positive count, because only the anchor is compared with the negative.
 
-    train_percentage: the share of each family's possible triplets that is used, rounded up. Less data are meant by it,
-    so the choice depends on the seed alone, is the same in every epoch, and a larger share contains a smaller one.
-    All chosen triplets come once in a shuffled order, then all again in another; the batch at the end of one order is
+    train_percentage: the share of each family's possible triplets that is used, rounded up. It stands for less data:
+    the choice depends on the seed alone, is the same in every epoch, and a larger share contains a smaller one.
+    All chosen triplets come once in a shuffled order, then again in another; the batch at the end of one order is
     filled from the start of the next. steps_per_epoch 0: as many as one order takes, rounded up.
 
-    A part has W = world x b images, of which b = 3 x triplets_per_batch / (parts x world) are this rank's, triplet by
-    triplet: rows 3i, 3i + 1 and 3i + 2 are anchor, positive and negative, here and among the images of all ranks.
+    A part has W = world x b images; b = 3 x triplets_per_batch / (parts x world) are this rank's, triplet by triplet:
+    rows 3i, 3i + 1 and 3i + 2 are anchor, positive and negative, here and among the images of all ranks.
 
-    images: uint8 [b, 3, S, S], this rank's. person, family: [W], among those of the index, of all ranks in their order.
+    images: uint8 [b, 3, S, S], this rank's. person, family: [W], indices into the index, of all ranks in their order.
     """
 
-    one_group, groups, images_at_once = "triplet", "triplets", f"{IN_TRIPLET}"
+    one_group = "triplet"
+    groups = "triplets"
+    images_at_once = f"{IN_TRIPLET}"
     save_memory = "lower image_size, or take a smaller backbone"
 
     def __init__(
@@ -67,9 +69,10 @@ class TripletBatches(Batches):
             rank=rank,
             world=world,
         )
-        self.person_of, self.family_of = index.person_of, index.family_of
-        self.images_of = np.bincount(index.person_of)  # how many, [people]
-        self.first_of = self.images_of.cumsum() - self.images_of  # [people]
+        self.person_of = index.person_of
+        self.family_of = index.family_of
+        self.counts = np.bincount(index.person_of)  # [people], images of each
+        self.first_of = self.counts.cumsum() - self.counts  # [people]
         self.pairs = sibling_pairs(index)
         self.pair_ends = triplets_of_pairs(index, self.pairs).cumsum()
         self.choice_key, self.order_key = self.random(TRIPLETS).integers(2**64, size=2, dtype=np.uint64)
@@ -88,7 +91,7 @@ class TripletBatches(Batches):
         ]
 
     def triplets(self, places: np.ndarray) -> np.ndarray:
-        """Anchor, positive and negative image of the triplets at these places, counted from the first batch on,
+        """Anchor, positive and negative image of the triplets at these places, counted from the first batch:
         [n] -> [n, 3]."""
         turn, place = np.divmod(places, self.total)
         number = permuted(place, np.full_like(place, self.total), splitmix(turn, self.order_key))
@@ -99,11 +102,12 @@ class TripletBatches(Batches):
         return self.numbered(number + (self.possible.cumsum() - self.possible)[family])
 
     def numbered(self, number: np.ndarray) -> np.ndarray:
-        """The images of triplets by their number among all possible ones, which are counted pair by pair of siblings,
+        """The images of triplets by their number among all possible ones, which are ordered by pair of siblings:
         [n] -> [n, 3]."""
         pair = np.searchsorted(self.pair_ends, number, side="right")
         person, sibling = self.pairs[pair].T
-        own, others = self.images_of[person], self.images_of[sibling]
+        own = self.counts[person]
+        others = self.counts[sibling]
         number = number - self.pair_ends[pair] + own * (own - 1) * others  # within its pair
         number, negative = np.divmod(number, others)
         anchor, positive = np.divmod(number, own - 1)
@@ -113,8 +117,8 @@ class TripletBatches(Batches):
 
 
 def possible_triplets(index: TwinIndex) -> np.ndarray:
-    """How many triplets each family has, [families]: the sum of n_A (n_A - 1) n_B over its ordered pairs of siblings A
-    and B with n images; 0 for a family of one, and where everyone has one image."""
+    """The number of triplets of each family, [families]: the sum of n_A (n_A - 1) n_B over its ordered pairs of
+    siblings A and B with n_A and n_B images; 0 for a family of one, and if everyone has one image."""
     pairs = sibling_pairs(index)
     family = index.family_of[pairs[:, 0]]
     return np.bincount(family, triplets_of_pairs(index, pairs), len(index.families)).astype(np.int64)
@@ -127,13 +131,13 @@ def sibling_pairs(index: TwinIndex) -> np.ndarray:
 
 
 def triplets_of_pairs(index: TwinIndex, pairs: np.ndarray) -> np.ndarray:
-    """How many triplets each ordered pair of siblings has, the first as the anchor's person, [pairs]."""
+    """The number of triplets of each ordered pair of siblings, with the first as the anchor's person, [pairs]."""
     own, others = np.bincount(index.person_of)[pairs.T]
     return own * (own - 1) * others
 
 
 def check_possible(possible: np.ndarray, index: TwinIndex) -> None:
-    """Say how many families have no triplets; DataError where none has."""
+    """Print how many families have no triplets; DataError if none has any."""
     without = int((possible == 0).sum())
     why = f"{without} of {len(possible)} {index.name} families have nobody with two images and a co-twin"
     if without == len(possible):
@@ -143,16 +147,18 @@ def check_possible(possible: np.ndarray, index: TwinIndex) -> None:
 
 
 def permuted(place: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Where a pseudo-random permutation of range(count), one for each key, takes each place, all [n].
+    """The image of each place under a pseudo-random permutation of range(count) that belongs to its key; all [n].
 
-    A Feistel network on the two digits of a place in base ⌈√count⌉, repeated where it leaves the range (cycle walking,
-    Black and Rogaway, CT-RSA 2002, method 2).
+    A Feistel network on the two digits of a place in base ⌈√count⌉, repeated while the result is out of range (cycle
+    walking, Black and Rogaway, CT-RSA 2002, method 2).
     """
     side = np.ceil(np.sqrt(count)).astype(np.uint64)
     left, right = np.divmod(place.astype(np.uint64), side)
     for number in range(ROUNDS):
-        # Without its top bit the sum cannot overflow, after which two places might meet.
-        left, right = right, (left + (splitmix(ROUNDS * right + number, key) >> 1)) % side
+        # Without its top bit the sum cannot overflow; an overflow could map two places to one.
+        mixed = (left + (splitmix(ROUNDS * right + number, key) >> 1)) % side
+        left = right
+        right = mixed
     place = (left * side + right).astype(np.int64)
     outside = place >= count
     if outside.any():

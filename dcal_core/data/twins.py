@@ -1,7 +1,7 @@
-"""The index of a twin data set: people, their images, and the families that tie co-twins together.
+"""The index of a twin data set: people, their images, and the families that join co-twins.
 
-`<split>_dataset_infor.json` maps a person id to image paths, `<split>_twin_pairs.json` lists pairs of ids.
-Triplets are three pairs: siblings are a set, and splits go by family, a connected component of the pairs.
+`<split>_dataset_infor.json` maps person ids to image paths, `<split>_twin_pairs.json` lists pairs of ids. A family is a
+connected component of the pairs, so triplets, which are listed as three pairs, are one family.
 """
 
 import hashlib
@@ -17,26 +17,26 @@ from dcal_core.config.parameters import is_writable_text
 from dcal_core.data.groups import join_pairs, members
 from dcal_core.errors import UserError, quoted
 
-LISTED = 5  # entries that a message names before it only counts
+LISTED = 5  # entries that a message names; the others are counted
 
 
 class DataError(UserError):
-    """Input data that cannot be used: the message names the file, the entry and the cure."""
+    """Input data that cannot be used; the message names the file, the entry and the cure."""
 
 
 @dataclass(frozen=True, eq=False)
 class TwinIndex:
-    """One split: its people, their images, and their families (connected components of the pair list)."""
+    """The people of one split, their images and their families."""
 
     name: str  # "train", "validation" or "test", for messages
     people: tuple[str, ...]  # sorted person ids
-    families: tuple[tuple[str, ...], ...]  # each sorted; every person in exactly one, alone if in no pair
+    families: tuple[tuple[str, ...], ...]  # each sorted; a person in no pair is a family of one
     paths: tuple[str | Path, ...]  # one per image, grouped by person in the order of `people`
-    person_of: np.ndarray  # [images] index into people
-    family_of: np.ndarray  # [people] index into families
+    person_of: np.ndarray  # [images], indices into people
+    family_of: np.ndarray  # [people], indices into families
 
     def fingerprint(self) -> str:
-        """A hash of the people and their images, by name, wherever the images lie."""
+        """A hash of the people and their images' file names; it does not depend on the folders."""
         names = [f"{self.people[p]}/{Path(path).name}" for p, path in zip(self.person_of, self.paths, strict=True)]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
@@ -46,7 +46,7 @@ class TwinIndex:
         return np.arange(first, last)
 
     def take(self, images: Sequence[int] | np.ndarray) -> "TwinIndex":
-        """The same people with only these images, in index order; DataError if a person is left with none."""
+        """The same people with these images only, in index order; DataError if a person has none left."""
         images = np.unique(np.asarray(images, dtype=np.int64))
         person_of = self.person_of[images]
         counts = np.bincount(person_of, minlength=len(self.people))
@@ -57,7 +57,7 @@ class TwinIndex:
         return replace(self, paths=tuple(self.paths[image] for image in images), person_of=person_of)
 
     def select_families(self, families: Sequence[int] | np.ndarray) -> "TwinIndex":
-        """The index of these families only, with people, families and images numbered anew."""
+        """The index of these families only, with people, families and images renumbered."""
         chosen = np.unique(np.asarray(families, dtype=np.int64))
         people = np.flatnonzero(np.isin(self.family_of, chosen))
         images = np.flatnonzero(np.isin(self.person_of, people))
@@ -72,11 +72,12 @@ class TwinIndex:
 
 
 def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
-    """Read one split from its two index files, with the image paths as written.
+    """Read one split from its two index files; image paths stay as they are written there.
 
-    DataError on anything but a map of person ids to image paths and a list of pairs of these ids.
+    DataError unless the files hold a map of person ids to image paths and a list of pairs of these ids.
     """
-    images, pairs = _read_json(Path(images_json)), _read_json(Path(pairs_json))
+    images = _read_json(Path(images_json))
+    pairs = _read_json(Path(pairs_json))
     _check_images(images, images_json)
     _check_pairs(pairs, pairs_json, images, images_json)
 
@@ -102,7 +103,7 @@ def _read_json(file: Path) -> object:
 
     try:
         if not file.is_file() and file.exists():
-            fault = "no file"  # a pipe would be waited for
+            fault = "no file"  # reading a pipe would block
         elif (text := file.read_bytes().decode("utf-8-sig")).strip():
             return json.loads(text, object_pairs_hook=unique)
         else:
@@ -133,7 +134,8 @@ def _check_images(images: object, file: Path) -> None:
         for path in paths:
             if not isinstance(path, str):
                 raise DataError(f"{where} has {path!r:.60} among the image paths: write a string.")
-            parts, image = path_parts(path), f"image {path!r:.200}"
+            parts = path_parts(path)
+            image = f"image {path!r:.200}"
             if not is_writable_text(path):
                 raise DataError(f"{where}: {image} can be no file's name: rename it.")
             if ".." in parts:
@@ -161,12 +163,12 @@ def _check_pairs(pairs: object, file: Path, people: dict, images_json: Path) -> 
 
 
 def path_parts(path: str | Path) -> tuple[str, ...]:
-    """Folders and name of a path; an index may come from Windows, so both separators part."""
+    """The folders and the name of a path, separated by / or, in an index from Windows, by \\."""
     return tuple(part for part in str(path).replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def name_some(items: Sequence[str], one: str, many: str) -> str:
-    """'3 images: a, b, c', or the first few and how many more."""
+    """'3 images: a, b, c', or the first few and the number of the others."""
     more = f" and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
     listed = ", ".join(f"{item!r:.200}" for item in items[:LISTED])
     return f"{len(items):,} {one if len(items) == 1 else many}: {listed}{more}"

@@ -19,7 +19,7 @@ from dcal_core.audit.duplicates import (
     same_shots,
     thumbnail,
 )
-from dcal_core.audit.facts import look_at
+from dcal_core.audit.facts import read_facts
 from dcal_core.audit.findings import KINDS, audit_images
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.images import Unreadable, decode
@@ -228,7 +228,7 @@ def test_the_real_index_has_triplets_and_nobody_in_two_splits(tmp_path):
 
 def test_facts_are_those_of_the_file_and_of_what_training_decodes(clean):
     file = place(clean, "10001d00")
-    facts = look_at(file, 48)
+    facts = read_facts(file, 48)
     assert (facts.width, facts.height, facts.grey) == (SIZE, SIZE, False)
     np.testing.assert_array_equal(facts.thumbnail, thumbnail(decode(file.read_bytes(), 48)))
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_read_says_why(tmp_path, content, reason):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(Unreadable, match=reason):
-        look_at(file, SIZE)
+        read_facts(file, SIZE)
 
 
 # ---- likeness

@@ -290,7 +290,7 @@ def test_the_reviewer_writes_what_is_decided(audit, tmp_path):
     written = read_exclusions(tmp_path / FILE)
     assert set(written) == {*SUGGESTED, "10001/10001d01.png"} - {"10003/10003d02.png"}
     assert written["10001/10001d01.png"].startswith("missing: 1 of 4 images of 10001 are not found")
-    assert f"4 of 40 images left out from now on, by {tmp_path / FILE}." in reviewer.said.value
+    assert f"4 of 40 images left out from now on, by {tmp_path / FILE}." in reviewer.status.value
 
 
 def test_turning_the_page_decides_nothing_and_ends_at_the_ends(audit, tmp_path):
@@ -337,4 +337,4 @@ def test_what_cannot_be_written_is_said(audit, tmp_path):
     reviewer = Reviewer(audit, tmp_path / FILE)
     reviewer.file = tmp_path / "occupied" / FILE
     reviewer.write.click()
-    assert reviewer.said.value.startswith("not written: ")
+    assert reviewer.status.value.startswith("not written: ")

@@ -1,5 +1,4 @@
-"""Drawing a genome under a nuisance: shapes are signed distances in face coordinates, so a face is the same at any
-size."""
+"""Draws a genome under a nuisance; shapes are signed distances in face coordinates, so any size shows the same face."""
 
 from functools import lru_cache
 
@@ -7,7 +6,7 @@ import numpy as np
 
 from dcal_core.data.drawn.genomes import EYE_V, HAIR_STYLES, MOUTH_V, Genome, Mark, Nuisance, hairline, head_radius
 
-YAW_WIDTH = 0.8  # yaw moves nothing beyond this |u|, just outside the head
+YAW_WIDTH = 0.8  # the |u|, just outside the head, beyond which yaw moves nothing
 WHOLE = (slice(None), slice(None))
 
 
@@ -22,37 +21,45 @@ class _Canvas:
     """Colour planes [3, size, size] and the face coordinates u, v [size, size] of their pixels."""
 
     def __init__(self, pose: Nuisance, size: int):
-        self.pose, self.size = pose, size
+        self.pose = pose
+        self.size = size
         self.image = np.empty((3, size, size), np.float32)
         self.softness = 1.5 * 2 / (size * pose.scale)  # one and a half pixels, in face coordinates
-        self.cos, self.sin = float(np.cos(pose.rotation)), float(np.sin(pose.rotation))
+        self.cos = float(np.cos(pose.rotation))
+        self.sin = float(np.sin(pose.rotation))
         x, y = (axis - shift for axis, shift in zip(_grid(size), pose.shift, strict=True))
-        cos, sin = self.cos / pose.scale, self.sin / pose.scale
+        cos = self.cos / pose.scale
+        sin = self.sin / pose.scale
         turned = cos * x + sin * y
         self.v = cos * y - sin * x
         self.u = turned - pose.yaw * np.maximum(1 - np.square(turned / YAW_WIDTH), 0)
 
     def box(self, u: float, v: float, ru: float, rv: float):
         """The pixels (rows, columns) that hold u ± ru, v ± rv, and their offsets from the middle."""
-        pose, cos, sin = self.pose, self.cos, abs(self.sin)
+        pose = self.pose
+        cos = self.cos
+        sin = abs(self.sin)
         x = u + pose.yaw * (1 - (u / YAW_WIDTH) ** 2)
         x = u + pose.yaw * (1 - (x / YAW_WIDTH) ** 2)  # second step of a contraction: inverts the yaw of __init__
-        half, ru = self.size * pose.scale / 2, 1.3 * ru  # yaw stretches one side of the face by up to 1.3
+        half = self.size * pose.scale / 2
+        ru = 1.3 * ru  # yaw stretches one side of the face by up to 1.3
         middle_x = (x * cos - v * self.sin) * half + (1 + pose.shift[0]) * self.size / 2
         middle_y = (x * self.sin + v * cos) * half + (1 + pose.shift[1]) * self.size / 2
-        reach_x, reach_y = (ru * cos + rv * sin) * half + 2, (rv * cos + ru * sin) * half + 2
+        reach_x = (ru * cos + rv * sin) * half + 2
+        reach_y = (rv * cos + ru * sin) * half + 2
         rows = slice(max(int(middle_y - reach_y), 0), max(int(middle_y + reach_y) + 1, 0))
         columns = slice(max(int(middle_x - reach_x), 0), max(int(middle_x + reach_x) + 1, 0))
         return (rows, columns), self.u[rows, columns] - u, self.v[rows, columns] - v
 
     def coverage(self, distance):
-        """How much of each pixel lies inside (distance < 0), by a smoothstep."""
+        """The share of each pixel that lies inside (distance < 0), by a smoothstep."""
         a = np.minimum(np.maximum(0.5 - distance * (1 / self.softness), 0), 1)
         return a * a * (3 - 2 * a)
 
     def paint(self, box, coverage, colour):
         """Lay a colour, RGB or planes [3, h, w], over the pixels of a box."""
-        part, colour = self.image[:, *box], np.asarray(colour, np.float32)
+        part = self.image[:, *box]
+        colour = np.asarray(colour, np.float32)
         part += coverage * ((colour if colour.ndim == 3 else colour[:, None, None]) - part)
 
     def disc(self, mark: Mark):
@@ -66,7 +73,7 @@ class _Canvas:
         self.paint(box, self.coverage(distance), colour)
 
     def shade(self, u, v, ru, rv, colour, strength):
-        """A soft spot: full strength in the middle, nothing at its elliptic edge."""
+        """A soft elliptic spot: full strength in the middle, none at the edge."""
         box, du, dv = self.box(u, v, ru, rv)
         a = np.maximum(1 - np.square(du / ru) - np.square(dv / rv), 0)
         self.paint(box, strength * a * a, colour)
@@ -83,7 +90,9 @@ class _Canvas:
 
 def _draw_head(canvas: _Canvas, face: Genome, pose: Nuisance, head) -> None:
     """Background, back hair, neck, clothes, ears and the shaded skin of the face."""
-    u, v, skin = canvas.u, canvas.v, np.array(face.skin, np.float32)
+    u = canvas.u
+    v = canvas.v
+    skin = np.array(face.skin, np.float32)
     *_, hair_end = HAIR_STYLES[face.hair_style]
     canvas.image[:] = np.array(pose.background, np.float32)[:, None, None]
     if hair_end > -1:
@@ -93,7 +102,8 @@ def _draw_head(canvas: _Canvas, face: Genome, pose: Nuisance, head) -> None:
     collar = 0.90 + 0.5 * np.square(np.minimum(abs(u) - 0.5, 0))
     canvas.paint(WHOLE, canvas.coverage(collar - v), pose.shirt)
     for side in (-1, 1):
-        ear, size = side * (face.face_width + 0.02), face.ear_size
+        ear = side * (face.face_width + 0.02)
+        size = face.ear_size
         canvas.ellipse(ear, 0.0, 0.075 * size, 0.15 * size, 0.86 * skin)
         canvas.ellipse(ear, 0.0, 0.035 * size, 0.09 * size, 0.68 * skin)
     lit = 1.04 - 0.34 * np.square(np.square(head))  # darker towards the outline
@@ -105,8 +115,12 @@ def _draw_head(canvas: _Canvas, face: Genome, pose: Nuisance, head) -> None:
 
 def _draw_eye(canvas: _Canvas, face: Genome, pose: Nuisance, side: int) -> None:
     """Eyeball, iris, pupil, glint, lids and brow; side -1 is the left of the image."""
-    skin, u, w, tilt = np.array(face.skin), side * face.eye_spacing, face.eye_size, side * face.eye_tilt
-    up, down = 0.56 * w * pose.eye_open, 0.36 * w * pose.eye_open
+    skin = np.array(face.skin)
+    u = side * face.eye_spacing
+    w = face.eye_size
+    tilt = side * face.eye_tilt
+    up = 0.56 * w * pose.eye_open
+    down = 0.36 * w * pose.eye_open
     box, ball = canvas.lens(u, EYE_V, w, up, down, (0.93, 0.92, 0.90), tilt=tilt)
     r = np.sqrt(np.square(canvas.u[box] - u) + np.square(canvas.v[box] - (EYE_V - 0.08 * w)))
     canvas.paint(box, ball * canvas.coverage(r - 0.50 * w), 0.55 * np.array(face.iris))
@@ -116,14 +130,19 @@ def _draw_eye(canvas: _Canvas, face: Genome, pose: Nuisance, side: int) -> None:
     canvas.lens(u, EYE_V - up, 1.06 * w, 0.016, 0.012, 0.25 * skin, rise=-up, tilt=tilt)  # lashes
     canvas.lens(u, EYE_V - up - 0.035, w, 0.010, 0.006, 0.6 * skin, rise=-up, tilt=tilt)  # crease
     canvas.lens(u, EYE_V + down, 0.9 * w, 0.004, 0.008, 0.5 * skin, rise=down, tilt=tilt)  # lower lid
-    thick, v = face.brow_thickness, EYE_V - face.brow_height - pose.brow_raise
+    thick = face.brow_thickness
+    v = EYE_V - face.brow_height - pose.brow_raise
     brow = 0.7 * np.array(face.hair)
     canvas.lens(1.03 * u, v, 0.155, thick, thick, brow, rise=-face.brow_arch, tilt=0.7 * tilt)
 
 
 def _draw_nose(canvas: _Canvas, face: Genome) -> None:
-    skin, w, length, tip = np.array(face.skin), face.nose_width, face.nose_length, EYE_V + face.nose_length
-    dark, bright = skin * (0.6, 0.55, 0.52), 0.35 + 0.68 * skin
+    skin = np.array(face.skin)
+    w = face.nose_width
+    length = face.nose_length
+    tip = EYE_V + face.nose_length
+    dark = skin * (0.6, 0.55, 0.52)
+    bright = 0.35 + 0.68 * skin
     for side in (-1, 1):
         canvas.shade(side * 0.6 * w, tip - 0.6 * length, 0.06, 0.6 * length, dark, 0.35)  # side of the bridge
         canvas.shade(side * 0.95 * w, tip - 0.01, 0.55 * w, 0.07, dark, 0.8)  # wing
@@ -135,7 +154,10 @@ def _draw_nose(canvas: _Canvas, face: Genome) -> None:
 
 
 def _draw_mouth(canvas: _Canvas, face: Genome, pose: Nuisance) -> None:
-    w, thick, gap, rise = face.mouth_width, face.lip_thickness, pose.mouth_open, pose.smile
+    w = face.mouth_width
+    thick = face.lip_thickness
+    gap = pose.mouth_open
+    rise = pose.smile
     skin = np.array(face.skin)
     lip = 0.55 * skin * (0.85, 0.6, 0.6) + 0.45 * np.array((0.62, 0.26, 0.27))
     canvas.lens(0.0, MOUTH_V, w, thick, 0.0, 0.86 * lip, rise=rise)
@@ -148,7 +170,8 @@ def _draw_mouth(canvas: _Canvas, face: Genome, pose: Nuisance) -> None:
 
 def _draw_hair(canvas: _Canvas, face: Genome, head) -> None:
     *_, volume, curl, _ = HAIR_STYLES[face.hair_style]
-    u, v = canvas.u, canvas.v
+    u = canvas.u
+    v = canvas.v
     strands = np.sin(19 * u) * np.sin(11 * v + 3 * u)
     outer = (head - 1) * (0.9 * face.face_width) - volume
     distance = np.maximum(outer, 0.6 * (v - hairline(face, u))) + curl * strands
@@ -194,7 +217,7 @@ def draw(genome: Genome, nuisance: Nuisance, size: int) -> np.ndarray:
 
 
 def difference_mask(genome: Genome, co_twin: Genome, nuisance: Nuisance, size: int) -> np.ndarray:
-    """Where the marks differ, uint8 [size, size]: 255 on marks of `genome`, 128 on the co-twin's, else 0."""
+    """The marks of both siblings, uint8 [size, size]: 255 on marks of `genome`, 128 on the co-twin's, else 0."""
     canvas = _Canvas(nuisance, size)
     mask = np.zeros((size, size), np.uint8)
     for person, value in ((co_twin, 128), (genome, 255)):

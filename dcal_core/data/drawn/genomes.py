@@ -1,8 +1,8 @@
-"""Who the drawn twins are: a family's genomes, and what changes from image to image.
+"""The drawn twins: the genomes of a family, and the nuisances that change from image to image.
 
-A family is two siblings with one face: colours, hair, proportions. They differ in 2-4 round dark marks each, at stable
-places on visible skin, and by some percent in seven shape parameters. Images of one person differ in pose, light,
-expression, clothes, background, blur and noise.
+Two siblings share colours, hair and proportions. Each has 2-4 round dark marks of their own at fixed places on visible
+skin, and they differ by some percent in seven shape parameters. Images of one person differ in pose, light, expression,
+clothes, background, blur and noise.
 
 Face coordinates: u to the right, v down; the crop is [-1, 1] x [-1, 1] under the neutral pose.
 """
@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 SPLITS = ("train", "test")
-EYE_V, MOUTH_V, HEAD_TOP = -0.10, 0.48, 0.84
+EYE_V = -0.10
+MOUTH_V = 0.48
+HEAD_TOP = 0.84
 
 Colour = tuple[float, float, float]  # RGB in [0, 1]
 
@@ -64,7 +66,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Genome:
-    """All of a person that stays from image to image; lengths in face coordinates."""
+    """All of a person that is the same in each image; lengths in face coordinates."""
 
     eye_spacing: float
     eye_size: float
@@ -89,16 +91,16 @@ class Genome:
 
 @dataclass(frozen=True)
 class Nuisance:
-    """All that changes between images of one person; the defaults are the neutral image, sharp and clean."""
+    """All that changes between images of one person; the defaults give a neutral image, sharp and clean."""
 
     rotation: float = 0.0  # radians
     shift: tuple[float, float] = (0.0, 0.0)  # face coordinates
     scale: float = 1.0
-    yaw: float = 0.0  # how far the middle of the face moves to the side, face coordinates
+    yaw: float = 0.0  # sideways movement of the middle of the face, face coordinates
     light: tuple[float, float] = (0.0, 0.0)  # relative gain at the right and at the lower edge
     brightness: float = 1.0
     contrast: float = 1.0
-    smile: float = 0.01  # how far the corners of the mouth rise, face coordinates
+    smile: float = 0.01  # rise of the corners of the mouth, face coordinates
     mouth_open: float = 0.0  # face coordinates
     brow_raise: float = 0.0  # face coordinates
     eye_open: float = 1.0
@@ -118,7 +120,7 @@ def _rgb(code: str) -> np.ndarray:
 
 
 def head_radius(face: Genome, u, v):
-    """1 on the outline of the head, less inside: an egg whose lower half is set by the jaw."""
+    """1 on the outline of the head, less inside: an egg with a lower half that the jaw decides."""
     down = np.maximum(v, 0) / face.chin
     width = face.face_width * (1 + (face.jaw_width - 1) * down * down)
     height = np.where(v < 0, np.float32(HEAD_TOP), np.float32(face.chin))
@@ -126,43 +128,48 @@ def head_radius(face: Genome, u, v):
 
 
 def hairline(face: Genome, u):
-    """The v at which hair gives way to skin, at horizontal position u."""
+    """The v at which the skin below the hair begins, at horizontal position u."""
     line, slant, drop, *_ = HAIR_STYLES[face.hair_style]
     return line + slant * u + drop * np.square(np.square(u / 0.62))
 
 
 def _place_marks(rng, face: Genome, enlarge: float) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
     """2-4 marks per sibling, on skin that neither hair nor an expression covers, none touching another."""
-    counts, n = rng.integers(2, 5, 2), 600
+    counts = rng.integers(2, 5, 2)
+    n = 600  # places that are tried at once
     turns = [sibling for i in range(4) for sibling in (0, 1) if i < counts[sibling]]
-    brow, eye_end = EYE_V - face.brow_height, face.eye_spacing + 0.17
+    brow = EYE_V - face.brow_height
+    eye_end = face.eye_spacing + 0.17
     boxes = (  # middle and half extent of where the features move: eyes with brows, nose, mouth
         (0.0, (brow + EYE_V + 0.04) / 2, eye_end, (EYE_V - brow + 0.20) / 2),
         (0.0, EYE_V + face.nose_length - 0.10, face.nose_width + 0.03, 0.16),
         (0.0, MOUTH_V + 0.02, face.mouth_width + 0.04, 0.13),
     )
     while True:
-        u, v = rng.uniform(-0.62, 0.62, n), rng.uniform(-0.7, 0.85, n)
-        r, darkness = rng.uniform(0.06, 0.10, n) * enlarge, rng.uniform(0.75, 0.95, n)
+        u = rng.uniform(-0.62, 0.62, n)
+        v = rng.uniform(-0.7, 0.85, n)
+        r = rng.uniform(0.06, 0.10, n) * enlarge
+        darkness = rng.uniform(0.75, 0.95, n)
         free = (head_radius(face, u, v) - 1) * 0.9 * face.face_width < -0.03 - r
-        for edge in (-1, 0, 1):  # the hairline is steep at the temples: ask at both edges of the mark too
+        for edge in (-1, 0, 1):  # at both edges of the mark too, because the hairline is steep at the temples
             free &= v - r - 0.04 > hairline(face, u + edge * r)
         for cu, cv, hu, hv in boxes:
             free &= np.hypot(np.maximum(abs(u - cu) - hu, 0), np.maximum(abs(v - cv) - hv, 0)) > r
         placed: tuple[list[Mark], list[Mark]] = ([], [])
         for dart in zip(u[free], v[free], r[free], darkness[free], strict=True):
-            mark, others = Mark(*map(float, dart)), [*placed[0], *placed[1]]
+            mark = Mark(*map(float, dart))
+            others = [*placed[0], *placed[1]]
             if len(others) == len(turns):
                 break
             if all(np.hypot(m.u - mark.u, m.v - mark.v) > m.radius + mark.radius + 0.03 for m in others):
                 placed[turns[len(others)]].append(mark)
         if len(placed[0]) >= 2 and len(placed[1]) >= 2:
             return tuple(placed[0]), tuple(placed[1])
-        enlarge *= 0.97  # the skin was full (a fringe, a small face): a little smaller, and again
+        enlarge *= 0.97  # no room (a fringe, a small face): try again with smaller marks
 
 
 def check(split: str, seed: int, difficulty: float) -> None:
-    """ValueError where a parameter of the drawing is out of range."""
+    """ValueError if a parameter of the drawing is out of range."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
     if seed < 0:
@@ -172,12 +179,13 @@ def check(split: str, seed: int, difficulty: float) -> None:
 
 
 def family(seed: int, split: str, k: int, difficulty: float) -> tuple[Genome, Genome]:
-    """The siblings of family `k`, the same however many families are drawn; ValueError on a bad parameter."""
+    """The siblings of family `k`; they do not depend on the number of families. ValueError for a bad parameter."""
     check(split, seed, difficulty)
     rng = np.random.default_rng([seed, SPLITS.index(split), k])
     shape = {name: float(rng.uniform(*limits)) for name, limits in (TWIN_SHAPE | FAMILY_SHAPE).items()}
     tone = rng.uniform(0, len(SKINS) - 1)
-    darker, fair = tone % 1, tone < 2.5  # light hair and eyes with fair skin only, as faces mostly are
+    darker = tone % 1
+    fair = tone < 2.5  # only fair skin gets light hair and eyes
     skin = (1 - darker) * _rgb(SKINS[int(tone)]) + darker * _rgb(SKINS[int(tone) + 1])
     hair, iris = (_rgb(colours[rng.integers(len(colours) if fair else 2)]) for colours in (HAIRS, IRISES))
     face = Genome(
