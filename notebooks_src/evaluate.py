@@ -73,14 +73,14 @@ result = evaluate_systems(session, data, systems, CORE_HASH)
 # %%
 from IPython.display import Image, Markdown, display
 
-from dcal_core.verification.tables import (
+from dcal_core.verification.report_tables import (
     metrics_table,
     security_table,
     systems_table,
     verdict_table,
 )
 
-display(Markdown(verdict_table(result)))
+display(verdict_table(result))
 
 # %% [markdown]
 # ## Error rates
@@ -93,15 +93,15 @@ display(Markdown(verdict_table(result)))
 # The two columns differ if families have different numbers of images.
 
 # %%
-display(Markdown(metrics_table(result)))
+display(metrics_table(result))
 
 # %% [markdown]
 # The further apart the two hills, the better the verifier. Whatever lies on the wrong side of the threshold is an error.
 
 # %%
-from dcal_core.commands.evaluate import figures
+from dcal_core.commands.evaluate import draw_report
 
-drawn = figures(result, systems, data)
+drawn = draw_report(result, systems, data)
 pictures = {name: session.keep(figure, name) for name, figure in drawn}
 display(Image(filename=pictures["scores"]))
 
@@ -122,12 +122,12 @@ display(Image(filename=pictures["det"]))
 # runs, `baseline` a face embedding that was never trained on twins, and `fuse` a fusion of all of them.
 
 # %%
-from dcal_core.verification.words import compared
+from dcal_core.verification.words import difference_in_words
 
-display(Markdown(systems_table(result["systems"])))
+display(systems_table(result["systems"]))
 if "systems" in pictures:
     display(Image(filename=pictures["systems"]))
-print(*map(compared, result["differences"]), sep="\n")
+print(*map(difference_in_words, result["differences"]), sep="\n")
 
 # %% [markdown]
 # ## How sure is a score?
@@ -136,9 +136,9 @@ print(*map(compared, result["differences"]), sep="\n")
 # themselves. In the plot, points on the diagonal mean that the stated probabilities are right.
 
 # %%
-from dcal_core.verification.tables import calibration_table
+from dcal_core.verification.report_tables import calibration_table
 
-display(Markdown(calibration_table(result)))
+display(calibration_table(result))
 if "reliability" in pictures:
     display(Image(filename=pictures["reliability"]))
 
@@ -148,7 +148,7 @@ if "reliability" in pictures:
 # through such a system.
 
 # %%
-display(Markdown(security_table(result)))
+display(security_table(result))
 
 # %% [markdown]
 # ## The worst mistakes

@@ -22,7 +22,10 @@ from dcal_core.storage import read_sums, write_bytes
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
-from dcal_core.verification.figures import (
+from dcal_core.verification.fusion import fit_fusion
+from dcal_core.verification.intervals import families_of_rarer_class
+from dcal_core.verification.page import write_page
+from dcal_core.verification.plots import (
     draw_confusable,
     draw_det,
     draw_histogram,
@@ -30,13 +33,10 @@ from dcal_core.verification.figures import (
     draw_roc,
     draw_systems,
 )
-from dcal_core.verification.fusion import fit_fusion
-from dcal_core.verification.intervals import families_of_rarer_class
-from dcal_core.verification.page import write_page
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json
-from dcal_core.verification.tables import metrics_table, security_table, systems_table, verdict_table
-from dcal_core.verification.words import compared, interval
+from dcal_core.verification.report_tables import metrics_table, security_table, systems_table, verdict_table
+from dcal_core.verification.words import difference_in_words, estimate_in_words
 
 TITLE = "Evaluate a twin verifier"
 SPLITS = ("validation", "test")
@@ -172,7 +172,7 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
     ]
 
 
-def figures(result: dict, systems: list[System], data: TwinData) -> Iterator[tuple[str, Figure]]:
+def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator[tuple[str, Figure]]:
     """Each figure of the report with its name."""
     first, label = systems[0], data.label
     pairs = first.test.pairs
@@ -217,7 +217,7 @@ def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
 
 def headline(result: dict) -> str:
     """The EER with its interval, and on what."""
-    return f"EER {interval(result['metrics']['eer'], '%')}, {result['data']}"
+    return f"EER {estimate_in_words(result['metrics']['eer'], '%')}, {result['data']}"
 
 
 def main(arguments: list[str]) -> int:
@@ -227,7 +227,7 @@ def main(arguments: list[str]) -> int:
     data = session.open_data(SPLITS)
     systems = score_systems(session, data)
     result = evaluate_systems(session, data, systems, code="checkout")
-    pictures = {name: session.keep(figure, name) for name, figure in figures(result, systems, data)}
+    pictures = {name: session.keep(figure, name) for name, figure in draw_report(result, systems, data)}
     for text in (
         verdict_table(result),
         metrics_table(result),
@@ -235,6 +235,6 @@ def main(arguments: list[str]) -> int:
         systems_table(result["systems"]),
     ):
         print(f"\n{text}")
-    print("", *map(compared, result["differences"]), headline(result), sep="\n")
+    print("", *map(difference_in_words, result["differences"]), headline(result), sep="\n")
     print("Report:", *write_report(session, result, pictures))
     return 0

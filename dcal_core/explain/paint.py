@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import maximum_filter
 
 from dcal_core.explain.catalogue import MAPS
-from dcal_core.verification.words import ends, shown
+from dcal_core.verification.words import number_text, range_text
 
 SIDE = 336  # px: a whole number of px a patch for grids of 7, 8, 12, 14, 16, 21 and 24
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -182,8 +182,8 @@ def estimate_text(estimate: dict | None, unit: str) -> str:
     if estimate is None or estimate["value"] is None:
         return "-"
     if estimate["low"] is None:
-        return shown(estimate["value"], unit)
-    return f"{shown(estimate['value'], unit)} ({ends(estimate['low'], estimate['high'], unit)})"
+        return number_text(estimate["value"], unit)
+    return f"{number_text(estimate['value'], unit)} ({range_text(estimate['low'], estimate['high'], unit)})"
 
 
 def label_rows(axes: Axes, labels: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.paint import MARKERS, draw_areas, label_rows, peak_of, show_map, wrapped
 from dcal_core.markdown import table
 from dcal_core.palette import COLOURS
-from dcal_core.verification.words import shown
+from dcal_core.verification.words import number_text
 
 SPREAD = {
     "entropy_share": ("entropy (% of the largest)", "%"),
@@ -216,7 +216,7 @@ def statistics_table(maps: dict, names: tuple[str, str]) -> str:
 
 
 def _spread(figures: dict) -> list[str]:
-    return ["-" if figures[name] is None else shown(figures[name], unit) for name, (_, unit) in SPREAD.items()]
+    return ["-" if figures[name] is None else number_text(figures[name], unit) for name, (_, unit) in SPREAD.items()]
 
 
 def _densest(figures: dict) -> str:

@@ -15,7 +15,7 @@ from dcal_core.markdown import table
 from dcal_core.models.verifier import Verifier
 from dcal_core.palette import BLUE
 from dcal_core.verification.protocol import some_of_each_family, twin_pairs
-from dcal_core.verification.words import interval
+from dcal_core.verification.words import estimate_in_words
 
 BASELINE_NAMES = {
     "centre": "the middle of the image",
@@ -185,7 +185,8 @@ def conclusion(name: str, result: dict) -> str:
     evidence = f"what it names {'alone brings the score back' if decides else 'does not surely bring the score back'}"
     if points is not None:
         evidence = (
-            f"its hottest patch lies on a true mark in {interval(found['localisation']['pointing'], '%')}; {evidence}"
+            f"its hottest patch lies on a true mark in {estimate_in_words(found['localisation']['pointing'], '%')}; "
+            f"{evidence}"
         )
     return f"**{MAPS[name].title}**: {verdict} ({evidence})."
 
@@ -194,7 +195,7 @@ def conclusions(result: dict) -> list[str]:
     """What each map can be trusted for, then what nobody should read from any of them."""
     sentences = [conclusion(name, result) for name in MAPS if name in result]
     if PRIOR in result:
-        prior = interval(result[PRIOR]["localisation"]["pointing"], "%")
+        prior = estimate_in_words(result[PRIOR]["localisation"]["pointing"], "%")
         sentences.append(f"For comparison: who knows only where marks usually are points at one in {prior}.")
     else:
         sentences.append("Where these faces truly differ nobody has marked, so no map is shown to point at it here.")

@@ -23,7 +23,15 @@ from jinja2 import Environment, StrictUndefined, UndefinedError
 
 from dcal_core.storage import write_text
 from dcal_core.verification.page_template import PAGE
-from dcal_core.verification.words import COMPARED, compared, ends, interval, metric_name, metric_unit, shown
+from dcal_core.verification.report_tables import (
+    Table,
+    metrics_table,
+    mistakes_table,
+    security_table,
+    systems_table,
+    verdict_table,
+)
+from dcal_core.verification.words import difference_in_words, estimate_in_words, number_text, range_text
 
 FIGURES = {
     "systems": "EER of each system, and the first one's minus each, with 95 % intervals",
@@ -53,6 +61,15 @@ def _checked(result: dict, figures: dict) -> None:
         raise ValueError("systems and differences come together: the report compares systems by paired differences")
 
 
+def _tables(result: dict) -> dict[str, Table]:
+    tables = {"verdict": verdict_table(result), "metrics": metrics_table(result), "mistakes": mistakes_table(result)}
+    if "security" in result:
+        tables["security"] = security_table(result)
+    if "systems" in result:
+        tables["systems"] = systems_table(result["systems"])
+    return tables
+
+
 def write_page(path, result: dict, figures: dict[str, bytes | Path]) -> None:
     """Write the report of a result (see above) with its figures, PNG files or their bytes, one for each of FIGURES.
 
@@ -61,11 +78,11 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path]) -> None:
     """
     _checked(result, figures)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    tools = (shown, ends, interval, metric_name, metric_unit, compared)
+    tools = (number_text, range_text, estimate_in_words, difference_in_words)
     environment.filters |= {tool.__name__: tool for tool in tools}
     images = {name: {"uri": _data_uri(figure), "alt": FIGURES[name]} for name, figure in figures.items()}
     try:
-        page = environment.from_string(PAGE).render(result, figures=images, COMPARED=COMPARED)
+        page = environment.from_string(PAGE).render(result, figures=images, tables=_tables(result))
     except (UndefinedError, KeyError) as error:
         raise ValueError(f"the result is not what the report needs: {error}") from None
     path = Path(path)

@@ -1,4 +1,4 @@
-"""The report's page as a jinja2 template; what it is filled with is described in `page`."""
+"""The report's page as a jinja2 template; `page` describes what fills it."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -24,12 +24,23 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; ove
 """
 
 MACROS = """
-{% macro cell(estimate, unit, class="") %}
-{# the interval on a line of its own, since a column is narrow on a phone #}
-<td{% if class %} class="{{ class }}"{% endif %}>
-{%- if estimate.value is none or estimate.low is none %}{{ estimate | interval(unit) }}
-{%- else %}{{ estimate.value | shown(unit) }}
-<small>{{ estimate.low | ends(estimate.high, unit) }}</small>{% endif %}</td>
+{% macro cell(content) %}
+{# the interval is on its own line, since a column is narrow on a phone #}
+{% if content is string or content.estimate.value is none or content.estimate.low is none %}
+<td>{{ content }}</td>
+{%- else %}
+<td{% if content.look %} class="{{ content.look }}"{% endif %}>
+{{- content.estimate.value | number_text(content.unit) }}
+<small>{{ content.estimate.low | range_text(content.estimate.high, content.unit) }}</small></td>
+{%- endif %}
+{% endmacro %}
+{% macro table_of(table) %}
+<div class="wide"><table><caption>{{ table.caption }}</caption>
+<thead><tr>{% for name in table.head %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in table.rows %}
+<tr><th scope="row">{{ row[0] }}</th>{% for content in row[1:] %}{{ cell(content) }}{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
 {% endmacro %}
 {% macro picture(name, caption) %}
 <figure><img src="{{ figures[name].uri }}" alt="{{ figures[name].alt }}"><figcaption>{{ caption }}</figcaption></figure>
@@ -38,7 +49,7 @@ MACROS = """
 
 VERDICT = """
 {% if "SYNTHETIC" in data %}
-<p class="synthetic" role="note">SYNTHETIC DATA: drawn faces. This report shows that the machinery works; it says
+<p class="synthetic" role="note">SYNTHETIC DATA: drawn faces. This report shows that the system runs; it says
 nothing about accuracy on real twins.</p>
 {% endif %}
 <h1>Same person or identical twin? Verification report</h1>
@@ -48,64 +59,50 @@ nothing about accuracy on real twins.</p>
 {% elif eer.high >= 0.5 %}
 <p class="verdict">Not shown to be better than guessing.</p>
 {% else %}
-<p class="verdict">About {{ eer.value | shown("of 100") }} pairs of photographs are judged wrongly; the true figure may
-lie anywhere from {{ eer.low | ends(eer.high, "of 100") }}.</p>
+<p class="verdict">About {{ eer.value | number_text("of 100") }} pairs of photographs are judged wrongly; the true
+figure may lie anywhere from {{ eer.low | range_text(eer.high, "of 100") }}.</p>
 {% endif %}
-<p>That is the <abbr title="equal error rate">EER</abbr>, {{ eer | interval("%") }}, in brackets its 95 % interval: the
-error rate where co-twins are taken for one person as often as one person is taken for two. It was measured on
-{{ metrics.counts.families }} families of twins ({{ data }}, split {{ split }}), who had no part in training:
-{{ "{:,}".format(metrics.counts.genuine) }} <em>genuine</em> comparisons (two photographs of one person) and
-{{ "{:,}".format(metrics.counts.impostor) }} <em>impostor</em> comparisons (one of each twin).</p>
+<p>This is the <abbr title="equal error rate">EER</abbr>, {{ eer | estimate_in_words("%") }}, with its 95 % interval in
+brackets: the error rate at the threshold where co-twins are taken for one person as often as one person is taken for
+two. It was measured on {{ metrics.counts.families }} families of twins that were not used for training ({{ data }},
+split {{ split }}): {{ "{:,}".format(metrics.counts.genuine) }} <em>genuine</em> comparisons (two photographs of one
+person) and {{ "{:,}".format(metrics.counts.impostor) }} <em>impostor</em> comparisons (one photograph of each
+twin).</p>
 <h2>What the system answers</h2>
-<div class="wide"><table>
-<caption>Of all pairs of a kind, the share that gets each answer, with its 95 % interval</caption>
-<thead><tr><th scope="col">pairs of</th><th scope="col">&ldquo;same&rdquo;</th>
-<th scope="col">&ldquo;undecided&rdquo;</th><th scope="col">&ldquo;different&rdquo;</th></tr></thead>
-<tbody>
-<tr><th scope="row">one person</th>{{ cell(verdict.genuine.same, "%", "good") }}
-{{ cell(verdict.genuine.undecided, "%") }}{{ cell(verdict.genuine.different, "%", "bad") }}</tr>
-<tr><th scope="row">co-twins</th>{{ cell(verdict.impostor.same, "%", "bad") }}
-{{ cell(verdict.impostor.undecided, "%") }}{{ cell(verdict.impostor.different, "%", "good") }}</tr>
-</tbody></table></div>
-<p>Wrong, of the pairs that got an answer: <strong>{{ verdict.wrong | interval("%") }}</strong>. The answer is
-&ldquo;same&rdquo; from a score of {{ verdict.thresholds.same_from | shown("score") }}, &ldquo;different&rdquo; below
-{{ verdict.thresholds.different_below | shown("score") }} and &ldquo;undecided&rdquo; between; the limits were set for
-{{ verdict.thresholds.error | shown("%") }} of wrong answers of each kind on other families
+{{ table_of(tables.verdict) }}
+<p>Of the pairs that got an answer, <strong>{{ verdict.wrong | estimate_in_words("%") }}</strong> are wrong. The answer
+is &ldquo;same&rdquo; from a score of {{ verdict.thresholds.same_from | number_text("score") }}, &ldquo;different&rdquo;
+below {{ verdict.thresholds.different_below | number_text("score") }} and &ldquo;undecided&rdquo; between. These limits
+allow {{ verdict.thresholds.error | number_text("%") }} wrong answers of each kind on other families
 ({{ verdict.thresholds.source }}).</p>
-<p>Where one yes or no is needed, a pair <em>matches</em> from a score of {{ threshold.value | shown("score") }}, chosen
-beforehand ({{ threshold.source }}) and not touched since. In the terms of ISO/IEC 19795-1 its false match rate (FMR),
-the share of impostor comparisons that match, is {{ metrics.fmr | interval("%") }}, and its false non-match rate (FNMR),
-the share of genuine ones that do not, {{ metrics.fnmr | interval("%") }}.</p>
+<p>For a plain yes or no, a pair <em>matches</em> from a score of {{ threshold.value | number_text("score") }}. This
+threshold was chosen beforehand ({{ threshold.source }}). In the terms of ISO/IEC 19795-1, the false match rate (FMR),
+the share of impostor comparisons that match, is {{ metrics.fmr | estimate_in_words("%") }}. The false non-match rate
+(FNMR), the share of genuine comparisons that do not match, is {{ metrics.fnmr | estimate_in_words("%") }}.</p>
 """
 
 COMPARISON = """
 {% if systems is defined %}
 <h2>Compared with other systems</h2>
-<div class="wide"><table><caption>The same comparisons scored by each system, with 95 % intervals</caption>
-<thead><tr><th scope="col">system</th>{% for metric in COMPARED %}<th scope="col">{{ metric | metric_name }}</th>
-{% endfor %}</tr></thead><tbody>
-{% for system in systems %}
-<tr><th scope="row">{{ system.name }}</th>{% for metric in COMPARED %}
-{{ cell(system.metrics[metric], metric | metric_unit) }}{% endfor %}</tr>
-{% endfor %}
-</tbody></table></div>
+{{ table_of(tables.systems) }}
 {% if figures.systems is defined %}
-{{ picture("systems", "Where an interval of a difference leaves out zero, one of the two is better.") }}
+{{ picture("systems", "If the interval of a difference excludes zero, one of the two is better.") }}
 {% endif %}
-<ul>{% for difference in differences %}<li>{{ difference | compared }}</li>{% endfor %}</ul>
-<p><abbr title="true accept rate">TAR</abbr> at an FMR is the share of genuine comparisons that match where no larger
-share of the impostor ones does; ROC-AUC is the chance that a genuine comparison scores higher than an impostor one.
-Differences are paired: both systems answer for the same drawn families. &ldquo;Better&rdquo; stands only where the
-interval leaves out zero; no difference shown does not mean that there is none.</p>
+<ul>{% for difference in differences %}<li>{{ difference | difference_in_words }}</li>{% endfor %}</ul>
+<p><abbr title="true accept rate">TAR</abbr> at an FMR is the share of genuine comparisons that match at a threshold
+that lets at most this share of the impostor comparisons match. ROC-AUC is the chance that a genuine comparison scores
+higher than an impostor one. Differences are paired: both systems are measured on the same drawn families. A system is
+called better only if the interval excludes zero; &ldquo;no difference shown&rdquo; does not mean that there is
+none.</p>
 {% endif %}
 """
 
 CURVES = """
 <h2>Scores and error curves</h2>
 <p>The <abbr title="true accept rate">TAR</abbr>, the share of genuine comparisons that match, is 1 &minus; FNMR.</p>
-{{ picture("scores", "The further the hills stand apart, the better; what lies beyond the threshold is an error.") }}
-{{ picture("roc", "ROC: what share of genuine pairs is accepted (TAR) at the price of accepting co-twins (FMR).") }}
-{{ picture("det", "DET: both error rates, on axes that spread small ones; further down and left is better.") }}
+{{ picture("scores", "The further apart the two histograms, the better. Scores beyond the threshold are errors.") }}
+{{ picture("roc", "ROC: the share of genuine pairs that match (TAR) against the share of co-twins that do (FMR).") }}
+{{ picture("det", "DET: both error rates, on axes that spread small rates. Further down and left is better.") }}
 """
 
 CALIBRATION = """
@@ -113,56 +110,30 @@ CALIBRATION = """
 {% if calibration.reason is defined %}
 <p>There are none: {{ calibration.reason }}.</p>
 {% else %}
-<p>Scores become likelihood ratios, how much more often one person than two twins gives such a score, by
-{{ calibration.kind }} calibration on the validation families. <abbr title="log-likelihood-ratio cost">Cllr</abbr>, what
-wrong or timid ratios cost, is {{ calibration.cllr | interval("bits") }}: 0 is perfect, 1 says nothing. With the best
-calibration that these scores allow it would be {{ calibration.cllr_min | interval("bits") }}.</p>
+<p>A {{ calibration.kind }} calibration, fitted on the validation families, turns a score into a likelihood ratio: how
+many times more often one person gives such a score than two twins do. The
+<abbr title="log-likelihood-ratio cost">Cllr</abbr>, the cost of wrong or timid ratios, is
+{{ calibration.cllr | estimate_in_words("bits") }}: 0 is perfect, 1 carries no information. The best calibration of
+these scores would reach {{ calibration.cllr_min | estimate_in_words("bits") }}.</p>
 {{ picture("reliability", "Points on the diagonal: of the pairs given a probability of x %, x % show one person.") }}
 {% endif %}
 {% if security is defined %}
 <h2>How safe against a twin?</h2>
-<div class="wide"><table><caption>Thresholds that are set on unrelated people, and what twins meet there</caption>
-<thead><tr><th scope="col">FMR aimed at, unrelated</th><th scope="col">threshold</th>
-<th scope="col">FMR, unrelated</th><th scope="col">FMR, co-twins</th><th scope="col">FNMR</th></tr></thead><tbody>
-{% for row in security %}
-<tr><th scope="row">{{ row.fmr | shown("%") }}</th>
-{% if row.threshold is none %}
-<td colspan="4">{{ row.twin_fmr.reason }}</td></tr>
-{% else %}
-<td>{{ row.threshold | shown("score") }}</td>
-{{ cell(row.unrelated_fmr, "%") }}{{ cell(row.twin_fmr, "%") }}{{ cell(row.fnmr, "%") }}</tr>
-{% endif %}
-{% endfor %}
-</tbody></table></div>
+{{ table_of(tables.security) }}
 {% endif %}
 """
 
 MISTAKES = """
 <h2>The worst mistakes</h2>
-{{ picture("confusable", "Above, co-twins with the highest scores; below, one person with the lowest.") }}
-<div class="wide"><table><caption>The pairs in the picture, at most one of each kind from a family</caption>
-<thead><tr><th scope="col">really</th><th scope="col">answer</th><th scope="col">score</th>
-<th scope="col">images</th></tr></thead><tbody>
-{% for pair in confusable %}
-<tr><td>{{ "one person" if pair.genuine else "co-twins" }}</td>
-<td>{{ "match" if pair.matched else "no match" }}{{ "" if pair.matched == pair.genuine else ", WRONG" }}</td>
-<td>{{ pair.score | shown("score") }}</td>
-<td>{% for path in pair.paths %}{{ path.split("/")[-2:] | join("/") }}<br>{% endfor %}</td></tr>
-{% endfor %}
-</tbody></table></div>
+{{ picture("confusable", "Above, co-twins with the highest scores; below, one person with the lowest scores.") }}
+{{ table_of(tables.mistakes) }}
 """
 
 CONDITIONS = """
 <h2>Conditions and limits</h2>
 <ul>{% for sentence in conditions %}<li>{{ sentence }}</li>{% endfor %}
 </ul>
-<div class="wide"><table><caption>All metrics, with 95 % intervals</caption><thead><tr><th scope="col">metric</th>
-<th scope="col">each comparison counts the same</th><th scope="col">each family counts the same</th></tr></thead><tbody>
-{% for metric in metrics if metric != "counts" %}
-<tr><th scope="row">{{ metric | metric_name }}</th>{{ cell(metrics[metric], metric | metric_unit) }}
-{{ cell(metrics_per_family[metric], metric | metric_unit) }}</tr>
-{% endfor %}
-</tbody></table></div>
+{{ table_of(tables.metrics) }}
 <dl><dt>Model</dt><dd>{{ model }}</dd><dt>Code</dt><dd>{{ code }}</dd><dt>Parameters</dt><dd>{{ fingerprint }}</dd>
 <dt>Created</dt><dd>{{ created }}</dd></dl>
 """

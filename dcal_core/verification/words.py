@@ -1,4 +1,4 @@
-"""Figures, metrics and differences as a person would say them."""
+"""Numbers, metrics and differences in words."""
 
 import math
 
@@ -15,7 +15,7 @@ COMPARED = ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc")  # side by side, an
 RATES_AT = {"tar_at_fmr_": "TAR at FMR", "fnmr_at_fmr_": "FNMR at FMR"}
 
 
-def shown(value: float, unit: str) -> str:
+def number_text(value: float, unit: str) -> str:
     """A figure as text: a share in "%", "points" (a difference of shares) or "of 100" (natural frequencies, which are
     misread least: Hoffrage et al., 2000), or a plain number of "bits" or "score"; ValueError where it is not finite."""
     if not math.isfinite(value):
@@ -25,18 +25,18 @@ def shown(value: float, unit: str) -> str:
     return f"{value:.3f}" + (" bits" if unit == "bits" else "")
 
 
-def ends(low: float, high: float, unit: str) -> str:
-    """The two ends of an interval as text, the unit said once: "1.5 to 5.0 %"."""
-    return f"{shown(low, unit).removesuffix(unit).rstrip()} to {shown(high, unit)}"
+def range_text(low: float, high: float, unit: str) -> str:
+    """The two ends of an interval as text, the unit given once: "1.5 to 5.0 %"."""
+    return f"{number_text(low, unit).removesuffix(unit).rstrip()} to {number_text(high, unit)}"
 
 
-def interval(estimate: dict, unit: str) -> str:
+def estimate_in_words(estimate: dict, unit: str) -> str:
     """An estimate as text with its 95 % interval, or why there is none."""
     if estimate["value"] is None:
         return estimate["reason"]
     if estimate["low"] is None:
-        return f"{shown(estimate['value'], unit)} (no interval)"
-    return f"{shown(estimate['value'], unit)} ({ends(estimate['low'], estimate['high'], unit)})"
+        return f"{number_text(estimate['value'], unit)} (no interval)"
+    return f"{number_text(estimate['value'], unit)} ({range_text(estimate['low'], estimate['high'], unit)})"
 
 
 def metric_name(metric: str) -> str:
@@ -50,19 +50,22 @@ def metric_name(metric: str) -> str:
 
 
 def metric_unit(metric: str) -> str:
-    """The unit in which `shown` writes a metric."""
+    """The unit in which `number_text` writes a metric."""
     return "score" if metric == "roc_auc" else "%"
 
 
-def compared(difference: dict) -> str:
-    """A paired difference in words: who is better and by how much, or that no difference was shown."""
-    a, b, name = difference["a"], difference["b"], metric_name(difference["metric"])
+def difference_in_words(difference: dict) -> str:
+    """A paired difference in words: which system is better and by how much, or that no difference was shown."""
+    a = difference["a"]
+    b = difference["b"]
+    name = metric_name(difference["metric"])
     if difference["value"] is None:
         return f"{name}, {a} and {b}: {difference['reason']}."
     unit = "score" if difference["metric"] == "roc_auc" else "points"
     if difference["better"] is None:
-        return f"{name}: no difference shown between {a} and {b}; {a} minus {b} is {interval(difference, unit)}."
+        text = estimate_in_words(difference, unit)
+        return f"{name}: no difference shown between {a} and {b}; {a} minus {b} is {text}."
     better, worse = (a, b) if difference["better"] == "a" else (b, a)
-    gain = shown(abs(difference["value"]), unit)
+    gain = number_text(abs(difference["value"]), unit)
     low, high = sorted((abs(difference["low"]), abs(difference["high"])))
-    return f"{name}: {better} is better than {worse} by {gain}, 95 % interval {ends(low, high, unit)}."
+    return f"{name}: {better} is better than {worse} by {gain}, 95 % interval {range_text(low, high, unit)}."

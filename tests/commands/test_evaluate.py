@@ -12,7 +12,7 @@ import torch
 
 from dcal_core.__main__ import main
 from dcal_core.commands import evaluate as evaluation
-from dcal_core.commands.evaluate import SPLITS, evaluate_systems, figures, score_systems
+from dcal_core.commands.evaluate import SPLITS, draw_report, evaluate_systems, score_systems
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.commands.train import train_run
 from dcal_core.config.recipes import load
@@ -160,7 +160,7 @@ def test_figures_are_those_that_the_page_takes():
     session, data = begun()
     systems = score_systems(session, data)
     result = evaluate_systems(session, data, systems, "code")
-    names = [name for name, _ in figures(result, systems, data)]
+    names = [name for name, _ in draw_report(result, systems, data)]
     assert names in (["scores", "roc", "det", "reliability", "confusable"], ["scores", "roc", "det", "confusable"])
     assert ("reliability" in names) == ("reason" not in result["calibration"])
     conditions = " ".join(result["conditions"])

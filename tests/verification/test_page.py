@@ -7,7 +7,14 @@ from PIL import Image
 
 from dcal_core.verification.bootstrap import replicate, summarise
 from dcal_core.verification.page import FIGURES, write_page
-from dcal_core.verification.words import COMPARED, METRICS, compared, interval, metric_name, shown
+from dcal_core.verification.words import (
+    COMPARED,
+    METRICS,
+    difference_in_words,
+    estimate_in_words,
+    metric_name,
+    number_text,
+)
 
 ATTACK = "<script>alert('x')</script>\"&"
 
@@ -240,13 +247,13 @@ def test_takes_what_summarise_gives(read, result):
     ],
 )
 def test_figures_have_their_units(value, unit, text):
-    assert shown(value, unit) == text
+    assert number_text(value, unit) == text
 
 
 def test_intervals_name_the_unit_twice_and_not_thrice():
-    assert interval(estimate(0.032, 0.015, 0.05), "%") == "3.2 % (1.5 to 5.0 %)"
-    assert interval(estimate(0.9, 0.85, 0.95), "score") == "0.900 (0.850 to 0.950)"
-    assert interval(UNRESOLVED, "%") == "not resolvable with 31 families"
+    assert estimate_in_words(estimate(0.032, 0.015, 0.05), "%") == "3.2 % (1.5 to 5.0 %)"
+    assert estimate_in_words(estimate(0.9, 0.85, 0.95), "score") == "0.900 (0.850 to 0.950)"
+    assert estimate_in_words(UNRESOLVED, "%") == "not resolvable with 31 families"
 
 
 @pytest.mark.parametrize(
@@ -259,8 +266,10 @@ def test_intervals_name_the_unit_twice_and_not_thrice():
 )
 def test_differences_in_words(better, figures, words):
     difference = {"a": "A", "b": "B", "metric": "eer", "better": better, **estimate(*figures)}
-    assert compared(difference).startswith(words)
-    assert compared({"a": "A", "b": "B", "metric": "eer", **UNRESOLVED}).startswith("EER, A and B: not resolvable")
+    assert difference_in_words(difference).startswith(words)
+    assert difference_in_words({"a": "A", "b": "B", "metric": "eer", **UNRESOLVED}).startswith(
+        "EER, A and B: not resolvable"
+    )
 
 
 def test_metric_names():

@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 from scored_cases import FAMILIES
 
-from dcal_core.verification.figures import (
+from dcal_core.verification.plots import (
     draw_confusable,
     draw_det,
     draw_histogram,

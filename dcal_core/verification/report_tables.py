@@ -1,0 +1,137 @@
+"""The tables of an evaluation's result, for a notebook and a shell in Markdown and for the report's page in HTML."""
+
+from dataclasses import dataclass
+
+from dcal_core.markdown import table
+from dcal_core.verification.words import COMPARED, estimate_in_words, metric_name, metric_unit, number_text
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A cell with an estimate; look: "good" or "bad" for a share of right or of wrong answers."""
+
+    estimate: dict
+    unit: str
+    look: str = ""
+
+    def __str__(self) -> str:
+        return estimate_in_words(self.estimate, self.unit)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and `Estimate` cells below a head. As text it is Markdown, with sentences before and after it."""
+
+    caption: str
+    head: list[str]
+    rows: list[list]
+    before: str = ""
+    after: str = ""
+
+    def __str__(self) -> str:
+        rows = [[str(cell) for cell in row] for row in self.rows]
+        parts = [self.before, table(self.head, rows) if rows else "", self.after]
+        return "\n\n".join(part for part in parts if part)
+
+    _repr_markdown_ = __str__  # by which a notebook displays it
+
+
+def metrics_table(result: dict) -> Table:
+    """Every metric twice: each comparison counts the same, and each family counts the same."""
+    counts = result["metrics"]["counts"]
+    threshold = result["threshold"]
+    rows = [
+        [metric_name(name)]
+        + [Estimate(result[weighting][name], metric_unit(name)) for weighting in ("metrics", "metrics_per_family")]
+        for name in result["metrics"]
+        if name != "counts"
+    ]
+    return Table(
+        "All metrics, with 95 % intervals",
+        ["metric", "each comparison counts the same", "each family counts the same"],
+        rows,
+        before=f"**{result['data']}**: {counts['genuine']:,} genuine and {counts['impostor']:,} co-twin comparisons of "
+        f"{counts['families']} families. Threshold {threshold['value']:.3f}: {threshold['source']}.",
+    )
+
+
+def verdict_table(result: dict) -> Table:
+    """How often each kind of pair is called same, undecided and different."""
+    verdict = result["verdict"]
+    genuine = verdict["genuine"]
+    impostor = verdict["impostor"]
+    return Table(
+        "Of all pairs of a kind, the share that gets each answer, with its 95 % interval",
+        ["pairs of", "“same”", "“undecided”", "“different”"],
+        [
+            [
+                "one person",
+                Estimate(genuine["same"], "%", "good"),
+                Estimate(genuine["undecided"], "%"),
+                Estimate(genuine["different"], "%", "bad"),
+            ],
+            [
+                "co-twins",
+                Estimate(impostor["same"], "%", "bad"),
+                Estimate(impostor["undecided"], "%"),
+                Estimate(impostor["different"], "%", "good"),
+            ],
+        ],
+        after=f"Of the pairs that got a verdict, {estimate_in_words(verdict['wrong'], '%')} are wrong. The limits were "
+        f"set for {verdict['thresholds']['source']}.",
+    )
+
+
+def calibration_table(result: dict) -> Table:
+    """Cllr of both calibrations, and the least that these scores allow."""
+    found = result["calibration"]
+    if "reason" in found:
+        return Table("", [], [], after=f"No calibration: {found['reason']}.")
+    rows = [[found["kind"], Estimate(found["cllr"], "bits")]]
+    rows += [[f"{kind}, not used", Estimate(cost, "bits")] for kind, cost in found["others"].items()]
+    rows += [["Cllr min: the scores' own part", Estimate(found["cllr_min"], "bits")]]
+    return Table("What wrong or timid likelihood ratios cost", ["calibration", "Cllr"], rows)
+
+
+def security_table(result: dict) -> Table:
+    """What a threshold that is safe against unrelated people lets through of co-twins."""
+    rows = [
+        [
+            number_text(line["fmr"], "%"),
+            "" if line["threshold"] is None else number_text(line["threshold"], "score"),
+            *(Estimate(line[name], "%") for name in ("unrelated_fmr", "twin_fmr", "fnmr")),
+        ]
+        for line in result["security"]
+    ]
+    return Table(
+        "Thresholds that are set on unrelated people, and the error rates there",
+        ["FMR aimed at, unrelated", "threshold", "FMR, unrelated", "FMR, co-twins", "FNMR"],
+        rows,
+    )
+
+
+def systems_table(systems: list[dict]) -> Table:
+    """The systems side by side."""
+    rows = [
+        [system["name"], *(Estimate(system["metrics"][name], metric_unit(name)) for name in COMPARED)]
+        for system in systems
+    ]
+    caption = "The same comparisons scored by each system, with 95 % intervals"
+    return Table(caption, ["system", *map(metric_name, COMPARED)], rows)
+
+
+def mistakes_table(result: dict) -> Table:
+    """The most confusable pairs: what they show, what the verifier answered, and their images."""
+    rows = []
+    for pair in result["confusable"]:
+        wrong = "" if pair["matched"] == pair["genuine"] else ", WRONG"
+        rows.append(
+            [
+                "one person" if pair["genuine"] else "co-twins",
+                f"{'match' if pair['matched'] else 'no match'}{wrong}",
+                number_text(pair["score"], "score"),
+                ", ".join("/".join(path.split("/")[-2:]) for path in pair["paths"]),
+            ]
+        )
+    caption = "The pairs in the picture, at most one of each kind from a family"
+    return Table(caption, ["really", "answer", "score", "images"], rows)

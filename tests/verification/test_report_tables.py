@@ -1,0 +1,49 @@
+from dcal_core.verification.report_tables import (
+    calibration_table,
+    metrics_table,
+    mistakes_table,
+    security_table,
+    systems_table,
+    verdict_table,
+)
+from dcal_core.verification.words import COMPARED, metric_name
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_tables_are_whole_and_name_the_data(result):
+    for make in (metrics_table, verdict_table, security_table, calibration_table, mistakes_table):
+        widths = {len(row) for row in rows(str(make(result)))}
+        assert len(widths) == 1 and "nan" not in str(make(result)), make.__name__
+    assert "**SYNTHETIC**" in str(metrics_table(result))
+    names = [metric_name(name) for name in result["metrics"] if name != "counts"]
+    assert [row[0] for row in rows(str(metrics_table(result)))[2:]] == names
+    systems = rows(str(systems_table(result["systems"])))
+    assert [row[0] for row in systems[2:]] == ["ours", "other"]
+    assert systems[0] == ["system", *map(metric_name, COMPARED)]
+
+
+def test_a_verdict_is_told_by_kind_with_what_it_was_chosen_for(result):
+    text, verdict = str(verdict_table(result)), result["verdict"]
+    shares = [cell.split(" (")[0] for cell in rows(text)[2][1:]]
+    assert shares == [f"{100 * verdict['genuine'][name]['value']:.1f} %" for name in ("same", "undecided", "different")]
+    assert "at most 10.0 % wrong in each class of 12 validation families" in text
+
+
+def test_what_cannot_be_told_has_its_reason(result):
+    assert "not resolvable with 12 families" in str(metrics_table(result))
+    assert str(calibration_table({"calibration": {"reason": "no"}})) == "No calibration: no."
+
+
+def test_a_notebook_displays_what_a_shell_prints(result):
+    table = verdict_table(result)
+    assert table._repr_markdown_() == str(table) and len(table.rows) == 2
+
+
+def test_mistakes_name_what_was_answered(result):
+    for row, pair in zip(mistakes_table(result).rows, result["confusable"], strict=True):
+        assert row[0] == ("one person" if pair["genuine"] else "co-twins")
+        assert row[1].endswith("WRONG") == (pair["matched"] != pair["genuine"])
+        assert row[3] == ", ".join(pair["paths"])
