@@ -206,7 +206,7 @@ def _read_records(file: Path) -> tuple[dict, dict[str, Record]]:
             raise DamagedError(f"{outside[0]!r:.60} lies elsewhere")
         return found["parameters"], {record.image: record for record in records}
     except (DamagedError, KeyError, TypeError) as error:
-        print(f"{file} is damaged ({error}): all its photographs are aligned anew.")
+        print(f"{file} is damaged ({error}): all its photographs are aligned again.")
         return {}, {}
 
 

@@ -180,7 +180,7 @@ def _about_pixels(entries: Sequence[Entry], tiny: int) -> Iterator[Finding]:
     yield from _by_person("tiny", below, readable, lambda e: shorter_side(e) < LEAST_SIDE, drop=True)
     small = f"have a shorter side of {LEAST_SIDE} to {tiny - 1} px: a smaller image_size would lose nothing"
     yield from _by_person("tiny", small, readable, lambda e: LEAST_SIDE <= shorter_side(e) < tiny)
-    yield from _by_person("greyscale", "are grey, which is a fact and no fault", readable, lambda e: e.facts.grey)
+    yield from _by_person("greyscale", "are grey, which is not a fault", readable, lambda e: e.facts.grey)
 
 
 def _by_person(

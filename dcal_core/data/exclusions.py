@@ -29,7 +29,7 @@ def read_exclusions(file: Path) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: byte {error.start} is not UTF-8: save the list as CSV in UTF-8.") from None
     if "\0" in text:
-        raise DataError(f"{file}: holds a NUL byte, so it is no text: save the list as CSV in UTF-8.")
+        raise DataError(f"{file}: holds a NUL byte, so it is not text: save the list as CSV in UTF-8.")
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     excluded: dict[str, str] = {}
     try:
@@ -107,7 +107,7 @@ def refuse_unknown(unknown: Sequence[str], file: Path) -> None:
     if unknown:
         raise DataError(
             f"{file} leaves out {name_some(unknown, 'image', 'images')} that the index lacks: delete these rows, write "
-            "the list anew with prepare, or give this data's own list as exclusions."
+            "a new list with prepare, or give this data's own list as exclusions."
         )
 
 
@@ -124,14 +124,14 @@ def leave_out(indexes: Sequence[TwinIndex], given: str, folders: Sequence[Path])
         excluded = read_exclusions(file)
         matched, unknown = match_exclusions(list(excluded), paths, file)
         if unknown and not matched and not given:
-            print(f"{file} is not obeyed: none of the {len(unknown):,} images it names is in this data.")
+            print(f"{file} is ignored: none of the {len(unknown):,} images it names is in this data.")
             continue
         refuse_unknown(unknown, file)
         if set(matched.values()) not in [set(other.values()) for other in lists.values()]:
             lists[file] = matched
     if len(lists) > 1:
         files = name_some([str(file) for file in lists], "list", "lists")
-        raise DataError(f"{files} leave out different images: give the one to obey as exclusions.")
+        raise DataError(f"{files} leave out different images: give the one to use as exclusions.")
     for file, matched in lists.items():
         print(f"Left out: {len(matched):,} of {len(paths):,} images, by {file}")
         indexes = _without(indexes, set(matched.values()), file)
@@ -164,7 +164,7 @@ def _add(excluded: dict[str, str], row: Sequence[str], where: str) -> None:
     elif any(part in ("", ".", "..") for part in image.split("/")) or "/" not in image:
         fault = "is not person/file: write the end of the image's path in the index"
     elif image in excluded:
-        fault = "stands twice: keep one row"
+        fault = "is listed twice: keep one row"
     elif not is_writable_text(image + reason):
         fault = "cannot be written as text: rename the image"
     if fault:

@@ -193,7 +193,7 @@ def _load(file: Path, total: int, size: int) -> tuple[np.memmap, dict[int, str]]
             return images, reasons
     except (OSError, EOFError, ValueError, AttributeError) as error:
         print(f"{file}: {error}")
-    print(f"{file}: the image cache is damaged and is made anew")
+    print(f"{file}: the image cache is damaged and is made again")
     return None
 
 

@@ -34,7 +34,7 @@ def find_indexes(roots: Sequence[Path]) -> Path | None:
     complete = sorted(str(folder) for folder, lacking in found.items() if not lacking)
     if len(complete) > 1:
         complete = name_some(complete, "folder", "folders")
-        raise DataError(f"The index files lie in {complete}: give the one to use as the data root.")
+        raise DataError(f"The index files are in {complete}: give the one to use as the data root.")
     if complete:
         return Path(complete[0])
     for folder, lacking in found.items():

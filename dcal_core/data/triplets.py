@@ -139,11 +139,11 @@ def triplets_of_pairs(index: TwinIndex, pairs: np.ndarray) -> np.ndarray:
 def check_possible(possible: np.ndarray, index: TwinIndex) -> None:
     """Print how many families have no triplets; DataError if none has any."""
     without = int((possible == 0).sum())
-    why = f"{without} of {len(possible)} {index.name} families have nobody with two images and a co-twin"
+    why = f"{without} of {len(possible)} {index.name} families have no person with two images and a co-twin"
     if without == len(possible):
         raise DataError(f"{why}, so there are no triplets: add images or pairs to the index.")
     if without:
-        print(f"{why}, hence no triplets, and are left out.")
+        print(f"{why}, so they give no triplets and are left out.")
 
 
 def permuted(place: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:

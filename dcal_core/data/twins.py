@@ -98,7 +98,7 @@ def _read_json(file: Path) -> object:
     def unique(items: list[tuple[str, object]]) -> dict[str, object]:
         for key, count in Counter(key for key, _ in items).items():
             if count > 1:
-                raise DataError(f"{file}: key {quoted(key)} stands {count} times: join its entries under one key.")
+                raise DataError(f"{file}: key {quoted(key)} occurs {count} times: join its entries under one key.")
         return dict(items)
 
     try:
@@ -126,7 +126,7 @@ def _check_images(images: object, file: Path) -> None:
     for person, paths in images.items():
         where = f"{file}: person {quoted(person)}"
         if not person or not is_writable_text(person):
-            raise DataError(f"{where} has no id that can be written: give them another in both index files.")
+            raise DataError(f"{where} has an id that cannot be written: choose another one in both index files.")
         if not isinstance(paths, list):
             raise DataError(f"{where} has {paths!r:.60} where a list of image paths belongs: write a list.")
         if not paths:
@@ -137,7 +137,7 @@ def _check_images(images: object, file: Path) -> None:
             parts = path_parts(path)
             image = f"image {path!r:.200}"
             if not is_writable_text(path):
-                raise DataError(f"{where}: {image} can be no file's name: rename it.")
+                raise DataError(f"{where}: {image} cannot be a file name: rename it.")
             if ".." in parts:
                 raise DataError(f"{where}: {image} has a part '..': write the path without it.")
             if len(parts) < 2:

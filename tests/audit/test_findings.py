@@ -145,7 +145,7 @@ def test_the_gravest_findings_come_first_and_say_why(found):
     assert reasons["duplicate"] == "the same file, 2 times under 10004"
     assert reasons["like_co_twin"].startswith("one shot (correlation ")
     assert reasons["misnamed"] == "listed under 10008, but the file is named after 10007, the co-twin"
-    assert reasons["greyscale"] == "1 of 4 images of 10002 are grey, which is a fact and no fault"
+    assert reasons["greyscale"] == "1 of 4 images of 10002 are grey, which is not a fault"
     assert reasons["large_family"] == "a family of 4 in train"
 
 

@@ -86,10 +86,10 @@ BAD = {
     "a dot": (b"image,reason\n./10/a.jpg,why\n", r"'./10/a.jpg' is not person/file"),
     "no folder": (b"image,reason\na.jpg,why\n", r"'a.jpg' is not person/file: write the end"),
     "a folder": (b"image,reason\n10/,why\n", r"'10/' is not person/file"),
-    "twice": (b"image,reason\n10/a.jpg,why\n10/a.jpg,too\n", r", line 3: image '10/a.jpg' stands twice: keep one"),
+    "twice": (b"image,reason\n10/a.jpg,why\n10/a.jpg,too\n", r", line 3: image '10/a.jpg' is listed twice: keep one"),
     "not UTF-8": (b"image,reason\n10/a\xff.jpg,why\n", r"byte 17 is not UTF-8: save the list"),
     "UTF-16": ("image,reason\n".encode("utf-16"), r"byte 0 is not UTF-8"),
-    "NUL": (b"image,reason\n10/a\0.jpg,why\n", r"holds a NUL byte, so it is no text"),
+    "NUL": (b"image,reason\n10/a\0.jpg,why\n", r"holds a NUL byte, so it is not text"),
     "huge field": (b"image,reason\n10/a.jpg," + b"x" * 200_000, r", line 2: not CSV, field larger than"),
     "open quote": (b'image,reason\n"10/a.jpg,why\n', r"not CSV, unexpected end of data"),
     "a word after quotes": (b'image,reason\n"10/a.jpg"x,why\n', r", line 2: not CSV, ',' expected"),
@@ -196,7 +196,7 @@ def test_a_stale_list_is_refused_with_its_entries(tmp_path, indexes):
 def test_a_list_for_other_data_is_named_and_not_obeyed_unless_it_is_given(tmp_path, indexes, capsys):
     file = listed(tmp_path, "90004/90004d1.jpg", "90005/90005d1.jpg")
     assert leave_out(indexes, "", [tmp_path]) == list(indexes)
-    assert capsys.readouterr().out == f"{file} is not obeyed: none of the 2 images it names is in this data.\n"
+    assert capsys.readouterr().out == f"{file} is ignored: none of the 2 images it names is in this data.\n"
     with pytest.raises(DataError, match="leaves out 2 images: '90004/90004d1.jpg'"):
         leave_out(indexes, str(file), [])
 

@@ -154,7 +154,7 @@ def test_damaged_map_is_made_anew(faces, cache, capsys, damage):
     (file,) = cache.glob("*.npy")
     damage(file)
     np.testing.assert_array_equal(open_images(faces, SIZE, cache, max_lost_share=0.0).images, expected)
-    assert "damaged and is made anew" in capsys.readouterr().out
+    assert "damaged and is made again" in capsys.readouterr().out
 
 
 def png_that_claims(width: int, height: int) -> bytes:

@@ -193,7 +193,7 @@ def test_a_given_list_is_obeyed_and_changes_the_fingerprint(drawn, tmp_path):
 def test_drawn_twins_do_not_take_the_list_of_other_data(drawn, tmp_path, capsys):
     write_exclusions(tmp_path / "runs/prepare" / FILE, {"90004/90004d13.jpg": "why"})
     assert len(open_data(CONFIG)["train"].index.paths) == 6 * 2 * IMAGES
-    assert f"{FILE} is not obeyed: none of the 1 images it names is in this data." in capsys.readouterr().out
+    assert f"{FILE} is ignored: none of the 1 images it names is in this data." in capsys.readouterr().out
 
 
 def test_a_list_beside_the_attached_data_is_found(attached):

@@ -136,9 +136,9 @@ def test_families_without_triplets_are_named_by_number(capsys):
     make_batches([2, 2], [2, 1, 3, 3])
     assert capsys.readouterr().out == ""
     make_batches()
-    expected = "2 of 6 train families have nobody with two images and a co-twin, hence no triplets, and are left out.\n"
-    assert capsys.readouterr().out == expected
-    with pytest.raises(DataError, match=r"^3 of 3 train families have nobody .*no triplets: add images or pairs"):
+    why = "2 of 6 train families have no person with two images and a co-twin"
+    assert capsys.readouterr().out == f"{why}, so they give no triplets and are left out.\n"
+    with pytest.raises(DataError, match=r"^3 of 3 train families have no person .*no triplets: add images or pairs"):
         make_batches([2, 1, 3], [1, 1, 9, 1, 1, 1])
 
 

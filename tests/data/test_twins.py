@@ -143,7 +143,7 @@ BAD_INDEXES = {
     "duplicate key": (
         b'{"10": ["10/a"], "10": ["10/b"]}',
         PAIRS,
-        r"infor\.json: key '10' stands 2 times: join",
+        r"infor\.json: key '10' occurs 2 times: join",
     ),
     "person without list": (
         {"10": "10/a.jpg"},
