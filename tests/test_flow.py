@@ -25,7 +25,6 @@ LAYERS = (
     {"verification"},
     {"explain"},
     {"deploy"},
-    {"figures"},
     {"recipes"},
     {"commands"},
     {"__main__"},
