@@ -155,7 +155,7 @@ from dcal_core.explain.pair_figures import draw_contact_sheet
 siblings = [index.images_of(index.people.index(person)) for person in index.families[0][:2]]
 met = list(zip(*siblings, strict=False))[:4]
 views = [explorer.view(*images) for images in met]
-titles = [f"{' and '.join(one.names)}, score {one.score:.2f}" for one in views]
+titles = [f"{' and '.join(one.names)}, score {one.score:.2f} ({label})" for one in views]
 session.show(draw_contact_sheet(views, "distinctive", titles, columns=2), "family")
 
 # %% [markdown]
@@ -164,9 +164,8 @@ session.show(draw_contact_sheet(views, "distinctive", titles, columns=2), "famil
 # should change with what is compared. Bars are 95 % intervals over families.
 
 # %%
-from dcal_core.explain.comparison import draw_comparison
-from dcal_core.explain.comparison import mean_face
 from dcal_core.commands.explain import compare_kinds, sampled, write_result
+from dcal_core.explain.comparison import draw_comparison, mean_face
 
 pairs = sampled(explorer, session.config)
 comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.synthetic)
@@ -194,7 +193,7 @@ display(Markdown(comparison_table(comparison, "distinctive")))
 
 # %%
 turns = [explorer.confusing(turn) for turn in range(min(6, len(explorer.order)))]
-titles = [explorer.judged(*images) for images in turns]
+titles = [f"{label}: {explorer.judged(*images)}" for images in turns]
 sheet = draw_contact_sheet(
     [explorer.view(*images) for images in turns], "distinctive", titles
 )

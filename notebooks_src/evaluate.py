@@ -24,9 +24,7 @@ preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses h
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of the run; empty: named after the preset, else the attached one
 compare = ""  # folders of other runs to compare it with, separated by commas
-baseline = (
-    False  # True: also a frozen face embedding; pip install -r requirements-faces.txt
-)
+baseline = False  # True: also a frozen face embedding, see requirements-faces.txt
 fuse = False  # True: also all systems fused into one
 verdict_error = 0.05  # share of wrong verdicts allowed for each kind of pair
 
@@ -124,9 +122,11 @@ display(Image(filename=pictures["det"]))
 # %%
 from dcal_core.verification.words import difference_in_words
 
-display(systems_table(result["systems"]))
 if "systems" in pictures:
+    display(systems_table(result["systems"]))
     display(Image(filename=pictures["systems"]))
+else:
+    print("One system only.")
 print(*map(difference_in_words, result["differences"]), sep="\n")
 
 # %% [markdown]

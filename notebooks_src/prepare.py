@@ -78,9 +78,11 @@ print(*first_findings(audit), sep="\n")
 from dcal_core.audit.findings import KINDS
 from dcal_core.audit.review import draw_findings
 
-for kind in KINDS:
-    if any(finding.images for finding in audit.of_kind(kind)):
-        session.show(draw_findings(audit, kind), kind)
+shown = [kind for kind in KINDS if any(one.images for one in audit.of_kind(kind))]
+for kind in shown:
+    session.show(draw_findings(audit, kind), kind)
+if not shown:
+    print("No finding has pictures.")
 
 # %% [markdown]
 # ## Report

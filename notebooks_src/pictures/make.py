@@ -61,12 +61,20 @@ def findings_picture(folder: Path) -> Image.Image:
         )
     people = sorted((folder / "train").iterdir())
     for own, twin in (people[:2], people[2:4]):
-        shot = sorted(own.iterdir())[1]
-        for copy in (sorted(own.iterdir())[4], *sorted(twin.iterdir())[2:4]):
-            shutil.copy(shot, copy)
+        shutil.copy(sorted(own.iterdir())[1], sorted(twin.iterdir())[3])
     audit = audit_images(read_indexes(folder), folder, 64, SYNTHETIC)
     draw_findings(audit, "like_co_twin").savefig(folder / "findings.png", dpi=110)
-    return Image.open(folder / "findings.png")
+    picture = Image.open(folder / "findings.png")
+    width = round(picture.width * 0.34)  # of two images beside each other
+    title = round(picture.height * 0.055)
+    middle = (picture.height + title) // 2
+    joined = Image.new("RGB", (round(picture.width * 0.86), middle), "white")
+    joined.paste(picture.crop((0, 0, joined.width, title)), (0, 0))
+    joined.paste(picture.crop((0, title, width, middle)), (0, title))
+    joined.paste(
+        picture.crop((0, middle, width, 2 * middle - title)), (joined.width // 2, title)
+    )
+    return joined
 
 
 def main(run: Path) -> None:
