@@ -127,7 +127,7 @@ resume_from = ""  # an earlier run to continue; empty: this run's own, or an att
 # <embed dcal_core/models/dcal.py: imports>
 
 # %%
-# <embed dcal_core/models/dcal.py: unit_concat, BatchNormNeck>
+# <embed dcal_core/models/dcal.py: unit_concat>
 
 # %% [markdown]
 # The model holds the pretrained transformer, the blocks of GLCA, which begin as copies of its last one, and a readout.

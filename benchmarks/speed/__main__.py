@@ -91,7 +91,8 @@ def all_rows(setting: Setting) -> Iterator[Row]:
 
 def line(row: Row) -> str:
     """A row of the table."""
-    unit, goal = row.unit and f" {row.unit}", ""
+    unit = row.unit and f" {row.unit}"
+    goal = ""
     if row.goal is not None:
         goal = f"{'>=' if row.at_least else '<='} {row.goal:g}{unit}, {'met' if row.met else 'MISSED'}"
     figure = f"{row.figure.median:.3g} ({row.figure.low:.3g} to {row.figure.high:.3g}){unit}"

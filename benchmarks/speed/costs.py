@@ -25,7 +25,8 @@ class Shape:
     @classmethod
     def of(cls, vit: nn.Module, local_ratio: float) -> "Shape":
         """The shape of a backbone."""
-        patches, (height, width) = vit.patch_embed.num_patches, vit.patch_embed.patch_size
+        patches = vit.patch_embed.num_patches
+        height, width = vit.patch_embed.patch_size
         return cls(
             tokens=patches + vit.num_prefix_tokens,
             patches=patches,

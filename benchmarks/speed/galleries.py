@@ -61,7 +61,8 @@ def features_of(index: TwinIndex) -> Features:
 
 def compared(index: TwinIndex, features: Features) -> tuple[Scored, object]:
     """All pairs within families, scored, and the unrelated comparisons."""
-    pairs, model = twin_pairs(index), Cosine()
+    pairs = twin_pairs(index)
+    model = Cosine()
     return Scored(index, pairs, score_pairs(model, features, pairs)), unrelated_scores(model, features, index)
 
 

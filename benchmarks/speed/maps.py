@@ -28,7 +28,9 @@ def rows_of(model: nn.Module, name: str, size: int, setting: Setting) -> Iterato
     """All quick maps of one pair, beside encoding it; and a batch encoded with its rollout, beside without."""
     model = model.to(setting.device).eval()
     images = random_store(setting.batch, size).batch(range(setting.batch)).to(setting.device)
-    pair, batch, found = images[:2] / 255, images / 255, []
+    pair = images[:2] / 255
+    batch = images / 255
+    found = []
 
     def quick_maps() -> None:
         pairs = encode_pairs(model, pair[:1], pair[1:], model.grid)

@@ -24,7 +24,8 @@ def naive_block(block: nn.Module, x: Tensor, partner: Tensor | None = None) -> t
     attention map [B, H, N, N or 2N]."""
     q, k, v = heads(block.attn, block.norm1(x))
     if partner is not None:
-        k, v = torch.cat([k, k[partner]], 2), torch.cat([v, v[partner]], 2)
+        k = torch.cat([k, k[partner]], 2)
+        v = torch.cat([v, v[partner]], 2)
     attention = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
     joined = (attention @ v).transpose(1, 2).flatten(2)  # [B, N, C]
     x = x + block.ls1(block.attn.proj(block.attn.norm(joined)))
@@ -50,7 +51,8 @@ class NaiveDCAL(nn.Module):
 
     def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:
         """The embedding of each branch, [B, width], of RGB images [B, 3, S, S] in [0, 1]."""
-        model, vit = self.model, self.model.vit
+        model = self.model
+        vit = self.model.vit
         prefix = vit.num_prefix_tokens
         start = x = vit.norm_pre(vit._pos_embed(vit.patch_embed((images - model.mean) / model.std)))
         maps = []

@@ -34,7 +34,8 @@ def rollout_rows(setting: Setting, size: int, images: int, layers: int = 12) -> 
     The row reads each map once and does little else, so at 224 px it waits for the memory.
     """
     vit = Subject("DCAL", setting, size).model.vit
-    heads, tokens = vit.blocks[0].attn.num_heads, vit.patch_embed.num_patches + vit.num_prefix_tokens
+    heads = vit.blocks[0].attn.num_heads
+    tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
     torch.manual_seed(0)
     shape = (2, layers, images, heads, tokens, vit.embed_dim // heads)
     queries, keys = torch.randn(shape, device=setting.device)
@@ -50,7 +51,8 @@ def rollout_rows(setting: Setting, size: int, images: int, layers: int = 12) -> 
 
 def write_jpegs(folder: Path, size: int) -> list[Path]:
     """Smooth random images as JPEG files."""
-    random, files = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
+    files = []
     for number in range(JPEGS):
         coarse = Image.fromarray(random.integers(0, 256, (size // 16, size // 16, 3), np.uint8))
         files.append(folder / f"{size}_{number}.jpg")
@@ -124,7 +126,8 @@ def input_rows(setting: Setting) -> Iterator[Row]:
 def scoring_rows(setting: Setting) -> Iterator[Row]:
     """All pairs of a small test set: each image encoded once, beside each pair through the model by itself."""
     index = twin_index(FAMILIES, IMAGES_EACH)
-    store, pairs = random_store(len(index.paths), setting.size), twin_pairs(index)
+    store = random_store(len(index.paths), setting.size)
+    pairs = twin_pairs(index)
     model = Subject("DCAL", setting, setting.size).model.eval()
     sample = np.linspace(0, len(pairs) - 1, SAMPLED_PAIRS).astype(int)
 

@@ -42,7 +42,8 @@ def speed_rows(setting: Setting, size: int, images: int) -> Iterator[Row]:
     encodings = {kind: subject.encoding(batch["images"]) for kind, subject in subjects.items()}
     seconds = alternate(encodings, 4 * setting.repeats, setting.wait, setting.warmups)
     limit = shape.encoding() / shape.plain()
-    name, goal = f"encoding, {size} px: DCAL / ", 1.08 if shape.width >= WIDE else 1.12
+    name = f"encoding, {size} px: DCAL / "
+    goal = 1.08 if shape.width >= WIDE else 1.12
     yield ratio(
         f"{name}plain ViT", seconds, "DCAL", "plain", goal=goal if goals else None, note=f"arithmetic: {limit:.3f}"
     )

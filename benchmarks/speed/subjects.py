@@ -116,9 +116,11 @@ class Subject:
 
     def __init__(self, kind: str, setting: Setting, size: int):
         torch.manual_seed(0)
-        self.setting, self.config = setting, setting.config(size)
+        self.setting = setting
+        self.config = setting.config(size)
         if kind == "plain":
-            self.model, self.objective = plain_vit(setting, size), classify
+            self.model = plain_vit(setting, size)
+            self.objective = classify
             self.encode = self.model.forward_features
             heads = []
         else:

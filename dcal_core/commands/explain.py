@@ -1,5 +1,4 @@
-"""What attention.ipynb and `python -m dcal_core explain` do: maps of a pair and of many pairs, and how far to believe
-them."""
+"""Where a trained verifier looks: maps of a pair and of many pairs, and how far to believe them (attention.ipynb)."""
 
 import json
 from pathlib import Path
@@ -37,7 +36,7 @@ def trained_model(session: Session) -> torch.nn.Module:
 
 
 def rule_of(session: Session) -> DecisionRule | None:
-    """What a score of the session's model means; None, and a line that says so, before an evaluation."""
+    """What a score of the session's model means; before an evaluation None, and a line says so."""
     rule = read_rule(session.trained)
     if rule is None:
         print(
@@ -47,45 +46,46 @@ def rule_of(session: Session) -> DecisionRule | None:
 
 
 def open_explorer(session: Session) -> Explorer:
-    """The session's model before its test families; raises UserError."""
+    """The session's model on its test families; raises UserError."""
     data = session.open_data(("test",))
     return Explorer(trained_model(session), data, rule_of(session), session.config.encode_batch)
 
 
 def regions_of(drawn: bool, size: int) -> dict[str, np.ndarray]:
-    """The parts of an aligned face of `size` pixels, where drawings have them or where photographs do."""
+    """The parts of an aligned face of `size` pixels, as drawings or as photographs have them."""
     return face_regions(DRAWN if drawn else ARCFACE, size)
 
 
 def compare_kinds(model: torch.nn.Module, images: ImageStore, pairs: Pairs, drawn: bool) -> dict:
-    """Every quick map that the model has, of same-person pairs against those of co-twins."""
+    """Every quick map of the model, on same-person pairs against co-twins."""
     first = PairView(model, images.batch([pairs.a[0], pairs.b[0]]), ("", ""))
     maps = quick_maps(model, images, pairs, [name for name in first.kinds if MAPS[name].quick])
     return compare_groups(maps, pairs, regions_of(drawn, model.image_size))
 
 
 def sampled(explorer: Explorer, config: Config) -> Pairs:
-    """So many pairs of each kind from each test family as the config asks for."""
+    """`pairs_per_family` pairs of each kind from each test family."""
     pairs = explorer.scored.pairs
     places = [some_of_each_family(pairs, genuine, config.pairs_per_family, config.seed) for genuine in (True, False)]
     return pairs.take(np.concatenate(places))
 
 
 def write_result(folder: Path, name: str, result: dict) -> Path:
-    """Keep figures to compute with as JSON."""
+    """Write a result as JSON, and return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return folder / f"{name}.json"
 
 
-def write_view(folder: Path, view: PairView, label: str, said: str) -> list[Path]:
-    """The pictures and the statistics of a pair."""
-    return write_pair(folder, view, "", label, regions_of(SYNTHETIC in label, view.faces.shape[1]), said)
+def write_view(folder: Path, view: PairView, label: str, answer: str) -> list[Path]:
+    """Write the pictures and the statistics of a pair, and return the files."""
+    return write_pair(folder, view, "", label, regions_of(SYNTHETIC in label, view.faces.shape[1]), answer)
 
 
 def explain_files(session: Session, files: list[Path]) -> list[Path]:
-    """What the model has to say about two aligned face images, as files; raises DataError for one that is none."""
-    model, faces = trained_model(session), []
+    """Explain two aligned face images, as files; raises DataError for a file that is no image."""
+    model = trained_model(session)
+    faces = []
     for file in files:
         try:
             faces.append(torch.from_numpy(decode(file.read_bytes(), model.image_size)))
@@ -93,9 +93,9 @@ def explain_files(session: Session, files: list[Path]) -> list[Path]:
             raise DataError(f"{file} cannot be read ({error}): give an aligned face image.") from None
     view = PairView(model, torch.stack(faces), tuple(map(str, files)))
     rule = rule_of(session)
-    said = rule.sentence(view.score) if rule else f"score {view.score:.2f}"
-    print(said)
-    return write_view(session.folder.explained, view, label_of_given(session), said)
+    answer = rule.sentence(view.score) if rule else f"score {view.score:.2f}"
+    print(answer)
+    return write_view(session.folder.explained, view, label_of_given(session), answer)
 
 
 def label_of_given(session: Session) -> str:
@@ -104,7 +104,7 @@ def label_of_given(session: Session) -> str:
 
 
 def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
-    """Listed pairs of one person against listed pairs of co-twins, as files; raises DataError."""
+    """Compare listed pairs of one person with listed pairs of co-twins, as files; raises DataError."""
     lists = [read_pairs(same), read_pairs(twins)]
     joined = [pair for one in lists for pair in one]
     paths, place = np.unique([str(path) for pair in joined for path in pair], return_inverse=True)
@@ -118,7 +118,7 @@ def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
 
 
 def write_comparison(session: Session, comparison: dict, images: ImageStore, label: str) -> list[Path]:
-    """Print what differs between the two kinds of pairs, and keep it with its figures."""
+    """Print how the two kinds of pairs differ, and write it with its figures."""
     files = [write_result(session.folder.explained, "comparison", {"data": label} | comparison)]
     face = mean_face(images)
     for name in comparison["maps"]:
@@ -128,9 +128,10 @@ def write_comparison(session: Session, comparison: dict, images: ImageStore, lab
 
 
 def explain_test(session: Session) -> list[Path]:
-    """The most confusing pairs of the test families, both kinds of pairs compared, and what each map can be trusted
-    for, as files."""
-    explorer, config = open_explorer(session), session.config
+    """Explain the test families, as files: the most confusing pairs, both kinds of pairs compared, and how far each map
+    can be trusted."""
+    explorer = open_explorer(session)
+    config = session.config
     files = []
     for turn in range(min(SHOWN, len(explorer.order))):
         pair = explorer.confusing(turn)
@@ -145,13 +146,13 @@ def explain_test(session: Session) -> list[Path]:
 
 
 def trust_title(trust: dict) -> str:
-    """What the figure of faithfulness shows, on which data and how much of it."""
+    """The title of the figure of faithfulness: which data, and how much of it."""
     counted = f"{trust['pairs']:,} co-twin pairs of {trust['families']:,} families"
     return f"How far each map can be believed ({trust['data']}): {counted}"
 
 
 def main(arguments: list[str]) -> int:
-    """What attention.ipynb does, without its browser; raises UserError where there is nothing to explain."""
+    """What attention.ipynb does, without its browser."""
     parser = command_parser("explain", "Say where a trained run looks, and how far that can be believed.")
     parser.add_argument(
         "--images", nargs=2, type=Path, metavar=("A", "B"), help="two face images, not the test families"

@@ -1,4 +1,4 @@
-"""The browser of twin attention maps: any two images of a family, what the model says of them, and where it looks."""
+"""The browser of twin attention maps: any two images of a family, their score, and where the model looks."""
 
 import base64
 import html
@@ -29,14 +29,18 @@ from dcal_core.storage import disk_errors
 
 
 class Browser:
-    """Shows two images of a family with a map over each; `controls.box` is the widget, `show` puts it on the page.
+    """Two images of a family with a map over each; `controls.box` is the widget, `show` displays it.
 
     folder: for saved views.
     """
 
     def __init__(self, explorer: Explorer, folder: Path):
-        self.explorer, self.folder, self.turn, self.setting = explorer, Path(folder), 0, False
-        self.pair, index = explorer.confusing(0), explorer.index
+        self.explorer = explorer
+        self.folder = Path(folder)
+        self.turn = 0
+        self.updating = False
+        self.pair = explorer.confusing(0)
+        index = explorer.index
         view = explorer.view(*self.pair)
         families = [(", ".join(index.families[f]), int(f)) for f in np.unique(explorer.scored.pairs.family)]
         self.controls = Controls(families, view.kinds, view.depth, view.pairs.grid)
@@ -44,13 +48,13 @@ class Browser:
         self._show_pair()
 
     def show(self, stand_in: Path) -> None:
-        """Display the browser where someone can press its controls; a PNG stands in wherever no kernel answers."""
+        """Display the browser if a person can use it; where no kernel answers, the PNG `stand_in` is shown."""
         shown = {"text/plain": "Twin attention maps", "image/png": base64.b64encode(stand_in.read_bytes()).decode()}
         if is_interactive():
             shown = self.controls.box._repr_mimebundle_() | shown
         display(shown, raw=True)
 
-    # what is attached to controls
+    # ---- what the controls do
 
     def _attach(self) -> None:
         c = self.controls
@@ -64,8 +68,8 @@ class Browser:
         c.save.on_click(lambda _: self._handle(self._save))
 
     def _handle(self, work: Callable[[], None]) -> None:
-        """Do what a control asks for, unless the browser has set it itself."""
-        if self.setting:
+        """Do what a control asks for, unless the browser itself has changed it."""
+        if self.updating:
             return
         try:
             self._say("")
@@ -74,18 +78,19 @@ class Browser:
             self._say(f"This went wrong: {type(error).__name__}: {error}")
 
     @contextmanager
-    def _setting(self) -> Iterator[None]:
-        self.setting = True
+    def _updating(self) -> Iterator[None]:
+        self.updating = True
         try:
             yield
         finally:
-            self.setting = False
+            self.updating = False
 
     def _say(self, text: str) -> None:
-        self.controls.said.value = text and f'<div role="status">{html.escape(text)}</div>'
+        self.controls.status.value = text and f'<div role="status">{html.escape(text)}</div>'
 
     def _choose_family(self) -> None:
-        people, images = self.explorer.index.person_of, self._images_of(self.controls.family.value)
+        people = self.explorer.index.person_of
+        images = self._images_of(self.controls.family.value)
         second = np.argmax(people[images] != people[images[0]]) or 1  # a co-twin's first image where there is one
         self.pair = int(images[0]), int(images[second])
         self._show_pair()
@@ -103,15 +108,17 @@ class Browser:
 
     def _press(self, side: int) -> None:
         c = self.controls
-        pressed, before = (side, c.patches[side].index), c.patch
-        with self._setting():
-            c.patches[side].index = None  # so that it can be pressed again
+        pressed = (side, c.patches[side].index)
+        before = c.patch
+        with self._updating():
+            c.patches[side].index = None  # so that it can be clicked again
             c.side.value = None if pressed == before else side
             c.row.value, c.column.value = (place + 1 for place in divmod(pressed[1], c.row.max))
         self._draw()
 
     def _save(self) -> None:
-        c, (a, b) = self.controls, self.pair
+        c = self.controls
+        a, b = self.pair
         chosen = [f"{name}{value + 1}" for name, value in self._choice().items() if value is not None]
         patch = [] if c.patch is None else [f"{FACES[c.patch[0]]}_row{c.row.value}_column{c.column.value}"]
         stems = [self.explorer.name(image).replace("/", "_").rpartition(".")[0] for image in (a, b)]
@@ -126,15 +133,16 @@ class Browser:
             file.write_bytes(png(sheet(self._composed()[0], lines, MAPS[c.kind.value].signed)))
         self._say(f"Saved as {file}.")
 
-    # what is drawn
+    # ---- what is drawn
 
     def _images_of(self, family: int) -> np.ndarray:
         index = self.explorer.index
         return np.flatnonzero(index.family_of[index.person_of] == family)
 
     def _show_pair(self) -> None:
-        c, index = self.controls, self.explorer.index
-        with self._setting():
+        c = self.controls
+        index = self.explorer.index
+        with self._updating():
             c.family.value = int(index.family_of[index.person_of[self.pair[0]]])
             options = tuple((self.explorer.name(image), int(image)) for image in self._images_of(c.family.value))
             for face, image in zip(c.faces, self.pair, strict=True):
@@ -148,19 +156,23 @@ class Browser:
         self._draw()
 
     def _choice(self) -> dict[str, int | None]:
-        """The layer and the head, as far as the map has such."""
+        """The layer and the head, if the map takes them."""
         return {name: getattr(self.controls, name).value for name in MAPS[self.controls.kind.value].by}
 
     def _title(self) -> str:
-        c, kind = self.controls, MAPS[self.controls.kind.value]
+        c = self.controls
+        kind = MAPS[self.controls.kind.value]
         parts = [f"{name} {getattr(c, name).label}" for name in kind.by]
         return ", ".join([kind.title, *parts])
 
     def _composed(self) -> tuple[list[np.ndarray], float]:
-        """Both pictures, and the size of the value that has the last colour, the same for both."""
-        c, view, kind = self.controls, self.explorer.view(*self.pair), MAPS[self.controls.kind.value]
+        """Both pictures, and the size of the value with the last colour, the same for both."""
+        c = self.controls
+        view = self.explorer.view(*self.pair)
+        kind = MAPS[self.controls.kind.value]
         maps = view.map(c.kind.value, **self._choice())
-        peak, pictures = float(np.abs(maps).max()), []
+        peak = float(np.abs(maps).max())
+        pictures = []
         for side, (face, values) in enumerate(zip(view.faces, maps, strict=True)):
             picture = overlaid(enlarged(face), values, peak or 1.0, kind.signed, c.opacity.value)
             if view.marks is not None and c.marks.value:
@@ -173,8 +185,11 @@ class Browser:
         return pictures, peak
 
     def _draw(self) -> None:
-        c, view, kind = self.controls, self.explorer.view(*self.pair), MAPS[self.controls.kind.value]
-        c.layer.disabled, c.head.disabled = ("layer" not in kind.by, "head" not in kind.by)
+        c = self.controls
+        view = self.explorer.view(*self.pair)
+        kind = MAPS[self.controls.kind.value]
+        c.layer.disabled = "layer" not in kind.by
+        c.head.disabled = "head" not in kind.by
         c.row.disabled = c.column.disabled = c.side.value is None
         c.marks.disabled = view.marks is None
         if kind.by_patch:

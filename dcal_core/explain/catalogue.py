@@ -66,7 +66,7 @@ def _has_places(pairs: EncodedPairs) -> bool:
 
 
 def _thorough(pairs: EncodedPairs) -> Tensor:
-    """The geometric mean of what covering each window shows and of `distinctive`: each errs elsewhere."""
+    """The geometric mean of the occlusion map and of `distinctive`, whose errors lie in different places."""
     both = tells_apart(pairs, *pairs.occluded).clamp(min=0) * pairs.distinctive.clamp(min=0)
     return both.sqrt()
 
@@ -129,7 +129,7 @@ MAPS = {
     "rollout": Map(
         make=_rollout,
         title="Attention rollout",
-        meaning="How much each patch has gone into the summary token through all layers: what GLCA selects by.",
+        meaning="How much of each patch reaches the summary token through all layers: what GLCA selects by.",
         by=("layer",),
         unit="share of attention",
         wants_pair=False,

@@ -1,4 +1,4 @@
-"""Pairs of one person against pairs of co-twins: do their maps differ, or show the same whatever is asked?
+"""Pairs of one person against pairs of co-twins: do their maps differ, or show the same for both?
 
 Figures are {"value", "low", "high"} with 95 % intervals over families, each counting the same.
 n pairs, P = g x g patches.
@@ -41,8 +41,8 @@ NONE = {"value": None, "low": None, "high": None}
 def quick_maps(
     model: Verifier, images: ImageStore, pairs: Pairs, names: Sequence[str], batch: int = 16
 ) -> dict[str, np.ndarray]:
-    """Quick maps of n pairs, name -> fp32 [n, 2, g, g]; ValueError for a name that is no map, or a thorough one, which
-    costs an encoding a patch, or a map that this model does not have."""
+    """Quick maps of n pairs, name -> fp32 [n, 2, g, g]; ValueError for a name that is no quick map, or that this model
+    does not have."""
     if unknown := set(names) - {name for name, kind in MAPS.items() if kind.quick}:
         raise ValueError(f"{', '.join(sorted(unknown))}: choose of the quick maps")
     device = next(model.parameters()).device
@@ -61,7 +61,7 @@ def quick_maps(
 
 
 def mean_face(images: ImageStore, most: int = 256) -> np.ndarray:
-    """What stands for all faces under a mean map: the mean of at most `most` images, spread evenly, uint8 [S, S, 3]."""
+    """The mean of at most `most` images, spread evenly, uint8 [S, S, 3]: the face under a mean map."""
     some = images.batch(np.unique(np.linspace(0, len(images.kept) - 1, most).round()))
     return some.float().mean(0).round().byte().permute(1, 2, 0).numpy()  # [S, S, 3]
 
@@ -71,10 +71,10 @@ def compare_groups(maps: dict[str, np.ndarray], pairs: Pairs, regions: dict[str,
 
     maps: name -> [n, 2, g, g], as `quick_maps` gives them; regions: as `face_regions`. `pairs` and `families` count
     what there is in each group (`both`: families in both); `areas`: each region's share of the face. For each map
-    `means`, [g, g] by group, of an unsigned map in multiples of an even spread; and for what it `speaks` for
+    `means`, [g, g] by group, of an unsigned map in multiples of an even spread; and for each part of `speaks`
     `figures`, each with `same`, `twins` and the `difference`, twins less same within each family that has both; and
-    `empty`, how many faces were left out of them since nothing in their map speaks for that.
-    ValueError where a group has no pair, or counts differ.
+    `empty`, how many faces were left out since their map is zero in that part.
+    ValueError if a group has no pair, or counts differ.
     """
     if any(one.shape[:2] != (len(pairs), 2) for one in maps.values()):
         raise ValueError(f"each map must be [n, 2, g, g] of all {len(pairs)} pairs")

@@ -1,7 +1,7 @@
-"""The controls of the browser and their places, without what they do.
+"""The controls of the browser and their layout, without what they do.
 
-Patches are pressed by mouse on the pictures, or chosen by the controls below them. What a patch finds alike in the
-other face lights up under the mouse by CSS alone, without asking the kernel.
+Patches are clicked on the pictures, or chosen by the controls below them. The match of the patch under the mouse is
+outlined by CSS alone, without asking the kernel.
 """
 
 from uuid import uuid4
@@ -33,7 +33,7 @@ LIT = "{ outline: 3px dashed white; outline-offset: -4px; box-shadow: inset 0 0 
 
 
 def lights(name: str, matches: np.ndarray | None) -> str:
-    """The style by which a patch under the mouse lights its match, in the browser of class `name`; matches: [2, P]."""
+    """The CSS that outlines the match of the patch under the mouse, in the browser of class `name`; matches: [2, P]."""
     if matches is None:
         return ""
     rules = [
@@ -56,7 +56,8 @@ class Controls:
         wide = {"layout": Layout(width="26em"), "style": {"description_width": "8em"}}
         short = wide | {"layout": Layout(width="15em")}
         slide = wide | {"continuous_update": False}
-        layers, heads = ([(f"{n + 1} of {count}", n) for n in range(count)] for count in depth)
+        layers = [(f"{n + 1} of {depth[0]}", n) for n in range(depth[0])]
+        heads = [(f"{n + 1} of {depth[1]}", n) for n in range(depth[1])]
         self.family = Dropdown(options=families, description="Family", **wide)
         self.faces = [Dropdown(description=f"{face.title()} image", **wide) for face in FACES]
         self.next = Button(description="Next confusing pair", layout=Layout(width="18em", margin="2px 2px 2px 8em"))
@@ -66,11 +67,17 @@ class Controls:
         self.opacity = FloatSlider(0.7, min=0, max=1, step=0.05, description="Opacity", **slide)
         sides = [("none", None), *((f"the {face} image", side) for side, face in enumerate(FACES))]
         self.side = Dropdown(options=sides, description="Patch of", **wide)
-        self.row, self.column = (IntSlider(1, 1, grid, description=name, **slide) for name in ("Row", "Column"))
+        self.row = IntSlider(1, 1, grid, description="Row", **slide)
+        self.column = IntSlider(1, 1, grid, description="Column", **slide)
         self.marks = Checkbox(True, description="Outline what truly differs", indent=False, layout=Layout(width="18em"))
         self.save = Button(description="Save PNG", layout=self.next.layout)
-        self.pictures, self.patches = [HTML(), HTML()], [self._patches(grid), self._patches(grid)]
-        self.verdict, self.legend, self.found, self.said, self.lights = (HTML() for _ in range(5))
+        self.pictures = [HTML(), HTML()]
+        self.patches = [self._patches(grid), self._patches(grid)]
+        self.verdict = HTML()
+        self.legend = HTML()
+        self.found = HTML()
+        self.status = HTML()
+        self.lights = HTML()
         self.box = self._arranged(grid)
 
     @staticmethod
@@ -96,7 +103,7 @@ class Controls:
             [self.row, self.column],
             [self.found],
             [HTML(BY_KEYBOARD)],
-            [self.said],
+            [self.status],
         ]
         style = HTML(STYLE.replace("SIDE", str(SIDE)).replace("GRID", str(grid)))
         box = VBox([*(HBox(row, layout=flow) for row in rows), style, self.lights], layout=Layout(overflow="visible"))

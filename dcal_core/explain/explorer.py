@@ -1,4 +1,4 @@
-"""A trained verifier before a test split: any two of its images as a view, and what is said of them."""
+"""A trained verifier on a test split: any two images as a view, with the verdict and the truth in words."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +13,17 @@ from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs
 
-VIEWS = 16  # pairs that stay encoded: with all their tokens 40 MB each for ViT-B at 224 px, 1 MB in the demo
+VIEWS = 16  # encoded pairs that are kept: with all their tokens 40 MB each for ViT-B at 224 px, 1 MB in the demo
 
 
 def confusing_first(scored: Scored) -> np.ndarray:
-    """The places of all pairs, [P], the most confusing first: co-twins found alike and images of one person found
-    unlike, by turns; of every family the worst, then of every family the second worst, and so on."""
-    pairs, turn = scored.pairs, np.empty(len(scored.pairs), dtype=np.int64)
+    """Indices of all pairs, [P], the most confusing first.
+
+    Co-twins with high scores and images of one person with low scores alternate; the worst pair of each family comes
+    first, then the second worst of each, and so on.
+    """
+    pairs = scored.pairs
+    turn = np.empty(len(scored.pairs), dtype=np.int64)
     for genuine in (True, False):
         kind = np.flatnonzero(pairs.genuine == genuine)
         worst = kind[np.argsort(scored.scores[kind] if genuine else -scored.scores[kind], kind="stable")]
@@ -32,15 +36,20 @@ def confusing_first(scored: Scored) -> np.ndarray:
 
 
 class Explorer:
-    """All pairs of the test families with a model's scores, and views of those that are asked for.
+    """All pairs of the test families with a model's scores, and views of any of them.
 
     model: on its device; rule: what a score means, None before an evaluation. ValueError where there is no pair.
     """
 
     def __init__(self, model: nn.Module, data: TwinData, rule: DecisionRule | None = None, encode_batch: int = 64):
-        self.model, self.data, self.rule = model, data, rule
-        self.index, self.images, self.label = data["test"].index, data["test"].images, data.label
-        pairs, device = twin_pairs(self.index), next(model.parameters()).device
+        self.model = model
+        self.data = data
+        self.rule = rule
+        self.index = data["test"].index
+        self.images = data["test"].images
+        self.label = data.label
+        pairs = twin_pairs(self.index)
+        device = next(model.parameters()).device
         if not len(pairs):
             raise ValueError("there is no pair to look at: give an index with two images of a person or of co-twins")
         features = encode_images(model, self.images, encode_batch, device)
@@ -49,7 +58,7 @@ class Explorer:
         self.view = lru_cache(maxsize=VIEWS)(self._view)
 
     def _view(self, a: int, b: int) -> PairView:
-        """Two images; of drawn co-twins with the marks that truly tell them apart."""
+        """Two images; for drawn co-twins with the marks in which they truly differ."""
         marks = None
         if self.data.synthetic and self.index.person_of[a] != self.index.person_of[b]:
             marks = marks_of(self.data.root, [Path(self.index.paths[image]) for image in (a, b)])
@@ -60,13 +69,14 @@ class Explorer:
         return f"{self.index.people[self.index.person_of[image]]}/{Path(self.index.paths[image]).name}"
 
     def confusing(self, turn: int) -> tuple[int, int]:
-        """The two images of the pair that the verifier gets most wrong (turn 0), the next one, and so on."""
+        """The two images of the most confusing pair (turn 0), the next one, and so on."""
         place = self.order[turn]
         return int(self.scored.pairs.a[place]), int(self.scored.pairs.b[place])
 
     def judged(self, a: int, b: int) -> str:
-        """The score of two images in words, and on a second line what is true."""
-        score, (first, second) = self.view(a, b).score, self.index.person_of[[a, b]]
+        """The score of two images in words, and the truth on a second line."""
+        score = self.view(a, b).score
+        first, second = self.index.person_of[[a, b]]
         truth = f"In truth: {'the same person' if first == second else 'two people, co-twins'}."
         if self.rule is None:
             return f"Score {score:.2f}; what it means is not known before an evaluation\n{truth}"

@@ -29,23 +29,27 @@ UNTRUSTED = 0.5  # rank correlation with the map of shuffled weights, from which
 
 
 def touched(masks: Tensor, grid: int) -> Tensor:
-    """The patches of which masks [G, S, S] hold any pixel, bool [G, P]."""
+    """Whether a patch holds any pixel of the masks [G, S, S], bool [G, P]."""
     return F.adaptive_max_pool2d(masks.float().unsqueeze(1), grid).flatten(1) > 0
 
 
 def localisation(maps: Tensor, masks: Tensor, family) -> dict:
-    """Whether oriented maps [G, g, g] lie on the marks that masks uint8 [G, S, S] show; family: of each face, [G].
+    """Whether oriented maps [G, g, g] lie on the marks in masks uint8 [G, S, S]; family: of each face, [G].
 
-    pointing: the hottest patch touches a mark of this face (Zhang et al., 2016, arXiv 1608.00507); pointing_any: or a
-    place where the co-twin has one. energy: of the map's positive part, the share on own marks over their share of the
-    face; 1 by chance. average_precision: of touched patches. ValueError for a face without a mark of its own.
+    pointing: how often the hottest patch touches a mark of this face (Zhang et al., 2016, arXiv 1608.00507);
+    pointing_any: or a place where the co-twin has a mark. energy: the share of the map's positive part on own marks
+    over their share of the face; 1 by chance. average_precision: of touched patches. ValueError for a face without a
+    mark of its own.
     """
     if len(maps) != len(masks) or masks.ndim != 3:
         raise ValueError(f"maps and masks must be of the same faces, got {len(maps)} and {[*masks.shape]}")
-    grid, own = maps.shape[-1], masks == OWN_MARK
+    grid = maps.shape[-1]
+    own = masks == OWN_MARK
     if not own.flatten(1).any(1).all():
         raise ValueError("a mask shows no mark of its own face: leave such faces out")
-    on_own, on_any, hottest = touched(own, grid), touched(masks > 0, grid), maps.flatten(1).argmax(1, keepdim=True)
+    on_own = touched(own, grid)
+    on_any = touched(masks > 0, grid)
+    hottest = maps.flatten(1).argmax(1, keepdim=True)
     covered = F.adaptive_avg_pool2d(own.float().unsqueeze(1), grid).flatten(1)  # [G, P], of each patch
     positive = maps.flatten(1).clamp(min=0).double()
     within = (positive * covered).sum(1) / positive.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
@@ -61,9 +65,10 @@ def localisation(maps: Tensor, masks: Tensor, family) -> dict:
 
 
 def usual_places(masks: Tensor, grid: int, family) -> Tensor:
-    """How often the faces of other families have a mark in each patch, [G, g, g]: what knowing all about faces and
-    nothing about this one would point to. masks uint8 [G, S, S]; family [G]; ValueError for a single family."""
-    own, family = touched(masks == OWN_MARK, grid).float(), np.asarray(family)
+    """How often the faces of other families have a mark in each patch, [G, g, g]: the best guess without seeing this
+    face. masks uint8 [G, S, S]; family [G]; ValueError for a single family."""
+    own = touched(masks == OWN_MARK, grid).float()
+    family = np.asarray(family)
     if len(np.unique(family)) < 2:
         raise ValueError("the usual places of marks are those of other families: give at least 2")
     usual = [own[torch.from_numpy(family != this)].mean(0) for this in family]
@@ -78,8 +83,10 @@ def removal_areas(pairs: EncodedPairs, maps: Tensor, steps: int = STEPS) -> tupl
     """
     order = maps.flatten(1, 2).flatten(2).argsort(dim=2, descending=True, stable=True)
     ranks = order.argsort(2).unflatten(2, (1, pairs.grid, pairs.grid))  # [M, G, 1, g, g], 0 the hottest
-    means, patches = local_mean(pairs.faces, pairs.grid), pairs.grid**2
-    bare, areas = _scores(pairs.model.encode(means), pairs.model), []
+    means = local_mean(pairs.faces, pairs.grid)
+    patches = pairs.grid**2
+    bare = _scores(pairs.model.encode(means), pairs.model)
+    areas = []
     # Shown where the rank is below k, and elsewhere; the end of all is the same for every map.
     for first, last, end in ((means, pairs.faces, bare), (pairs.faces, means, _scores(pairs.features, pairs.model))):
         total = end.repeat(len(maps), 1)
@@ -92,14 +99,15 @@ def removal_areas(pairs: EncodedPairs, maps: Tensor, steps: int = STEPS) -> tupl
 
 
 def _scores(features: Features, model: nn.Module) -> Tensor:
-    """How alike the faces of each pair are, [B], of their features [G]."""
+    """The score of each pair, [B], from its faces' features [G]."""
     pairs = len(features) // 2
     return model.compare_pairs(features[:pairs], features[pairs:]).float()
 
 
 def shuffled(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy of the model that has learnt nothing: the entries of every parameter in a random order."""
-    generator, copied = torch.Generator().manual_seed(seed), copy.deepcopy(model)
+    """A copy of the model whose parameters hold the same numbers in random order, so that nothing learnt is left."""
+    generator = torch.Generator().manual_seed(seed)
+    copied = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in copied.parameters():
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
@@ -108,8 +116,8 @@ def shuffled(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Spearman's correlation of each map with the other of the same face, [G]; maps [G, g, g]. 1 where one of them is
-    the same everywhere: it tells nothing that shuffling could have changed."""
+    """Spearman's correlation of each map with the other map of the same face, [G]; maps [G, g, g]. 1 if one of them is
+    constant: then shuffling could change nothing."""
     ranks = [rankdata(maps.flatten(1).cpu().numpy(), axis=1) for maps in (first, second)]
     ranks = [r - r.mean(1, keepdims=True) for r in ranks]
     size = np.sqrt((ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1))
@@ -117,7 +125,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _centre(pairs: EncodedPairs) -> Tensor:
-    """Faces are in the middle: the hottest place of every map, without looking."""
+    """A map that is hottest in the middle, where faces are, whatever the image."""
     steps = torch.linspace(-1, 1, pairs.grid)
     return (-(steps**2) - steps[:, None] ** 2).exp().expand(2, len(pairs.faces) // 2, -1, -1)
 
@@ -141,13 +149,15 @@ BASELINES = {
 
 def hot_maps(pairs: EncodedPairs, names, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
     """The maps of these names, the baselines and a random map, each [2, B, g, g] on the CPU, oriented so that higher
-    tells apart."""
+    values tell the faces apart."""
     for name in names:
         if MAPS[name].fits(pairs):
             yield name, (-1 if MAPS[name].signed else 1) * MAPS[name].make(pairs).cpu()
     for name, make in BASELINES.items():
         yield name, make(pairs).cpu()
-    random = torch.rand(len(pairs.faces) // 2, 2, pairs.grid, pairs.grid, generator=generator)  # whatever the batches
+    random = torch.rand(
+        len(pairs.faces) // 2, 2, pairs.grid, pairs.grid, generator=generator
+    )  # the same for every batch size
     yield "random", random.transpose(0, 1)
 
 
@@ -157,10 +167,10 @@ def faithfulness(
     """How far each map, and each baseline, can be believed on co-twin pairs, for JSON.
 
     a, b: images as `encode_pairs` takes them; family: of each pair, [B]; masks: of drawn twins, uint8 [2, B, S, S], or
-    None. For each map: `localisation` where there are masks (also of `usual_places`, the baseline that counts);
-    `deletion` and `insertion`, by how much the score rises faster, or falls faster, than in a random order;
+    None. For each map: `localisation` if there are masks (also of `usual_places`, the baseline that counts);
+    `deletion` and `insertion`, how much faster the score rises, or falls, than in a random order;
     `randomisation`, the absolute rank correlation with the map of `shuffled` weights (Adebayo et al., 2018, arXiv
-    1810.03292), and `untrustworthy`, whether that is 0.5 or more. ValueError for a name that is no map, and as
+    1810.03292), and `untrustworthy`, whether that is 0.5 or more. ValueError for an unknown map, and as
     `encode_pairs` and `localisation`.
     """
     if unknown := set(names) - MAPS.keys():
@@ -170,15 +180,18 @@ def faithfulness(
     found: dict[str, dict[str, list]] = {}
     starts = range(0, len(a), batch)
     for start in progress_line(starts, desc="measuring maps", total=len(starts), unit="batch"):
-        encoded = [encode_pairs(one, *(side[start : start + batch] for side in (a, b)), grid) for one in models]
-        taught, untaught = (dict(hot_maps(pairs, names, own)) for pairs, own in zip(encoded, generators, strict=True))
+        part = slice(start, start + batch)
+        encoded = [encode_pairs(one, a[part], b[part], grid) for one in models]
+        taught = dict(hot_maps(encoded[0], names, generators[0]))
+        untaught = dict(hot_maps(encoded[1], names, generators[1]))
         for name, figures in _batch_figures(encoded[0], taught, untaught).items():
             for figure, values in figures.items():
                 found.setdefault(name, {}).setdefault(figure, []).append(values)
     family = np.asarray(family)
     result = {name: _summary(figures, family, masks) for name, figures in found.items()}
     if masks is not None:
-        faces, masks = np.concatenate([family, family]), masks.flatten(0, 1)
+        faces = np.concatenate([family, family])
+        masks = masks.flatten(0, 1)
         result["usual_places"] = {"localisation": localisation(usual_places(masks, grid, faces), masks, faces)}
     return result
 

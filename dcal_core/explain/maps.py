@@ -1,9 +1,9 @@
 """Where a model looks in one image, as maps over the patch grid [g, g]: functions of traced features, without hooks.
 
-They are made from q and k after their norms and rotary positions, or from the attention of these, so that they are
-exact with fused attention, register tokens and any backbone. They tell what goes where, not why two faces differ:
-`pair_maps.py` asks the pair's own score.
-B images, H heads, N tokens of which the last g x g are patches, L selected patches, M blocks of GLCA.
+The trace holds q and k after their norms and rotary positions, and the attention they give, so the maps are exact with
+fused attention, register tokens and any backbone. They show where information flows, not why two faces differ:
+for that, `pair_maps.py` uses the pair's own score.
+B images, H heads, T tokens, the last g x g of which are patches, L selected patches, M blocks of GLCA.
 """
 
 import torch
@@ -15,8 +15,8 @@ from dcal_core.models.verifier import Verifier
 
 
 def layers_of(features: Features, name: str) -> list[Tensor]:
-    """The traced tensors `q`, `k`, `x` or `map` of all blocks, first to last; ValueError unless `features` come from
-    encode(trace=True)."""
+    """The traced tensors `q`, `k`, `x`, `map` or `glca` of all blocks, first to last; ValueError unless `features` come
+    from encode(trace=True)."""
     layers = [features.trace[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in features.trace))]
     if not layers:
         raise ValueError(f"these features hold no {name} of any block: encode with trace=True")
@@ -24,21 +24,21 @@ def layers_of(features: Features, name: str) -> list[Tensor]:
 
 
 def selected_of(features: Features) -> Tensor:
-    """The indices [B, L], among all N tokens, that GLCA selected; ValueError where no GLCA was traced."""
+    """The indices [B, L], among all T tokens, that GLCA selected; ValueError if no GLCA was traced."""
     if "selected" not in features.trace:
         raise ValueError("these features hold no selection: the model has no GLCA, or encode with trace=True")
     return features.trace["selected"]
 
 
 def on_grid(tokens: Tensor, grid: int) -> Tensor:
-    """The patches of a row over all tokens [..., N] at their places, [..., g, g]; ValueError for more than N."""
+    """The patches of a row over all tokens [..., T] at their places, [..., g, g]; ValueError for more than T."""
     if tokens.shape[-1] < grid * grid:
         raise ValueError(f"a grid of {grid} x {grid} does not fit {tokens.shape[-1]} tokens: give the backbone's own")
     return tokens[..., -grid * grid :].unflatten(-1, (grid, grid))
 
 
 def rollout_map(features: Features, grid: int, depth: int | None = None) -> Tensor:
-    """How much each patch has gone into the CLS token of the first `depth` blocks, by default all: attention rollout
+    """How much of each patch reaches the CLS token in the first `depth` blocks, by default all: attention rollout
     (Abnar & Zuidema, 2020, arXiv 2005.00928), [B, g, g], each summing to 1; ValueError for a depth without a block."""
     maps = layers_of(features, "map")[:depth]
     if depth is not None and len(maps) != depth or not maps:
@@ -49,8 +49,8 @@ def rollout_map(features: Features, grid: int, depth: int | None = None) -> Tens
 
 @torch.no_grad()
 def cls_attention(features: Features, grid: int) -> Tensor:
-    """What CLS attends to in every block and head, fp32 [B, blocks, H, g, g]; a map sums to 1 less what prefix tokens
-    get. Its mean over H is the head mean."""
+    """What CLS attends to in every block and head, fp32 [B, blocks, H, g, g]; a map sums to 1 less the share of prefix
+    tokens."""
     layers = zip(layers_of(features, "q"), layers_of(features, "k"), strict=True)
     rows = [attention_weights(q[:, :, :1], k)[:, :, 0] for q, k in layers]
     return on_grid(torch.stack(rows, 1), grid)
@@ -64,14 +64,14 @@ def selection_map(features: Features, grid: int) -> Tensor:
 
 
 def glca_attention(features: Features) -> Tensor:
-    """What CLS and the selected patches attend to in each GLCA block, fp32 [B, M, H, 1 + L, T]; ValueError where no
+    """What CLS and the selected patches attend to in each GLCA block, fp32 [B, M, H, 1 + L, T]; ValueError if no
     GLCA was traced."""
     selected_of(features)
     return torch.stack(layers_of(features, "glca"), 1)
 
 
 def pair_saliency(model: Verifier, a: Tensor, b: Tensor, grid: int) -> tuple[Tensor, Tensor]:
-    """How strongly each patch of a and of b bears on the score of the pair, |gradient x input|, each [B, g, g].
+    """How strongly each patch of a and of b affects the score of the pair, |gradient x input|, each [B, g, g].
 
     a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1]; row i of a is compared with row i of b.
     """

@@ -1,8 +1,8 @@
-"""Why a model finds two faces alike or not, as maps over the patch grid of either face, from the pair's own score.
+"""Why a model finds two faces alike or not, as maps over the patch grid of each face, from the pair's own score.
 
-A patch is asked two questions: how much does it add to the likeness of its face with itself (`own`), and how much to
-the likeness with the other face (`shared`)? What makes a face like itself, less what makes it like the other, tells
-them apart. A patch answers by being taken away, that is, by showing the local mean in its place.
+Two numbers are measured for each patch: how much it adds to the score of its face with itself (`own`), and how much to
+the score with the other face (`shared`). Their difference tells the faces apart. A patch is measured by removing it,
+that is, by showing the local mean in its place.
 B pairs, G = 2 B faces: those of a, then those of b; P = g x g patches. Maps are fp32 [2, B, g, g].
 """
 
@@ -17,12 +17,12 @@ from dcal_core.explain.maps import layers_of, on_grid
 from dcal_core.models.features import Features
 from dcal_core.models.verifier import Verifier
 
-REACH = 0.75  # patches from a patch's middle to the edges of its window: marks seldom keep to the grid
-SPARING = 4  # power of `alike`: 1 took so much off marks that other places were hottest (chosen on drawn twins)
+REACH = 0.75  # patches from a patch's middle to the edges of its window: marks rarely fit the grid
+SPARING = 4  # power of `alike`; with 1 so much was subtracted on marks that other places were hottest (drawn twins)
 
 
 def local_mean(faces: Tensor, grid: int) -> Tensor:
-    """The mean of the 1.5 x 1.5 patches around each pixel of faces [G, 3, S, S]: what is shown where a patch was."""
+    """The mean of the 1.5 x 1.5 patches around each pixel of faces [G, 3, S, S]: what replaces a removed patch."""
     reach = max(1, round(REACH * faces.shape[-1] / grid))
     across = F.avg_pool2d(faces, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
     return F.avg_pool2d(across, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
@@ -43,7 +43,7 @@ def windows(size: int, grid: int, device=None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPairs:
-    """B pairs of faces, encoded once for all their maps; what several maps need is computed when the first asks.
+    """B pairs of faces, encoded once for all their maps; what several maps need is computed on first use.
 
     faces: float RGB in [0, 1], [G, 3, S, S]; features: traced, [G]; grid: g.
     """
@@ -60,18 +60,17 @@ class EncodedPairs:
 
     @cached_property
     def itself(self) -> Features:
-        """What each face is compared with: itself, without its trace, [G]."""
+        """The features of each face, without the trace, [G]."""
         return Features(self.features.parts)
 
     @cached_property
     def other(self) -> Features:
-        """What each face is compared with: the other of its pair, [G]."""
+        """The features of the other face of the pair, [G]."""
         return self.itself[self.partner]
 
     @cached_property
     def alike(self) -> Tensor:
-        """The share of the score with itself that each face reaches with the other, from 0 to 1, [G]; of cosines their
-        positive part."""
+        """The score with the other face as a share of the score with itself, clipped to 0 to 1, [G]."""
         with torch.inference_mode(False), torch.no_grad():
             own = self.model.compare_pairs(self.itself, self.itself).float()
             shared = self.model.compare_pairs(self.itself, self.other).float()
@@ -79,7 +78,7 @@ class EncodedPairs:
 
     @cached_property
     def taken_off(self) -> Tensor:
-        """How much of `shared` is taken off `own`, 0 to 1, [G]: all where both faces are the same, else far less."""
+        """How much of `shared` is subtracted from `own`, 0 to 1, [G]: all if both faces are the same, else far less."""
         return self.alike**SPARING
 
     @cached_property
@@ -87,7 +86,7 @@ class EncodedPairs:
         """`tells_apart` to first order, all windows at once and signed, [2, B, g, g].
 
         Integrated gradients (Sundararajan et al., 2017, arXiv 1703.01365) from the local mean to the face, by the
-        midpoint rule: at the face itself, which is as like itself as can be, the gradient of `own` is zero.
+        midpoint rule: at the face itself the score with itself is at its maximum, where its gradient is zero.
         """
         with torch.inference_mode(False), torch.enable_grad():
             change = self.faces - local_mean(self.faces, self.grid)
@@ -106,7 +105,8 @@ class EncodedPairs:
         arXiv 1311.2901). P encodings of each pair."""
         with torch.inference_mode(False), torch.no_grad():
             masks = windows(self.faces.shape[-1], self.grid, self.faces.device)
-            means, lost = local_mean(self.faces, self.grid), []
+            means = local_mean(self.faces, self.grid)
+            lost = []
             for i, (face, mean) in enumerate(zip(self.faces, means, strict=True)):
                 both = Features.cat([self.itself[i : i + 1], self.other[i : i + 1]])
                 rest = [self.model.encode(torch.lerp(face, mean, some)) for some in masks.split(64)]
@@ -118,8 +118,8 @@ class EncodedPairs:
 def encode_pairs(model: Verifier, a: Tensor, b: Tensor, grid: int) -> EncodedPairs:
     """Encode pairs once for all their maps; row i of a is compared with row i of b.
 
-    a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1], on the model's device. grid: g, of the backbone where
-    attention is mapped. ValueError where the shapes differ, the grid is finer than the pixels, or the model trains.
+    a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1], on the model's device. grid: g, the model's own to map
+    attention. ValueError if the shapes differ, the grid is finer than the pixels, or the model is in training mode.
     """
     if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3 or a.shape[2] != a.shape[3] or not len(a):
         raise ValueError(f"a and b must both be [B, 3, S, S] with B at least 1, got {[*a.shape]} and {[*b.shape]}")
@@ -133,17 +133,17 @@ def encode_pairs(model: Verifier, a: Tensor, b: Tensor, grid: int) -> EncodedPai
 
 
 def tells_apart(pairs: EncodedPairs, own: Tensor, shared: Tensor) -> Tensor:
-    """What makes each face like itself less, the more alike they are, what makes it like the other; all [2, B, g, g].
+    """`own` less `shared`, which counts the more, the more alike the faces are; all [2, B, g, g].
 
-    The triplet of Williford, May & Byrne (2020, arXiv 2008.00916), probe, mate and non-mate, where the face is its own
-    mate. Of two images that are the same nothing is left.
+    The triplet of Williford, May & Byrne (2020, arXiv 2008.00916), probe, mate and non-mate, with the face as its own
+    mate. For two equal images the map is zero.
     """
     return own - pairs.taken_off.unflatten(0, (2, -1))[..., None, None] * shared
 
 
 def matches(pairs: EncodedPairs, window: int = 1) -> tuple[Tensor, Tensor]:
-    """For each patch of each face the cosine to the most alike patch of the other face at most `window` patches away,
-    and that patch, from 0 to P - 1; both [G, P]. Compared are the last tokens less their face's mean."""
+    """For each patch of each face the cosine to the most similar patch of the other face at most `window` patches away,
+    and that patch, from 0 to P - 1; both [G, P]. The last tokens, less their face's mean, are compared."""
     tokens = layers_of(pairs.features, "x")[-1][:, -(pairs.grid**2) :].float()
     tokens = F.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1)
     place = torch.stack(torch.meshgrid(*[torch.arange(pairs.grid, device=tokens.device)] * 2, indexing="ij"), -1)
@@ -154,31 +154,32 @@ def matches(pairs: EncodedPairs, window: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def match_map(pairs: EncodedPairs) -> Tensor:
-    """How well each patch finds its like nearby in the other face (`matches`), above (+) or below (-) what is usual in
-    this face."""
+    """How well each patch matches one nearby in the other face (`matches`), above (+) or below (-) the face's mean."""
     best, _ = matches(pairs)
     return on_grid(best - best.mean(1, keepdim=True), pairs.grid).unflatten(0, (2, -1))
 
 
 def place_parts(features: Features) -> dict[str, Tensor]:
     """The traced `place.<branch>` by branch, [G, P, w]: what each place adds to the last w numbers of the branch's unit
-    embedding. None where the score is no sum over places."""
+    embedding. Empty if the score is no sum over places."""
     return {name.removeprefix("place."): part for name, part in features.trace.items() if name.startswith("place.")}
 
 
 @torch.no_grad()
 def place_map(pairs: EncodedPairs) -> Tensor:
-    """What each place takes from (-) or adds to (+) a full score of 1, the same for both faces.
+    """What each place subtracts from (-) or adds to (+) a full score of 1, the same for both faces.
 
-    1 - score is half the squared distance of the unit embeddings, a sum over places, and over CLS and constants, which
-    have none. ValueError where the score has no such parts.
+    1 - score is half the squared distance of the unit embeddings: a sum over places, CLS and constants. ValueError if
+    the score has no parts by place.
     """
     by_branch = place_parts(pairs.features)
     if not by_branch:
         raise ValueError("the score has no parts by place: that takes the cosine and a readout by place")
-    branches, maps = pairs.features.parts, 0
+    branches = pairs.features.parts
+    maps = 0
     for branch, parts in by_branch.items():
         unit = F.normalize(branches[branch].float(), dim=-1)[:, -parts.shape[-1] :]  # [G, width / 2]
-        apart, placed = unit - unit[pairs.partner], parts - parts[pairs.partner]
+        apart = unit - unit[pairs.partner]
+        placed = parts - parts[pairs.partner]
         maps = maps - torch.einsum("bpc,bc->bp", placed, apart) / (2 * len(branches))
     return on_grid(maps, pairs.grid).unflatten(0, (2, -1))

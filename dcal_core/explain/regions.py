@@ -33,7 +33,9 @@ TOP = 0.1  # of the patches, in `concentration`
 OPACITY = 0.85
 EMPTY = "the map is zero everywhere"
 ARCFACE = TEMPLATE / TEMPLATE_SIDE  # of an aligned photograph
-_EYE, _NOSE, _MOUTH = (np.mean(TWIN_SHAPE[name]) for name in ("eye_spacing", "nose_length", "mouth_width"))
+_EYE = np.mean(TWIN_SHAPE["eye_spacing"])
+_NOSE = np.mean(TWIN_SHAPE["nose_length"])
+_MOUTH = np.mean(TWIN_SHAPE["mouth_width"])
 # The middle of what is drawn; face coordinates are [-1, 1].
 DRAWN = (1 + np.array([[-_EYE, EYE_V], [_EYE, EYE_V], [0, EYE_V + _NOSE], [-_MOUTH, MOUTH_V], [_MOUTH, MOUTH_V]])) / 2
 
@@ -101,7 +103,7 @@ def statistics(weights: np.ndarray, regions: dict[str, np.ndarray]) -> dict:
     centre_x, centre_y: centre of mass, shares of the side, from the upper left. concentration: the share of the map in
     the hottest tenth of its patches, 1 less the Lorenz curve at 0.9 (Lorenz, 1905): 0.1 where it is the same
     everywhere, 1 where so few patches hold all. regions: of each the `share` of the map and the `area`, a share too.
-    A map that is zero everywhere has no such figures: they are None, and `reason` says why.
+    For a map that is zero everywhere they are None, and `reason` says why.
     ValueError for a map that is not square, has a single patch, or a weight that is negative or not finite.
     """
     weights = np.asarray(weights, dtype=np.float64)
@@ -139,16 +141,16 @@ def _spread_figures(shares: np.ndarray) -> dict:
 
 
 def speaks(weights: np.ndarray, signed: bool) -> dict[str, np.ndarray]:
-    """What of a map is told apart, each >= 0: of a signed one what speaks for the `same` person and for `different`
-    ones, else `all`."""
+    """The parts of a map, each >= 0: of a signed map what speaks for the `same` person and for `different` people, else
+    `all`."""
     if not signed:
         return {"all": weights}
     return {"same": np.maximum(weights, 0), "different": np.maximum(-weights, 0)}
 
 
 def view_statistics(view: PairView, regions: dict[str, np.ndarray]) -> dict:
-    """`statistics` of every map that a pair has: by kind of map, then what it `speaks` for, then a list for its two
-    faces."""
+    """`statistics` of every map of a pair: by kind of map, then by the parts that `speaks` gives, then a list for the
+    two faces."""
     return {
         kind: {
             what: [statistics(side, regions) for side in sides]
@@ -197,7 +199,7 @@ def _name_regions(axes: Axes, regions: dict[str, np.ndarray], found: dict) -> No
 
 
 def _label_place(inside: np.ndarray) -> np.ndarray:
-    """The (row, column) well inside a region that is nearest to its middle: of a curved one that lies outside."""
+    """The (row, column) well inside a region that is nearest to its middle, which can lie outside a curved region."""
     depth = distance_transform_edt(inside)
     middle = np.argwhere(inside).mean(0)
     deep = np.argwhere(depth >= min(depth.max(), 0.04 * len(inside)))

@@ -38,16 +38,16 @@ COLUMNS = {  # figure of `faithfulness`: its head, its unit
     "insertion": ("insertion, over random", "score"),
     "randomisation": ("like the map of shuffled weights", "score"),
 }
-PRIOR = "usual_places"  # the baseline that knows all about where marks usually are, and nothing about this face
+PRIOR = "usual_places"  # the baseline that knows where marks usually are, and nothing about this face
 
 
 def measure_maps(model: Verifier, data: TwinData, pairs_per_family: int = 1, batch: int = 16, seed: int = 0) -> dict:
     """`faithfulness` of every map that the model has, on co-twin pairs of the test split, drawn evenly over families.
 
     model: in eval mode; data: with its test split. Returns for JSON `data`, the label; `pairs` and `families`, how many
-    were measured; `left_out`, how many pairs were not, since one of the two drawn faces shows no mark of its own; and
-    `maps`, the figures by name. It takes about 2 P + 180 encodings of each pair, P patches. ValueError where no family
-    has a pair to measure.
+    were measured; `left_out`, how many pairs were not, because one of the drawn faces shows no mark of its own; and
+    `maps`, the figures by name. It takes about 2 P + 180 encodings of each pair, P patches. ValueError if no family has
+    a pair to measure.
     """
     index = data["test"].index
     images = data["test"].images
@@ -82,7 +82,7 @@ def map_title(name: str) -> str:
 
 
 def figure_of(found: dict, name: str) -> dict | None:
-    """A figure of one map in the result of `faithfulness`, wherever it stands; None where it was not measured."""
+    """A figure of one map in the result of `faithfulness`; None if it was not measured."""
     return found.get(name) or found.get("localisation", {}).get(name)
 
 
@@ -94,7 +94,7 @@ def ranked(result: dict) -> list[str]:
 
 def draw_faithfulness(result: dict, title: str) -> Figure:
     """How far each map can be believed, from the result of `faithfulness`: maps as dots, baselines as grey squares,
-    best first; hollow what hardly changes when the model forgets all that it has learnt."""
+    best first; hollow if the map hardly changes when the weights are shuffled."""
     names = ranked(result)
     panels = [panel for panel in PANELS if any(figure_of(found, panel[0]) for found in result.values())]
     figure = Figure(figsize=(3.4 + 3.2 * len(panels), 1.9 + 0.36 * len(names)), layout="constrained")
@@ -151,14 +151,14 @@ def faithfulness_table(result: dict) -> str:
 
 
 def beats(figure: str, found: dict, baselines: dict[str, dict]) -> bool | None:
-    """Whether a map's figure of faithfulness is surely above that of every baseline; None where it is not known."""
+    """Whether the interval of a map's figure lies above those of all baselines; None if no baseline has one."""
     rivals = [high for one in baselines.values() if (high := bounds(figure, one)[1]) is not None]
     low, _ = bounds(figure, found)
     return None if not rivals else low is not None and low > max(rivals)
 
 
 def bounds(figure: str, found: dict) -> tuple[float | None, float | None]:
-    """The ends of a figure's interval, None where it has none."""
+    """The ends of a figure's interval, or None."""
     estimate = found.get(figure) or found.get("localisation", {}).get(figure) or {"low": None, "high": None}
     return estimate["low"], estimate["high"]
 
@@ -166,7 +166,7 @@ def bounds(figure: str, found: dict) -> tuple[float | None, float | None]:
 def conclusion(name: str, result: dict) -> str:
     """A sentence on one map of the result of `faithfulness`: whether to trust it, for what, and by which figures.
 
-    What decides the score is judged by insertion: by deletion any order from the middle outwards beats a random one.
+    Insertion tells what decides the score. Deletion does not: any order from the middle outwards beats a random one.
     """
     found = result[name]
     baselines = {other: one for other, one in result.items() if other not in MAPS}
@@ -192,13 +192,13 @@ def conclusion(name: str, result: dict) -> str:
 
 
 def conclusions(result: dict) -> list[str]:
-    """What each map can be trusted for, then what nobody should read from any of them."""
+    """What each map can be trusted for, then what none of them shows."""
     sentences = [conclusion(name, result) for name in MAPS if name in result]
     if PRIOR in result:
         prior = estimate_in_words(result[PRIOR]["localisation"]["pointing"], "%")
-        sentences.append(f"For comparison: who knows only where marks usually are points at one in {prior}.")
+        sentences.append(f"For comparison: knowing only where marks usually are, one points at a mark in {prior}.")
     else:
-        sentences.append("Where these faces truly differ nobody has marked, so no map is shown to point at it here.")
+        sentences.append("Nobody has marked where these faces truly differ, so no map is shown to point at it here.")
     return [
         *sentences,
         "No map proves that the verdict is right: a wrong verdict has maps as clear as a right one.",

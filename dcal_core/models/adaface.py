@@ -15,7 +15,7 @@ from dcal_core.models.inputs import square
 from dcal_core.models.iresnet import STRIDE, IResNet
 from dcal_core.models.verifier import Verifier
 
-ARCHITECTURE = {name: name for name in ("recipe", "backbone", "image_size", "width")}  # what model.json holds
+ARCHITECTURE = {name: name for name in ("recipe", "backbone", "image_size", "width")}  # of model.json
 
 
 def unit(features: Features) -> Tensor:
@@ -24,12 +24,12 @@ def unit(features: Features) -> Tensor:
 
 
 class AdaFace(Verifier):
-    """A twin verifier on an IResNet: `encode` gives its embedding, whose norm tells the image's quality, `compare` the
+    """A twin verifier on an IResNet: `encode` gives an embedding whose norm tells the image's quality, `compare` the
     cosine of two.
 
-    depth, width, dropout: see `iresnet.py`. image_size: side of the network's input, px, of which `grid` is the side of
-    its last map. colour_order: "rgb" or "bgr", what the weights take; callers always give RGB. frozen: nothing but the
-    embedding layer is trained. Raises ValueError.
+    depth, width, dropout: see `iresnet.py`. image_size: side of the network's input, px. colour_order: "rgb" or "bgr",
+    the order that the weights take; callers always give RGB. frozen: only the embedding layer is trained. Raises
+    ValueError.
     """
 
     def __init__(
@@ -46,9 +46,11 @@ class AdaFace(Verifier):
         if colour_order not in ("rgb", "bgr"):
             raise ValueError(f"colour_order={colour_order!r}: takes rgb or bgr.")
         self.backbone = IResNet(depth, width=width, image_size=image_size, dropout=dropout)
-        self.image_size, self.grid, self.frozen = image_size, image_size // STRIDE, frozen
+        self.image_size = image_size
+        self.grid = image_size // STRIDE
+        self.frozen = frozen
         self.widths = {"embedding": self.backbone.embedding_layer.out_features}
-        # Among the weights and not in model.json: whoever takes them over, to go on or to start from, takes it too.
+        # A buffer, so that the colour order goes wherever the weights go.
         self.register_buffer("bgr", torch.tensor(colour_order == "bgr"))
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5), persistent=False)
         if frozen:
@@ -58,14 +60,14 @@ class AdaFace(Verifier):
 
     @property
     def colour_order(self) -> str:
-        """What the weights take, "rgb" or "bgr"."""
+        """The colour order that the weights take, "rgb" or "bgr"."""
         return "bgr" if self.bgr else "rgb"
 
     def train(self, mode: bool = True) -> "AdaFace":
-        """Set training mode, which what is frozen never enters: no dropout, no batch norm that drifts.
+        """Set training mode; frozen layers stay in eval mode, without dropout and with fixed batch-norm statistics.
 
-        The last batch norm counts as frozen too. It has no weights to learn, and with its pretrained statistics the
-        embedding that is trained is the one that is compared later; those of a batch of few families would not be.
+        The last batch norm is frozen too. It has no weights to learn, and with its pretrained statistics training sees
+        the same embeddings as comparing; the statistics of a batch with few families would change them.
         """
         super().train(mode)
         if self.frozen:
@@ -73,8 +75,9 @@ class AdaFace(Verifier):
         return self
 
     def pretrained_depths(self) -> dict[str, int]:
-        """How many blocks lie above each parameter, by its name; all of them start from pretrained weights."""
-        count, depths = len(self.backbone.body), {}
+        """How many blocks lie above each parameter, by its name; all parameters start from pretrained weights."""
+        count = len(self.backbone.body)
+        depths = {}
         for name, _ in self.backbone.named_parameters():
             part, number, *_ = name.split(".")
             above = {"input_layer": count, "body": count - 1 - int(number), "output_layer": 0}
@@ -91,9 +94,8 @@ class AdaFace(Verifier):
         images = square(images, self.image_size)
         return (torch.where(self.bgr, images.flip(1), images) - self.mean) / 0.5
 
-    def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:
-        """Training: the embedding [B, width] of the images of all processes, normed over all of them; `partner` is for
-        other models."""
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Training: the embedding [B, width] of the images of all processes, batch-normalised together."""
         *layers, norm = self.backbone.output_layer
         embedding = self.backbone.features(self.prepare(images))
         for layer in layers:
@@ -119,7 +121,7 @@ class AdaFace(Verifier):
 
 
 def rebuild(architecture: dict, **training) -> AdaFace:
-    """The model of an architecture, whose weights are still to come; training: dropout and frozen."""
+    """The model of an architecture, without its trained weights; training: dropout and frozen."""
     depth = int(architecture["backbone"].removeprefix("ir_"))
     model = AdaFace(depth=depth, image_size=architecture["image_size"], width=architecture["width"], **training)
     model.architecture = architecture
@@ -127,7 +129,7 @@ def rebuild(architecture: dict, **training) -> AdaFace:
 
 
 def check_architecture(found: dict) -> None:
-    """Refuse a backbone that there is not, and an image size that it does not take; raises ConfigError."""
+    """Refuse an unknown backbone, or an image size that it cannot take; raises ConfigError."""
     if found["backbone"] not in IR_BACKBONES or found["image_size"] % STRIDE:
         raise ConfigError(f"backbone is {found['backbone']!r:.40}, image_size is {found['image_size']}")
 
@@ -157,7 +159,7 @@ def fill(model: AdaFace, config: AdaFaceConfig) -> None:
 
 
 def new_model(config: AdaFaceConfig, input_roots: list[Path], pretrained: bool) -> AdaFace:
-    """A model to train, of pretrained or random weights; raises ConfigError."""
+    """A model to train, with pretrained or random weights; raises ConfigError."""
     if pretrained and not config.weights and (config.frozen_backbone or not config.allow_random_init):
         without = "a frozen backbone needs them" if config.frozen_backbone else "allow_random_init=true does without"
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Backbones: timm vision transformers of the kind whose parts DCAL recombines, with their pretrained weights."""
+"""Backbones: the timm vision transformers whose parts DCAL can recombine, and their pretrained weights."""
 
 import difflib
 from functools import partial
@@ -23,8 +23,8 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 def hybrid_tiny(img_size: int, **rates: float) -> VisionTransformer:
     """The demo's backbone: a convolutional stem to stride 8, then 3 blocks of width 96; learns on a CPU within minutes.
 
-    A plain patch layer of this size learns nothing in that time, and positions drawn with a larger spread than usual
-    are told apart sooner.
+    A plain patch layer of this size learns nothing in that time, and positions with a larger initial spread are
+    distinguished sooner.
     """
     stem = ConvStem(channels=(32, 64, 96, 96), depth=4, kernel_size=3, stride=(2, 2, 2, 1), act_layer=nn.PReLU)
     vit = VisionTransformer(
@@ -51,7 +51,7 @@ def not_plain(name: str) -> ConfigError:
 
 
 def check_name(name: str) -> None:
-    """Refuse a backbone that timm does not have, or of another kind, before anything is built; raises ConfigError."""
+    """Refuse a backbone that timm lacks, or of another kind, before anything is built; raises ConfigError."""
     base = name.split(".")[0]
     if not timm.is_model(base):
         near = difflib.get_close_matches(base, ["hybrid_tiny", *timm.list_models()], n=3, cutoff=0.0)
@@ -72,7 +72,7 @@ def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -
         else:
             state = checkpoint_filter_fn(state, vit, adapt_layer_scale=True)
         missing = vit.load_state_dict(state, strict=False).missing_keys
-    except Exception as error:  # another architecture raises whatever meets it first
+    except Exception as error:  # another architecture can fail anywhere
         reason = " ".join(str(error).split())
         raise ConfigError(f"weights={file} cannot be read as {name} ({reason[-200:]}): give another file.") from None
     if missing:
@@ -108,7 +108,7 @@ def find_weights(backbone: str, roots: list[Path]) -> Path | None:
 
 
 def timm_backbone(name: str, image_size: int, **options) -> nn.Module:
-    """A model of timm's for images of one size, so that positions are made once and not for each batch."""
+    """A timm model for images of one size, so that positions are made once and not for each batch."""
     return timm.create_model(name, img_size=image_size, num_classes=0, dynamic_img_size=False, **options)
 
 
@@ -144,7 +144,7 @@ def pretrained_backbone(config: DCALConfig, input_roots: list[Path]) -> nn.Modul
         raise
     except Exception as error:  # whatever the hub's client raises without a network, the cure is the same
         raise ConfigError(
-            f"the pretrained weights of {config.backbone} were neither attached nor to be had from timm's hub "
+            f"the pretrained weights of {config.backbone} were neither attached nor available from timm's hub "
             f"({type(error).__name__}). Switch the internet on, or attach the Kaggle model of that name, or give "
             "weights=<file>; allow_random_init=true trains from nothing."
         ) from error

@@ -22,7 +22,7 @@ from dcal_core.models.attention import attention_weights, joint_block, rollout_r
 from dcal_core.models.backbones import check_name, create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
 from dcal_core.models.features import Features
 from dcal_core.models.inputs import square
-from dcal_core.models.readouts import READOUTS, Readout, second_look
+from dcal_core.models.readouts import READOUTS, BatchNormNeck, Readout, second_look
 from dcal_core.models.similarity import SIMILARITIES, Cosine
 from dcal_core.models.verifier import Verifier
 
@@ -30,19 +30,6 @@ from dcal_core.models.verifier import Verifier
 def unit_concat(parts: dict[str, Tensor]) -> Tensor:
     """The branches' embeddings, each scaled to unit length, side by side as one unit vector, [B, sum of widths]."""
     return torch.cat([F.normalize(part.float(), dim=-1) for part in parts.values()], -1) / math.sqrt(len(parts))
-
-
-class BatchNormNeck(nn.BatchNorm1d):
-    """The batch-norm neck between a branch and its losses, without shift (Luo et al., 2019, arXiv 1903.07071)."""
-
-    def __init__(self, width: int):
-        super().__init__(width)
-        self.bias.requires_grad_(False)
-
-    @property
-    def scale(self) -> Tensor:
-        """The factor of each channel in eval mode, [width]."""
-        return self.weight / (self.running_var + self.eps).sqrt()
 
 
 class DCAL(Verifier):
@@ -272,7 +259,7 @@ ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, i
 
 
 def architecture_of(config: DCALConfig, vit: nn.Module) -> dict:
-    """Everything that rebuilds the model without its weights, as plain values; raises ConfigError."""
+    """What rebuilds the model without its weights, as plain values; raises ConfigError."""
     depth = len(vit.blocks)
     if max(config.pwca_first, config.pwca_last) > depth:
         raise ConfigError(f"pwca_first, pwca_last: {config.backbone} has {depth} blocks; lower them.")
@@ -287,7 +274,7 @@ def architecture_of(config: DCALConfig, vit: nn.Module) -> dict:
 
 
 def check_architecture(found: dict) -> None:
-    """Refuse values that come from no parameter and are impossible, and backbones of others; raises ConfigError."""
+    """Refuse impossible values that come from no parameter, and unknown backbones; raises ConfigError."""
     for name, number, count in (("mean", float, 3), ("std", float, 3), ("pwca_layers", int, None)):
         if not isinstance(found[name], list) or len(found[name]) != (count or len(found[name])):
             raise ConfigError(f"{name} is {found[name]!r:.40}")
@@ -301,7 +288,7 @@ def check_architecture(found: dict) -> None:
 
 
 def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = False) -> DCAL:
-    """The model of an architecture around its backbone; it keeps the architecture, to be saved with its weights."""
+    """The model of an architecture around its backbone; it keeps the architecture, to be saved with the weights."""
     names = ("image_size", "mean", "std", "local_ratio", "glca_blocks", "readout", "neck", "similarity", "temperature")
     layers = architecture["pwca_layers"]
     model = DCAL(
@@ -315,14 +302,15 @@ def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = 
 
 
 def new_model(config: DCALConfig, input_roots: list[Path], pretrained: bool) -> DCAL:
-    """A model to train, of pretrained or random weights; raises ConfigError."""
+    """A model to train, with pretrained or random weights; raises ConfigError."""
     vit = pretrained_backbone(config, input_roots) if pretrained else create_backbone(config)
     return assemble(architecture_of(config, vit), vit, config.gradient_checkpointing)
 
 
 def rebuild(architecture: dict) -> DCAL:
-    """The model of an architecture, whose weights are still to come; raises ConfigError."""
-    name, size = architecture["backbone"], architecture["image_size"]
+    """The model of an architecture, without its trained weights; raises ConfigError."""
+    name = architecture["backbone"]
+    size = architecture["image_size"]
     vit = hybrid_tiny(size) if name == "hybrid_tiny" else timm_backbone(name, size)
     if max(architecture["pwca_layers"], default=0) >= len(vit.blocks):
         raise ConfigError(f"pwca_layers names more than the {len(vit.blocks)} blocks of {name}")

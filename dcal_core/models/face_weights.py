@@ -126,7 +126,8 @@ def sizes_of(state: dict[str, Tensor]) -> dict[str, int]:
     blocks = max(map(int, numbers), default=-1) + 1
     if blocks not in DEPTHS:
         raise ValueError(f"has {blocks} blocks (body.*), where {', '.join(map(str, DEPTHS))} are known")
-    width, (embedding, inputs) = len(state[FIRST]), state[LAST].shape
+    width = len(state[FIRST])
+    embedding, inputs = state[LAST].shape
     side = max(1, round(math.sqrt(inputs / (8 * width))))  # of the map before the embedding
     return {"depth": DEPTHS[blocks], "width": width, "embedding": embedding, "image_size": STRIDE * side}
 

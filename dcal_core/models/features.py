@@ -1,4 +1,4 @@
-"""What a model keeps of images: the one thing that evaluation, explanation and prediction pass around."""
+"""Encoded images: what evaluation, explanation and prediction pass around."""
 
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ class Features:
         return self.map(lambda part: part.to(device))
 
     def map(self, change):
-        """The features with every tensor changed alike."""
+        """The features with a function applied to every tensor."""
         return Features(*({k: change(v) for k, v in group.items()} for group in (self.parts, self.trace)))
 
     @staticmethod

@@ -7,12 +7,12 @@ published one of AdaFace (Kim et al., CVPR 2022, arXiv 2204.00964). B images of 
 
 from torch import Tensor, nn
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}  # in each stage, by depth
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}  # per stage, by depth
 STRIDE = 16  # of the whole network: every stage halves the image
 
 
 def pointwise_shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
-    """What stands beside a block's convolutions: every stride-th pixel, projected only where the channels change."""
+    """The shortcut of a block: every stride-th pixel, projected if the number of channels changes."""
     if channels_in != channels:
         projection = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
         return nn.Sequential(projection, nn.BatchNorm2d(channels))
@@ -40,10 +40,10 @@ class ImprovedBlock(nn.Module):
 
 
 class IResNet(nn.Module):
-    """A face network of depth 18, 34, 50 or 101: images [B, 3, S, S], normalised, to embeddings [B, embedding], not.
+    """A face network of depth 18, 34, 50 or 101: normalised images [B, 3, S, S] to embeddings [B, embedding].
 
     width: channels of the first stage, 64 in published weights. image_size: S, a multiple of 16. dropout: before the
-    embedding layer. Raises ValueError where there is no such depth or size.
+    embedding layer. Raises ValueError for another depth or size.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class IResNet(nn.Module):
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
         )
-        blocks, channels_in = [], width
+        blocks = []
+        channels_in = width
         for stage, count in enumerate(BLOCKS[depth]):
             channels = width * 2**stage
             for number in range(count):
@@ -74,7 +75,7 @@ class IResNet(nn.Module):
 
     @property
     def embedding_layer(self) -> nn.Linear:
-        """From the last map to the embedding: all that is trained of a frozen network."""
+        """The layer from the last map to the embedding; the only one that a frozen network trains."""
         return self.output_layer[3]
 
     def features(self, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Margin softmax over identities: the cosine to the own class centre must win by a margin.
 
-Our own lines rather than a library's: they take label smoothing, keep the centres in fp32 under mixed precision and
-never wait for the device; the tests hold them against pytorch-metric-learning.
+Unlike pytorch-metric-learning's, these losses take label smoothing, keep the centres in fp32 under mixed precision and
+never wait for the device; the tests compare them with that library.
 """
 
 import math
@@ -20,7 +20,7 @@ class CosFaceMargin(nn.Module):
         self.margin = margin
 
     def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
-        """Logits, before scaling, of cosines to the own centre; of any shape, which norms have too."""
+        """Logits, before scaling, of cosines to the own centre; norms have the same shape."""
         return cosine - self.margin
 
 
@@ -33,7 +33,7 @@ class ArcFaceMargin(nn.Module):
         self.margin = margin
 
     def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
-        """Logits, before scaling, of cosines to the own centre; of any shape, which norms have too."""
+        """Logits, before scaling, of cosines to the own centre; norms have the same shape."""
         sine = (1 - cosine**2).clamp(min=1e-7).sqrt()
         shifted = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
         straight = cosine - self.margin * math.sin(self.margin)
@@ -41,23 +41,25 @@ class ArcFaceMargin(nn.Module):
 
 
 class AdaFaceMargin(nn.Module):
-    """cos(θ - m u) - (m + m u), where u, in -1 to 1, is how far an embedding's norm lies above the usual, which tells
-    the image's quality (Kim et al., CVPR 2022, arXiv 2204.00964).
+    """cos(θ - m u) - (m + m u), where u, in -1 to 1, is how far an embedding's norm lies above the mean: the image's
+    quality (Kim et al., CVPR 2022, arXiv 2204.00964).
 
-    u = h (norm - mean) / std, with a moving mean and standard deviation of the norms, which training alone moves. A
-    poor image (u = -1) gets ArcFace's margin, a usual one CosFace's; h = 0 leaves CosFace to all, with a warning.
+    u = h (norm - mean) / std, with a mean and standard deviation of the norms that move in training only. A poor image
+    (u = -1) gets ArcFace's margin, an average one CosFace's; h = 0 gives CosFace for all, with a warning.
     """
 
     def __init__(self, margin: float, h: float, momentum: float = 0.01):
         super().__init__()
         if h == 0:
             warnings.warn("adaface_h=0 makes AdaFace's margin that of CosFace: its authors take 0.333.", stacklevel=2)
-        self.margin, self.h, self.momentum = margin, h, momentum
+        self.margin = margin
+        self.h = h
+        self.momentum = momentum
         self.register_buffer("mean", torch.tensor(20.0))
         self.register_buffer("std", torch.tensor(100.0))
 
     def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
-        """Logits, before scaling, of cosines to the own centre; of any shape, which norms have too."""
+        """Logits, before scaling, of cosines to the own centre; norms have the same shape."""
         shift = self.margin * self.quality(norms.detach().clamp(1e-3, 100))
         angle = cosine.clamp(-1 + 1e-3, 1 - 1e-3).acos()
         return (angle - shift).clamp(1e-3, math.pi - 1e-3).cos() - (self.margin + shift)
@@ -74,7 +76,7 @@ class AdaFaceMargin(nn.Module):
 class MarginSoftmax(nn.Module):
     """Cross-entropy of scaled cosines to `people` learnt class centres, with a margin on the true one.
 
-    kind: "cosface", "arcface" or "adaface", which alone looks at adaface_h.
+    kind: "cosface", "arcface" or "adaface"; adaface_h is for the last only.
     """
 
     def __init__(
@@ -94,17 +96,19 @@ class MarginSoftmax(nn.Module):
             arcface=lambda: ArcFaceMargin(margin),
             adaface=lambda: AdaFaceMargin(margin, adaface_h),
         )
-        self.add_margin, self.scale, self.label_smoothing = new_margin[kind](), scale, label_smoothing
+        self.add_margin = new_margin[kind]()
+        self.scale = scale
+        self.label_smoothing = label_smoothing
 
     def start_from(self, means: Tensor) -> None:
-        """Turn the class centres to the people's mean embeddings [people, width], so that fine-tuning need not first
-        find them; ValueError where one is missing, not finite or 0."""
+        """Turn the class centres to the people's mean embeddings [people, width], so that fine-tuning starts near them;
+        ValueError if one is missing, not finite or 0."""
         if means.shape != self.centres.shape or not (means.isfinite().all(1) & means.any(1)).all():
             raise ValueError(
                 f"means [{' x '.join(map(str, means.shape))}] for {len(self.centres)} class centres of width "
                 f"{self.centres.shape[1]}: give every person a finite mean embedding other than 0."
             )
-        with torch.no_grad():  # they keep their lengths, on which it depends how far a step turns them
+        with torch.no_grad():  # their lengths stay: they decide how far a step turns them
             lengths = self.centres.norm(dim=-1, keepdim=True)
             self.centres.copy_(lengths * F.normalize(means.to(self.centres), dim=-1))
 

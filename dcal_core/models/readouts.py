@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class ByPlace(nn.Module):
     """Patches [B, N, C] read by place, as face networks do, to [B, C]: for aligned faces, where a place means the same.
 
-    Each patch is reduced to a few channels, then a linear layer has weights of its own for each place. A mark at a
-    certain place is thus found in tens of steps, which takes attention to CLS hundreds.
+    Each patch is reduced to a few channels, then a linear layer has its own weights for each place. It learns a mark
+    at a certain place in tens of steps, where attention to CLS takes hundreds.
     """
 
     def __init__(self, width: int, patches: int, reduced: int = 32):
@@ -31,11 +31,11 @@ def second_look(chosen: Tensor, places: Tensor, patches: Tensor) -> Tensor:
 
 
 class Readout(nn.Module):
-    """How the whole streams (SA, PWCA) and GLCA are read: at CLS, joined with what else their names say.
+    """How the whole streams (SA, PWCA) and GLCA become embeddings: CLS, joined with what their names say.
 
     whole: "cls" alone, or joined with all patches by "place". local: joined with the "mean" of the selected patches,
-    or with all patches by "place", the selected ones as the second look left them; or "cls" alone, which nobody should
-    want: CLS sees no other row of GLCA, so that it comes out the same whatever was selected.
+    or with all patches by "place", the selected ones as GLCA left them; or "cls" alone, to show that GLCA's CLS sees no
+    other row, so that it does not depend on the selection.
     """
 
     def __init__(self, width: int, patches: int, whole: str, local: str | None):
@@ -48,7 +48,7 @@ class Readout(nn.Module):
 
     @property
     def reads_patches(self) -> bool:
-        """Whether more than CLS is read of whole streams."""
+        """Whether whole streams are read at more than CLS."""
         return self.whole_places is not None
 
     def whole(self, cls: Tensor, patches: Tensor) -> Tensor:
@@ -63,6 +63,19 @@ class Readout(nn.Module):
         if self.local_kind == "mean":
             return torch.cat([cls, chosen.mean(1)], -1)
         return torch.cat([cls, self.local_places(second_look(chosen, places, patches))], -1)
+
+
+class BatchNormNeck(nn.BatchNorm1d):
+    """The batch-norm neck between a branch and its losses, without shift (Luo et al., 2019, arXiv 1903.07071)."""
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.bias.requires_grad_(False)
+
+    @property
+    def scale(self) -> Tensor:
+        """The factor of each channel in eval mode, [width]."""
+        return self.weight / (self.running_var + self.eps).sqrt()
 
 
 READOUTS = {  # how the whole streams and GLCA are read

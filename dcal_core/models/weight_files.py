@@ -1,4 +1,4 @@
-"""Reading files of pretrained weights from elsewhere, none of which may run code unless it is trusted."""
+"""Reading files of pretrained weights; none can run code unless it is trusted."""
 
 import re
 import zipfile
@@ -10,8 +10,8 @@ RESAVE = "s = torch.load('FILE', 'cpu', weights_only=False); torch.save(s.get('s
 
 
 def check_archive(file: Path) -> None:
-    """ValueError where a zip archive is not as torch wrote it: torch itself ignores the checksums, and would unpack
-    what is compressed, to a thousand times its size."""
+    """Refuse a zip archive that is not as torch wrote it; ValueError. torch itself ignores the checksums, and unpacks
+    compressed entries to up to a thousand times their size."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -21,7 +21,7 @@ def check_archive(file: Path) -> None:
 
 
 def read_state(file: Path, trusted: bool = False) -> dict:
-    """The state dict in a file, found and freed of wrappers' prefixes as timm does it; raises ConfigError.
+    """The state dict in a file, without the prefixes of wrappers, as timm reads it; raises ConfigError.
 
     A pickle that asks for more than tensors, and so could run any code, is refused unless the file is trusted.
     """

@@ -117,7 +117,7 @@ def test_the_next_pair_walks_this_order_and_begins_again(browser):
         assert browser.pair == (pairs.a[place], pairs.b[place])
         assert tuple(face.value for face in browser.controls.faces) == browser.pair
         assert browser.controls.family.value == pairs.family[place]
-    assert f"Pair 1 of {len(order)}" in browser.controls.said.value
+    assert f"Pair 1 of {len(order)}" in browser.controls.status.value
 
 
 # ---- controls
@@ -138,7 +138,7 @@ def test_each_control_changes_the_picture_as_the_view_says(browser):
     check(browser, "cls_attention", 0.25, layer=0, head=HEADS - 1)
     c.marks.value = False
     check(browser, "cls_attention", 0.25, False, layer=0, head=HEADS - 1)
-    assert c.said.value == ""
+    assert c.status.value == ""
 
 
 def test_any_two_images_of_a_family_can_be_chosen(browser):
@@ -263,7 +263,7 @@ def test_a_map_of_nothing_is_said(browser, monkeypatch):
 
 def test_a_thorough_map_says_first_that_it_takes_time(browser):
     said = []
-    browser.controls.said.observe(lambda change: said.append(change["new"]), names="value")
+    browser.controls.status.observe(lambda change: said.append(change["new"]), names="value")
     browser.controls.kind.value = "occlusion"
     assert len(said) == 2 and "Computing" in said[0] and said[1] == ""
 
@@ -272,10 +272,10 @@ def test_what_goes_wrong_is_shown_and_the_browser_goes_on(browser, monkeypatch):
     monkeypatch.setattr(browser.explorer, "images", SimpleNamespace(batch=lambda pair: 1 / 0))
     browser.explorer.view.cache_clear()
     browser.controls.family.value = 2
-    assert "This went wrong: ZeroDivisionError: division by zero" in browser.controls.said.value
+    assert "This went wrong: ZeroDivisionError: division by zero" in browser.controls.status.value
     monkeypatch.undo()
     browser.controls.next.click()
-    assert "Pair 2" in browser.controls.said.value
+    assert "Pair 2" in browser.controls.status.value
     check(browser, "distinctive")
 
 
@@ -287,7 +287,9 @@ def test_a_saved_view_holds_the_pictures_and_what_they_mean(browser):
     c.kind.value, c.head.value, c.patches[0].index = "cls_attention", 1, 6
     c.save.click()
     (file,) = browser.folder.iterdir()
-    assert file.name.endswith(f"_cls_attention_layer{DEPTH}_head2_first_row2_column3.png") and str(file) in c.said.value
+    assert (
+        file.name.endswith(f"_cls_attention_layer{DEPTH}_head2_first_row2_column3.png") and str(file) in c.status.value
+    )
     with Image.open(file) as saved:
         saved = np.asarray(saved)
     for picture in shown(browser):
@@ -300,7 +302,7 @@ def test_a_view_that_cannot_be_saved_is_said(browser, tmp_path):
     (tmp_path / "occupied").write_text("a file where a folder should be")
     browser.folder = tmp_path / "occupied"
     browser.controls.save.click()
-    assert "This went wrong: StorageError" in browser.controls.said.value
+    assert "This went wrong: StorageError" in browser.controls.status.value
 
 
 @pytest.mark.parametrize("there", [True, False])

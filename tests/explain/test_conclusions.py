@@ -47,10 +47,10 @@ def test_on_photographs_no_map_is_said_to_point():
     assert "trust it to say what the score hangs on (what it names alone" in conclusion("distinctive", result)
     assert "shows how the model works" in conclusion("rollout", result)
     said = conclusions(result)
-    assert len(said) == 2 + 3 and "nobody has marked" in said[2] and "points at one in" not in "".join(said)
+    assert len(said) == 2 + 3 and "Nobody has marked" in said[2] and "points at a mark in" not in "".join(said)
 
 
 def test_all_maps_and_the_prior_are_spoken_of():
     said = conclusions({"rollout": found((0.1, 0.2)), "distinctive": found((0.8, 0.9)), **BASELINES})
     assert [text.split("**")[1] for text in said[:2]] == ["What tells them apart", "Attention rollout"]
-    assert "points at one in 65.0 % (60.0 to 70.0 %)" in said[2] and len(said) == 5
+    assert "points at a mark in 65.0 % (60.0 to 70.0 %)" in said[2] and len(said) == 5
