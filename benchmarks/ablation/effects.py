@@ -31,7 +31,8 @@ def effects(rows: tuple[Row, ...], trials: list[Trial], pairs: Pairs, draws: int
             drawn[trial.row][trial.seed] = replicate_eer(trial.scores(), pairs.genuine, pairs.family, draws, seed)
     found = []
     for row in rows:
-        own, other = drawn[row.name], drawn.get(row.against, {})
+        own = drawn[row.name]
+        other = drawn.get(row.against, {})
         if not own:
             continue
         line = {"row": row.name, "meaning": row.meaning, "against": row.against, "main": row.main}
@@ -50,7 +51,8 @@ def effects(rows: tuple[Row, ...], trials: list[Trial], pairs: Pairs, draws: int
 
 def over_seeds(drawn: dict[int, np.ndarray], seeds) -> np.ndarray:
     """The mean EER over S seeds, [1 + D]: of each once in the sample, of S with replacement in each draw."""
-    table, count = np.stack([drawn[seed] for seed in sorted(seeds)]), len(seeds)  # [S, 1 + D]
+    table = np.stack([drawn[seed] for seed in sorted(seeds)])  # [S, 1 + D]
+    count = len(seeds)
     random = np.random.default_rng(count)  # the same seeds for every row, so that rows are paired
     weights = random.multinomial(count, np.full(count, 1 / count), size=table.shape[1]).T / count  # [S, 1 + D]
     weights[:, 0] = 1 / count
@@ -63,7 +65,8 @@ def interval(values: np.ndarray, seeds: int) -> dict:
 
     The factor under the root makes up for drawing S of S with replacement, which shows a variance (S - 1) / S as large.
     """
-    value, factor = float(values[0]), norm.ppf(0.975)
+    value = float(values[0])
+    factor = norm.ppf(0.975)
     if seeds > 1:
         factor = t.ppf(0.975, seeds - 1) * np.sqrt(seeds / (seeds - 1))
     reach = float(np.std(values[1:], ddof=1) * factor)

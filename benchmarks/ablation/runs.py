@@ -71,7 +71,8 @@ def run_trial(trial: Trial, threads: int) -> dict:
     What training prints goes to log.txt there. Top level: worker processes import it.
     """
     torch.set_num_threads(threads)
-    config, folder = trial.config, trial.folder
+    config = trial.config
+    folder = trial.folder
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         data = open_data(config)

@@ -136,7 +136,8 @@ def fuse(systems: list[System]) -> System:
 def evaluate_systems(session: Session, data: TwinData, systems: list[System], code: str) -> dict:
     """The whole result: the first system in every respect, then the others beside it; raises UserError where the
     validation families are too few to choose anything on."""
-    config, held_out = session.config, systems[0].validation.pairs
+    config = session.config
+    held_out = systems[0].validation.pairs
     if families_of_rarer_class(held_out.genuine, held_out.family) < FEWEST_FAMILIES:
         raise UserError(
             f"fewer than {FEWEST_FAMILIES} validation families have pairs of one person and of co-twins, too few to "
@@ -151,9 +152,11 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], co
 def conditions(config: Config, data: TwinData, systems: list[System]) -> list[str]:
     """Under which conditions the figures hold, and what they cannot say."""
     validation, test = (data[name] for name in SPLITS)
-    sizes, families = np.bincount(test.index.person_of), len(test.index.families)
+    sizes = np.bincount(test.index.person_of)
+    families = len(test.index.families)
     each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
-    used, listed = len(test.index.paths), len(read_indexes(data.root)[1].paths)
+    used = len(test.index.paths)
+    listed = len(read_indexes(data.root)[1].paths)
     few = [f"{families} families are few: read the intervals as the least there is to doubt."] if families < 30 else []
     return [
         f"{len(test.index.people)} test people of {families} families with {each} images each, "
@@ -174,7 +177,8 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
 
 def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator[tuple[str, Figure]]:
     """Each figure of the report with its name."""
-    first, label = systems[0], data.label
+    first = systems[0]
+    label = data.label
     pairs = first.test.pairs
     what = first.test.scores, pairs.genuine, pairs.family
     yield "scores", draw_histogram(*what, first.threshold, label)

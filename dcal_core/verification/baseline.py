@@ -12,7 +12,9 @@ from dcal_core.audit.detector import face_weights, opencv, yunet
 from dcal_core.models.features import Features
 from dcal_core.models.verifier import Verifier
 
-DETECTED, PADDING, ALIGNED = 224, 112, 112  # px: crops are tight, and YuNet finds faces best with room around them
+DETECTED = 224
+PADDING = 112
+ALIGNED = 112  # px: crops are tight, and YuNet finds faces best with room around them
 CONFIDENCE = 0.6  # of YuNet that a face is there; OpenCV's 0.9 is for crowds, where a crop holds one face
 GREY = 127
 GRID = 7  # cells along a side of the recogniser's last map

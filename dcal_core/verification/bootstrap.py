@@ -141,7 +141,8 @@ def _measures(sample: _Sample, threshold: float):
         folds = Folds(sample.scores, sample.genuine, sample.member, sample.weights, sample.families)
 
     def measures(counts: np.ndarray) -> dict[str, np.ndarray]:
-        made, compared = counts @ errors, counts @ sample.sizes  # [d, 2]
+        made = counts @ errors
+        compared = counts @ sample.sizes  # [d, 2]
         fmr, fnmr = sample.curves(counts)
         missed = {limit: lowest_fnmr(fmr, fnmr, limit) for limit in REPORTED_FMR}
         return {

@@ -166,7 +166,9 @@ def cllr_min(scores, genuine, weights=None) -> float:
     """Return the lowest Cllr, in bits, that any rising calibration of these very scores [P] reaches: after PAV."""
     scores, genuine, weights = checked(scores, genuine, weights)
     present = weights > 0
-    scores, genuine, weights = scores[present], genuine[present], balanced(genuine, weights)[present]
+    scores = scores[present]
+    weights = balanced(genuine, weights)[present]
+    genuine = genuine[present]
     posterior = _pav(scores, genuine, weights).predict(scores)
     right = np.where(genuine, posterior, 1 - posterior)  # never 0: a comparison pulls its own pool to its class
     return float(np.average(-np.log2(right), weights=weights))
@@ -208,8 +210,10 @@ def _least_cost(level: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> 
     if not (weights[genuine].any() and weights[~genuine].any()):
         return np.nan
     weights = balanced(genuine, weights)
-    same, both = np.bincount(level, weights * genuine), np.bincount(level, weights)
-    same, both = same[both > 0], both[both > 0]
+    same = np.bincount(level, weights * genuine)
+    both = np.bincount(level, weights)
+    same = same[both > 0]
+    both = both[both > 0]
     posterior = isotonic_regression(same / both, sample_weight=both).clip(0, 1)
     return float(abs(xlogy(same, posterior) + xlogy(both - same, 1 - posterior)).sum() / (2 * np.log(2)))
 
@@ -225,11 +229,13 @@ def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None)
     member, families = numbered(family, llr)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    edges, posterior = np.linspace(0, 1, bins + 1), expit(llr)
+    edges = np.linspace(0, 1, bins + 1)
+    posterior = expit(llr)
     bin_of = np.searchsorted(edges[1:-1], posterior, side="right")
     cell = np.where(genuine, bin_of, bins + bin_of)
     rows = family_counts(families, draws, seed) @ tabulate(member, cell, weights, families, 2 * bins)
-    genuine_share, impostor_share = shares(rows[:, :bins]), shares(rows[:, bins:])
+    genuine_share = shares(rows[:, :bins])
+    impostor_share = shares(rows[:, bins:])
     with np.errstate(invalid="ignore"):  # a draw that leaves the bin empty: NaN
         observed = genuine_share / (genuine_share + impostor_share)
     weights = balanced(genuine, weights)

@@ -51,7 +51,8 @@ def fit_fusion(llrs, genuine, family, weights=None) -> Fusion:
     # Comparisons of one family are no independent evidence: against the penalty, all of them count as one.
     weights = families * balanced(genuine, weights) / 2
     standard = StandardScaler().fit(scores, sample_weight=weights)
-    scaled, used = standard.transform(scores), np.arange(scores.shape[1])
+    scaled = standard.transform(scores)
+    used = np.arange(scores.shape[1])
     while len(used):
         model = LogisticRegression().fit(scaled[:, used], genuine, weights)
         if model.coef_.min() >= 0:

@@ -19,7 +19,8 @@ def checked(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.n
 
     Raises ValueError on unequal shapes, a missing class, scores that are not finite, negative weights.
     """
-    scores, genuine = np.asarray(scores, dtype=np.float64), np.asarray(genuine)
+    scores = np.asarray(scores, dtype=np.float64)
+    genuine = np.asarray(genuine)
     weights = np.ones(scores.shape) if weights is None else np.asarray(weights, dtype=np.float64)
     if scores.ndim != 1 or genuine.shape != scores.shape or weights.shape != scores.shape:
         raise ValueError(f"scores, genuine, weights must be [P], got {scores.shape}, {genuine.shape}, {weights.shape}")
@@ -101,7 +102,8 @@ def equal_error_rate(scores, genuine, weights=None) -> tuple[float, float]:
     """
     thresholds, fmr, fnmr = error_rates(scores, genuine, weights)
     eer, after, share = crossing(fmr, fnmr)
-    lower, upper = thresholds[after - 1], thresholds[after]
+    lower = thresholds[after - 1]
+    upper = thresholds[after]
     if np.isinf(upper):  # the crossing is above the highest score: nothing finite lies beyond it
         return float(eer), float(lower)
     return float(eer), float(lower + (0.5 if share == 1 else share) * (upper - lower))
@@ -114,16 +116,21 @@ def hull_crossing(fmr: np.ndarray, fnmr: np.ndarray) -> np.ndarray:
     """
     left_fmr, left_fnmr, right_fmr, right_fnmr = (np.full(fmr.shape[:-1], end) for end in (1.0, 0.0, 0.0, 1.0))
     while True:
-        down, across = right_fnmr - left_fnmr, left_fmr - right_fmr  # the chord's normal
+        down = right_fnmr - left_fnmr
+        across = left_fmr - right_fmr  # the chord's normal
         below = np.argmin(down[..., None] * fmr + across[..., None] * fnmr, axis=-1)
-        low_fmr, low_fnmr = _pick(fmr, below), _pick(fnmr, below)
+        low_fmr = _pick(fmr, below)
+        low_fnmr = _pick(fnmr, below)
         gain = down * (left_fmr - low_fmr) + across * (left_fnmr - low_fnmr)
         if not (gain > ROUNDING).any():
             break
         is_left, is_right = ((gain > ROUNDING) & side for side in (low_fmr >= low_fnmr, low_fmr < low_fnmr))
-        left_fmr, left_fnmr = np.where(is_left, low_fmr, left_fmr), np.where(is_left, low_fnmr, left_fnmr)
-        right_fmr, right_fnmr = np.where(is_right, low_fmr, right_fmr), np.where(is_right, low_fnmr, right_fnmr)
-    start, end = left_fnmr - left_fmr, right_fnmr - right_fmr
+        left_fmr = np.where(is_left, low_fmr, left_fmr)
+        left_fnmr = np.where(is_left, low_fnmr, left_fnmr)
+        right_fmr = np.where(is_right, low_fmr, right_fmr)
+        right_fnmr = np.where(is_right, low_fnmr, right_fnmr)
+    start = left_fnmr - left_fmr
+    end = right_fnmr - right_fmr
     return left_fmr + start / (start - end) * (right_fmr - left_fmr)
 
 
@@ -160,7 +167,8 @@ def corners(scores: np.ndarray, genuine: np.ndarray) -> np.ndarray:
     distinct, at = np.unique(scores, return_inverse=True)
     held = np.stack([np.bincount(at[part], minlength=len(distinct)) > 0 for part in (genuine, ~genuine)])
     turns = (held[:, 1:] != held[:, :-1]).any(0) | held[:, 1:].all(0)
-    lower, upper = distinct[:-1][turns], distinct[1:][turns]
+    lower = distinct[:-1][turns]
+    upper = distinct[1:][turns]
     middle = lower / 2 + upper / 2
     return np.concatenate([[-np.inf], np.where(middle > lower, middle, upper), [np.inf]])
 
@@ -178,7 +186,10 @@ class Folds:
         """scores, genuine, member, weights: [P], checked; member numbers the families from 0."""
         if families < 2 or folds < 2:
             raise ValueError(f"accuracy over folds needs 2 families and 2 folds or more, got {families} and {folds}")
-        self.scores, self.genuine, self.member, self.weights = scores, genuine, member, weights
+        self.scores = scores
+        self.genuine = genuine
+        self.member = member
+        self.weights = weights
         self.totals = np.bincount(member, weights, families)
         self.parts = []
         for train, test in GroupKFold(min(folds, families)).split(scores, groups=member):
@@ -210,7 +221,8 @@ def family_weights(family, genuine) -> np.ndarray:
     Their mean is 1 in each class, so that the classes keep their sizes. Without them a family counts by the
     square of its number of photographs, which runs from 4 to 68 a person.
     """
-    family, genuine = np.asarray(family), np.asarray(genuine, dtype=bool)
+    family = np.asarray(family)
+    genuine = np.asarray(genuine, dtype=bool)
     if family.ndim != 1 or family.shape != genuine.shape:
         raise ValueError(f"family has shape {family.shape}, genuine {genuine.shape}; both must be [P]")
     weights = np.empty(len(family))

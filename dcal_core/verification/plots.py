@@ -9,15 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from dcal_core.palette import BLUE, COLOURS, VERMILION
 from dcal_core.verification.bootstrap import resolvable_fmr, roc_band
 from dcal_core.verification.metrics import equal_error_rate, error_rates, rates_at, roc_auc
 
-GENUINE, IMPOSTOR, MARK = "#0072B2", "#D55E00", "#222222"  # Okabe-Ito: told apart by colour-blind eyes
-LOOKS = [
-    {"color": colour, "linestyle": style, "linewidth": 1.6}
-    for style in ("-", "--")
-    for colour in (GENUINE, IMPOSTOR, "#009E73", "#CC79A7")
-]
+GENUINE = BLUE
+IMPOSTOR = VERMILION
+MARK = "#222222"
+LOOKS = [{"color": colour, "linestyle": style, "linewidth": 1.6} for style in ("-", "--") for colour in COLOURS]
 DET_TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -43,7 +42,8 @@ def _legend(figure: Figure) -> None:
 
 def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Figure:
     """Densities of genuine and co-twin scores, with the frozen threshold and the errors that it makes."""
-    scores, genuine = np.asarray(scores, dtype=np.float64), np.asarray(genuine, dtype=bool)
+    scores = np.asarray(scores, dtype=np.float64)
+    genuine = np.asarray(genuine, dtype=bool)
     figure, axes = _axes("Scores of genuine and co-twin comparisons", label, genuine, family)
     fmr, fnmr = rates_at(scores, genuine, threshold)
     bins = np.histogram_bin_edges(scores, bins=50)
@@ -96,7 +96,8 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
     The FMR that the families cannot resolve is shaded.
     """
     figure, axes = _axes("DET", label, genuine, family, height=6)
-    genuine, family = np.asarray(genuine, dtype=bool), np.asarray(family)
+    genuine = np.asarray(genuine, dtype=bool)
+    family = np.asarray(family)
     grid = np.geomspace(DET_TICKS[0], DET_TICKS[-1], 200)
     low, high = roc_band(next(iter(systems.values())), genuine, family, grid, draws, seed)
     _draw_band(axes, _deviate(grid), _deviate(1 - high), _deviate(1 - low))
@@ -109,7 +110,8 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
     edges = _deviate((DET_TICKS[0], DET_TICKS[-1]))
     shade = {"color": MARK, "alpha": 0.08, "linewidth": 0, "label": f"FMR below {limit:.1%}: not resolvable"}
     axes.axvspan(edges[0], max(edges[0], *_deviate([limit])), **shade)
-    ticks, names = _deviate(DET_TICKS), [f"{100 * rate:g}" for rate in DET_TICKS]
+    ticks = _deviate(DET_TICKS)
+    names = [f"{100 * rate:g}" for rate in DET_TICKS]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
     axes.set(xlim=edges, ylim=edges, aspect="equal")
@@ -125,7 +127,8 @@ def draw_systems(result: dict) -> Figure:
 
     result: as `report.evaluate` gives it, of two systems or more.
     """
-    systems, counts = result["systems"], result["metrics"]["counts"]
+    systems = result["systems"]
+    counts = result["metrics"]["counts"]
     differences = [{"value": None}, *(one for one in result["differences"] if one["metric"] == "eer")]
     figure = Figure(figsize=(10, 2 + 0.45 * len(systems)), layout="constrained")
     sizes = counts["genuine"], counts["impostor"], counts["families"]
@@ -166,7 +169,8 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
     shown = [one for one in calibration["reliability"] if one["observed"]]
     axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label="as promised")
     for number, one in enumerate(shown):
-        x, observed = 100 * one["posterior"], one["observed"]
+        x = 100 * one["posterior"]
+        observed = one["observed"]
         name = "came true, with 95 % interval over families" if number == 0 else None
         if observed["low"] is not None:
             axes.plot([x, x], [100 * observed["low"], 100 * observed["high"]], color=GENUINE, linewidth=2)

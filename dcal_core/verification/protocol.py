@@ -55,7 +55,9 @@ class Unrelated:
 def twin_pairs(index: TwinIndex) -> Pairs:
     """Return all genuine and all co-twin pairs, each once: every pair of images within a family."""
     family_of_image = index.family_of[index.person_of]  # [N]
-    a, b, family = [], [], []
+    a = []
+    b = []
+    family = []
     for images in _groups(family_of_image):
         first, second = np.triu_indices(len(images), k=1)
         a.append(images[first])
@@ -67,7 +69,8 @@ def twin_pairs(index: TwinIndex) -> Pairs:
 
 def some_of_each_family(pairs: Pairs, genuine: bool, most: int, seed: int) -> np.ndarray:
     """Return the positions of at most `most` pairs of one kind from each family, drawn without replacement."""
-    random, kind = np.random.default_rng(seed), np.flatnonzero(pairs.genuine == genuine)
+    random = np.random.default_rng(seed)
+    kind = np.flatnonzero(pairs.genuine == genuine)
     order = random.permutation(kind)
     order = order[np.argsort(pairs.family[order], kind="stable")]
     _, first = np.unique(pairs.family[order], return_index=True)

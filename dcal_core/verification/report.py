@@ -75,7 +75,8 @@ def evaluate(
     systems have scored other test pairs.
     """
     system = systems[0]
-    test, validation = system.test, system.validation
+    test = system.test
+    validation = system.validation
     drawn = [one.replicates(draws, seed) for one in systems]
     what = test.scores, test.pairs.genuine, test.pairs.family
     source = f"equal error rate of {len(validation.index.families)} validation families"
@@ -100,7 +101,8 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
     """How good the log likelihood ratios of the test families are, every family counting the same: of Cllr, Cllr min
     is lost by the scores themselves and the rest by the calibration; beside it the other kind of calibration."""
     test = system.test
-    genuine, family = test.pairs.genuine, test.pairs.family
+    genuine = test.pairs.genuine
+    family = test.pairs.family
     even = family_weights(family, genuine)
     try:
         fitted = {name: system.calibration(name) for name in CALIBRATIONS}
@@ -121,7 +123,8 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
 def judge(system: System, error: float, draws: int, seed: int) -> dict:
     """The two thresholds of a verdict, chosen on the validation families for `error`, or for the least that so few of
     them resolve; and what they do to the test families."""
-    validation, test = system.validation, system.test
+    validation = system.validation
+    test = system.test
     families = families_of_rarer_class(validation.pairs.genuine, validation.pairs.family)
     error = max(error, 1 / families)
     thresholds = verdict_thresholds(validation.scores, validation.pairs.genuine, validation.pairs.family, error)
@@ -134,7 +137,9 @@ def judge(system: System, error: float, draws: int, seed: int) -> dict:
 def _curve(scores: np.ndarray, genuine: np.ndarray) -> dict[str, list[float]]:
     """At most CURVE_POINTS operating points, spread evenly along the curve so that its ends stay sharp."""
     thresholds, fmr, fnmr = error_rates(scores, genuine)
-    thresholds, fmr, fnmr = thresholds[:-1], fmr[:-1], fnmr[:-1]  # the last threshold is infinite
+    thresholds = thresholds[:-1]
+    fmr = fmr[:-1]
+    fnmr = fnmr[:-1]  # the last threshold is infinite
     travelled = fnmr - fmr
     wanted = np.linspace(travelled[0], travelled[-1], CURVE_POINTS)
     kept = np.unique(np.searchsorted(travelled, wanted).clip(max=len(travelled) - 1))
@@ -146,7 +151,10 @@ def most_confusable(test: Scored, threshold: float, count=4) -> list[dict]:
 
     Each holds `images` (two indices), `paths`, `people`, `score`, `genuine`, and `matched` at the threshold.
     """
-    scores, pairs, index, found = test.scores, test.pairs, test.index, []
+    scores = test.scores
+    pairs = test.pairs
+    index = test.index
+    found = []
     for genuine, wrongness in ((False, scores), (True, -scores)):
         order = np.argsort(-wrongness, kind="stable")
         order = order[pairs.genuine[order] == genuine]

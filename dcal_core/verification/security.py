@@ -78,7 +78,9 @@ def _thresholds(strangers, a, b, counts: np.ndarray, fmrs) -> dict[float, tuple[
     if not fmrs:
         return {}
     order = np.argsort(-strangers, kind="stable")
-    distance, a, b = -strangers[order], a[order], b[order]  # the most alike first
+    distance = -strangers[order]  # the most alike first
+    a = a[order]
+    b = b[order]
     size = counts.shape[1]
     comparisons = coo_array((np.ones(len(strangers)), (a, b)), shape=(size, size)).tocsr()  # of each two families
     totals = ((comparisons @ counts.T) * counts.T).sum(0)  # [R]
@@ -105,7 +107,8 @@ def _match_rate(scores, member, weights, thresholds: np.ndarray, counts: np.ndar
     levels, level = np.unique(thresholds, return_inverse=True)  # rows share thresholds: one table serves all
     reached = np.searchsorted(levels, scores, side="right")
     table = tabulate(member, reached, weights, counts.shape[1], len(levels) + 1)
-    accepted, rejected = table[:, ::-1].cumsum(1)[:, ::-1], table.cumsum(1)  # [F, levels + 1]
+    accepted = table[:, ::-1].cumsum(1)[:, ::-1]
+    rejected = table.cumsum(1)  # [F, levels + 1]
     accepted = (counts * accepted[:, level + 1].T).sum(1)
     rejected = (counts * rejected[:, level].T).sum(1)
     with np.errstate(invalid="ignore"):

@@ -45,7 +45,9 @@ def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> T
             f"validate on {ceil(1 / error - ROUNDING)} families"
         )
     present = weights > 0
-    scores, genuine, weights = scores[present], genuine[present], weights[present]
+    scores = scores[present]
+    genuine = genuine[present]
+    weights = weights[present]
     thresholds, fmr, fnmr = error_rates(scores, genuine, weights)
     thresholds[-1] = np.nextafter(thresholds[-2], np.inf)  # the lowest at which nothing matches
     same_from = thresholds[np.argmax(fmr <= error + ROUNDING)]
