@@ -1,4 +1,4 @@
-"""`python -m benchmarks.ablation`: trains what is not trained yet, and writes the table of what each part is worth."""
+"""`python -m benchmarks.ablation`: train the rows that are missing and write a table of the effect of each part."""
 
 import json
 import os
@@ -21,7 +21,7 @@ TEST_FAMILIES = 120  # drawn, and none of them trained on: a row's EER within ha
 
 
 def main(arguments: list[str]) -> int:
-    """Run the ablation, or go on with it; returns the exit status, 1 with a sentence where a run fails."""
+    """Run or resume the ablation; returns the exit status, 1 if a run fails."""
     try:
         ablate(arguments)
     except UserError as error:
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
 
 
 def ablate(arguments: list[str]) -> None:
-    """Train and score the rows that the arguments choose, and write what each part is worth."""
+    """Train and score the chosen rows and write the effect of each part."""
     gpu = gpu_verdict()[0]
     parser = command_parser("ablation", __doc__)
     parser.set_defaults(preset="demo")
@@ -52,7 +52,7 @@ def ablate(arguments: list[str]) -> None:
 
 
 def chosen_rows(names: list[str] | None) -> tuple:
-    """The rows of these names, all where none are given; raises ConfigError."""
+    """The rows of these names, all if none are given; raises ConfigError."""
     known = {row.name: row for row in ROWS}
     for name in names or ():
         if name not in known:
@@ -61,7 +61,7 @@ def chosen_rows(names: list[str] | None) -> tuple:
 
 
 def report(rows: tuple, trials: list, base: Config, data: TwinData, folder: Path) -> None:
-    """Print the effects and leave them as ablation.json, ablation.md and ablation.png in the folder."""
+    """Print the effects and write them to ablation.json, ablation.md and ablation.png in the folder."""
     index = data["test"].index
     found = effects(rows, trials, twin_pairs(index), base.bootstrap_draws)
     table = as_markdown(found)

@@ -1,4 +1,4 @@
-"""What the ablation shows: each row's EER, and its difference from another row's, with intervals, as table and figure.
+"""The effects in the ablation: each row's EER and its difference from a reference row, as table and figure.
 
 Both families and seeds are drawn anew in each bootstrap draw, the same ones for every row, so that differences are
 paired: a run is compared with the run of the same seed, on the same test families.
@@ -17,13 +17,14 @@ from dcal_core.verification.bootstrap import replicate_eer
 from dcal_core.verification.protocol import Pairs
 
 FURTHEST = 2.0  # the largest relative difference that the figure's axis shows
-LEAST = 1e-4  # the smallest EER of a draw that a ratio is made of
+LEAST = 1e-4  # smallest EER in a ratio
 
 
 def effects(rows: tuple[Row, ...], trials: list[Trial], pairs: Pairs, draws: int = 1000, seed: int = 0) -> list[dict]:
-    """For each row that has been run: `eer`, the mean over its seeds, `difference` from the row it is held against, and
-    `relative`, how much lower or higher its EER is as a share of the other's, by the geometric mean over seeds, since
-    one run that has not begun to learn would outweigh all others; each with value, low and high. `seeds`: their EERs.
+    """Return for each trained row, each with value, low and high: `eer`, the mean over its seeds; `difference` from its
+    reference row; and `relative`, the difference as a share of the reference's EER. `seeds`: the EERs.
+
+    `relative` is a geometric mean over seeds: one run that has not learnt would otherwise outweigh all others.
     """
     drawn = {row.name: {} for row in rows}  # row -> seed -> EER [1 + D], the sample's own first
     for trial in trials:
@@ -61,9 +62,9 @@ def over_seeds(drawn: dict[int, np.ndarray], seeds) -> np.ndarray:
 
 def interval(values: np.ndarray, seeds: int) -> dict:
     """The sample's value, the first of [1 + D], with a 95 % interval from the spread of the draws: Student's t, since
-    seeds are few; of one seed, which shows no spread, for the families alone.
+    seeds are few. One seed shows no spread: its interval is that of the families.
 
-    The factor under the root makes up for drawing S of S with replacement, which shows a variance (S - 1) / S as large.
+    The factor under the root corrects the variance of drawing S of S with replacement, (S - 1) / S of the true one.
     """
     value = float(values[0])
     factor = norm.ppf(0.975)
@@ -95,8 +96,7 @@ def as_text(figure: dict, form: str) -> str:
 
 
 def draw_effects(found: list[dict], label: str) -> Figure:
-    """Left each row's EER, its seeds as dots; right how much lower or higher it is than that of the row it is held
-    against."""
+    """Each row's EER on the left, its seeds as dots; on the right its EER relative to its reference row's."""
     figure = Figure(figsize=(12, 1.6 + 0.42 * len(found)), layout="constrained")
     figure.suptitle(
         f"Ablation ({label}): EER on unseen families, 95 % intervals over families and seeds\n"

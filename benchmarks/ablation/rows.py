@@ -1,4 +1,4 @@
-"""The rows of the ablation: each a change of the preset's parameters, and the row that it is held against."""
+"""The rows of the ablation: each a change of the preset's parameters, and its reference row."""
 
 from dataclasses import dataclass, field
 
@@ -9,8 +9,8 @@ PWCA = {"glca_blocks": 0, "pwca_prob": 1.0}
 
 @dataclass(frozen=True)
 class Row:
-    """One system of the ablation. changes: parameters that differ from the preset's. against: the row that it is held
-    against, or "". main: trained with every seed, the others with the first few."""
+    """One system of the ablation. changes: parameters that differ from the preset's. against: its reference row,
+    or "". main: trained with every seed; the others with the first few."""
 
     name: str
     meaning: str

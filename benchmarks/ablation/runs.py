@@ -1,4 +1,4 @@
-"""Training and scoring the rows of the ablation: each run once, several side by side, going on where it was stopped."""
+"""Training and scoring the rows of the ablation: each run once, several in parallel, resumed after a stop."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ from dcal_core.verification.protocol import score_pairs, twin_pairs
 @dataclass(frozen=True)
 class Trial:
     """One training run: a row of the ablation with a seed, as parameters that name its folder; `test`, the fingerprint
-    of the index of test people, says on whom it is scored."""
+    of the index of test people, names the people it is scored on."""
 
     row: str
     seed: int
@@ -41,7 +41,7 @@ class Trial:
         return Path(self.config.run_dir)
 
     def result(self) -> dict | None:
-        """What `run_trial` has found, or None where it has not ended, or had other parameters or test people."""
+        """The result of `run_trial`, or None if it has not ended or had other parameters or test people."""
         file = self.folder / "trial.json"
         found = read_json(file) if file.is_file() else {}
         wanted = (self.config.fingerprint(), self.test)
@@ -53,7 +53,7 @@ class Trial:
 
 
 def plan(rows: tuple[Row, ...], base: Config, test: str, root: Path, seeds: int, few: int) -> list[Trial]:
-    """All runs, seed by seed, those of the main rows first, so that a table can be drawn early; raises ConfigError."""
+    """All runs, seed by seed, main rows first, so that a first table is early; raises ConfigError."""
     found = []
     for row in sorted(rows, key=lambda row: not row.main):
         for seed in range(seeds if row.main else few):
@@ -65,10 +65,10 @@ def plan(rows: tuple[Row, ...], base: Config, test: str, root: Path, seeds: int,
 
 
 def run_trial(trial: Trial, threads: int) -> dict:
-    """Train unless that is done, encode the test people, score all their pairs; leaves scores.npy and trial.json in the
-    trial's folder.
+    """Train unless that is done, encode the test people and score all their pairs; writes scores.npy, trial.json and
+    log.txt to the trial's folder.
 
-    What training prints goes to log.txt there. Top level: worker processes import it.
+    At top level, since worker processes import it.
     """
     torch.set_num_threads(threads)
     config = trial.config
@@ -82,17 +82,17 @@ def run_trial(trial: Trial, threads: int) -> dict:
         features = encode_images(model, data["test"].images, config.encode_batch, device, progress=False)
         pairs = twin_pairs(data["test"].index)
         scores = score_pairs(model, features, pairs, device=device)
-    (folder / "trial.json").unlink(missing_ok=True)  # it may speak of other test people
+    (folder / "trial.json").unlink(missing_ok=True)  # it may be of other test people
     np.save(folder / "scores.npy", scores)
     result = {"row": trial.row, "seed": trial.seed, "fingerprint": config.fingerprint(), "data": data.label}
     result |= {"test": data["test"].index.fingerprint(), "batches": progress.batch}
     result |= {"eer": equal_error_rate(scores, pairs.genuine)[0], "validation_eer": progress.best_eer}
-    write_text(folder / "trial.json", json.dumps(result, indent=1))  # last: with it the trial counts as done
+    write_text(folder / "trial.json", json.dumps(result, indent=1))  # last: its presence marks the trial as done
     return result
 
 
 def draw_data(trials: list[Trial]) -> None:
-    """Draw and decode the twins of every trial beforehand, so that no two processes draw the same."""
+    """Draw and decode the twins of every trial beforehand, so that two processes never draw the same."""
     seen = set()
     for trial in trials:
         config = trial.config
@@ -103,8 +103,7 @@ def draw_data(trials: list[Trial]) -> None:
 
 
 def run_all(trials: list[Trial], jobs: int, threads: int) -> None:
-    """Run the trials that have not been done, some side by side; raises the first failure, after which those that are
-    under way still end."""
+    """Run the missing trials, some in parallel; raises the first failure once the running ones have ended."""
     left = [trial for trial in trials if trial.result() is None]
     print(f"{len(trials)} runs, {len(trials) - len(left)} of them done; {jobs} at a time on {threads} threads each.")
     draw_data(left)

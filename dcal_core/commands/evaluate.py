@@ -1,4 +1,4 @@
-"""What evaluate.ipynb and `python -m dcal_core evaluate` do: verifiers scored on the same test people, and a report."""
+"""evaluate.ipynb and `twins evaluate`: score verifiers on the same test people and write a report."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,11 +40,11 @@ from dcal_core.verification.words import difference_in_words, estimate_in_words
 
 TITLE = "Evaluate a twin verifier"
 SPLITS = ("validation", "test")
-FEWEST_FAMILIES = 3  # on which limits of a verdict can be chosen
+FEWEST_FAMILIES = 3  # with which the thresholds of a verdict can be chosen
 
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
-    """The session's run, then those of `compare`, the baseline and the fusion of all of them, as the config asks for.
+    """The session's run, the runs of `compare`, the baseline and the fusion, as the parameters ask.
 
     A model with several readings gives a system for each; the first, its own answer, is what is fused.
     """
@@ -62,10 +62,9 @@ def score_systems(session: Session, data: TwinData) -> list[System]:
 
 
 def short_names(folders: list[Path]) -> list[str]:
-    """The ends of the folders' paths, as long as it takes to tell them apart; raises UserError for a folder given
-    twice."""
+    """The shortest ends of the folders' paths that differ; UserError if a folder is given twice."""
     if len(set(folders)) < len(folders):
-        raise UserError("compare: names a run twice, or the run that it is to be compared with: leave one out.")
+        raise UserError("compare: names a run twice, or the evaluated run itself: leave one out.")
     depths = (["/".join(folder.parts[-depth:]) for folder in folders] for depth in count(1))
     return next(names for names in depths if len(set(names)) == len(names))
 
@@ -103,7 +102,7 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
 
 
 def same_people(other: TwinData, data: TwinData, folder: str) -> TwinData:
-    """The data of another run, whose images may be of another size; raises UserError where it tests other people."""
+    """The data of another run, whose images may be of another size; UserError if its test people differ."""
     if other["test"].index.fingerprint() != data["test"].index.fingerprint():
         raise UserError(
             f"compare={folder}: that run is tested on other people or images: compare runs of one data set."
@@ -112,8 +111,7 @@ def same_people(other: TwinData, data: TwinData, folder: str) -> TwinData:
 
 
 def fuse(systems: list[System]) -> System:
-    """All systems made into one by logistic regression on the validation families; raises UserError unless they have
-    the same ones."""
+    """Fuse systems by logistic regression on the validation families; UserError unless these are the same for all."""
     first = systems[0]
     if len({system.validation.index.fingerprint() for system in systems}) > 1 or len(systems) < 2:
         raise UserError("fuse=true: takes two systems or more with the same validation families: runs of one seed.")
@@ -134,8 +132,8 @@ def fuse(systems: list[System]) -> System:
 
 
 def evaluate_systems(session: Session, data: TwinData, systems: list[System], code: str) -> dict:
-    """The whole result: the first system in every respect, then the others beside it; raises UserError where the
-    validation families are too few to choose anything on."""
+    """The result of the first system, compared with the others; UserError if the validation families are too few to
+    set a threshold."""
     config = session.config
     held_out = systems[0].validation.pairs
     if families_of_rarer_class(held_out.genuine, held_out.family) < FEWEST_FAMILIES:
@@ -150,26 +148,30 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], co
 
 
 def conditions(config: Config, data: TwinData, systems: list[System]) -> list[str]:
-    """Under which conditions the figures hold, and what they cannot say."""
+    """The conditions under which the figures hold, and their limits."""
     validation, test = (data[name] for name in SPLITS)
     sizes = np.bincount(test.index.person_of)
     families = len(test.index.families)
     each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
     used = len(test.index.paths)
     listed = len(read_indexes(data.root)[1].paths)
-    few = [f"{families} families are few: read the intervals as the least there is to doubt."] if families < 30 else []
+    few = (
+        [f"{families} families are few: the true uncertainty may be larger than the intervals."]
+        if families < 30
+        else []
+    )
     return [
         f"{len(test.index.people)} test people of {families} families with {each} images each, "
-        f"none of them trained on; {len(validation.index.families)} other families set the threshold, the calibration "
-        "and the verdict's limits.",
+        f"not used for training; {len(validation.index.families)} other families set the threshold, the calibration "
+        "and the thresholds of the verdict.",
         f"{used:,} of the {listed:,} images listed were used; {listed - used:,} were missing, unreadable or excluded.",
-        "Every pair of images within a family was compared. Impostors are co-twins only; unrelated people, who are "
-        "easily told apart, are compared for the twin FMR alone.",
+        "Every pair of images within a family was compared. Impostors are co-twins only. Unrelated people, who are "
+        "easy to tell apart, are compared for the twin FMR only.",
         f"Intervals: 95 %, from {config.bootstrap_draws:,} draws of whole families with replacement, since comparisons "
-        "of one family are no independent evidence.",
-        *few,
-        "Images as they were given, without a check of pose, light or days between them: pairs taken on one day "
-        "flatter the figures.",
+        "within a family are not independent.",
+        *([few] if families < 30 else []),
+        "Images were used as given, without a check of pose, light or date: pairs taken on one day make the figures "
+        "look better.",
         "Families that were not tested, other cameras and other ages may do worse.",
         *(f"{system.name}: {system.about}." for system in systems),
     ]
@@ -192,7 +194,7 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
 
 
 def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> list[Path]:
-    """Leave report.json and report.html in the run's folder, and the decision rule beside the model."""
+    """Write report.json and report.html to the run's folder, and the decision rule to the model's."""
     files = [session.folder.report, session.folder.report_page]
     write_json(files[0], result)
     write_page(files[1], result, pictures)
@@ -200,7 +202,7 @@ def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> l
 
 
 def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
-    """Leave the decision rule in the folder of the session's model; an attached model, which cannot be written to, is
+    """Write the decision rule into the folder of the session's model; an attached model is read-only and is first
     copied into the run's folder."""
     model = session.trained
     run = RunFolder.around(model)
@@ -220,12 +222,12 @@ def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
 
 
 def headline(result: dict) -> str:
-    """The EER with its interval, and on what."""
+    """The EER with its interval, and the data."""
     return f"EER {estimate_in_words(result['metrics']['eer'], '%')}, {result['data']}"
 
 
 def main(arguments: list[str]) -> int:
-    """What evaluate.ipynb does; raises UserError where there is nothing to evaluate."""
+    """Run the command; returns the exit status."""
     given, params_dir = given_parameters(command_parser("evaluate", "Report on a trained run.").parse_args(arguments))
     session = begin_with_trained(TITLE, given, params_dir)
     data = session.open_data(SPLITS)

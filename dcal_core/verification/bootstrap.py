@@ -38,15 +38,15 @@ _CHUNK = 500_000  # operating points held at once, 4 MB an array: what a cache c
 def resolvable_fmr(impostors: int, families: int) -> float:
     """Smallest FMR at which a TAR is reported, from the impostor comparisons and the families that hold them.
 
-    At least 30 false matches must be expected (rule of 30, Doddington et al. 2000), and one family's worth of
-    them: below 1 / families one pair of look-alikes can use up the allowance and set the threshold alone, and
-    the bootstrap flatters, for it cannot draw the look-alikes that the sample happens to lack.
+    At least 30 false matches must be expected (rule of 30, Doddington et al. 2000), and at least one family's share:
+    below 1 / families one pair of look-alikes can set the threshold alone, and the bootstrap is too optimistic because
+    it cannot draw look-alikes that the sample lacks.
     """
     return max(30 / impostors, 1 / families)
 
 
 class _Sample:
-    """The comparisons of one system, by family, and the draws that hold both classes."""
+    """The comparisons of one system by family, and the draws that hold both classes."""
 
     def __init__(self, scores, genuine, family, draws: int, seed: int, weights=None):
         self.scores, self.genuine, self.weights = checked(scores, genuine, weights)
@@ -107,8 +107,8 @@ def replicate(scores, genuine, family, threshold: float, draws=1000, seed=0, wei
     """Return every reported metric of the sample and of `draws` bootstrap draws of its families.
 
     scores, genuine, family, weights: [P]. The threshold was frozen on other families; accuracy, fmr and fnmr are taken
-    there. Equal families, draws and seed give the same draws for every system. Where a class comes from a single
-    family there are none. Raises ValueError as `error_rates`, for a threshold that is not finite and for draws < 1.
+    there. Equal families, draws and seed give the same draws for every system. A class from a single family gives no
+    draws. Raises ValueError as `error_rates`, for a threshold that is not finite and for draws < 1.
     """
     sample = _Sample(scores, genuine, family, draws, seed, weights)
     measures = _measures(sample, checked_threshold(threshold))
@@ -127,7 +127,7 @@ def replicate(scores, genuine, family, threshold: float, draws=1000, seed=0, wei
 
 
 def replicate_eer(scores, genuine, family, draws=1000, seed=0) -> np.ndarray:
-    """Return the EER alone, [1 + D], of the same draws that `replicate` takes; raises ValueError as `error_rates`."""
+    """Return the EER alone, [1 + D], of the same draws as `replicate`; ValueError as `error_rates`."""
     sample = _Sample(scores, genuine, family, draws, seed)
     return np.concatenate([crossing(*sample.curves(counts))[0] for counts in sample.chunks()])
 
@@ -183,8 +183,8 @@ def differences(a: Replicates, b: Replicates) -> dict:
     """Return each metric's paired difference a - b as {"value", "low", "high", "better"}, by `share_interval`.
 
     better: "a" or "b" where the interval excludes zero, or None; errors are better low, AUC, TAR and accuracy high.
-    What cannot be resolved is {"value": None, "reason": ...}. Raises ValueError unless both compared the same pairs
-    with the same draws.
+    A difference that cannot be resolved is {"value": None, "reason": ...}. Raises ValueError unless both compared the
+    same pairs with the same draws.
     """
     if a.source != b.source:
         raise ValueError("differences need two systems replicated on the same pairs, in one order, with the same draws")
@@ -204,7 +204,7 @@ def differences(a: Replicates, b: Replicates) -> dict:
 def roc_band(scores, genuine, family, fmr, draws=1000, seed=0) -> tuple[np.ndarray, np.ndarray]:
     """Return (low, high) TAR, each like `fmr` [M]: pointwise 95 % band of the ROC, by `share_interval`.
 
-    Where a class comes from a single family both are NaN. Raises ValueError as `error_rates` and for draws < 1.
+    Both are NaN if a class comes from a single family. Raises ValueError as `error_rates` and for draws < 1.
     """
     sample = _Sample(scores, genuine, family, draws, seed)
     limits = np.asarray(fmr, dtype=np.float64) + ROUNDING

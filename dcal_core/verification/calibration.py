@@ -1,4 +1,4 @@
-"""Scores into log likelihood ratios (LLR), fitted on validation families, and what they are worth.
+"""Calibration of scores to log likelihood ratios (LLR), fitted on validation families, and its cost.
 
 LLR: ln of p(score | same person) / p(score | co-twins), which at equal priors is the log-odds. Sources: Brümmer & du
 Preez, Computer Speech and Language 20 (2006); Morrison, Australian Journal of Forensic Sciences 45 (2013).
@@ -17,8 +17,8 @@ from dcal_core.errors import quoted
 from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares, tabulate
 from dcal_core.verification.metrics import ROUNDING, balanced, checked, numbered
 
-FEWEST_FAMILIES = 5  # in a bin of the reliability plot: fewer have no spread to speak of
-_RIDGE = 100  # prior variance of the slope on standardised scores: felt only where nothing else bounds it
+FEWEST_FAMILIES = 5  # in a bin of the reliability plot: fewer show no spread
+_RIDGE = 100  # prior variance of the slope on standardised scores: matters only for separable scores
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Isotonic:
 
 
 def from_dict(record: dict) -> Logistic | Isotonic:
-    """Return the calibration that `as_dict` wrote; ValueError says which of its values makes no sense."""
+    """Return the calibration that `as_dict` wrote; ValueError names the value that is wrong."""
     kinds = {"logistic": Logistic, "isotonic": Isotonic}
     kind = record.get("kind") if isinstance(record, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
@@ -102,8 +102,8 @@ def _checked_scores(scores) -> np.ndarray:
 
 
 def _bounded(llr: np.ndarray, families: int) -> np.ndarray:
-    # Of F independent families none can show an event rarer than 1 in F, hence no ratio beyond F; what lies beyond
-    # is the model's extrapolation (Vergeer et al., Science & Justice 56, 2016).
+    # F independent families cannot show an event rarer than 1 in F, so no ratio beyond F: anything larger is
+    # extrapolation (Vergeer et al., Science & Justice 56, 2016).
     return np.clip(llr, -np.log(families), np.log(families))
 
 
@@ -132,8 +132,8 @@ def fit_logistic(scores, genuine, family, weights=None) -> Logistic:
         )
     mean = (same + twins) / 2
     spread = np.sqrt(np.average((scores - mean) ** 2, weights=weights))
-    # Separable scores have no finite optimum. A wide prior against the evidence of F families in each class gives
-    # them one, and leaves the others as they are: the comparisons within a family are no independent evidence.
+    # Separable scores have no finite optimum: a wide prior gives them one and hardly changes the others. Each class
+    # weighs F, since the comparisons within a family are not independent evidence.
     regression = LogisticRegression(C=_RIDGE, solver="newton-cholesky", tol=1e-8)
     regression.fit(((scores - mean) / spread)[:, None], genuine, families * weights)
     slope = float(regression.coef_[0, 0] / spread)
@@ -170,7 +170,7 @@ def cllr_min(scores, genuine, weights=None) -> float:
     weights = balanced(genuine, weights)[present]
     genuine = genuine[present]
     posterior = _pav(scores, genuine, weights).predict(scores)
-    right = np.where(genuine, posterior, 1 - posterior)  # never 0: a comparison pulls its own pool to its class
+    right = np.where(genuine, posterior, 1 - posterior)  # never 0: a comparison is part of its own pool
     return float(np.average(-np.log2(right), weights=weights))
 
 
@@ -187,7 +187,7 @@ def cllr_estimate(llr, genuine, family, draws=1000, seed=0, weights=None) -> dic
 
 
 def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None) -> dict:
-    """Return `cllr_min` in bits as {"value", "low", "high"}: 95 % bootstrap over families, in which each draw finds its
+    """Return `cllr_min` in bits as {"value", "low", "high"}: 95 % bootstrap over families; each draw has its
     own best calibration. All arrays [P]."""
     scores, genuine, weights = checked(scores, genuine, weights)
     member, families = numbered(family, scores)
@@ -206,7 +206,7 @@ def _cost_estimate(bits: np.ndarray, sizes: np.ndarray) -> dict:
 
 def _least_cost(level: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> float:
     """Return Cllr after PAV, in bits, of comparisons [P] at numbered score levels: `cllr_min` without its checks; NaN
-    where a class has no weight."""
+    if a class has no weight."""
     if not (weights[genuine].any() and weights[~genuine].any()):
         return np.nan
     weights = balanced(genuine, weights)

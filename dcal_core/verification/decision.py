@@ -29,7 +29,7 @@ WORDS = {"same": "the same person", "undecided": "undecided", "different": "two 
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """From a score to a verdict and, where the scores could be calibrated, a log likelihood ratio.
+    """From a score to a verdict and, if the scores could be calibrated, a log likelihood ratio.
 
     data: the label of the data it was chosen on. weights: SHA-256 of the model's weights. families: validation
     families with comparisons of both classes. threshold: where FMR equals FNMR, for a yes or a no. thresholds: of the
@@ -105,11 +105,10 @@ def rule_of_report(result: dict) -> DecisionRule:
 
 
 def write_rule(rule: DecisionRule, model: Path, folder: Path) -> Path:
-    """Leave a model's folder, with this rule in it, as `folder`, sealed and whole or not at all; returns the rule's
-    file.
+    """Write a model's folder with this rule as `folder`, sealed, whole or not at all; returns the rule's file.
 
-    folder: the model's own, or where a model that cannot be written to is copied. Raises DamagedError for a model that
-    is not as it was sealed or has other weights, StorageError where nothing can be written.
+    folder: the model's own folder, or another one if that is read-only. Raises DamagedError if the model has changed
+    since it was sealed or has other weights, StorageError if `folder` cannot be written.
     """
     with sealed_folder(folder) as new:
         for file in Path(model).iterdir():

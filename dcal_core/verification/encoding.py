@@ -1,4 +1,4 @@
-"""Every image of a store as features, in memory or, where they are too large for it, in a memory-mapped file.
+"""Features of all images of a store, in memory or, if they are large, in a memory-mapped file.
 
 Letters: N images.
 """
@@ -25,7 +25,7 @@ from dcal_core.progress import progress_line
 from dcal_core.storage import disk_errors
 
 IN_MEMORY = 512 * 2**20  # bytes of features above which they go to a file
-_ALIGNED = 64  # bytes: where a part may begin in the file, whatever its numbers
+_ALIGNED = 64  # bytes: a part of any type may begin at a multiple
 
 
 @contextmanager
@@ -44,9 +44,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def encode_images(model: Verifier, store: ImageStore, batch_size: int, device="cpu", progress=True) -> Features:
     """Encode every image of the store once, in order, and return the features on the CPU.
 
-    model: on `device` already. Features of more than IN_MEMORY bytes lie in a memory-mapped file, of which indexing
-    reads the rows that it takes; the file has no name and goes with the features. Of several processes each encodes an
-    equal share, and all return the features of all images. Raises StorageError where the disk has no room for the file.
+    model: on `device` already. Features of more than IN_MEMORY bytes are kept in a memory-mapped file: indexing
+    reads only the rows it takes. The file has no name and is freed with the features. With several processes, each
+    encodes an equal share and all return the features of all images. Raises StorageError if the disk is full.
     """
     images = len(store.images)
     if images == 0:
@@ -67,7 +67,7 @@ def encode_images(model: Verifier, store: ImageStore, batch_size: int, device="c
 
 
 def _in_a_file(batches: Iterator[Features], first: Features, images: int, begin: int) -> Features:
-    """Write this process's rows from `begin` on to a file that all processes share, and map the whole of it."""
+    """Write this process's rows, from `begin` on, to a file that all processes share, and map the whole file."""
     places = {}
     end = 0
     for name, part in first.parts.items():
@@ -80,7 +80,7 @@ def _in_a_file(batches: Iterator[Features], first: Features, images: int, begin:
         with open(broadcast(made and made.name), "r+b") as file:
             barrier()
             if made:
-                made.close()  # removes the name: even after a kill the disk gets its room back
+                made.close()  # removes the name: even after a kill the disk space is freed
             for batch in batches:
                 for name, part in batch.parts.items():
                     rows = _bytes_of(part[: images - begin])
@@ -102,6 +102,6 @@ def _bytes_of(rows: Tensor) -> memoryview:
 
 
 def _mapped(mapped: np.ndarray, place: int, images: int, like: Tensor) -> Tensor:
-    """The part of the file that holds rows such as those of `like`, [N, ...]."""
+    """The rows at `place` in the file as a tensor [N, ...] of the type and shape of `like`."""
     content = torch.from_numpy(mapped[place : place + images * like[0].nbytes])
     return content.view(like.dtype).view(images, *like.shape[1:])

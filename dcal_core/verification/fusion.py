@@ -1,4 +1,4 @@
-"""Several systems' scores made into one by logistic regression (Brümmer et al., 2007, doi 10.1109/TASL.2007.902870).
+"""Fusion of several systems' scores by logistic regression (Brümmer et al., 2007, doi 10.1109/TASL.2007.902870).
 
 P comparisons, M systems.
 """
@@ -22,15 +22,15 @@ class Fusion:
     offset: float
 
     def fuse(self, scores) -> np.ndarray:
-        """Scores [P, M] -> fused scores [P], higher = more alike: log-odds at equal priors, shrunk towards 0, hence to
-        be calibrated like any other score; raises ValueError on another shape."""
+        """Scores [P, M] -> fused scores [P], higher = more alike: log-odds at equal priors, shrunk towards 0, so
+        they need calibration like any other score; ValueError on another shape."""
         scores = np.asarray(scores, dtype=np.float64)
         if scores.ndim != 2 or scores.shape[1] != len(self.weight):
             raise ValueError(f"scores must be [P, {len(self.weight)}], got {scores.shape}")
         return self.offset + (scores - self.mean) / self.scale @ self.weight
 
     def as_dict(self) -> dict:
-        """The parameters as plain lists and numbers; the weights, being of standardised scores, can be compared."""
+        """The parameters as plain lists and numbers; the weights are of standardised scores and can be compared."""
         arrays = {name: getattr(self, name).tolist() for name in ("weight", "mean", "scale")}
         return arrays | {"offset": self.offset}
 
@@ -38,9 +38,9 @@ class Fusion:
 def fit_fusion(llrs, genuine, family, weights=None) -> Fusion:
     """Fit the fusion of M systems on validation comparisons: llrs [P, M] (or any scores), genuine, family, weights [P].
 
-    Both classes weigh the same. No system weighs less than 0: each was made to score genuine pairs higher, so a
-    negative weight would call a pair less alike because a system finds it more alike, which with few families is noise.
-    Raises ValueError on unequal shapes, scores that are not finite, a missing class and when no system is of use.
+    Both classes weigh the same. No weight is negative: each system scores genuine pairs higher, so a negative weight
+    would be noise of few families. Raises ValueError on unequal shapes, scores that are not finite, a missing class
+    and if no system separates the classes.
     """
     scores = np.asarray(llrs, dtype=np.float64)
     if scores.ndim != 2 or not scores.shape[1]:
@@ -48,7 +48,7 @@ def fit_fusion(llrs, genuine, family, weights=None) -> Fusion:
     for column in scores.T:
         _, genuine, weights = checked(column, genuine, weights)
     _, families = numbered(family, scores[:, 0])
-    # Comparisons of one family are no independent evidence: against the penalty, all of them count as one.
+    # Comparisons within a family are not independent: against the penalty, a family counts as one comparison.
     weights = families * balanced(genuine, weights) / 2
     standard = StandardScaler().fit(scores, sample_weight=weights)
     scaled = standard.transform(scores)

@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold
 
 REPORTED_FMR = (1e-1, 5e-2, 1e-2, 1e-3)
 FOLDS = 10
-ROUNDING = 1e-12  # float weights add up to rates that miss an exact tie, such as 0.1, by a few ulp
+ROUNDING = 1e-12  # sums of float weights miss exact rates such as 0.1 by a few ulp
 
 
 def checked(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -43,7 +43,7 @@ def checked(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.n
 def numbered(family, scores: np.ndarray) -> tuple[np.ndarray, int]:
     """Return (each comparison's family as a number from 0 [P], how many families there are F).
 
-    Raises ValueError unless there is a family for each of the scores [P].
+    Raises ValueError unless each score has a family.
     """
     family = np.asarray(family)
     if family.shape != scores.shape:

@@ -1,11 +1,11 @@
 """The verification report as one HTML page for a laboratory: no scripts, no network, prints on A4, reads on a phone.
 
-The result, a dictionary of plain values, holds besides the texts `data`, `split`, `created` (ISO date), `model`, `code`
-and `fingerprint`:
+The result is a dictionary of plain values. It holds the texts `data`, `split`, `created` (ISO date), `model`, `code`
+and `fingerprint`, and:
 
 - `threshold`: {"value", "source"}; `metrics`, `metrics_per_family`: an estimate for each name, and `counts`:
   {"genuine", "impostor", "families", "draws"}
-- `calibration`: {"cllr", "cllr_min": estimates in bits, "kind": text}, or {"reason"} why there is none
+- `calibration`: {"cllr", "cllr_min": estimates in bits, "kind": text}, or {"reason"}
 - `verdict`: {"thresholds": {"different_below", "same_from", "error", "source"}; "genuine", "impostor": {"same",
   "undecided", "different": estimates}; "wrong": estimate, of the pairs that got a verdict}
 - `confusable`: as `most_confusable` gives it; `conditions`: sentences
@@ -47,7 +47,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def _data_uri(figure: bytes | Path) -> str:
     content = figure if isinstance(figure, bytes) else Path(figure).read_bytes()
     if not content.startswith(PNG):
-        raise ValueError("a figure of the report is no PNG image")
+        raise ValueError("a figure of the report is not a PNG image")
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
@@ -73,8 +73,8 @@ def _tables(result: dict) -> dict[str, Table]:
 def write_page(path, result: dict, figures: dict[str, bytes | Path]) -> None:
     """Write the report of a result (see above) with its figures, PNG files or their bytes, one for each of FIGURES.
 
-    It is written whole or not at all. ValueError where the result lacks something or holds what cannot be shown,
-    StorageError where the page cannot be written.
+    It is written whole or not at all. ValueError if the result lacks something or holds a value that cannot be shown,
+    StorageError if the page cannot be written.
     """
     _checked(result, figures)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

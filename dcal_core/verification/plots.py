@@ -1,4 +1,4 @@
-"""The figures of the verification report; each says on what data and how many families."""
+"""The figures of the verification report; each names its data and the number of families."""
 
 from collections.abc import Iterable
 from itertools import cycle
@@ -21,7 +21,7 @@ DET_TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 def _title(what: str, label: str, genuine: int, impostor: int, families: int) -> str:
-    """What a figure shows, on which data, and how much of it there is."""
+    """What a figure shows, on which data, and the number of comparisons and families."""
     return f"{what} ({label})\n{genuine:,} genuine and {impostor:,} co-twin comparisons, {families:,} families"
 
 
@@ -36,12 +36,12 @@ def _axes(what: str, label: str, genuine, family, height=5) -> tuple[Figure, Axe
 
 
 def _legend(figure: Figure) -> None:
-    """Below the axes, where it hides no curve."""
+    """A legend below the axes, where it hides no curve."""
     figure.legend(fontsize=10, loc="outside lower center", ncols=2)
 
 
 def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Figure:
-    """Densities of genuine and co-twin scores, with the frozen threshold and the errors that it makes."""
+    """Densities of genuine and co-twin scores, with the frozen threshold and its error rates."""
     scores = np.asarray(scores, dtype=np.float64)
     genuine = np.asarray(genuine, dtype=bool)
     figure, axes = _axes("Scores of genuine and co-twin comparisons", label, genuine, family)
@@ -122,8 +122,8 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
 
 
 def draw_systems(result: dict) -> Figure:
-    """Left the EER of each system, right how far the first one's lies from it, paired, both with 95 % intervals over
-    families.
+    """The EER of each system on the left; on the right the first one's EER minus its own, paired. Both have 95 %
+    intervals over families.
 
     result: as `report.evaluate` gives it, of two systems or more.
     """
@@ -132,7 +132,7 @@ def draw_systems(result: dict) -> Figure:
     differences = [{"value": None}, *(one for one in result["differences"] if one["metric"] == "eer")]
     figure = Figure(figsize=(10, 2 + 0.45 * len(systems)), layout="constrained")
     sizes = counts["genuine"], counts["impostor"], counts["families"]
-    what = "EER of each system, and how far the first one's lies from it, with 95 % intervals"
+    what = "EER of each system, and the first one's EER minus its own, with 95 % intervals"
     figure.suptitle(_title(what, result["data"], *sizes), fontsize=11)
     errors, gaps = figure.subplots(1, 2, sharey=True)
     for row, (system, difference) in enumerate(zip(systems, differences, strict=True)):
@@ -150,7 +150,7 @@ def draw_systems(result: dict) -> Figure:
 
 
 def _draw_estimate(axes: Axes, row: int, estimate: dict) -> None:
-    """A share as a point with its interval, in percent, where it has them."""
+    """A share as a point with its interval, in percent."""
     if estimate["value"] is None:
         return
     value = 100 * estimate["value"]
@@ -161,17 +161,17 @@ def _draw_estimate(axes: Axes, row: int, estimate: dict) -> None:
 
 
 def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
-    """What the calibrated posterior promises, at equal priors, against what came true on the test families.
+    """The calibrated posterior at equal priors against the observed share of genuine pairs of the test families.
 
-    calibration: as `report.calibrate` gives it. Bins that too few families fill are left out.
+    calibration: as `report.calibrate` gives it. Bins with too few families are left out.
     """
     figure, axes = _axes("Reliability of the calibrated verifier", label, genuine, family, height=6)
     shown = [one for one in calibration["reliability"] if one["observed"]]
-    axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label="as promised")
+    axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label="perfect calibration")
     for number, one in enumerate(shown):
         x = 100 * one["posterior"]
         observed = one["observed"]
-        name = "came true, with 95 % interval over families" if number == 0 else None
+        name = "observed, with 95 % interval over families" if number == 0 else None
         if observed["low"] is not None:
             axes.plot([x, x], [100 * observed["low"], 100 * observed["high"]], color=GENUINE, linewidth=2)
         axes.plot(x, 100 * observed["value"], "o", color=GENUINE, label=name)
@@ -179,7 +179,7 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
             f"{one['count']:,}", (x, 100 * observed["value"]), (7, -4), textcoords="offset points", fontsize=9
         )
     axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
-    axes.set_xlabel("promised chance that both images show one person (%)", fontsize=11)
+    axes.set_xlabel("predicted probability that both images show one person (%)", fontsize=11)
     axes.set_ylabel("share of genuine pairs, both kinds equally frequent (%)", fontsize=11)
     _legend(figure)
     return figure

@@ -1,7 +1,7 @@
 """Which images are compared, and how: every same-person pair and every co-twin pair of an index.
 
-Unrelated people are never pooled in: against them every system looks good, and that says nothing about twins. They
-are scored apart, for the threshold that face recognition would use.
+Unrelated people are never pooled with co-twins: every system separates them well, which shows nothing about twins.
+They are scored apart, for the threshold that face recognition would use.
 Letters: N images, P pairs.
 """
 
@@ -84,8 +84,9 @@ def score_pairs(
     """Return the score of each pair, [P] float64, higher = more alike.
 
     Families are compared one at a time, in squares of at most `block` x `block` images to bound the memory of
-    models that compare feature maps. A square without a wanted pair is skipped; one of which less than half is wanted
-    is compared pair by pair. model: on `device` already; reading: one of the model's, None for its own answer.
+    models that compare feature maps. A square without a wanted pair is skipped; if less than half of
+    a square is wanted, it is compared pair by pair. model: on `device` already; reading: one of the model's, None for
+    its own answer.
     """
     if len(pairs) and (last := max(pairs.a.max(), pairs.b.max())) >= len(features):
         raise ValueError(f"the pairs name image {last}, but only {len(features)} images were encoded")

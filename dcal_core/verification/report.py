@@ -1,6 +1,6 @@
-"""What an evaluation finds, as one JSON result and as tables: error rates, calibration, verdicts, security, mistakes.
+"""The result of an evaluation as JSON: error rates, calibration, verdicts, security, mistakes.
 
-Whatever is chosen - threshold, calibration, verdict thresholds - is chosen on validation families and then frozen.
+The threshold, the calibration and the thresholds of the verdict are chosen on validation families and then frozen.
 """
 
 import json
@@ -36,7 +36,7 @@ CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
 class System:
     """A verifier that has scored its validation families, the test families and unrelated people among those.
 
-    weights: SHA-256 of the file of its weights, "" where it has none of ours.
+    weights: SHA-256 of the model's weights, "" for a baseline and for a fusion.
     """
 
     name: str
@@ -52,7 +52,7 @@ class System:
         return equal_error_rate(self.validation.scores, self.validation.pairs.genuine)[1]
 
     def calibration(self, kind: str) -> Logistic | Isotonic:
-        """From scores to log likelihood ratios, fitted on the validation families, each of which counts the same."""
+        """From scores to log likelihood ratios, fitted on the validation families; each family counts the same."""
         pairs = self.validation.pairs
         even = family_weights(pairs.family, pairs.genuine)
         return CALIBRATIONS[kind](self.validation.scores, pairs.genuine, pairs.family, even)
@@ -71,8 +71,8 @@ def evaluate(
 
     label: the data set's name, or SYNTHETIC. error: the share of wrong verdicts in each class that is allowed on
     validation families. calibration: a key of CALIBRATIONS. `metrics` counts every comparison the same, as publications
-    do, `metrics_per_family` every family. Raises ValueError where the families are too few for what is asked, or
-    systems have scored other test pairs.
+    do, `metrics_per_family` every family. Raises ValueError if the families are too few, or if systems have scored
+    different test pairs.
     """
     system = systems[0]
     test = system.test
@@ -98,8 +98,11 @@ def evaluate(
 
 
 def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
-    """How good the log likelihood ratios of the test families are, every family counting the same: of Cllr, Cllr min
-    is lost by the scores themselves and the rest by the calibration; beside it the other kind of calibration."""
+    """How good the log likelihood ratios of the test families are, every family counting the same.
+
+    Cllr min is the part of Cllr that is due to the scores, the rest to the calibration. `others`: Cllr of the other
+    kind of calibration.
+    """
     test = system.test
     genuine = test.pairs.genuine
     family = test.pairs.family
@@ -121,8 +124,10 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
 
 
 def judge(system: System, error: float, draws: int, seed: int) -> dict:
-    """The two thresholds of a verdict, chosen on the validation families for `error`, or for the least that so few of
-    them resolve; and what they do to the test families."""
+    """The two thresholds of a verdict and its rates on the test families.
+
+    They are chosen on the validation families for `error`, or for the smallest error that so few families resolve.
+    """
     validation = system.validation
     test = system.test
     families = families_of_rarer_class(validation.pairs.genuine, validation.pairs.family)
@@ -181,7 +186,7 @@ def write_json(path: Path, result: dict) -> None:
 
 def compare(systems: list[System], drawn: list[Replicates]) -> dict[str, list[dict]]:
     """The metrics of each system, `systems`, and how the first differs from each other one, `differences`, from the
-    `replicates` of each; raises ValueError where those are not of the same pairs and draws."""
+    `replicates` of each; ValueError unless they are of the same pairs and draws."""
     metrics = [
         {"name": system.name, "about": system.about, "metrics": summarise(one)}
         for system, one in zip(systems, drawn, strict=True)

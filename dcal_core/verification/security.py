@@ -1,6 +1,6 @@
-"""How safe a threshold against strangers is against co-twins: the twin FMR where unrelated people rarely match.
+"""The twin FMR at a threshold that is set on unrelated people.
 
-Face recognition is set up on unrelated people, at an FMR (ISO/IEC 19795-1) that twins then far exceed (NIST IR 8439).
+Face recognition is set up on unrelated people, at an FMR (ISO/IEC 19795-1) that twins far exceed (NIST IR 8439).
 Letters: P twin comparisons, U unrelated ones, F families, R rows: the sample, then its bootstrap draws.
 """
 
@@ -13,19 +13,19 @@ from dcal_core.verification.intervals import class_sizes, family_counts, rate_es
 from dcal_core.verification.metrics import ROUNDING, checked, numbered
 from dcal_core.verification.protocol import Unrelated
 
-_TOP = 2  # times as many of the highest scores as an FMR lets match are looked at first
+_TOP = 2  # as a multiple of the matches that an FMR allows: how many of the highest scores are tried first
 _ERRORS = 30  # false matches that an FMR must be expected to hold (rule of 30, Doddington et al. 2000)
 
 
 def security(
     twin_scores, genuine, family, unrelated: Unrelated, fmrs=(1e-2, 1e-3), draws=1000, seed=0, weights=None
 ) -> list[dict]:
-    """Return for each FMR of unrelated people the lowest threshold that keeps it, and what twins meet there.
+    """Return, for each FMR of unrelated people, the lowest threshold that keeps it and the error rates of twins there.
 
     twin_scores, genuine, family, weights: [P], families named as in `unrelated`. Each holds `fmr`, `threshold`, and
-    `unrelated_fmr`, `twin_fmr` and `fnmr` as {"value", "low", "high"}: 95 % bootstrap over families, in which an
-    unrelated comparison counts as often as its two families together (Fogliato et al., arXiv 2306.01198) and every
-    draw sets its own threshold. An FMR of fewer than 30 expected false matches is {"value": None, "reason": ...}.
+    `unrelated_fmr`, `twin_fmr` and `fnmr` as {"value", "low", "high"}: 95 % bootstrap over families. An unrelated
+    comparison counts by the product of its two families' counts (Fogliato et al., arXiv 2306.01198), and every draw
+    sets its own threshold. An FMR of fewer than 30 expected false matches is {"value": None, "reason": ...}.
     ValueError on bad input.
     """
     scores, genuine, weights = checked(twin_scores, genuine, weights)
@@ -72,8 +72,8 @@ def _unresolved(fmr: float, comparisons: int) -> dict:
 def _thresholds(strangers, a, b, counts: np.ndarray, fmrs) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     """Return, for each FMR, the lowest threshold that keeps it and the FMR there, each [R]; NaN for a single family.
 
-    strangers: scores [U] of families a and b. A row needs the cumulative weight of its highest scores alone: of a
-    few, and of ever more while these weigh too little.
+    strangers: scores [U] of families a and b. A row needs the cumulative weight of its highest scores only: first
+    of a few, then of twice as many until they weigh enough.
     """
     if not fmrs:
         return {}
@@ -103,7 +103,7 @@ def _thresholds(strangers, a, b, counts: np.ndarray, fmrs) -> dict[float, tuple[
 
 
 def _match_rate(scores, member, weights, thresholds: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the share of a class [n] at or above each row's own threshold, [R]; NaN where a row holds none of it."""
+    """Return the share of a class [n] at or above each row's own threshold, [R]; NaN if a row holds none of it."""
     levels, level = np.unique(thresholds, return_inverse=True)  # rows share thresholds: one table serves all
     reached = np.searchsorted(levels, scores, side="right")
     table = tabulate(member, reached, weights, counts.shape[1], len(levels) + 1)

@@ -1,6 +1,6 @@
 """Verdicts of three values: same from one threshold upwards, different below another, undecided between.
 
-Both thresholds are set on validation families for an error that is allowed, and frozen for test families.
+Both thresholds are set on validation families for an allowed error and frozen for test families.
 Letters: P comparisons, as in `metrics`.
 """
 
@@ -32,7 +32,7 @@ def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> T
 
     scores, genuine, family, weights: [P]. same_from is the lowest score with FMR <= error, different_below the
     highest with FNMR <= error (ISO/IEC 19795-1). Where they cross both are the EER's threshold. ValueError for an
-    error outside (0, 0.5), or below 1 / families: that one pair of look-alikes decides (see `resolvable_fmr`).
+    error outside (0, 0.5), or below 1 / families: one pair of look-alikes would decide it (see `resolvable_fmr`).
     """
     scores, genuine, weights = checked(scores, genuine, weights)
     member, _ = numbered(family, scores)
@@ -58,7 +58,7 @@ def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> T
 
 
 def verdicts(scores, thresholds: Thresholds) -> np.ndarray:
-    """Return -1 different, 0 undecided or 1 same for each score, int8 [P]; ValueError on scores that are no number."""
+    """Return -1 different, 0 undecided or 1 same for each score, int8 [P]; ValueError on NaN."""
     scores = np.asarray(scores, dtype=np.float64)
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} of {scores.size} scores are not a number")

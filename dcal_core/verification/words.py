@@ -11,13 +11,13 @@ METRICS = {
     "fmr": "FMR at the threshold",
     "fnmr": "FNMR at the threshold",
 }
-COMPARED = ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc")  # side by side, and told as differences
+COMPARED = ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc")  # of systems side by side, and as differences
 RATES_AT = {"tar_at_fmr_": "TAR at FMR", "fnmr_at_fmr_": "FNMR at FMR"}
 
 
 def number_text(value: float, unit: str) -> str:
-    """A figure as text: a share in "%", "points" (a difference of shares) or "of 100" (natural frequencies, which are
-    misread least: Hoffrage et al., 2000), or a plain number of "bits" or "score"; ValueError where it is not finite."""
+    """A number as text: a share in "%", "points" (a difference of shares) or "of 100" (natural frequencies, which are
+    misread least: Hoffrage et al., 2000), or a plain number of "bits" or "score"; ValueError if it is not finite."""
     if not math.isfinite(value):
         raise ValueError(f"the report cannot show {value}: every figure must be finite")
     if unit in ("%", "points", "of 100"):

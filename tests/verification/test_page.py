@@ -211,7 +211,7 @@ def test_a_missing_figure_of_a_part_is_a_sentence(tmp_path, result, figures):
 def test_bad_figures_are_sentences(tmp_path, result, figures):
     with pytest.raises(ValueError, match="takes the figures systems, scores, roc"):
         write_page(tmp_path / "page.html", result, {"roc": figures["roc"]})
-    with pytest.raises(ValueError, match="no PNG"):
+    with pytest.raises(ValueError, match="not a PNG"):
         write_page(tmp_path / "page.html", result, figures | {"det": b"GIF89a"})
 
 
