@@ -32,7 +32,7 @@ from dcal_core.distributed import (
     world_size,
 )
 from dcal_core.runs import RunFolder
-from dcal_core.training import loop
+from dcal_core.training import loop, task
 from dcal_core.training.checkpoints import Progress
 from dcal_core.training.loop import MemoryShort
 
@@ -70,7 +70,7 @@ def together(tmp_path_factory):
 @pytest.fixture
 def on_a_cpu(monkeypatch):
     """As the two processes: no GPU, and one thread, whose sums come in the same order."""
-    monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -16,7 +16,7 @@ from dcal_core.commands import train
 from dcal_core.config.recipes import load
 from dcal_core.distributed import OUTCOMES, read_outcomes
 from dcal_core.models.files import load_model
-from dcal_core.training import loop
+from dcal_core.training import task
 
 VALUES = tiny.VALUES | {"validation_share": 0.25, "steps_per_epoch": 2, "epochs": 1}
 
@@ -36,7 +36,7 @@ def no_gpu(elsewhere, monkeypatch):
     """One thread, no GPU, and nobody is told where dcal_core is."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
 
 
 @pytest.fixture

@@ -5,23 +5,23 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dcal_core.data.batches import Batches
 from dcal_core.distributed import broadcast, rank, world_size
-from dcal_core.environment import TimeBudget, asked_to_end, fit_precision, gpu_verdict
+from dcal_core.environment import TimeBudget, asked_to_end
 from dcal_core.errors import ConfigError, UserError
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.recipe import Part, Recipe
+from dcal_core.training.task import Task, synchronise
 from dcal_core.training.tracking import Tracker, open_tracker
 
 
@@ -38,37 +38,6 @@ class Diverged(UserError):
 
 
 LOG_EVERY = 10  # batches; reading a figure waits for the device
-
-
-class Task(nn.Module):
-    """A model and its objective as one module, so that what is distributed over GPUs runs whole inside one forward."""
-
-    def __init__(self, model: nn.Module, objective: nn.Module):
-        super().__init__()
-        self.model = model
-        self.objective = objective
-
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.objective(self.model, batch)
-
-
-def synchronise(module: nn.Module) -> None:
-    """Let the batch norms of pixels take their statistics over all processes; those of embeddings get the rows of all
-    anyway. timm's conversion, since PyTorch's drops the activation that timm joins to a norm."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, convert_sync_batchnorm(child))
-        else:
-            synchronise(child)
-
-
-def start_accelerator(recipe: Recipe) -> Accelerator:
-    """Device, precision and, where several processes have joined, how they train together."""
-    return Accelerator(
-        mixed_precision=fit_precision(recipe.config.precision).replace("fp32", "no"),
-        cpu=not gpu_verdict()[0],
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.skips_layers)],
-    )
 
 
 def train(
@@ -132,50 +101,37 @@ def train(
     return progress
 
 
+@dataclass(eq=False)
 class Trainer:
     """The loop's moving parts, together."""
 
-    def __init__(
-        self,
-        *,
-        recipe: Recipe,
-        accelerator: Accelerator,
-        task: nn.Module,
-        optimizer,
-        average: ModelEmaV3 | None,
-        batches: Batches,
-        validate: Callable[[nn.Module], dict[str, float]],
-        run: Run,
-        budget: TimeBudget,
-        asked: threading.Event,
-        tracker: Tracker,
-        progress: Progress,
-    ):
-        self.recipe = recipe
-        self.config = recipe.config
-        self.accelerator = accelerator
-        self.task = task
-        self.optimizer = optimizer
-        self.average = average
-        self.batches = batches
-        self.validate = validate
-        self.run = run
-        self.budget = budget
-        self.asked = asked
-        self.tracker = tracker
-        self.progress = progress
-        self.total = self.config.epochs * batches.steps_per_epoch
-        self.parts = accelerator.unwrap_model(task)
-        self.kept = average.module if average else self.parts.model  # what is validated and kept
+    recipe: Recipe
+    accelerator: Accelerator
+    task: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: ModelEmaV3 | None
+    batches: Batches
+    validate: Callable[[nn.Module], dict[str, float]]
+    run: Run
+    budget: TimeBudget
+    asked: threading.Event
+    tracker: Tracker
+    progress: Progress
+
+    def __post_init__(self):
+        self.config = self.recipe.config
+        self.total = self.config.epochs * self.batches.steps_per_epoch
+        self.parts = self.accelerator.unwrap_model(self.task)
+        self.kept = self.average.module if self.average else self.parts.model  # what is validated and kept
         self.statistics = [buffer for buffer in self.parts.buffers() if buffer.numel()]  # of batch norms
         self.recent = [
-            {name: torch.tensor(value, device=accelerator.device) for name, value in row.items()}
-            for row in progress.recent
+            {name: torch.tensor(value, device=self.accelerator.device) for name, value in row.items()}
+            for row in self.progress.recent
         ]
         self.refreshed = -1  # the epoch that the batches were last refreshed for
-        self.began = time.monotonic() - progress.seconds
+        self.began = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
-        batches.cut(max(batches.parts, progress.parts))  # as the session before found that it must
+        self.batches.cut(max(self.batches.parts, self.progress.parts))  # as the session before found that it must
 
     def run_batches(self) -> bool:
         """All batches that are left, with a validation and a checkpoint at the end of each epoch; False where memory

@@ -24,7 +24,7 @@ from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
-from dcal_core.training import loop
+from dcal_core.training import loop, task
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import MemoryShort
 from dcal_core.verification.encoding import encode_images
@@ -55,7 +55,7 @@ def data(off_kaggle, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_gpu(elsewhere, monkeypatch):
-    monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
 
 
 def changed(**values) -> DCALConfig:
@@ -114,7 +114,7 @@ def earlier(data, off_kaggle, tmp_path_factory):
     """A finished run, not to be changed; its earlier life saw two more people."""
     with pytest.MonkeyPatch.context() as patched:
         off_kaggle(patched, tmp_path_factory.mktemp("empty"))
-        patched.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+        patched.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
         run, _ = train_run(changed(epochs=1), RunFolder(tmp_path_factory.mktemp("earlier") / "run"), data)
     run.remember("faces", [*data["train"].index.people, "from", "before"])
     return run.folder.path

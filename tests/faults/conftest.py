@@ -10,8 +10,7 @@ from collections import defaultdict
 import pytest
 import yaml
 from disturbed import ROOT, VALUES, Fault, SmallRun
-
-from dcal_core.data.drawn.synthetic import generate
+from tiny import drawn_twins
 
 TABLE: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))  # kind of fault -> counts
 # SIGKILLs, those that left something half written, SIGTERMs, ends for want of room, damaged files, steps begun again,
@@ -24,11 +23,9 @@ class Bench:
 
     def __init__(self, folder):
         self.folder, self.numbers = folder, itertools.count()
-        for split, families in (("train", 8), ("test", 1)):
-            shared = {"size": 32, "difficulty": 0.5, "seed": 0, "workers": 1}
-            generate(folder / "twins", split=split, families=families, images_per_person=2, **shared)
+        twins = drawn_twins(folder / "twins")
         self.preset = folder / "small.yaml"
-        self.preset.write_text(yaml.safe_dump(VALUES | {"data_root": str(folder / "twins")}))
+        self.preset.write_text(yaml.safe_dump(VALUES | {"data_root": str(twins)}))
         (folder / "scratch").mkdir()
         self.new_run().finish()  # which decodes the images
         began = time.monotonic()
@@ -57,7 +54,7 @@ def environment():
             patch.delenv(name)
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.path.dirname(__file__)]))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [ROOT, ROOT / "tests", ROOT / "tests" / "faults"])))
         yield
 
 

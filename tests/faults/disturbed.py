@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tiny
+
 from dcal_core.runs import RunFolder
 from dcal_core.storage import SUMS, check_seal
 
@@ -28,21 +30,14 @@ ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["dcal_core.commands.train", "pytest"])
 STEPS = 12
-VALUES = {
-    "backbone": "hybrid_tiny",
-    "allow_random_init": True,
-    "image_size": 32,
+VALUES = tiny.VALUES | {
     "validation_share": 0.25,
-    "families_per_batch": 2,
-    "images_per_person": 2,
     "steps_per_epoch": 4,
     "pwca_partner": "mix",
     "epochs": 3,  # the best model is that of the first epoch, then that of the last
     "seed": 1,
     "lr": 1e-3,
     "ema_decay": 0.5,
-    "precision": "fp32",
-    "loader_workers": 0,
     "save_minutes": 0,  # a checkpoint after every step
     "checkpoint_every": 1,
     "time_budget_hours": 1000,
@@ -171,7 +166,9 @@ class SmallRun:
     """
 
     def __init__(self, place: Path, preset: Path, scratch: Path | None):
-        self.place, self.preset, self.folder = place, preset, place / "runs" / "small"
+        self.place = place
+        self.preset = preset
+        self.folder = RunFolder(place / "runs" / "small")
         self.sessions: list[Session] = []
         (place / "runs").mkdir(parents=True)
         if scratch:
@@ -214,8 +211,8 @@ class SmallRun:
 
     def saved_batch(self) -> int:
         """Where the newest checkpoint stands, or 0; it and the one before it, and the best model, must be whole."""
-        saved = RunFolder(self.folder).saved
-        best = self.folder / "checkpoints" / "best"
+        saved = self.folder.saved
+        best = self.folder.best
         for folder in [*saved[:2], best if best.exists() else best.with_name("best.old")]:
             if folder.exists():
                 check_seal(folder)
@@ -229,7 +226,7 @@ class SmallRun:
 
     def reached(self, batch: int) -> bool:
         """Whether a checkpoint of this batch or a later one is there, asked while a session goes on."""
-        return any(int(folder.name) >= batch for folder in RunFolder(self.folder).saved)
+        return any(int(folder.name) >= batch for folder in self.folder.saved)
 
     @property
     def finished(self) -> bool:
@@ -238,7 +235,7 @@ class SmallRun:
     @property
     def half_done(self) -> list[Path]:
         """What was being written when the session ended."""
-        return [path for end in ("new", "old") for path in self.folder.rglob(f"*.{end}")]
+        return [path for end in ("new", "old") for path in self.folder.path.rglob(f"*.{end}")]
 
     @property
     def redone(self) -> int:
@@ -259,17 +256,18 @@ class SmallRun:
         """The same in another folder, from where it stands."""
         shutil.copytree(self.place, place, symlinks=True)
         twin = object.__new__(SmallRun)
-        twin.__dict__ |= self.__dict__ | {"place": place, "folder": place / "runs" / "small", "sessions": []}
+        twin.__dict__ |= self.__dict__ | {"place": place, "folder": RunFolder(place / "runs" / "small"), "sessions": []}
         return twin
 
 
 # ---- comparing
 
 
-def contents(folder: Path, apart_from: str) -> dict[str, bytes]:
-    """What a run has left, file by file, but for what the clock decides: the seconds of training and the name of the
-    tracker's run, and the checksum of the file that holds them."""
-    names = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+def contents(run: RunFolder, apart_from: str) -> dict[str, bytes]:
+    """What a run has left, file by file, but for what the clock decides: who has locked it, the seconds of training and
+    the name of the tracker's run, and the checksum of the file that holds them."""
+    files = [file for file in run.path.rglob("*") if file.is_file() and file != run.lock_file]
+    names = {str(file.relative_to(run.path)): file for file in files}
     found = {name: file.read_bytes() for name, file in names.items() if not re.search(apart_from, name)}
     for name, content in found.items():
         if name.endswith("progress.json"):
@@ -282,7 +280,7 @@ def contents(folder: Path, apart_from: str) -> dict[str, bytes]:
 
 def assert_identical(run: SmallRun, undisturbed: SmallRun, apart_from: str = r"(?!)") -> None:
     """That two runs have left the same files, bit for bit, but for those whose names a pattern matches."""
-    ours, theirs = contents(run.folder.path, apart_from), contents(undisturbed.folder, apart_from)
+    ours, theirs = contents(run.folder, apart_from), contents(undisturbed.folder, apart_from)
     assert sorted(ours) == sorted(theirs), set(ours) ^ set(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
 

@@ -22,7 +22,7 @@ def remove(file) -> None:
 
 
 def newest(run):
-    return run.folder.path / "checkpoints" / "last" / f"{run.saved_batch():08d}"
+    return run.folder.checkpoint(run.saved_batch())
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_it_used(
 
 def test_where_every_checkpoint_is_damaged_no_session_starts_over_unasked(bench):
     run = bench.stopped_at(3)
-    for checkpoint in list((run.folder.path / "checkpoints" / "last").iterdir()):
+    for checkpoint in run.folder.saved:
         flip(checkpoint / "model.safetensors")
-    metrics = (run.folder.path / "metrics.jsonl").read_bytes()
+    metrics = run.folder.metrics.read_bytes()
     for _ in range(2):
         with run.begun():
             pass
         session = run.sessions[-1]
         assert session.status == 1 and session.batches == [] and "Traceback" not in session.complained
         assert "resume=false starts fresh" in session.complained
-    assert (run.folder.path / "metrics.jsonl").read_bytes() == metrics
+    assert run.folder.metrics.read_bytes() == metrics

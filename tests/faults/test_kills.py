@@ -123,7 +123,7 @@ def test_a_kill_while_an_attached_run_is_copied_changes_nothing(bench, tally):
 @LONG
 def test_processes_started_from_a_shell_and_killed_end_as_the_others(bench, command, tally):
     run, draw, killed, kind = bench.new_run(), random.Random(2), 0, "SIGKILL of a process started from a shell"
-    note = run.folder.path / "config.json"  # written anew as training begins
+    note = run.folder.config  # written anew as training begins
     while killed < 3:
         if note.exists():
             os.utime(note, (0, 0))

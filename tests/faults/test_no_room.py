@@ -117,7 +117,7 @@ def test_the_disk_budget_costs_models_of_epochs_first_and_says_so(bench, tally):
     session = run.session("-p", "disk_budget_gb", "0.036")
     assert session.status == 0 and run.finished
     removed = re.findall(r"Removed .*/checkpoints/(\S+), to keep within disk_budget_gb=0.036\.", session.said)
-    assert removed[0] == "epoch_1" and not (run.folder.path / "checkpoints" / "epoch_1").exists()
+    assert removed[0] == "epoch_1" and not run.folder.epoch(1).exists()
     assert_identical(run, bench.undisturbed, apart_from=r"epoch_|config\.json")
     tally("a disk budget that costs models of epochs", runs=1, identical=1)
 

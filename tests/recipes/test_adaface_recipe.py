@@ -24,7 +24,7 @@ from dcal_core.models.files import load_model
 from dcal_core.recipes.adaface import AdaFaceRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.storage import StorageError
-from dcal_core.training import loop
+from dcal_core.training import task
 from dcal_core.training.checkpoints import Run
 
 CONFIG = tiny.adaface_config(
@@ -46,7 +46,7 @@ def machine(off_kaggle, tmp_path_factory):
     """A folder to train in, on a machine without a GPU, where twins are drawn without worker processes."""
     with pytest.MonkeyPatch.context() as patched:
         off_kaggle(patched, tmp_path_factory.mktemp("here"))
-        patched.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+        patched.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
         patched.setattr(splits, "generate", partial(generate, workers=1))
         yield
 

@@ -5,8 +5,8 @@ import tiny
 
 from dcal_core.config.recipes import CLASSES, class_of
 from dcal_core.recipes.catalogue import RECIPES, recipe_of
-from dcal_core.training.loop import Task
 from dcal_core.training.recipe import Recipe
+from dcal_core.training.task import Task
 
 CONFIGS = {"dcal": tiny.dcal_config(steps_per_epoch=3), "adaface": tiny.adaface_config(steps_per_epoch=3)}
 

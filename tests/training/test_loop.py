@@ -25,11 +25,12 @@ from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
-from dcal_core.training import loop
+from dcal_core.training import loop, task
 from dcal_core.training.checkpoints import Run
-from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, Task, start_accelerator, train
+from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, train
 from dcal_core.training.optimisation import parameter_groups
 from dcal_core.training.resume import open_run, shapes_of
+from dcal_core.training.task import Task, start_accelerator
 
 FAMILIES = 6
 CONFIG = dcal_config(
@@ -57,7 +58,7 @@ STILL = dict.fromkeys(("rotation_deg", "shift", "scale", "brightness", "contrast
 
 @pytest.fixture(autouse=True)
 def on_a_cpu(monkeypatch):
-    monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
 
 
 def changed(**values) -> DCALConfig:
@@ -173,7 +174,7 @@ def validations(run) -> list[dict]:
 def uninterrupted(tmp_path_factory):
     """A run from the first batch to the last, and its progress."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+        patched.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
         return run_training(tmp_path_factory.mktemp("runs") / "whole")
 
 
@@ -561,7 +562,7 @@ def averaged(tmp_path_factory):
     """An uninterrupted run with a moving average, in parts, and with learning rates by layer."""
     config = changed(ema_decay=0.9, accumulation=2, layer_decay=0.6, channels_last=True)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+        patched.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
         return run_training(tmp_path_factory.mktemp("runs") / "averaged", config)[0], config
 
 

@@ -10,7 +10,7 @@ from tiny import parts_of, twins
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.models.files import load_model
 from dcal_core.recipes.dcal import DCALRecipe
-from dcal_core.training import loop
+from dcal_core.training import task
 
 CONFIG = changed(epochs=3, steps_per_epoch=3)
 
@@ -57,7 +57,7 @@ def weights_of(model) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def on_a_cpu(monkeypatch):
-    monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from dcal_core.data.twins import DataError
 from dcal_core.environment import TimeBudget
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
-from dcal_core.training import loop
-from dcal_core.training.loop import start_accelerator, train
+from dcal_core.training import task
+from dcal_core.training.loop import train
 from dcal_core.training.resume import open_run, shapes_of
+from dcal_core.training.task import start_accelerator
 from dcal_core.training.triplet_objective import TripletObjective
 
 CONFIG = changed(**PLAIN, pwca_first=0, epochs=2, steps_per_epoch=3)
@@ -21,7 +22,7 @@ CONFIG = changed(**PLAIN, pwca_first=0, epochs=2, steps_per_epoch=3)
 
 @pytest.fixture(autouse=True)
 def on_a_cpu(monkeypatch):
-    monkeypatch.setattr(loop, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
 
 
 class OneBranch(nn.Module):
