@@ -49,6 +49,7 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment[distributed.OUTCOMES] = str(tmp_path_factory.mktemp("outcomes"))
     with subprocess.Popen(
         [*torchrun, two_processes.__file__, str(folder)],
         env=environment,
@@ -64,7 +65,8 @@ def together(tmp_path_factory):
             raise
     assert group.returncode == 0, errors[-3000:]
     seen = [torch.load(folder / f"rank{number}.pt", weights_only=True) for number in range(2)]
-    return SimpleNamespace(runs=folder / "runs", seen=seen, printed=printed)
+    outcomes = read_outcomes(Path(environment[distributed.OUTCOMES]))
+    return SimpleNamespace(runs=folder / "runs", seen=seen, printed=printed, outcomes=outcomes)
 
 
 @pytest.fixture
@@ -143,6 +145,10 @@ def test_gathering_sums_the_gradients_of_all_processes_losses(together):
         rows, gradient = seen["gathered"]
         assert rows.tolist() == [[0, 1, 2], [3, 4, 5], [10, 11, 12], [13, 14, 15]]
         assert gradient.tolist() == (2 * torch.arange(12.0).view(4, 3)[2 * number :][:2]).tolist()
+
+
+def test_each_process_leaves_its_own_outcome_after_the_group_has_parted(together):
+    assert [outcome["failed"] for outcome in together.outcomes] == [False, False]
 
 
 def test_an_odd_number_of_images_is_encoded_by_two_processes_as_by_one(together):
@@ -351,7 +357,7 @@ def test_a_process_leaves_how_it_ended_with_all_that_its_error_tells(tmp_path, m
     monkeypatch.setenv(distributed.OUTCOMES, str(tmp_path))
     ends = [(1, MemoryShort(4)), (0, None), (2, ZeroDivisionError("division by zero"))]
     for number, error in ends:
-        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        monkeypatch.setenv("RANK", str(number))  # as torchrun tells it, whether this one is in the group or not
         leave_outcome(error)
     assert capsys.readouterr().err.splitlines() == [distributed.ENDED] * 3
     first, second, third = read_outcomes(tmp_path)  # in this order

@@ -19,7 +19,7 @@ from torch import nn
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
-from dcal_core.distributed import broadcast, gather, join, leave, main_first, main_only, rank, world_size
+from dcal_core.distributed import broadcast, gather, join, leave, leave_outcome, main_first, main_only, rank, world_size
 from dcal_core.models.dcal import architecture_of, assemble
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
@@ -189,6 +189,7 @@ def main(folder: Path) -> None:
     seen["batches"] = [(p.batch, p.finished) for p in progress]
     torch.save(seen, folder / f"rank{rank()}.pt")
     leave()
+    leave_outcome()
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def watch_batches(fault: Fault | None) -> None:
     def watched(trainer):
         if fault and fault.batch == trainer.progress.batch:
             fault.action()
-        os.write(1, f"batch {trainer.progress.batch}\n".encode())
+        os.write(1, f"\nbatch {trainer.progress.batch}\n".encode())
         step(trainer)
 
     Trainer.step = watched
@@ -145,7 +145,7 @@ class Session:
     batches: list[int] = field(init=False)
 
     def __post_init__(self):
-        self.batches = [int(number) for number in re.findall(r"^batch (\d+)$", self.said, re.MULTILINE)]
+        self.batches = [int(number) for number in re.findall(r"\bbatch (\d+)$", self.said, re.MULTILINE)]
 
 
 def read_pipe(pipe) -> str:
