@@ -31,7 +31,7 @@ WIDTH = 128  # of an embedding
 MOST_MB = 500  # a full matrix of scores would take 40,000
 
 
-class Cosine(nn.Module):
+class EncodedAlready(nn.Module):
     """What the protocol needs of a model whose images are encoded already."""
 
     def compare(self, a: Features, b: Features, reading: str | None = None) -> torch.Tensor:
@@ -62,7 +62,7 @@ def features_of(index: TwinIndex) -> Features:
 def compared(index: TwinIndex, features: Features) -> tuple[Scored, object]:
     """All pairs within families, scored, and the unrelated comparisons."""
     pairs = twin_pairs(index)
-    model = Cosine()
+    model = EncodedAlready()
     return Scored(index, pairs, score_pairs(model, features, pairs)), unrelated_scores(model, features, index)
 
 

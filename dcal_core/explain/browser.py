@@ -113,7 +113,9 @@ class Browser:
         with self._updating():
             c.patches[side].index = None  # so that it can be clicked again
             c.side.value = None if pressed == before else side
-            c.row.value, c.column.value = (place + 1 for place in divmod(pressed[1], c.row.max))
+            row, column = divmod(pressed[1], c.row.max)
+            c.row.value = row + 1
+            c.column.value = column + 1
         self._draw()
 
     def _save(self) -> None:

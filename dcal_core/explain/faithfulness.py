@@ -201,10 +201,9 @@ def _batch_figures(
     pairs: EncodedPairs, maps: dict[str, Tensor], after: dict[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
     """The figures of each map of some pairs, [B] of the pair, [2, B] of each face; after: those of shuffled weights."""
-    deleted, inserted = (
-        dict(zip(maps, area.cpu(), strict=True))
-        for area in removal_areas(pairs, torch.stack(list(maps.values())).to(pairs.faces.device))
-    )
+    deletion, insertion = removal_areas(pairs, torch.stack(list(maps.values())).to(pairs.faces.device))
+    deleted = dict(zip(maps, deletion.cpu(), strict=True))
+    inserted = dict(zip(maps, insertion.cpu(), strict=True))
     return {
         name: {
             "maps": own,
