@@ -186,12 +186,13 @@ def try_by_hand(kind: Kind, tally: Tally) -> None:
                 tally.example = (outcome.sentence or "").replace(f"{folder}/", "")
 
 
-def try_generated(kind: Kind, tally: Tally) -> None:
-    """Try `kind.count` different malformed inputs by Hypothesis, and the sound ones that come between them."""
+def try_generated(kind: Kind, tally: Tally, every: int) -> None:
+    """Try every so many-th of `kind.count` different malformed inputs by Hypothesis, and the sound ones that come
+    between them."""
     seen = set()
 
     @settings(
-        max_examples=kind.count,  # counts what is not rejected: malformed inputs
+        max_examples=kind.count // every,  # counts what is not rejected: malformed inputs
         derandomize=True,
         database=None,
         deadline=None,
@@ -203,6 +204,7 @@ def try_generated(kind: Kind, tally: Tally) -> None:
         title = repr(sample)
         assume(title not in seen)
         seen.add(title)
+        assume(len(seen) % every == 0)  # all generators are drawn from, whatever the share
         with laid_out(kind, sample) as folder:
             verdict = kind.malformed(folder, sample)
             if verdict is None:
@@ -219,9 +221,9 @@ def try_generated(kind: Kind, tally: Tally) -> None:
     each()
 
 
-def tally_of(kind: Kind) -> Tally:
-    """All inputs of a kind, tried."""
+def tally_of(kind: Kind, every: int) -> Tally:
+    """What became of all inputs by hand of a kind, and of every so many-th generated one."""
     tally = Tally()
     try_by_hand(kind, tally)
-    try_generated(kind, tally)
+    try_generated(kind, tally, every)
     return tally
