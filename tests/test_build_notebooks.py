@@ -170,7 +170,7 @@ def run_cells(notebook: dict, folder: Path, python_path: str = "") -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_closure_follows_imports_into_functions_and_modules_and_leaves_out_the_rest(project):
+def test_closure_follows_imports_into_functions_and_modules_only(project):
     names = [path.relative_to(project).as_posix() for path in core_files(project / "notebooks_src/tiny.py", project)]
     expected = [
         "__init__.py",

@@ -128,7 +128,7 @@ def test_training_goes_on_where_it_stopped(folder, trained):
     assert len(json.loads((folder / "out/training_log.json").read_text())["epochs"]) == 2
 
 
-def test_the_other_recipe_trains_in_the_same_notebook_and_leaves_weights_that_others_read(folder, trained):
+def test_adaface_trains_in_the_same_notebook_and_exports_its_weights(folder, trained):
     (weights,) = (folder / "face/models").glob("twin_tuned_ir18_full_100pct_margin0.3_epoch*.ckpt")
     printed = text_of(trained[2])
     assert weights.name in printed and "Best validation EER" in printed

@@ -113,7 +113,7 @@ def test_a_kill_while_mending_is_mended_too(sealed, tmp_path, killed_at):
     assert len(states) > 5 and mended > 3
 
 
-def test_all_files_are_on_the_disk_before_the_folder_has_its_name_and_then_the_name_too(sealed, monkeypatch):
+def test_files_are_synced_before_the_folder_is_named_and_its_name_after(sealed, monkeypatch):
     done, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: [done.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)])
     monkeypatch.setattr(os, "replace", lambda old, new: [done.append(("->", Path(new).name)), replace(old, new)])

@@ -225,7 +225,7 @@ def test_other_parameters_are_refused_before_the_data_is_read(tmp_path, refused,
 
 
 @pytest.mark.parametrize("place", [".", "checkpoints/best", "checkpoints/last/00000003"])
-def test_other_parameters_are_no_matter_where_a_new_run_is_to_start_from_the_old_one(tmp_path, place):
+def test_a_new_run_may_start_from_an_old_one_of_other_parameters(tmp_path, place):
     trained(tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
     given = {"preset": "demo", "run_dir": "run", "lr": "0.5", "resume_from": f"run/{place}"}

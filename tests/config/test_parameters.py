@@ -295,7 +295,7 @@ def test_nearly_every_parameter_can_be_changed_on_its_own():
 
 
 @fields_of()
-def test_the_fingerprint_and_the_differences_follow_decisive_parameters_and_no_others(recipe, name):
+def test_fingerprint_and_differences_follow_decisive_parameters_only(recipe, name):
     kind = RECIPES[recipe]
     if name == "recipe":  # which has one value in each class
         assert is_decisive(field_of(recipe, name))

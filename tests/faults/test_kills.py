@@ -97,7 +97,7 @@ def test_a_kill_before_any_file_operation_of_the_last_step_changes_nothing(bench
 
 
 @LONG
-def test_a_kill_before_any_file_operation_up_to_the_first_checkpoint_changes_nothing(bench, tally):
+def test_a_kill_before_any_operation_up_to_the_first_checkpoint_changes_nothing(bench, tally):
     operations = bench.new_run().operations()
     first = next(number for number, name in enumerate(operations) if "last/00000002.new" in name)
     kill_at_each(bench, tally, "SIGKILL before a file operation, first step", bench.new_run(), range(1, first + 1, 4))

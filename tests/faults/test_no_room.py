@@ -101,7 +101,7 @@ def test_a_quota_that_ends_at_any_moment_spoils_nothing(bench, tally, every):
 
 @LONG
 @pytest.mark.parametrize("size", [size * MB // 10 for size in (1, 15, 40, 90, 101, 130, 180, 230, 260, 320)])
-def test_a_disk_too_small_for_the_run_ends_it_in_a_sentence_and_a_larger_one_finishes_it(bench, tally, size):
+def test_too_small_a_disk_ends_in_a_sentence_and_a_larger_one_finishes(bench, tally, size):
     with small_disk(bench, size) as disk:
         run = bench.new_run(disk / "run")
         assert_said(run.session(), run)
@@ -122,7 +122,7 @@ def test_the_disk_budget_costs_models_of_epochs_first_and_says_so(bench, tally):
     tally("a disk budget that costs models of epochs", runs=1, identical=1)
 
 
-def test_a_disk_budget_too_small_ends_in_a_sentence_and_with_a_larger_one_nothing_is_lost(bench, tally):
+def test_too_small_a_disk_budget_ends_in_a_sentence_and_loses_nothing(bench, tally):
     run = bench.new_run()
     session = run.session("-p", "disk_budget_gb", "0.013")
     assert_said(session, run)

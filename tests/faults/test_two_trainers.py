@@ -31,7 +31,7 @@ def command(run: RunFolder, **given) -> list[str]:
 
 
 @pytest.mark.faults
-def test_a_second_training_is_refused_20_times_of_20_and_starts_after_the_first_is_killed(tmp_path):
+def test_a_second_training_is_refused_until_the_first_is_killed(tmp_path):
     run = RunFolder(tmp_path / "run")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     shared = {"cwd": tmp_path, "env": environment, "text": True}

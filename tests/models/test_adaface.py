@@ -279,7 +279,7 @@ def test_foreign_weights_fill_the_backbone_and_bring_their_colours(tmp_path, cap
     assert str(tmp_path / "face.ckpt") in said and order.upper() in said and "not used: ['head.kernel']" in said
 
 
-def test_foreign_weights_go_before_random_ones_and_are_left_alone_where_a_checkpoint_comes(tmp_path):
+def test_foreign_weights_replace_random_ones_unless_a_checkpoint_comes(tmp_path):
     state = write_weights(tmp_path / "face.ckpt")
     model = new_model(from_weights(tmp_path / "face.ckpt"), [])
     assert torch.equal(model.backbone.embedding_layer.weight, state["output_layer.3.weight"])

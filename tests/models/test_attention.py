@@ -398,7 +398,7 @@ def test_rollout_row_keeps_no_graph():
     assert not rollout_row([torch.rand(1, 4, 4, requires_grad=True)] * 2).requires_grad
 
 
-def test_rollout_row_needs_of_the_last_layer_the_row_of_cls_alone_and_changes_no_map():
+def test_rollout_row_needs_only_the_cls_row_of_the_last_layer():
     maps = list(torch.rand(3, 2, 5, 5))
     before = [layer.clone() for layer in maps]
     torch.testing.assert_close(rollout_row([*maps[:-1], maps[-1][:, :1]]), rollout_row(maps))

@@ -123,7 +123,7 @@ def test_the_old_format_of_torch_is_read(tmp_path, small):
     ],
     ids=str,
 )
-def test_the_architecture_is_told_by_the_names_and_shapes_and_its_model_takes_the_state(tmp_path, sizes):
+def test_names_and_shapes_tell_the_architecture_and_its_model_takes_the_state(tmp_path, sizes):
     torch.save(prefixed("net.", drawn(**sizes)), tmp_path / "model.pt")
     found = read_face_weights(tmp_path / "model.pt")
     told = {"depth": found.depth, "width": found.width, "embedding": found.embedding, "image_size": found.image_size}

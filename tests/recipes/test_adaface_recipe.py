@@ -214,7 +214,7 @@ def test_a_finished_run_leaves_its_log_by_epoch_and_its_curves(trained, data):
         assert left[name] == run.folder.figures / f"{name}.png" and left[name].stat().st_size > 5000
 
 
-def test_exported_weights_are_named_by_how_they_were_trained_and_give_the_same_embeddings(trained):
+def test_exported_weights_are_named_by_their_training_and_embed_the_same(trained):
     run, _, left = trained
     epoch = json.loads((run.folder.best / "facts.json").read_text())["epoch"]
     name = f"twin_tuned_ir18_full_100pct_margin0.3_epoch{epoch}"

@@ -49,7 +49,7 @@ def test_progress_of_the_wrong_kind_is_refused_by_name_and_value(refused, name):
 
 
 @pytest.mark.parametrize("name", Progress.model_fields)
-def test_progress_that_lacks_something_has_its_default_but_must_say_how_many_batches(refused, name):
+def test_progress_defaults_what_it_lacks_but_the_number_of_batches(refused, name):
     """A checkpoint of an earlier version may lack what was added since."""
     lacking = {key: value for key, value in facts().items() if key != name}
     if name == "batch":
@@ -61,7 +61,7 @@ def test_progress_that_lacks_something_has_its_default_but_must_say_how_many_bat
         )
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_it_used(tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(tmp_path, capsys):
     run = new_run(tmp_path / "run", batch=7)
     for seed, (name, batch) in enumerate([("damaged1", 9), ("damaged2", 9)], 1):
         Parts(seed).save(run, batch=batch)
@@ -87,7 +87,7 @@ def test_progress_that_makes_no_sense_is_damage_though_its_checksum_is_right(tmp
     assert newest_whole(run.folder, own=True).facts["batch"] == 7
 
 
-def test_where_all_checkpoints_are_damaged_that_is_said_again_and_again_and_nothing_changed(tmp_path, refused, capsys):
+def test_where_all_checkpoints_are_damaged_every_start_says_so_and_changes_nothing(tmp_path, refused, capsys):
     run = new_run(tmp_path / "run", batch=7)
     Parts(1).save(run, batch=9)
     for checkpoint in run.folder.saved:

@@ -116,7 +116,7 @@ def test_a_parameter_that_had_no_state_has_none_afterwards(tmp_path):
     assert set(other.optimizer.state_dict()["state"]) == set(range(6))
 
 
-def test_the_groups_of_the_optimiser_follow_from_the_parameters_and_not_from_the_checkpoint(tmp_path):
+def test_optimiser_groups_follow_the_parameters_not_the_checkpoint(tmp_path):
     run, other = new_run(tmp_path / "run", batch=7), Parts(1)
     for group in other.optimizer.param_groups:
         group |= {"weight_decay": 0.5, "factor": 3.0}
@@ -301,7 +301,7 @@ def test_a_checkpoint_without_parameters_has_those_of_its_run(tmp_path):
     assert found.differences(RUN_CONFIG) == {"lr": (0.25, 5e-05)}
 
 
-def test_a_parameter_added_since_agrees_at_its_default_and_is_named_at_another_value(tmp_path):
+def test_a_parameter_added_since_agrees_only_at_its_default(tmp_path):
     run = new_run(tmp_path / "run", batch=7)
     saved = {name: getattr(RUN_CONFIG, name) for name in RUN_CONFIG.decisive() if name != "layer_decay"}
     found = rewrite(run.folder.saved[0], parameters=saved)

@@ -289,7 +289,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(uninterrupt
     assert not torch.equal(weights(other)["vit.cls_token"], weights(uninterrupted[0])["vit.cls_token"])
 
 
-def test_checkpoints_are_kept_every_few_epochs_and_validation_runs_every_few_and_at_the_end(tmp_path):
+def test_checkpoints_and_validations_come_every_few_epochs_and_at_the_end(tmp_path):
     validate = Validator()
     config = changed(epochs=5, steps_per_epoch=1, checkpoint_every=2, validate_every=3)
     run, progress = run_training(tmp_path / "run", config, validate=validate)
@@ -367,7 +367,7 @@ def test_a_step_is_made_on_the_mean_gradient_of_the_parts(tmp_path, accumulation
     assert_close(trained, by_hand(config), rtol=1e-4, atol=1e-6)
 
 
-def test_parts_make_the_same_steps_as_the_whole_batch_where_nothing_looks_across_families(tmp_path):
+def test_parts_step_as_the_whole_batch_where_nothing_looks_across_families(tmp_path):
     options = PLAIN | STILL | {"families_per_batch": 4, "pwca_first": 0, "grad_clip": 1e6}
     runs = [run_training(tmp_path / str(n), changed(accumulation=n, **options))[0] for n in (1, 2, 4)]
     whole = state(runs[0])
@@ -640,7 +640,7 @@ class Prepared(Exception):
     """Raised where training would be distributed, with what would be."""
 
 
-def test_on_several_gpus_batch_norms_of_pixels_see_all_processes_and_keep_their_activations(tmp_path, monkeypatch):
+def test_on_several_gpus_batch_norms_of_pixels_are_synchronised(tmp_path, monkeypatch):
     def prepare(task, optimizer):
         raise Prepared(task)
 

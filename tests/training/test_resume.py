@@ -103,7 +103,7 @@ def test_other_people_or_images_are_refused(tmp_path, refused):
 
 
 @pytest.mark.parametrize("config", ["missing", "edited"])
-def test_a_checkpoint_of_other_parameters_is_not_gone_on_with_whatever_config_json_says(tmp_path, refused, config):
+def test_a_checkpoint_of_other_parameters_is_refused_whatever_config_json_says(tmp_path, refused, config):
     run = new_run(tmp_path / "run", OTHER, batch=7)
     (run.folder.path / "config.json").unlink()
     if config == "edited":
@@ -188,7 +188,7 @@ def test_an_attached_run_that_is_no_further_is_left(tmp_path, attached):
     ],
     ids=["parameters", "both", "data"],
 )
-def test_an_attached_run_with_other_parameters_or_data_is_passed_over_with_the_reason(tmp_path, capsys, given, why):
+def test_an_attached_run_of_other_parameters_or_data_is_passed_over(tmp_path, capsys, given, why):
     source = new_run(tmp_path / "input" / "a", batch=9, **given)
     assert begin(tmp_path / "run", roots=[tmp_path / "input"])[2].batch == 0
     said = capsys.readouterr().out
@@ -203,7 +203,7 @@ def test_an_attached_run_that_is_damaged_is_passed_over_by_name(tmp_path, capsys
     assert str(sources[0].folder.saved[0]) in capsys.readouterr().out and files(tmp_path / "input") == before
 
 
-def test_an_attached_run_that_is_read_only_is_gone_on_with_by_a_user_who_may_not_write_there():
+def test_a_read_only_attached_run_resumes_for_a_user_who_may_not_write_there():
     place = Path(tempfile.mkdtemp())
     source = new_run(place / "input" / "a", batch=9)
     source.save_model(source.folder.best, Parts(0).model)

@@ -105,7 +105,7 @@ def test_other_data_in_its_own_folder_start_a_new_run(tmp_path):
     assert is_new_run_of(0, parts, progress) and asides(tmp_path) == ["run.old1"]
 
 
-def test_a_start_that_was_interrupted_and_then_changed_starts_from_what_is_named_or_from_nothing(tmp_path, capsys):
+def test_an_interrupted_and_changed_start_takes_what_is_named_or_nothing(tmp_path, capsys):
     folder = tmp_path / "run"
     new_run(folder, batch=7)
     begin(folder, naming(folder))
@@ -204,7 +204,7 @@ def kept_model(folder: Path, model: nn.Module, config: DCALConfig = RUN_CONFIG, 
 
 
 @pytest.mark.parametrize("attached", [False, True])
-def test_where_the_model_has_changed_a_new_run_takes_what_fits_and_lists_what_does_not(tmp_path, capsys, attached):
+def test_a_new_run_takes_what_fits_a_changed_model_and_lists_the_rest(tmp_path, capsys, attached):
     weights = kept_model(tmp_path / "input" / "a" if attached else tmp_path / "run", with_a_part_that_went())
     ours, model = changed_model(), changed_model()
     run = open_run(RunFolder(tmp_path / "run"), RUN_CONFIG, DATA, [tmp_path / "input"], shapes_of(model))
@@ -276,7 +276,7 @@ def test_an_attached_run_that_fits_comes_before_its_own_that_does_not(tmp_path, 
     assert [path.name for path in RunFolder(tmp_path / "run.old1").saved] == ["00000009"]
 
 
-def test_of_two_that_do_not_fit_the_further_one_is_started_from_and_the_own_is_moved_aside(tmp_path):
+def test_of_two_runs_that_do_not_fit_the_further_one_is_started_from(tmp_path):
     for folder, batch in (("run", 5), ("input/a", 9)):
         kept_model(tmp_path / folder, changed_model(), batch=batch)
     run, parts, progress = begin(tmp_path / "run", roots=[tmp_path / "input"])
