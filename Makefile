@@ -47,9 +47,10 @@ demo: .venv/installed
 		(100 * e["value"], 100 * e["low"], 100 * e["high"], r["metrics"]["counts"]["families"], r["data"]))'
 	@echo "Report: $(RUN)/report.html and report.json; notebooks: $(RUN)/evaluate.html, attention.html; figures: $(RUN)/figures/"
 
-# Two processes of one thread each; the tests of a file share what they make, so a file stays in one process.
+# Two processes of one thread each; the tests of a file share what they make, so a file stays in one process. Their
+# order is that of tests/conftest.py, the longest files first.
 test: .venv/installed-tests
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The attention browser in Chromium under today's JupyterLab and under Kaggle's: the kernel of the latter takes its
 # widgets from .venv-kaggle, and all else from .venv. Chromium comes from the system (apt install chromium).

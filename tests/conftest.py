@@ -19,7 +19,33 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Processes that tests start find the library by themselves, even where `make` has installed this checkout.
 os.environ["PYTHONPATH"] = str(Path(__file__).parent / "not_installed")
 
+# The files that take longest, in seconds. Two processes begin with them, and the short ones then fill both to the end.
+HERE = Path(__file__).parent
+LONGEST = {
+    "test_notebooks.py": 57,
+    "test_distributed.py": 41,
+    "training/test_loop.py": 34,
+    "faults/test_no_room.py": 25,
+    "faults/test_kills.py": 25,
+    "commands/test_explain.py": 22,
+    "test_main.py": 20,
+    "benchmarks/speed/test_bench.py": 17,
+    "commands/test_prepare.py": 16,
+    "faults/test_damage.py": 15,
+    "test_bad_inputs.py": 13,
+    "commands/test_evaluate.py": 12,
+    "models/test_dcal.py": 12,
+    "training/test_refresh.py": 10,
+}
+
 DEADLY = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir", "chmod")
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # one of several processes
+        seconds = {HERE / name: seconds for name, seconds in LONGEST.items()}
+        assert all(file.is_file() for file in seconds)
+        items.sort(key=lambda item: -seconds.get(item.path, 0))
 
 
 @pytest.fixture(scope="session")

@@ -53,15 +53,15 @@ def kill_while_writing(run, process) -> None:
     process.kill()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=LONG)])
-def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(bench, tally, kills):
+@LONG
+def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(bench, tally):
     end = kill_at_random(random.Random(0), bench.span_s)
-    kill_until(bench, tally, "SIGKILL at a random moment", kills, end)
+    kill_until(bench, tally, "SIGKILL at a random moment", 30, end)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(15, marks=LONG)])
-def test_a_run_killed_while_it_writes_a_checkpoint_ends_as_the_undisturbed_one(bench, tally, kills):
-    kill_until(bench, tally, "SIGKILL when a checkpoint is seen being written", kills, kill_while_writing)
+@LONG
+def test_a_run_killed_while_it_writes_a_checkpoint_ends_as_the_undisturbed_one(bench, tally):
+    kill_until(bench, tally, "SIGKILL when a checkpoint is seen being written", 15, kill_while_writing)
 
 
 def kill_at_each(bench, tally, kind, start, numbers) -> None:
