@@ -29,7 +29,7 @@ def lock(file: Path, what: str) -> None:
     except ImportError:  # Windows
         print(f"This system cannot lock {file}: make sure that no other process works in {what}.")
         return
-    if identity_of(file) in held:  # opening it anew, and closing that, would drop the lock
+    if is_held(file):  # opening it anew, and closing that, would drop the lock
         return
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +51,11 @@ def lock(file: Path, what: str) -> None:
     with disk_errors(file):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, about.encode(), 0)
+
+
+def is_held(file: Path) -> bool:
+    """Whether this process has the lock on a file."""
+    return identity_of(file) in held
 
 
 def unlock(file: Path) -> None:

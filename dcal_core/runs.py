@@ -20,7 +20,7 @@ from pathlib import Path
 from dcal_core.config.shared import Config
 from dcal_core.distributed import main_only
 from dcal_core.errors import ConfigError, quoted
-from dcal_core.locks import lock, unlock
+from dcal_core.locks import is_held, lock, unlock
 from dcal_core.storage import CURE, DamagedError, free_name, read_json, read_sums, recover
 
 MODEL_FILE = "model.json"  # in a model folder: the architecture
@@ -129,10 +129,9 @@ def refuse_other_parameters(run: RunFolder, config: Config) -> None:
     """Raise ConfigError where a run has checkpoints of other decisive parameters, unless a new run is to start from
     them."""
     starts_from_it = config.resume_from and Path(config.resume_from).resolve().is_relative_to(run.path)
-    saved = run.parameters()
-    if not saved or not run.saved or starts_from_it:
+    if not run.config.exists() or not run.saved or starts_from_it:
         return
-    if differing := config.differences(saved):
+    if differing := config.differences(run.parameters()):
         raise ConfigError(
             f"the run in {run} was trained with other parameters ({describe(differing)}): give those again to go on, "
             f"resume_from={run} to start a new run from its weights, resume=false to start fresh (either way the old "
@@ -147,6 +146,8 @@ def move_aside(run: RunFolder) -> RunFolder:
         return run
     aside = free_name(run.path.with_name(f"{run.path.name}.old"))
     run.path.rename(aside)
+    if is_held(RunFolder(aside).lock_file):  # the lock has gone with the run
+        run.lock()
     print(f"The run that was in {run} is now in {aside}.")
     return RunFolder(aside)
 

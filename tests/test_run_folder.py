@@ -1,6 +1,7 @@
 """A run's folder: every path in it, and a run that an earlier version of the code has left."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from dcal_core.config.dcal import DCALConfig
 from dcal_core.config.parameters import parameter
 from dcal_core.config.recipes import CLASSES, load
 from dcal_core.errors import ConfigError
-from dcal_core.runs import RunFolder, move_aside, refuse_other_parameters
+from dcal_core.locks import is_held
+from dcal_core.runs import DECISION_FILE, RunFolder, move_aside, refuse_other_parameters
 
 OLD_RUN = Path(__file__).parent / "fixtures" / "run_of_version_0.1.tar.xz"  # after 2 of 6 batches; weights rounded
 PARAMS = Path(__file__).parents[1] / "params"
@@ -101,3 +103,22 @@ def test_an_old_run_is_evaluated_and_explained(elsewhere, tmp_path, capsys):
     assert "EER" in capsys.readouterr().out and run.report.is_file() and run.report_page.is_file()
     assert explain.main(["-p", "run_dir", str(run)]) == 0
     assert json.loads((run.explained / "faithfulness.json").read_text())["maps"]
+
+
+def test_the_copy_of_a_model_that_an_evaluation_has_left_is_moved_aside_by_a_new_training(elsewhere, tmp_path, capsys):
+    run = unpack(tmp_path)
+    shutil.rmtree(run.last)
+    (run.best / DECISION_FILE).write_text("{}")
+    assert train.main(["--preset", "demo", *ARGUMENTS, "-p", "run_dir", str(run), "-p", "epochs", "1"]) == 0
+    assert f"is now in {run}.old1" in capsys.readouterr().out
+    assert (RunFolder(tmp_path / "demo.old1").best / DECISION_FILE).is_file()
+    assert not (run.best / DECISION_FILE).exists() and run.saved[0] == run.checkpoint(2)
+
+
+def test_a_run_that_is_moved_aside_leaves_the_lock_to_the_new_one(tmp_path):
+    run = unpack(tmp_path)
+    run.lock()
+    aside = move_aside(run)
+    assert is_held(run.lock_file) and is_held(aside.lock_file)
+    aside.unlock()
+    assert is_held(run.lock_file)

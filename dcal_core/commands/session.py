@@ -17,7 +17,7 @@ from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
 from dcal_core.errors import ConfigError
 from dcal_core.installation import presets_folder, program_name
 from dcal_core.runs import RunFolder, find_trained, move_aside, refuse_other_parameters
-from dcal_core.storage import DamagedError, read_json
+from dcal_core.storage import DamagedError, disk_errors, read_json
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class Session:
     def keep(self, figure: Figure, name: str) -> Path:
         """Keep a figure as PNG in the run's folder; returns its path."""
         path = self.folder.figures / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=110)
         return path
 
     def show(self, figure: Figure, name: str) -> None:
@@ -114,8 +115,6 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
         refuse_other_parameters(folder, config)  # here already, before the data is read
     else:
         move_aside(folder)
-        if not rank():
-            folder.lock()  # the lock has gone with the run that was here
     return Session(config, folder)
 
 

@@ -88,7 +88,9 @@ class Checkpoint:
 
         Checkpoints from before version 0.2 do not hold their parameters; those of their run are taken.
         """
-        return config.differences(self.facts.get("parameters") or self.run.parameters())
+        if "parameters" in self.facts:
+            return config.differences(self.facts["parameters"])
+        return config.differences(read_json(self.run.config))
 
     def agrees(self, config: Config, data: str) -> bool:
         """Whether training can go on from it with these parameters and this data."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from dcal_core.config.shared import Config
 from dcal_core.errors import ConfigError
-from dcal_core.runs import RunFolder, describe, move_aside, refuse_other_parameters
+from dcal_core.runs import DECISION_FILE, RunFolder, describe, move_aside, refuse_other_parameters
 from dcal_core.storage import (
     CURE,
     UNFINISHED,
@@ -48,6 +48,8 @@ def open_run(
         move_aside(folder)
         return Run(folder, config, data)
     recover(folder.checkpoints)
+    if not folder.saved and (folder.best / DECISION_FILE).is_file():
+        move_aside(folder)  # the copy of an attached model that an evaluation has left: another run's
     own = newest_whole(folder, own=True)
     agrees = own is None or own.agrees(config, data)
     source = find_source(config.resume_from, folder, agrees)
