@@ -3,7 +3,7 @@
 The trace holds q and k after their norms and rotary positions, and the attention they give, so the maps are exact with
 fused attention, register tokens and any backbone. They show where information flows, not why two faces differ:
 for that, `pair_maps.py` uses the pair's own score.
-B images, H heads, T tokens, the last g x g of which are patches, L selected patches, M blocks of GLCA.
+B images, H heads, T tokens (the last g x g are patches), L selected patches, M blocks of GLCA.
 """
 
 import torch

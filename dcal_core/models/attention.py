@@ -31,7 +31,7 @@ def project(attention: nn.Module, x: Tensor, rope: Tensor | None = None, kinds: 
     first = "qkv".index(kinds)
     rows = slice(first * C, (first + len(kinds)) * C)
     bias = attention.qkv.bias
-    if getattr(attention, "q_bias", None) is not None:  # EVA keeps three biases, of which the keys' never learns
+    if getattr(attention, "q_bias", None) is not None:  # EVA keeps three biases; that of the keys never learns
         bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
     projected = F.linear(x, attention.qkv.weight[rows], bias if bias is None else bias[rows])
     parts = projected.unflatten(-1, (len(kinds), attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [., B, H, N, d]

@@ -3,7 +3,7 @@
 A new system is a subclass of `Verifier` in a file of its own, and one line in `files.py`. Code outside `models/` reads
 only what stands here, so a system is free to name and arrange its layers as its paper does.
 
-B images; N pairs; H heads of width d; T tokens of width C, the last P = g x g of which are the patches, row by row.
+B images; N pairs; H heads of width d; T tokens of width C; the last P = g x g tokens are the patches, row by row.
 """
 
 from abc import ABC, abstractmethod

@@ -10,7 +10,7 @@ from dcal_core.training.pair_losses import SupConLoss, TripletLoss, Verification
 
 
 class UncertaintyWeighting(nn.Module):
-    """½ Σ (e^(-w) L + w) over branches with learnt w, the total of which may be negative (Kendall et al., 2018; DCAL
+    """½ Σ (e^(-w) L + w) over branches with learnt w; the total may be negative (Kendall et al., 2018; DCAL
     3.4).
 
     w is held at or above -3, since its optimum e^(-w) = 1/L would let an overfitted branch drown the others.

@@ -1,5 +1,6 @@
 """What a system brings to training: the one thing that the training loop knows of it."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from dcal_core.training.curves import Panel
 Part = dict[str, Tensor]  # what one process works through at once; "images" [b, 3, S, S] and what goes with them
 
 
-class Recipe:
+class Recipe(ABC):
     """One system's side of training; subclasses stand in `dcal_core.recipes`, one file each.
 
     The loop calls, in this order: `batches` and `objective`; `start` in a new run whose model has learnt before;
@@ -38,22 +39,22 @@ class Recipe:
             erase_prob=config.erase_prob,
         )
 
+    @abstractmethod
     def batches(self, split: Split) -> Batches:
         """Training batches by step, each a pure function of the seed, the step and the batches' own state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def objective(self, model: nn.Module, people: int) -> nn.Module:
         """A module: objective(model, part) -> (loss, figures for the log)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def optimizer(self, task: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of a module with `model` and `objective`; each parameter group has a `factor` of the learning
         rate. It must skip a step where its `found_inf` is 1, as PyTorch's fused optimisers do."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lr_at(self, step: int, steps: int) -> float:
         """The learning rate at a step of so many, before each group's factor."""
-        raise NotImplementedError
 
     def augment(self, part: Part, seed: int) -> Part:
         """A part on its device with images in [0, 1], randomly changed, and with them whatever must turn too; a pure
@@ -68,7 +69,7 @@ class Recipe:
         """
         return False
 
-    def start(self, model: nn.Module, objective: nn.Module, split: Split) -> None:
+    def start(self, model: nn.Module, objective: nn.Module, split: Split) -> None:  # noqa: B027  most need nothing
         """Prepare the objective of a new run for a model that has learnt before."""
 
     def export(self, run: Run) -> list[Path]:

@@ -47,7 +47,7 @@ def beside(*pictures: Image.Image) -> Image.Image:
 
 
 def findings_picture(folder: Path) -> Image.Image:
-    """The findings among a few drawn twins, of which two shots stand under both co-twins."""
+    """The findings among a few drawn twins; two of their shots stand under both co-twins."""
     for split, families in (("train", 4), ("test", 2)):
         generate(
             folder,
