@@ -155,11 +155,7 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
     each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
     used = len(test.index.paths)
     listed = len(read_indexes(data.root)[1].paths)
-    few = (
-        [f"{families} families are few: the true uncertainty may be larger than the intervals."]
-        if families < 30
-        else []
-    )
+    few = f"{families} families are few: the true uncertainty may be larger than the intervals."
     return [
         f"{len(test.index.people)} test people of {families} families with {each} images each, "
         f"not used for training; {len(validation.index.families)} other families set the threshold, the calibration "
