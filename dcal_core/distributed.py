@@ -143,9 +143,8 @@ def leave_outcome(error: Exception | None = None) -> None:
     outcome = {"time": time.time(), "failed": error is not None}
     if error is not None:
         outcome |= {"kind": type(error).__name__, "message": str(error), "values": getattr(error, "values", {})}
-    file = (
-        Path(os.environ[OUTCOMES]) / f"{os.environ.get('RANK', 0)}.json"
-    )  # it may have left the group, or not joined it
+    # The group may have been left already, so torchrun's variable tells the number.
+    file = Path(os.environ[OUTCOMES]) / f"{os.environ.get('RANK', 0)}.json"
     file.with_suffix(".new").write_text(json.dumps(outcome))
     file.with_suffix(".new").rename(file)
     print(ENDED, file=sys.stderr, flush=True)

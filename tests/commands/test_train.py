@@ -19,7 +19,7 @@ from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
 from dcal_core.data.twins import DataError
-from dcal_core.distributed import OUTCOMES, LaunchError, read_outcomes
+from dcal_core.distributed import ENDED, OUTCOMES, LaunchError, read_outcomes
 from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model
 from dcal_core.recipes.dcal import DCALRecipe
@@ -347,4 +347,4 @@ def test_a_launched_process_says_why_it_ends_as_its_launcher_expects(shell, tmp_
     assert main(["--preset", "demo", "-p", "epochs", "0"]) == 1
     (outcome,) = read_outcomes(tmp_path)
     assert outcome["kind"] == "ConfigError" and outcome["message"].startswith("parameter epochs=0: takes 1 to ")
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{ENDED}\n"
