@@ -183,6 +183,13 @@ def test_closure_follows_imports_into_functions_and_modules_only(project):
     assert names == [f"dcal_core/{name}" for name in expected]
 
 
+def test_imports_are_followed_to_their_end(project):
+    chain = {f"dcal_core/link{n}.py": f"from dcal_core.link{n + 1} import LAST\n" for n in range(5)}
+    write(project, chain | {"dcal_core/link5.py": "LAST = 5\n", "notebooks_src/one.py": "import dcal_core.link0\n"})
+    found = core_files(project / "notebooks_src/one.py", project)
+    assert {project / f"dcal_core/link{n}.py" for n in range(6)} <= set(found)
+
+
 @pytest.mark.parametrize(
     ("line", "beside"),
     [
@@ -395,6 +402,15 @@ def test_a_notebook_too_large_for_kaggle_fails_the_build(project, monkeypatch):
     with pytest.raises(
         BuildError, match=r"tiny.ipynb: \d+ KB, .* no more than 30 KB .* dcal_core/data \d\d KB, dcal_core"
     ):
+        build(project / "notebooks_src/tiny.py", project)
+
+
+def test_a_notebook_is_measured_in_bytes(project, monkeypatch):
+    write(project, {"dcal_core/data/twins.py": "NAME = 1\n" + "# …\n" * 2000})
+    text = build(project / "notebooks_src/tiny.py", project)
+    assert len(text) < len(text.encode()) - 3000
+    monkeypatch.setattr(build_notebooks, "MOST_KB", len(text) / 1000 + 1)
+    with pytest.raises(BuildError, match="KB"):
         build(project / "notebooks_src/tiny.py", project)
 
 
