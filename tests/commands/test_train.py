@@ -344,6 +344,7 @@ def test_the_command_shows_where_anything_else_failed(shell, monkeypatch, capsys
 def test_a_launched_process_says_why_it_ends_as_its_launcher_expects(shell, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "by torchrun")
     monkeypatch.setenv(OUTCOMES, str(tmp_path))
+    monkeypatch.setenv("RANK", "0")
     assert main(["--preset", "demo", "-p", "epochs", "0"]) == 1
     (outcome,) = read_outcomes(tmp_path)
     assert outcome["kind"] == "ConfigError" and outcome["message"].startswith("parameter epochs=0: takes 1 to ")
