@@ -36,10 +36,10 @@ class Mistake:
     new: str
 
     def wrong(self, root: Path) -> str:
-        """The file's text with the mistake; ValueError unless the old text stands in it exactly once."""
+        """The file's text with the mistake; SystemExit unless the old text stands in it exactly once."""
         text = (root / self.file).read_text(encoding="utf-8")
         if text.count(self.old) != 1:
-            raise ValueError(f"{self.name}: {self.file} holds {text.count(self.old)} times: {self.old}")
+            raise SystemExit(f"{self.name}: {self.file} holds {text.count(self.old)} times, not once: {self.old}")
         return text.replace(self.old, self.new)
 
     def tests(self, root: Path) -> list[list[str]]:
