@@ -97,7 +97,8 @@ def test_an_old_run_of_other_parameters_is_refused_with_their_names(elsewhere, t
         refuse_other_parameters(run, config)
 
 
-def test_an_old_run_is_evaluated_and_explained(elsewhere, tmp_path, capsys):
+def test_an_old_run_is_evaluated_and_explained(elsewhere, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(explain, "SHOWN", 1)  # pairs drawn
     run = unpack(tmp_path)
     assert evaluate.main(["-p", "run_dir", str(run), "-p", "bootstrap_draws", "100"]) == 0
     assert "EER" in capsys.readouterr().out and run.report.is_file() and run.report_page.is_file()

@@ -25,6 +25,7 @@ assert train.main([*toy, "-p", "time_budget_hours", "0"]) == 0  # ends after the
 assert train.main(toy) == 0
 assert train.main(["--preset", "toy", "-p", "run_dir", sys.argv[2]]) == 0  # without a stop
 assert evaluate.main(["-p", "run_dir", sys.argv[1]]) == 0
+explain.SHOWN = 1  # pairs drawn
 assert explain.main(["-p", "run_dir", sys.argv[1]]) == 0
 """
 

@@ -89,6 +89,7 @@ def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, ca
     assert [line["row"] for line in found["rows"]] == ["sa", FULL] and found["data"] == "SYNTHETIC"
     assert found["test_families"] == 2 and Path("out/ablation.png").is_file()
     assert Path("out/ablation.md").read_text().strip() in capsys.readouterr().out
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
     assert command.main([*options, *parameters, "-p", "pwca_last", "9"]) == 1  # of 3 blocks
     assert "seed0 failed (pwca_first, pwca_last: hybrid_tiny has 3 blocks" in capsys.readouterr().err
 
