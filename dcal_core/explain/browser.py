@@ -11,7 +11,7 @@ from IPython.display import display
 
 from dcal_core.environment import is_interactive
 from dcal_core.explain.catalogue import MAPS, PairView
-from dcal_core.explain.controls import FACES, Controls, lights
+from dcal_core.explain.controls import FACES, NOTHING, Controls, lights
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.paint import (
     ENDS,
@@ -112,7 +112,7 @@ class Browser:
         before = c.patch
         with self._updating():
             c.patches[side].index = None  # so that it can be clicked again
-            c.side.value = None if pressed == before else side
+            c.side.value = NOTHING if pressed == before else side
             row, column = divmod(pressed[1], c.row.max)
             c.row.value = row + 1
             c.column.value = column + 1
@@ -159,7 +159,8 @@ class Browser:
 
     def _choice(self) -> dict[str, int | None]:
         """The layer and the head, if the map takes them."""
-        return {name: getattr(self.controls, name).value for name in MAPS[self.controls.kind.value].by}
+        values = {name: getattr(self.controls, name).value for name in MAPS[self.controls.kind.value].by}
+        return {name: None if value == NOTHING else value for name, value in values.items()}
 
     def _title(self) -> str:
         c = self.controls
@@ -192,7 +193,7 @@ class Browser:
         kind = MAPS[self.controls.kind.value]
         c.layer.disabled = "layer" not in kind.by
         c.head.disabled = "head" not in kind.by
-        c.row.disabled = c.column.disabled = c.side.value is None
+        c.row.disabled = c.column.disabled = c.side.value == NOTHING
         c.marks.disabled = view.marks is None
         if kind.by_patch:
             self._say("Computing: this map encodes both faces once for each patch.")

@@ -13,6 +13,7 @@ from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.paint import SIDE
 
 FACES = ("first", "second")
+NOTHING = -1  # no head or face chosen; a list with an option of value None begins blank in some sessions (ipywidgets)
 STYLE = """<style>
 .twin-browser .twin-face { position: relative; width: SIDEpx; height: SIDEpx; margin: 0 16px 0 0; flex: none }
 .twin-browser .twin-face img { width: SIDEpx; height: SIDEpx; max-width: none; display: block }
@@ -63,9 +64,9 @@ class Controls:
         self.next = Button(description="Next confusing pair", layout=Layout(width="18em", margin="2px 2px 2px 8em"))
         self.kind = Dropdown(options=[(MAPS[kind].title, kind) for kind in kinds], description="Map", **wide)
         self.layer = Dropdown(options=layers[::-1], description="Layer", **short)
-        self.head = Dropdown(options=[("mean of all", None), *heads], description="Head", **short)
+        self.head = Dropdown(options=[("mean of all", NOTHING), *heads], description="Head", **short)
         self.opacity = FloatSlider(0.7, min=0, max=1, step=0.05, description="Opacity", **slide)
-        sides = [("none", None), *((f"the {face} image", side) for side, face in enumerate(FACES))]
+        sides = [("none", NOTHING), *((f"the {face} image", side) for side, face in enumerate(FACES))]
         self.side = Dropdown(options=sides, description="Patch of", **wide)
         self.row = IntSlider(1, 1, grid, description="Row", **slide)
         self.column = IntSlider(1, 1, grid, description="Column", **slide)
@@ -113,4 +114,4 @@ class Controls:
     def patch(self) -> tuple[int, int] | None:
         """The chosen patch: of which face, and its number along the rows from 0; None where none is chosen."""
         place = (self.row.value - 1) * self.row.max + self.column.value - 1
-        return None if self.side.value is None else (self.side.value, place)
+        return None if self.side.value == NOTHING else (self.side.value, place)

@@ -316,3 +316,12 @@ def test_the_widget_is_displayed_only_where_someone_is(browser, monkeypatch, tmp
     assert base64.b64decode(data["image/png"]) == b"picture" and data["text/plain"] == "Twin attention maps"
     assert ("application/vnd.jupyter.widget-view+json" in data) == there
     json.dumps(data)
+
+
+def test_every_list_begins_with_an_option_chosen_and_none_is_worth_none(browser):
+    c = browser.controls
+    for control in (c.family, *c.faces, c.kind, c.layer, c.head, c.side):
+        assert control.index is not None and control.label, control.description
+        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
+        assert None not in values, control.description  # see NOTHING
+    assert (c.head.label, c.side.label) == ("mean of all", "none")
