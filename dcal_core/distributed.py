@@ -6,6 +6,7 @@ Without torchrun there is one process, and gathering changes nothing.
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from dcal_core.errors import UserError
 
 PATIENT = timedelta(hours=2)  # how long processes wait for the one that draws or decodes images, or validates
 OUTCOMES = "DCAL_OUTCOMES"  # the variable with the folder in which each launched process leaves how it ended
-ENDED = "dcal_core: one process has ended"  # printed then, so that all that it has printed before is passed on
+ENDED = "dcal_core: the end of process "  # with its number: all that it has printed stands before this in the stream
 
 
 class LaunchError(UserError):
@@ -144,10 +145,11 @@ def leave_outcome(error: Exception | None = None) -> None:
     if error is not None:
         outcome |= {"kind": type(error).__name__, "message": str(error), "values": getattr(error, "values", {})}
     # The group may have been left already, so torchrun's variable tells the number.
-    file = Path(os.environ[OUTCOMES]) / f"{os.environ.get('RANK', 0)}.json"
+    number = os.environ.get("RANK", "0")
+    file = Path(os.environ[OUTCOMES]) / f"{number}.json"
     file.with_suffix(".new").write_text(json.dumps(outcome))
     file.with_suffix(".new").rename(file)
-    print(ENDED, file=sys.stderr, flush=True)
+    print(f"{ENDED}{number}.\n", end="", file=sys.stderr, flush=True)
 
 
 def read_outcomes(folder: Path) -> list[dict]:
@@ -197,15 +199,15 @@ def _run_group(command: Sequence[str], processes: int, outcomes: Path) -> int:
         if threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGTERM, lambda *_: os.killpg(group.pid, signal.SIGTERM))
         try:
+            ended = set()
             over = False
             for line in group.stdout:
-                line, ended, _ = line.partition(ENDED)  # perhaps behind another process's progress line
-                if line and not over:
-                    print(line, end="", flush=True)
-                if ended:
-                    known = read_outcomes(outcomes)
-                    # What follows is torchrun's account of how the others ended.
-                    over = len(known) == processes or any(outcome["failed"] for outcome in known)
+                text, *ends = re.split(rf"{ENDED}(\d+)\.", line)  # perhaps behind another process's progress line
+                if text and not over:
+                    print(text, end="", flush=True)
+                ended |= {number for number in ends if number.isdecimal()}
+                failed = any(json.loads((outcomes / f"{number}.json").read_text())["failed"] for number in ended)
+                over = failed or len(ended) == processes  # what follows is torchrun's account of how the others ended
         except BaseException:
             os.killpg(group.pid, signal.SIGTERM)
             raise

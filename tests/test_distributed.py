@@ -220,7 +220,7 @@ rank = os.environ["RANK"]
 def end(**failure):
     outcome = {{"time": time.time(), "failed": bool(failure)}} | failure
     (Path(os.environ["{distributed.OUTCOMES}"]) / f"{{rank}}.json").write_text(json.dumps(outcome))
-    print("{distributed.ENDED}\\n", end="", file=sys.stderr, flush=True)
+    print(f"{distributed.ENDED}{{rank}}.\\n", end="", file=sys.stderr, flush=True)
     sys.exit(bool(failure))
 
 
@@ -285,6 +285,29 @@ end(kind="MemoryShort", message="too small: give accumulation=4", values={"accum
     assert "Started an argument\n" in lines and "The last line\n" in "".join(lines)
     assert not [line for line in lines if distributed.ENDED in line or "torch" in line or "Traceback" in line]
     assert all(has_ended(int((here / number).read_text())) for number in "01")
+
+
+def test_lines_of_a_process_are_passed_on_until_its_own_end(stand_in, capfd):
+    """Though its outcome is already there when the other one ends."""
+    here = stand_in("""
+own = Path(os.environ["DCAL_OUTCOMES"]) / f"{rank}.json"
+if rank == "1":
+    own.write_text(json.dumps({"time": 0.0, "failed": False}))
+    (here / "written").touch()
+    ends = time.monotonic() + 30
+    while not (here / "0 ends").exists() and time.monotonic() < ends:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    print("the last line of the second", flush=True)
+else:
+    while not (here / "written").exists():
+        time.sleep(0.05)
+    (here / "0 ends").touch()
+end()
+""")
+    distributed.launch([str(here)], 2)
+    assert "the last line of the second\n" in capfd.readouterr().out
+    assert (here / "0 ends").exists()
 
 
 def test_of_several_failures_the_first_is_told(stand_in, monkeypatch):
@@ -359,7 +382,7 @@ def test_a_process_leaves_how_it_ended_with_all_that_its_error_tells(tmp_path, m
     for number, error in ends:
         monkeypatch.setenv("RANK", str(number))  # as torchrun tells it, whether this one is in the group or not
         leave_outcome(error)
-    assert capsys.readouterr().err.splitlines() == [distributed.ENDED] * 3
+    assert capsys.readouterr().err.splitlines() == [f"{distributed.ENDED}{number}." for number, _ in ends]
     first, second, third = read_outcomes(tmp_path)  # in this order
     assert first.pop("time") <= second.pop("time") <= third.pop("time")
     sentence = str(ends[0][1])

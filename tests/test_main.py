@@ -122,7 +122,7 @@ def test_a_process_of_several_leaves_the_reason_of_its_end_to_its_launcher(comma
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "by torchrun")
     monkeypatch.setenv(OUTCOMES, str(tmp_path))
     code, _, err = command("train", "-p", "epochz", "3")
-    assert code == 1 and err == f"{ENDED}\n"  # the launcher says it once, for all its processes
+    assert code == 1 and err == f"{ENDED}0.\n"  # the launcher says it once, for all its processes
     (outcome,) = read_outcomes(tmp_path)
     assert outcome["failed"] and outcome["kind"] == "ConfigError" and outcome["values"] == {}
     assert outcome["message"].startswith("unknown parameter 'epochz'")

@@ -348,4 +348,4 @@ def test_a_launched_process_says_why_it_ends_as_its_launcher_expects(shell, tmp_
     assert main(["--preset", "demo", "-p", "epochs", "0"]) == 1
     (outcome,) = read_outcomes(tmp_path)
     assert outcome["kind"] == "ConfigError" and outcome["message"].startswith("parameter epochs=0: takes 1 to ")
-    assert capsys.readouterr().err == f"{ENDED}\n"
+    assert capsys.readouterr().err == f"{ENDED}0.\n"
