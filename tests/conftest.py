@@ -1,9 +1,13 @@
 """What the tests of several folders share."""
 
+import contextlib
 import itertools
 import os
 import pickle
+import signal
 import socket
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,6 +71,38 @@ def off_kaggle():
 def elsewhere(off_kaggle, monkeypatch, tmp_path):
     """An empty folder on a machine that is not Kaggle's."""
     off_kaggle(monkeypatch, tmp_path)
+
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from dcal_core.locks import lock
+lock(Path(sys.argv[1]), "the run in there")
+if len(sys.argv) > 2 and not os.fork():  # such as a loader's worker, which outlives its parent for a while
+    time.sleep(60)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """Starts another process that holds the lock on a file, perhaps with a child, and waits until it does."""
+    started = []
+
+    def start(file: Path, *child: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", HOLD, str(file), *child]
+        process = subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        started.append(process)
+        assert process.stdout.readline() == "locked\n"
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture

@@ -1,49 +1,13 @@
 """A lock on a file: one process at a time, whatever ends the holder."""
 
-import contextlib
 import errno
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from dcal_core import locks
 from dcal_core.locks import LockedError, lock, unlock
-
-ROOT = Path(__file__).parents[1]
-HOLD = """
-import os, sys, time
-from pathlib import Path
-from dcal_core.locks import lock
-lock(Path(sys.argv[1]), "the run in there")
-if len(sys.argv) > 2 and not os.fork():  # such as a loader's worker, which outlives its parent for a while
-    time.sleep(60)
-print("locked", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.fixture
-def hold(tmp_path):
-    """Starts another process that holds the lock on a file, perhaps with a child, and waits until it does."""
-    started = []
-
-    def start(file: Path, *child: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", HOLD, str(file), *child]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        started.append(process)
-        assert process.stdout.readline() == "locked\n"
-        return process
-
-    yield start
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
 
 
 def test_the_second_process_is_refused_every_time_and_the_first_is_named(tmp_path, hold, refused):

@@ -75,8 +75,10 @@ def run_trial(trial: Trial, threads: int) -> dict:
     folder = trial.folder
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        run_folder = RunFolder(folder)
+        run_folder.lock()  # another ablation may run beside this one
         data = open_data(config)
-        run, progress = train_run(config, RunFolder(folder), data)
+        run, progress = train_run(config, run_folder, data)
         device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
         model = load_model(run.folder.best).to(device)
         features = encode_images(model, data["test"].images, config.encode_batch, device, progress=False)

@@ -56,7 +56,7 @@ def definitions(text: str, opened: set[str]) -> dict[str, int]:
 
 
 def cut(path: Path, pieces: list[list[str]], root: Path) -> list[str]:
-    """A file's text in pieces, each of which begins at the first of the definitions that it names."""
+    """A file's text in pieces; each begins at the first of the definitions that it names."""
     text = core_text(path, root)
     where = path.relative_to(root).as_posix()
     named = [name for piece in pieces for name in piece]

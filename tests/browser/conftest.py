@@ -105,8 +105,7 @@ class Page:
         return self.pictures()
 
     def press(self, *keys: str) -> None:
-        """Press keys one after the other. A list opens in a window of its own, of which no page hears when it is ready
-        for the next key."""
+        """Press keys one after the other, slowly: the page does not hear when a list, a window of its own, is ready."""
         for key in keys:
             self.page.keyboard.press(key)
             self.page.wait_for_timeout(700 if key == "Space" else 100)

@@ -91,7 +91,7 @@ def pytest_terminal_summary(terminalreporter):
     if not TABLE:
         return
     rows = TABLE | {"all": {name: sum(row.get(name, 0) for row in TABLE.values()) for name in COLUMNS}}
-    terminalreporter.section("runs that something befell")
+    terminalreporter.section("disturbed runs")
     terminalreporter.write_line(" " * 52 + "".join(f"{name:>10}" for name in COLUMNS))
     for kind, row in rows.items():
         terminalreporter.write_line(f"{kind:52}" + "".join(f"{row.get(name, ''):>10}" for name in COLUMNS))

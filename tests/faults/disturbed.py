@@ -1,4 +1,4 @@
-"""A small run of `python -m dcal_core train` whose sessions something befalls, and how it is compared with an
+"""A small run of `python -m dcal_core train` with disturbed sessions, and how it is compared with an
 undisturbed one.
 
 Sessions are children forked from a process that has imported everything already, so that one takes half a second

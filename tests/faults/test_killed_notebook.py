@@ -1,4 +1,4 @@
-"""train.ipynb, executed by papermill, killed twice with its kernel and resumed, beside one that nothing befell."""
+"""train.ipynb, executed by papermill, killed twice with its kernel and resumed, beside an undisturbed one."""
 
 import json
 import os

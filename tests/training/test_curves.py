@@ -1,4 +1,4 @@
-"""What a run has logged, by epoch and as curves, each of which says on what data, what it shows, and in what unit."""
+"""What a run logs, by epoch and as curves that name their data, their meaning and their unit."""
 
 import warnings
 

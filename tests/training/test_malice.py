@@ -80,7 +80,7 @@ def test_a_pickle_in_place_of_a_file_of_a_run_is_refused_by_name(tmp_path, capsy
     parts.save(run, ModelEmaV3(parts.model), torch.amp.GradScaler("cpu"), batch=7)
     attacked = (run.folder.saved[0] / name).resolve()
     attack.write(attacked)
-    seal(run.folder.saved[0])  # whoever could write the one could write the other
+    seal(run.folder.saved[0])  # who can write the one can write the other
     check_seal(run.folder.saved[0])
     before = files(tmp_path)
     with refused(DamagedError, run.folder.path, "remove" if "metrics" in name else "restore"):

@@ -105,7 +105,7 @@ def twin_triplets(person, family):
     return tuple(torch.tensor(rows).T)
 
 
-# Who is what to whom
+# Genuine pairs and co-twins
 
 
 def test_relations_of_two_families():

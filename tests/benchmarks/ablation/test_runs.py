@@ -17,6 +17,7 @@ from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.errors import UserError
+from dcal_core.locks import LockedError
 from dcal_core.verification.metrics import equal_error_rate
 from dcal_core.verification.protocol import twin_pairs
 
@@ -74,6 +75,14 @@ def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):  # where it is scored anew, with the scores already replaced
         run_trial(trial, threads=1)
     assert trial.result() is None
+
+
+def test_a_run_that_another_process_trains_is_refused(base, tmp_path, hold, refused):
+    trial = Trial("sa", 0, base.replace(run_dir=str(tmp_path / "sa")), "the test people")
+    holder = hold(tmp_path / "sa" / "lock")
+    with refused(LockedError, str(tmp_path / "sa"), f"process {holder.pid} on "):
+        run_trial(trial, threads=1)
+    assert not (tmp_path / "sa" / "checkpoints").exists()
 
 
 def stopped(*_):
