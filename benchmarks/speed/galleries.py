@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks.speed.memory import peak_above
 from benchmarks.speed.timing import Row, Spread
 from dcal_core.data.twins import TwinIndex
-from dcal_core.models.features import Features
+from dcal_core.models.verifier import Features
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate
 

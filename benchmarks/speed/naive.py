@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcal_core.models.dcal import DCAL
-from dcal_core.models.features import Features
+from dcal_core.models.verifier import Features
 
 
 def heads(attention: nn.Module, x: Tensor) -> list[Tensor]:

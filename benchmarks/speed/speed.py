@@ -9,7 +9,7 @@ from benchmarks.speed.costs import Shape
 from benchmarks.speed.memory import peaks
 from benchmarks.speed.subjects import KINDS, PRECISIONS, Setting, Subject, constant_batch
 from benchmarks.speed.timing import Row, Spread, alternate, ratio
-from dcal_core.models.features import Features
+from dcal_core.models.verifier import Features
 
 WIDE = 768  # channels of ViT-B; in narrower backbones attention, and so rollout, weighs more
 MATMUL_SIDE = 8192  # of the matrices whose product shows what the GPU can reach

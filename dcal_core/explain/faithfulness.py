@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.maps import pair_saliency
 from dcal_core.explain.pair_maps import EncodedPairs, encode_pairs, local_mean
-from dcal_core.models.features import Features
+from dcal_core.models.verifier import Features
 from dcal_core.progress import progress_line
 from dcal_core.verification.intervals import mean_by_t, mean_share
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcal_core.models.attention import attention_weights, rollout_row
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 
 
 def layers_of(features: Features, name: str) -> list[Tensor]:

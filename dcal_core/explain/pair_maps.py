@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcal_core.explain.maps import layers_of, on_grid
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 
 REACH = 0.75  # patches from a patch's middle to the edges of its window: marks rarely fit the grid
 SPARING = 4  # power of `alike`; with 1 so much was subtracted on marks that other places were hottest (drawn twins)

@@ -10,10 +10,8 @@ from dcal_core.config.adaface import IR_BACKBONES, AdaFaceConfig
 from dcal_core.distributed import gather
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.models.face_weights import read_face_weights
-from dcal_core.models.features import Features
-from dcal_core.models.inputs import square
 from dcal_core.models.iresnet import STRIDE, IResNet
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier, square
 
 ARCHITECTURE = {name: name for name in ("recipe", "backbone", "image_size", "width")}  # of model.json
 

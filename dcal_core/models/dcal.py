@@ -20,11 +20,9 @@ from dcal_core.distributed import gather
 from dcal_core.errors import ConfigError
 from dcal_core.models.attention import attention_weights, joint_block, rollout_row, rows_block
 from dcal_core.models.backbones import check_name, create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
-from dcal_core.models.features import Features
-from dcal_core.models.inputs import square
 from dcal_core.models.readouts import READOUTS, BatchNormNeck, Readout, second_look
 from dcal_core.models.similarity import SIMILARITIES, Cosine
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier, square
 
 
 def unit_concat(parts: dict[str, Tensor]) -> Tensor:

@@ -7,10 +7,51 @@ B images; N pairs; H heads of width d; T tokens of width C; the last P = g x g t
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcal_core.models.features import Features
+
+def square(images: Tensor, side: int) -> Tensor:
+    """RGB images [B, 3, h, w], uint8 or float in [0, 1], resized to floats in [0, 1], [B, 3, side, side]."""
+    images = images.float() / 255 if images.dtype == torch.uint8 else images
+    if images.shape[-2:] != (side, side):
+        images = F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    return images
+
+
+@dataclass(frozen=True)
+class Features:
+    """Named parts of B encoded images, each [B, ...]; `trace` holds the intermediates of `encode(trace=True)`."""
+
+    parts: dict[str, Tensor]
+    trace: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def __getitem__(self, index) -> "Features":
+        """The features of some images: a slice, a mask or indices along the batch."""
+        return self.map(lambda part: part[index])
+
+    def to(self, device) -> "Features":
+        return self.map(lambda part: part.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """The features with a function applied to every tensor."""
+        return Features(*({k: change(v) for k, v in group.items()} for group in (self.parts, self.trace)))
+
+    @staticmethod
+    def cat(batches: Iterable["Features"]) -> "Features":
+        """The features of several batches as one."""
+        batches = list(batches)
+        return Features(
+            {k: torch.cat([b.parts[k] for b in batches]) for k in batches[0].parts},
+            {k: torch.cat([b.trace[k] for b in batches]) for k in batches[0].trace},
+        )
 
 
 class Verifier(nn.Module, ABC):

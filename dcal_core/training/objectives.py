@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcal_core.models.features import Features
 from dcal_core.models.margins import MarginSoftmax
+from dcal_core.models.verifier import Features
 from dcal_core.training.pair_losses import SupConLoss, TripletLoss, VerificationLoss
 
 

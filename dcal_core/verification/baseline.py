@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcal_core.audit.detector import face_weights, opencv, yunet
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 
 DETECTED = 224
 PADDING = 112

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from dcal_core.data.images import ImageStore
 from dcal_core.distributed import barrier, broadcast, gather, rank, world_size
 from dcal_core.environment import scratch_root
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 from dcal_core.progress import progress_line
 from dcal_core.storage import disk_errors
 

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from dcal_core.data.twins import TwinIndex
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 from dcal_core.verification.encoding import evaluating
 
 

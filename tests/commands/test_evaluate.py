@@ -20,9 +20,8 @@ from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
 from dcal_core.errors import UserError
-from dcal_core.models.features import Features
 from dcal_core.models.files import load_model
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 from dcal_core.runs import RunFolder
 from dcal_core.storage import digest, seal
 from dcal_core.verification.calibration import from_dict

@@ -13,7 +13,7 @@ from dcal_core.explain.maps import (
     selection_map,
 )
 from dcal_core.models.attention import rows_block
-from dcal_core.models.features import Features
+from dcal_core.models.verifier import Features
 
 each_backbone = pytest.mark.parametrize("kind", BACKBONES)
 

@@ -7,8 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dcal_core.models.dcal import DCAL
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 
 SIZE, GRID, DEPTH, HEADS = 32, 4, 3, 2
 BACKBONES = {

@@ -10,10 +10,9 @@ from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models import adaface
 from dcal_core.models.adaface import AdaFace
-from dcal_core.models.features import Features
 from dcal_core.models.files import load_model, new_model, save_model
-from dcal_core.models.inputs import square
 from dcal_core.models.iresnet import IResNet
+from dcal_core.models.verifier import Features, square
 from dcal_core.storage import seal
 from dcal_core.training.optimisation import parameter_groups
 

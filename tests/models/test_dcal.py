@@ -13,8 +13,8 @@ from dcal_core.models import dcal
 from dcal_core.models.attention import attention_map, joint_block
 from dcal_core.models.backbones import hybrid_tiny
 from dcal_core.models.dcal import DCAL, unit_concat
-from dcal_core.models.features import Features
 from dcal_core.models.readouts import READOUTS, Readout
+from dcal_core.models.verifier import Features
 
 SIZE, PATCHES, WIDTH, DEPTH = 32, 16, 32, 3
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

@@ -14,9 +14,8 @@ import dcal_core
 from dcal_core.models.adaface import AdaFace
 from dcal_core.models.backbones import hybrid_tiny
 from dcal_core.models.dcal import DCAL
-from dcal_core.models.features import Features
 from dcal_core.models.similarity import SIMILARITIES
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 from dcal_core.verification.baseline import SFace
 
 SIZE = 32

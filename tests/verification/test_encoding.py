@@ -6,8 +6,7 @@ import torch
 from toys import Toy, toy_index, toy_store
 
 from dcal_core.data.images import ImageStore
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 from dcal_core.storage import StorageError
 from dcal_core.verification import encoding
 from dcal_core.verification.encoding import encode_images

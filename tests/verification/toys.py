@@ -6,8 +6,7 @@ from torch import nn
 
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 
 
 def toy_index(families, images_each):

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dcal_core.models.features import Features
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 
 GRID = 4
 ARCHITECTURE = {"recipe": "recipe", "backbone": "backbone", "image_size": "image_size"}
