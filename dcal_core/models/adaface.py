@@ -26,8 +26,7 @@ class AdaFace(Verifier):
     cosine of two.
 
     depth, width, dropout: see `iresnet.py`. image_size: side of the network's input, px. colour_order: "rgb" or "bgr",
-    the order that the weights take; callers always give RGB. frozen: only the embedding layer is trained. Raises
-    ValueError.
+    the order that the weights take; callers always give RGB. frozen: only the embedding layer is trained.
     """
 
     def __init__(
@@ -58,14 +57,13 @@ class AdaFace(Verifier):
 
     @property
     def colour_order(self) -> str:
-        """The colour order that the weights take, "rgb" or "bgr"."""
         return "bgr" if self.bgr else "rgb"
 
     def train(self, mode: bool = True) -> "AdaFace":
         """Set training mode; frozen layers stay in eval mode, without dropout and with fixed batch-norm statistics.
 
-        The last batch norm is frozen too. It has no weights to learn, and with its pretrained statistics training sees
-        the same embeddings as comparing; the statistics of a batch with few families would change them.
+        So does the last batch norm, which has no weights: training then sees the same embeddings as comparing, where
+        the statistics of a batch with few families would change them.
         """
         super().train(mode)
         if self.frozen:
@@ -113,7 +111,6 @@ class AdaFace(Verifier):
         return unit(a) @ unit(b).T
 
     def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
-        """Cosines [N] of the embeddings of each pair."""
         self.check_reading(reading)
         return (unit(a) * unit(b)).sum(-1)
 
@@ -127,13 +124,13 @@ def rebuild(architecture: dict, **training) -> AdaFace:
 
 
 def check_architecture(found: dict) -> None:
-    """Refuse an unknown backbone, or an image size that it cannot take; raises ConfigError."""
+    """Refuse an unknown backbone, or an image size that it cannot take."""
     if found["backbone"] not in IR_BACKBONES or found["image_size"] % STRIDE:
         raise ConfigError(f"backbone is {found['backbone']!r:.40}, image_size is {found['image_size']}")
 
 
 def fill(model: AdaFace, config: AdaFaceConfig) -> None:
-    """Give the whole backbone the weights of another project's file, and their colour order; raises ConfigError."""
+    """Give the whole backbone the weights of another project's file, and their colour order."""
     file = Path(config.weights)
     found = read_face_weights(file, config.trust_weights)
     theirs = {"backbone": f"ir_{found.depth}", "width": found.width, "image_size": found.image_size}
@@ -157,7 +154,7 @@ def fill(model: AdaFace, config: AdaFaceConfig) -> None:
 
 
 def new_model(config: AdaFaceConfig, input_roots: list[Path], pretrained: bool) -> AdaFace:
-    """A model to train, with pretrained or random weights; raises ConfigError."""
+    """A model to train, with pretrained or random weights."""
     if pretrained and not config.weights and (config.frozen_backbone or not config.allow_random_init):
         without = "a frozen backbone needs them" if config.frozen_backbone else "allow_random_init=true does without"
         raise ConfigError(

@@ -51,7 +51,7 @@ def not_plain(name: str) -> ConfigError:
 
 
 def check_name(name: str) -> None:
-    """Refuse a backbone that timm lacks, or of another kind, before anything is built; raises ConfigError."""
+    """Refuse a backbone that timm lacks, or of another kind, before anything is built."""
     base = name.split(".")[0]
     if not timm.is_model(base):
         near = difflib.get_close_matches(base, ["hybrid_tiny", *timm.list_models()], n=3, cutoff=0.0)
@@ -63,8 +63,7 @@ def check_name(name: str) -> None:
 
 
 def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -> None:
-    """Fill the whole backbone from a file that `read_state` reads, of another image size if need be; raises
-    ConfigError."""
+    """Fill the whole backbone from a file that `read_state` reads, of another image size if need be."""
     state = read_state(file, trusted)
     try:
         if isinstance(vit, eva.Eva):
@@ -85,7 +84,7 @@ def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -
 
 
 def check_backbone(name: str, vit: nn.Module) -> nn.Module:
-    """The backbone, if its blocks are those whose parts DCAL recombines; raises ConfigError."""
+    """The backbone, if its blocks are those whose parts DCAL recombines."""
     blocks = getattr(vit, "blocks", [])
     attentions = [getattr(block, "attn", None) for block in blocks]
     known = all((type(b), type(attention)) in BLOCKS for b, attention in zip(blocks, attentions, strict=True))
@@ -97,8 +96,7 @@ def check_backbone(name: str, vit: nn.Module) -> nn.Module:
 
 
 def find_weights(backbone: str, roots: list[Path]) -> Path | None:
-    """The one attached weight file below the roots whose path names the backbone, e.g. a Kaggle model; raises
-    ConfigError."""
+    """The one attached weight file below the roots whose path names the backbone, e.g. a Kaggle model."""
     wanted = backbone.split(".")[0]
     files = (path for root in roots for ending in WEIGHT_FILES for path in Path(root).glob(f"models/**/*{ending}"))
     found = sorted(path for path in files if wanted in str(path).replace("-", "_").lower())
@@ -113,7 +111,7 @@ def timm_backbone(name: str, image_size: int, **options) -> nn.Module:
 
 
 def create_backbone(config: DCALConfig, **weights) -> nn.Module:
-    """The backbone as timm builds it, by default with random weights; raises ConfigError."""
+    """The backbone as timm builds it, by default with random weights."""
     rates = {
         "proj_drop_rate": config.dropout,
         "attn_drop_rate": config.attention_dropout,
@@ -126,7 +124,7 @@ def create_backbone(config: DCALConfig, **weights) -> nn.Module:
 
 
 def pretrained_backbone(config: DCALConfig, input_roots: list[Path]) -> nn.Module:
-    """The backbone with weights from `weights`, an attached model or timm's hub; raises ConfigError."""
+    """The backbone with weights from `weights`, an attached model or timm's hub."""
     file = Path(config.weights) if config.weights else find_weights(config.backbone, input_roots)
     if file:
         print(f"Pretrained weights of {config.backbone}: {file}")

@@ -7,6 +7,7 @@ tell faces apart.
 
 import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ class DCAL(Verifier):
         std: tuple[float, ...],
         local_ratio: float = 0.3,
         glca_blocks: int = 1,
-        pwca_layers: range = range(0),
+        pwca_layers: Sequence[int] = (),
         readout: str = "cls",
         neck: str = "bn",
         similarity: str = "cosine",
@@ -65,7 +66,7 @@ class DCAL(Verifier):
 
         patches = vit.patch_embed.num_patches
         self.selected = max(1, math.ceil(local_ratio * patches))  # L patches
-        # GLCA has weights of its own; the last block's are the best place to start from.
+        # GLCA has weights of its own; the last block's are the best place to start from
         self.glca = nn.ModuleList(copy.deepcopy(vit.blocks[-1]) for _ in range(glca_blocks))
         self.glca_norm = copy.deepcopy(self.norm) if glca_blocks else None
 
@@ -102,8 +103,7 @@ class DCAL(Verifier):
         return depths | {name: 0 for name, _ in self.named_parameters() if name.startswith("glca")}
 
     def forward(self, images: Tensor, partner: Tensor | None = None) -> dict[str, Tensor]:
-        """Training: the embedding of each branch, [B, width], of the images of all processes; PWCA runs if `partner`
-        [b] names the distractor of each of this process's images."""
+        """Training: each branch's embedding [B, width] of all processes' images; partner [b]: PWCA's distractors."""
         parts, _ = self.branches(images, partner)
         return {branch: self.necks[branch](gather(part)) for branch, part in parts.items()}
 
@@ -111,9 +111,9 @@ class DCAL(Verifier):
         """SA and GLCA embeddings of RGB images [B, 3, h, w]; `trace` adds the intermediates that `Verifier` names."""
         parts, inside = self.branches(images, trace=trace)
         parts = {branch: self.necks[branch](part) for branch, part in parts.items()}
-        if not trace:
-            return Features(parts)
-        return Features(parts, inside | self.place_parts(parts, inside))
+        if trace:
+            inside |= self.place_parts(parts, inside)
+        return Features(parts, inside)
 
     def compare(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         """Scores [Na, Nb] of the branches' embeddings, joined at equal weight."""
@@ -121,7 +121,6 @@ class DCAL(Verifier):
         return self.similarity(unit_concat(a.parts), unit_concat(b.parts))
 
     def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
-        """Scores [N] of each pair, as `compare` gives them."""
         self.check_reading(reading)
         return self.similarity.pairs(unit_concat(a.parts), unit_concat(b.parts))
 
@@ -146,8 +145,7 @@ class DCAL(Verifier):
         return parts, inside
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, N, C] of RGB images [B, 3, h, w], uint8 or float in [0, 1], of any size; and their rotary
-        positions, or None."""
+        """Tokens [B, N, C] of RGB images [B, 3, h, w] of any size, and their rotary positions, or None."""
         images = (square(images, self.image_size) - self.mean) / self.std
         x = self.vit._pos_embed(self.vit.patch_embed(images))
         x, rope = x if isinstance(x, tuple) else (x, None)
@@ -194,11 +192,8 @@ class DCAL(Verifier):
         prefix = self.vit.num_prefix_tokens  # CLS, and registers, which hold no place in the image
         return rollout_row(maps)[:, prefix:].topk(self.selected).indices + prefix
 
-    def global_local(
-        self, tokens: Tensor, chosen: Tensor, rope: Tensor | None
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """GLCA: CLS and the chosen tokens [B, L] through its blocks, [B, 1 + L, C], normalised; and each block's
-        queries and keys."""
+    def global_local(self, tokens: Tensor, chosen: Tensor, rope: Tensor | None) -> tuple[Tensor, list]:
+        """CLS and the chosen tokens [B, L] after GLCA, normalised, [B, 1 + L, C]; and each block's queries and keys."""
         rows = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)  # [B, 1 + L]
         local = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
         local_rope = None if rope is None else rope[chosen - self.vit.num_prefix_tokens].unsqueeze(1)  # [B, 1, L, .]
@@ -217,8 +212,7 @@ class DCAL(Verifier):
     def place_parts(self, embeddings: dict[str, Tensor], inside: dict[str, Tensor]) -> dict[str, Tensor]:
         """`place.<branch>` of the trace: what each patch adds to the last numbers of a unit embedding, [B, P, w].
 
-        Exact, since reading by place and the neck are linear; constants belong to no patch. Only a cosine is a sum over
-        these parts, so that with another similarity there are none.
+        Exact, since reading by place and the neck are linear; constants belong to no patch. Only a cosine is their sum.
         """
         if type(self.similarity) is not Cosine:
             return {}
@@ -257,27 +251,23 @@ ARCHITECTURE = {  # what model.json holds, by the parameter that it came from, i
 
 
 def architecture_of(config: DCALConfig, vit: nn.Module) -> dict:
-    """What rebuilds the model without its weights, as plain values; raises ConfigError."""
+    """What rebuilds the model without its weights, as plain values."""
     depth = len(vit.blocks)
     if max(config.pwca_first, config.pwca_last) > depth:
         raise ConfigError(f"pwca_first, pwca_last: {config.backbone} has {depth} blocks; lower them.")
     paired = config.pwca_first and config.pwca_prob  # without, its neck would wait for gradients that never come
     pwca = range(config.pwca_first - 1, config.pwca_last or depth) if paired else range(0)
-    found = {
-        "mean": list(vit.pretrained_cfg["mean"]),
-        "std": list(vit.pretrained_cfg["std"]),
-        "pwca_layers": list(pwca),
-    }
+    found = {name: list(vit.pretrained_cfg[name]) for name in ("mean", "std")} | {"pwca_layers": list(pwca)}
     return {name: getattr(config, field) if field else found[name] for name, field in ARCHITECTURE.items()}
 
 
 def check_architecture(found: dict) -> None:
-    """Refuse impossible values that come from no parameter, and unknown backbones; raises ConfigError."""
+    """Refuse impossible values that come from no parameter, and unknown backbones."""
     for name, number, count in (("mean", float, 3), ("std", float, 3), ("pwca_layers", int, None)):
-        if not isinstance(found[name], list) or len(found[name]) != (count or len(found[name])):
-            raise ConfigError(f"{name} is {found[name]!r:.40}")
-        if any(type(value) not in (number, int) or not 0 <= value < MOST_BLOCKS for value in found[name]):
-            raise ConfigError(f"{name} is {found[name]!r:.40}")
+        values = found[name]
+        complete = isinstance(values, list) and len(values) == (count or len(values))
+        if not complete or any(type(value) not in (number, int) or not 0 <= value < MOST_BLOCKS for value in values):
+            raise ConfigError(f"{name} is {values!r:.40}")
     layers = found["pwca_layers"]
     if not all(found["std"]) or layers != list(range(layers[0], layers[-1] + 1) if layers else []):
         raise ConfigError(f"std is {found['std']}, pwca_layers is {layers!r:.40}")
@@ -287,26 +277,20 @@ def check_architecture(found: dict) -> None:
 
 def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = False) -> DCAL:
     """The model of an architecture around its backbone; it keeps the architecture, to be saved with the weights."""
-    names = ("image_size", "mean", "std", "local_ratio", "glca_blocks", "readout", "neck", "similarity", "temperature")
-    layers = architecture["pwca_layers"]
-    model = DCAL(
-        vit=vit,
-        pwca_layers=range(layers[0], layers[-1] + 1) if layers else range(0),
-        gradient_checkpointing=gradient_checkpointing,
-        **{name: architecture[name] for name in names},
-    )
+    options = {name: value for name, value in architecture.items() if name not in ("recipe", "backbone")}
+    model = DCAL(vit=vit, gradient_checkpointing=gradient_checkpointing, **options)
     model.architecture = architecture
     return model
 
 
 def new_model(config: DCALConfig, input_roots: list[Path], pretrained: bool) -> DCAL:
-    """A model to train, with pretrained or random weights; raises ConfigError."""
+    """A model to train, with pretrained or random weights."""
     vit = pretrained_backbone(config, input_roots) if pretrained else create_backbone(config)
     return assemble(architecture_of(config, vit), vit, config.gradient_checkpointing)
 
 
 def rebuild(architecture: dict) -> DCAL:
-    """The model of an architecture, without its trained weights; raises ConfigError."""
+    """The model of an architecture, without its trained weights."""
     name = architecture["backbone"]
     size = architecture["image_size"]
     vit = hybrid_tiny(size) if name == "hybrid_tiny" else timm_backbone(name, size)

@@ -1,8 +1,7 @@
-"""Face recognisers trained by others: IR checkpoints of AdaFace (Kim, Jain and Liu, CVPR 2022) and of its successor
-CVLFace, read and written.
+"""IR checkpoints of AdaFace (Kim, Jain and Liu, CVPR 2022) and of its successor CVLFace, read and written.
 
-Both give the backbone's tensors the same names behind a prefix of their own. The prefix so tells the origin, and with
-it the order of colours that the first convolution takes. The order stays with the model: reading swaps nothing.
+Both name the backbone's tensors alike, behind a prefix of their own. The prefix tells the origin, and so the order of
+colours that the first convolution takes. The order stays with the model: reading swaps nothing.
 """
 
 import io
@@ -54,10 +53,9 @@ class FaceWeights:
 
 
 def read_face_weights(file: Path, trust: bool = False) -> FaceWeights:
-    """The backbone in a checkpoint of AdaFace or CVLFace, or in any state dict with their names; raises ConfigError.
+    """The backbone in a checkpoint of AdaFace or CVLFace, or in any state dict with their names.
 
-    Counts of batches that an older file lacks are 0 then, and `origin` says so. A pickle that asks for more than
-    tensors, and so could run any code, is refused unless `trust`.
+    Counts of batches that an older file lacks are 0, and `origin` says so.
     """
     found = read_state(file, trust)
     try:
@@ -88,7 +86,7 @@ def recognise(found: dict[str, Tensor]) -> FaceWeights:
 
 
 def prefix_of(names: Iterable[str]) -> str:
-    """What stands before the backbone's names, with the `module.` of a data-parallel wrapper; raises ValueError."""
+    """What stands before the backbone's names, with the `module.` of a data-parallel wrapper."""
     found = [name.removesuffix(FIRST) for name in names if name.endswith(FIRST)]
     known = [prefix for prefix in found if prefix.replace("module.", "") in ORIGINS]
     if not known:
@@ -99,7 +97,7 @@ def prefix_of(names: Iterable[str]) -> str:
 
 
 def check_tensors(state: dict[str, Tensor]) -> None:
-    """Refuse what is no tensor, or not of finite numbers that are all in the file; raises ValueError."""
+    """Refuse what is no tensor, or not of finite numbers that are all in the file."""
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"holds a {type(tensor).__name__} as {quoted(name)}, where a tensor belongs")
@@ -114,7 +112,7 @@ def check_tensors(state: dict[str, Tensor]) -> None:
 
 
 def sizes_of(state: dict[str, Tensor]) -> dict[str, int]:
-    """`IResNet`'s arguments, as the names and shapes tell them; raises ValueError."""
+    """`IResNet`'s arguments, as the names and shapes tell them."""
     if se_block := next((name for name in state if ".se_block." in name), ""):
         raise ValueError(f"has squeeze-and-excitation blocks ({quoted(se_block)}), as ir_se_50 and no backbone here")
     for name, dimensions in ((FIRST, 4), (LAST, 2)):
@@ -133,23 +131,22 @@ def sizes_of(state: dict[str, Tensor]) -> dict[str, int]:
 
 
 def check_layout(state: dict[str, Tensor], layout: dict[str, Tensor], model: str) -> None:
-    """Refuse other names or shapes than those of the layout; raises ValueError with the first of them."""
+    """Refuse other names or shapes than those of the layout."""
     for name, wanted in layout.items():
         if name not in state:
             raise ValueError(f"lacks {name}, which an {model} has")
         if state[name].shape != wanted.shape:
-            shapes = f"the shape {list(state[name].shape)}, where an {model} has {list(wanted.shape)}"
-            raise ValueError(f"has {name} of {shapes}")
+            theirs = list(state[name].shape)
+            raise ValueError(f"has {name} of the shape {theirs}, where an {model} has {list(wanted.shape)}")
     if unknown := sorted(set(state) - set(layout)):
         raise ValueError(f"has {quoted(unknown[0])}, which an {model} lacks")
 
 
 def write_face_weights(file: Path, state: dict[str, Tensor], form: str, colour_order: str) -> None:
-    """Write an `IResNet`'s state as AdaFace's own loader ("adaface", a .ckpt) or CVLFace's ("cvlface", a .pt) takes it;
-    raises ValueError, StorageError.
+    """Write an `IResNet`'s state as AdaFace's own loader ("adaface", a .ckpt) or CVLFace's ("cvlface", a .pt) takes it.
 
-    colour_order: the model's, "rgb" or "bgr". Where theirs is the other one, the written copy has the input channels of
-    its first convolution swapped, so that it gives the same embeddings for the same faces.
+    colour_order: the model's, "rgb" or "bgr". Where theirs is the other one, the first convolution's input channels are
+    swapped in the file, so that it gives the same embeddings.
     """
     if form not in PREFIXES or colour_order not in ("rgb", "bgr"):
         raise ValueError(f"form={form!r}, colour_order={colour_order!r}: take adaface or cvlface, and rgb or bgr.")

@@ -41,7 +41,7 @@ def module_of(recipe: str) -> ModuleType:
 
 
 def new_model(config: Config, input_roots: list[Path], pretrained: bool = True) -> Verifier:
-    """A model to train; raises ConfigError. pretrained=False if a checkpoint brings all weights anyway."""
+    """A model to train. pretrained=False if a checkpoint brings all weights anyway."""
     return module_of(config.recipe).new_model(config, input_roots, pretrained)
 
 
@@ -57,7 +57,7 @@ def save_model(folder: Path, model: Verifier) -> None:
 
 
 def read_architecture(file: Path) -> dict:
-    """The architecture that a model folder's file describes; raises DamagedError if no recipe has such a model."""
+    """The architecture that a model folder's file describes; DamagedError if no recipe has such a model."""
     found = read_json(file)
     try:
         kind = parameters_of({"recipe": found.get("recipe")})
@@ -83,10 +83,7 @@ def other_version(file: Path, error: ConfigError) -> DamagedError:
 
 
 def load_model(folder: Path) -> Verifier:
-    """The trained model of a folder, on the CPU and in eval mode.
-
-    Raises ConfigError if the folder holds none, and DamagedError if it is not as it was written.
-    """
+    """The trained model of a folder, on the CPU and in eval mode; DamagedError if it is not as it was written."""
     described = Path(folder) / MODEL_FILE
     weights = Path(folder) / WEIGHTS_FILE
     if not described.is_file():

@@ -20,8 +20,7 @@ def pointwise_shortcut(channels_in: int, channels: int, stride: int) -> nn.Modul
 
 
 class ImprovedBlock(nn.Module):
-    """BN, conv, BN, PReLU, conv, BN beside a shortcut: [B, channels_in, s, s] -> [B, channels, s / stride, s /
-    stride]."""
+    """BN, conv, BN, PReLU, conv, BN beside a shortcut, from [B, channels_in, s, s] to [B, channels, s / stride, .]."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -43,7 +42,7 @@ class IResNet(nn.Module):
     """A face network of depth 18, 34, 50 or 101: normalised images [B, 3, S, S] to embeddings [B, embedding].
 
     width: channels of the first stage, 64 in published weights. image_size: S, a multiple of 16. dropout: before the
-    embedding layer. Raises ValueError for another depth or size.
+    embedding layer.
     """
 
     def __init__(

@@ -12,35 +12,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class CosFaceMargin(nn.Module):
-    """cos θ - m (Wang et al., CVPR 2018, arXiv 1801.09414, equation 4)."""
+class Margin(nn.Module):
+    """Called with cosines to the own centre and norms, of one shape, a margin gives the logits before scaling."""
 
     def __init__(self, margin: float):
         super().__init__()
         self.margin = margin
 
+
+class CosFaceMargin(Margin):
+    """cos θ - m (Wang et al., CVPR 2018, arXiv 1801.09414, equation 4)."""
+
     def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
-        """Logits, before scaling, of cosines to the own centre; norms have the same shape."""
         return cosine - self.margin
 
 
-class ArcFaceMargin(nn.Module):
+class ArcFaceMargin(Margin):
     """cos(θ + m), m in radians; past θ = π - m, where that would rise again, cos θ - m sin m (Deng et al., arXiv
     1801.07698)."""
 
-    def __init__(self, margin: float):
-        super().__init__()
-        self.margin = margin
-
     def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
-        """Logits, before scaling, of cosines to the own centre; norms have the same shape."""
         sine = (1 - cosine**2).clamp(min=1e-7).sqrt()
         shifted = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
         straight = cosine - self.margin * math.sin(self.margin)
         return torch.where(cosine > math.cos(math.pi - self.margin), shifted, straight)
 
 
-class AdaFaceMargin(nn.Module):
+class AdaFaceMargin(Margin):
     """cos(θ - m u) - (m + m u), where u, in -1 to 1, is how far an embedding's norm lies above the mean: the image's
     quality (Kim et al., CVPR 2022, arXiv 2204.00964).
 
@@ -49,17 +47,15 @@ class AdaFaceMargin(nn.Module):
     """
 
     def __init__(self, margin: float, h: float, momentum: float = 0.01):
-        super().__init__()
+        super().__init__(margin)
         if h == 0:
             warnings.warn("adaface_h=0 makes AdaFace's margin that of CosFace: its authors take 0.333.", stacklevel=2)
-        self.margin = margin
         self.h = h
         self.momentum = momentum
         self.register_buffer("mean", torch.tensor(20.0))
         self.register_buffer("std", torch.tensor(100.0))
 
     def forward(self, cosine: Tensor, norms: Tensor) -> Tensor:
-        """Logits, before scaling, of cosines to the own centre; norms have the same shape."""
         shift = self.margin * self.quality(norms.detach().clamp(1e-3, 100))
         angle = cosine.clamp(-1 + 1e-3, 1 - 1e-3).acos()
         return (angle - shift).clamp(1e-3, math.pi - 1e-3).cos() - (self.margin + shift)
@@ -91,12 +87,8 @@ class MarginSoftmax(nn.Module):
     ):
         super().__init__()
         self.centres = nn.Parameter(torch.randn(people, width))
-        new_margin = dict(
-            cosface=lambda: CosFaceMargin(margin),
-            arcface=lambda: ArcFaceMargin(margin),
-            adaface=lambda: AdaFaceMargin(margin, adaface_h),
-        )
-        self.add_margin = new_margin[kind]()
+        plain = {"cosface": CosFaceMargin, "arcface": ArcFaceMargin}
+        self.add_margin = AdaFaceMargin(margin, adaface_h) if kind == "adaface" else plain[kind](margin)
         self.scale = scale
         self.label_smoothing = label_smoothing
 
@@ -116,6 +108,5 @@ class MarginSoftmax(nn.Module):
         """The loss of embeddings [B, width] of the people [B]."""
         cosine = F.normalize(embeddings, dim=-1) @ F.normalize(self.centres, dim=-1).T  # [B, people]
         own = self.add_margin(cosine.gather(1, person[:, None]), embeddings.norm(dim=-1, keepdim=True))  # [B, 1]
-        return F.cross_entropy(
-            self.scale * cosine.scatter(1, person[:, None], own), person, label_smoothing=self.label_smoothing
-        )
+        logits = self.scale * cosine.scatter(1, person[:, None], own)
+        return F.cross_entropy(logits, person, label_smoothing=self.label_smoothing)

@@ -18,11 +18,9 @@ class Cosine(nn.Module):
         super().__init__()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [Na, Nb] of all with all."""
         return a @ b.T
 
     def pairs(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [N] of each pair of rows."""
         return (a * b).sum(-1)
 
 
@@ -35,11 +33,9 @@ class Euclidean(Cosine):
     """Minus the Euclidean distance, in [-2, 0]: the cosine's order on another scale."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [Na, Nb] of all with all."""
         return negative_distance(super().forward(a, b))
 
     def pairs(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [N] of each pair of rows."""
         return negative_distance(super().pairs(a, b))
 
 
@@ -71,24 +67,19 @@ class Learned(nn.Module):
         nn.init.zeros_(self.key.weight)  # ... with equal weights for all heads
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [Na, Nb] of all with all; those of (b, a) are their transpose."""
         return self._attend(a, b, all_dots)
 
     def pairs(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities [N] of each pair of rows."""
         return self._attend(a, b, pair_dots)
 
     def _attend(self, a: Tensor, b: Tensor, dots: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Cosines of the values, weighted by softmax((q_a k_b + k_a q_b) / 2 temperature) over the heads."""
-        query_a, key_a, value_a = self._project(a)
-        query_b, key_b, value_b = self._project(b)
+        layers = (self.query, self.key, self.value)
+        query_a, key_a, value_a = (layer(a).unflatten(1, (self.heads, -1)) for layer in layers)  # [N, heads, .]
+        query_b, key_b, value_b = (layer(b).unflatten(1, (self.heads, -1)) for layer in layers)
         agreement = (dots(query_a, key_b) + dots(key_a, query_b)) / 2  # [..., heads]
         cosines = dots(F.normalize(value_a, dim=-1), F.normalize(value_b, dim=-1))  # [..., heads]
         return (cosines * (agreement / self.temperature).softmax(-1)).sum(-1)
-
-    def _project(self, x: Tensor) -> list[Tensor]:
-        """Queries, keys and values of embeddings x [N, W], each [N, heads, hidden / heads]."""
-        return [linear(x).unflatten(1, (self.heads, -1)) for linear in (self.query, self.key, self.value)]
 
 
 SIMILARITIES = {"cosine": Cosine, "euclidean": Euclidean, "learned": Learned}

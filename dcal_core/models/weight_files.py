@@ -21,7 +21,7 @@ def check_archive(file: Path) -> None:
 
 
 def read_state(file: Path, trusted: bool = False) -> dict:
-    """The state dict in a file, without the prefixes of wrappers, as timm reads it; raises ConfigError.
+    """The state dict in a file, without the prefixes of wrappers, as timm reads it.
 
     A pickle that asks for more than tensors, and so could run any code, is refused unless the file is trusted.
     """
