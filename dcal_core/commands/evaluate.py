@@ -19,20 +19,13 @@ from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
 from dcal_core.runs import WEIGHTS_FILE, RunFolder
 from dcal_core.storage import read_sums, write_bytes
+from dcal_core.verification import plots
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.page import write_page
-from dcal_core.verification.plots import (
-    draw_confusable,
-    draw_det,
-    draw_histogram,
-    draw_reliability,
-    draw_roc,
-    draw_systems,
-)
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json
 from dcal_core.verification.report_tables import metrics_table, security_table, systems_table, verdict_table
@@ -175,18 +168,15 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
 
 def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator[tuple[str, Figure]]:
     """Each figure of the report with its name."""
-    first = systems[0]
-    label = data.label
-    pairs = first.test.pairs
-    what = first.test.scores, pairs.genuine, pairs.family
-    yield "scores", draw_histogram(*what, first.threshold, label)
-    yield "roc", draw_roc(*what, label)
-    yield "det", draw_det({one.name: one.test.scores for one in systems}, pairs.genuine, pairs.family, label)
+    test = systems[0].test
+    yield "scores", plots.draw_histogram(result, test)
+    yield "roc", plots.draw_roc(result, test)
+    yield "det", plots.draw_det(result, {one.name: one.test for one in systems})
     if len(systems) > 1:
-        yield "systems", draw_systems(result)
+        yield "systems", plots.draw_systems(result)
     if result["calibration"].get("reliability"):
-        yield "reliability", draw_reliability(result["calibration"], pairs.genuine, pairs.family, label)
-    yield "confusable", draw_confusable(result, data["test"].images)
+        yield "reliability", plots.draw_reliability(result)
+    yield "confusable", plots.draw_confusable(result, data["test"].images)
 
 
 def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> list[Path]:

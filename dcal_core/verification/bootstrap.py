@@ -5,32 +5,12 @@ Letters as in metrics.py; D bootstrap draws.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 
-from dcal_core.verification.intervals import (
-    class_sizes,
-    effective_families,
-    family_counts,
-    share_estimate,
-    share_interval,
-)
-from dcal_core.verification.metrics import (
-    REPORTED_FMR,
-    ROUNDING,
-    Folds,
-    area,
-    binned,
-    checked,
-    checked_threshold,
-    corners,
-    crossing,
-    curves,
-    hull_crossing,
-    lowest_fnmr,
-    numbered,
-)
+from dcal_core.verification import metrics
+from dcal_core.verification.intervals import effective_families, family_counts, share_estimate, share_interval
+from dcal_core.verification.metrics import REPORTED_FMR, ROUNDING, Comparisons, Folds, checked_threshold, crossing
 
 _CHUNK = 500_000  # operating points held at once, 4 MB an array: what a cache can hold
 
@@ -45,27 +25,22 @@ def resolvable_fmr(impostors: int, families: int) -> float:
     return max(30 / impostors, 1 / families)
 
 
-class _Sample:
-    """The comparisons of one system by family, and the draws that hold both classes."""
+class Sample(Comparisons):
+    """The comparisons of one system, and the draws of their families that hold both classes.
+
+    sizes: weight of impostor and of genuine comparisons in each family, [F, 2]; counts: how often each family is
+    drawn, [D, F]; clusters: `effective_families` of the class with fewer.
+    """
 
     def __init__(self, scores, genuine, family, draws: int, seed: int, weights=None):
-        self.scores, self.genuine, self.weights = checked(scores, genuine, weights)
-        self.member, self.families = numbered(family, self.scores)
-        same, twins = class_sizes(self.genuine, self.member, self.weights, self.families)
-        self.sizes = np.stack([twins, same], axis=1)  # [F, 2]
+        super().__init__(scores, genuine, family, weights)
+        self.sizes = np.stack([self.by_family(~self.genuine), self.by_family(self.genuine)], axis=1)
         self.clusters = min(map(effective_families, self.sizes.T))
         self.counts = family_counts(self.families, draws, seed)[1:]
         several = ((self.sizes > 0).sum(0) > 1).all()  # one family shows no spread
         self.counts = self.counts[(self.counts @ self.sizes > 0).all(1) & several]
-        thresholds = corners(self.scores, self.genuine)
-        self.held = [
-            binned(thresholds, self.scores[part], self.weights[part], self.member[part], self.families)
-            for part in (self.genuine, ~self.genuine)
-        ]
-
-    def by_family(self, part: np.ndarray) -> np.ndarray:
-        """Weight of some comparisons [P] in each family [F]."""
-        return np.bincount(self.member, self.weights * part, self.families)
+        thresholds = metrics.corners(self.scores, self.genuine)
+        self.held = [self.binned(thresholds, part, self.weights) for part in (self.genuine, ~self.genuine)]
 
     def chunks(self) -> Iterator[np.ndarray]:
         """How often families count, [d, F]: once each in the sample itself, then the draws."""
@@ -75,32 +50,23 @@ class _Sample:
 
     def curves(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(fmr, fnmr), each [d, K]."""
-        return curves(*((held @ counts.T).T for held in self.held))
+        return metrics.curves(*((held @ counts.T).T for held in self.held))
+
+    def unresolved(self) -> dict[str, dict]:
+        """The metrics that so few families or comparisons cannot tell, and why."""
+        families = int((self.sizes[:, 0] > 0).sum())
+        limit = resolvable_fmr(int((~self.genuine).sum()), families)
+        names = [f"{rate}_at_fmr_{fmr:g}" for fmr in REPORTED_FMR if fmr < limit for rate in ("tar", "fnmr")]
+        names += ["accuracy_folds"] * (self.families < 2)
+        return {name: {"value": None, "reason": f"not resolvable with {families} families"} for name in names}
 
 
 @dataclass(frozen=True, eq=False)
 class Replicates:
-    """Metrics of one system: the sample's own value and one for each bootstrap draw of families.
-
-    values: by name [1 + D]. genuine, impostor: comparisons; families, impostor_families: those in either class, in the
-    second; clusters: `effective_families`; draws: D, those that held both classes; source: what was drawn from.
-    """
+    """Metrics of one system by name, [1 + D]: the sample's own value and one for each draw of its families."""
 
     values: dict[str, np.ndarray]
-    genuine: int
-    impostor: int
-    families: int
-    impostor_families: int
-    clusters: float
-    draws: int
-    source: str
-
-    def unresolved(self) -> dict[str, str]:
-        """Why, for each metric that so few families or comparisons cannot tell."""
-        reason = f"not resolvable with {self.impostor_families} families"
-        limit = resolvable_fmr(self.impostor, self.impostor_families)
-        names = [f"{rate}_at_fmr_{fmr:g}" for fmr in REPORTED_FMR if fmr < limit for rate in ("tar", "fnmr")]
-        return dict.fromkeys(names + ["accuracy_folds"] * (self.families < 2), reason)
+    sample: Sample
 
 
 def replicate(scores, genuine, family, threshold: float, draws=1000, seed=0, weights=None) -> Replicates:
@@ -108,105 +74,91 @@ def replicate(scores, genuine, family, threshold: float, draws=1000, seed=0, wei
 
     scores, genuine, family, weights: [P]. The threshold was frozen on other families; accuracy, fmr and fnmr are taken
     there. Equal families, draws and seed give the same draws for every system. A class from a single family gives no
-    draws. Raises ValueError as `error_rates`, for a threshold that is not finite and for draws < 1.
+    draws. ValueError as `Comparisons`, for a threshold that is not finite and for draws < 1.
     """
-    sample = _Sample(scores, genuine, family, draws, seed, weights)
-    measures = _measures(sample, checked_threshold(threshold))
-    chunks = [measures(counts) for counts in sample.chunks()]
-    source = (sample.genuine, sample.member, sample.weights, np.array([draws, seed]))
-    return Replicates(
-        values={name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]},
-        genuine=int(sample.genuine.sum()),
-        impostor=int((~sample.genuine).sum()),
-        families=sample.families,
-        impostor_families=int((sample.sizes[:, 0] > 0).sum()),
-        clusters=sample.clusters,
-        draws=len(sample.counts),
-        source=sha256(b"".join(part.tobytes() for part in source)).hexdigest(),
-    )
+    sample = Sample(scores, genuine, family, draws, seed, weights)
+    wrong = (sample.scores >= checked_threshold(threshold)) != sample.genuine
+    errors = np.stack([sample.by_family(wrong & ~sample.genuine), sample.by_family(wrong & sample.genuine)], axis=1)
+    folds = Folds(sample) if sample.families > 1 else None
+    chunks = [_metrics(sample, errors, folds, counts) for counts in sample.chunks()]
+    return Replicates({name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}, sample)
 
 
 def replicate_eer(scores, genuine, family, draws=1000, seed=0) -> np.ndarray:
-    """Return the EER alone, [1 + D], of the same draws as `replicate`; ValueError as `error_rates`."""
-    sample = _Sample(scores, genuine, family, draws, seed)
+    """Return the EER alone, [1 + D], of the same draws as `replicate`."""
+    sample = Sample(scores, genuine, family, draws, seed)
     return np.concatenate([crossing(*sample.curves(counts))[0] for counts in sample.chunks()])
 
 
-def _measures(sample: _Sample, threshold: float):
-    """A function from counts [d, F] to every metric [d]."""
-    wrong = (sample.scores >= threshold) != sample.genuine
-    errors = np.stack([sample.by_family(wrong & ~sample.genuine), sample.by_family(wrong & sample.genuine)], axis=1)
-    folds = None
-    if sample.families > 1:
-        folds = Folds(sample.scores, sample.genuine, sample.member, sample.weights, sample.families)
-
-    def measures(counts: np.ndarray) -> dict[str, np.ndarray]:
-        made = counts @ errors
-        compared = counts @ sample.sizes  # [d, 2]
-        fmr, fnmr = sample.curves(counts)
-        missed = {limit: lowest_fnmr(fmr, fnmr, limit) for limit in REPORTED_FMR}
-        return {
-            "eer": crossing(fmr, fnmr)[0],
-            "eer_hull": hull_crossing(fmr, fnmr),
-            "roc_auc": area(fmr, fnmr),
-            "accuracy": 1 - made.sum(1) / compared.sum(1),
-            "accuracy_folds": folds.accuracy(counts) if folds else np.full(len(counts), np.nan),
-            "fmr": made[:, 0] / compared[:, 0],
-            "fnmr": made[:, 1] / compared[:, 1],
-            **{f"tar_at_fmr_{limit:g}": 1 - rate for limit, rate in missed.items()},
-            **{f"fnmr_at_fmr_{limit:g}": rate for limit, rate in missed.items()},
-        }
-
-    return measures
-
-
-def _none_resolved(replicates: Replicates) -> dict[str, dict]:
-    return {name: {"value": None, "reason": reason} for name, reason in replicates.unresolved().items()}
+def _metrics(sample: Sample, errors: np.ndarray, folds: Folds | None, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Every metric [d] where families count `counts` [d, F] times; errors: false matches and non-matches [F, 2]."""
+    made = counts @ errors
+    compared = counts @ sample.sizes  # [d, 2]
+    fmr, fnmr = sample.curves(counts)
+    missed = {limit: metrics.lowest_fnmr(fmr, fnmr, limit) for limit in REPORTED_FMR}
+    return {
+        "eer": crossing(fmr, fnmr)[0],
+        "eer_hull": metrics.hull_crossing(fmr, fnmr),
+        "roc_auc": metrics.area(fmr, fnmr),
+        "accuracy": 1 - made.sum(1) / compared.sum(1),
+        "accuracy_folds": folds.accuracy(counts) if folds else np.full(len(counts), np.nan),
+        "fmr": made[:, 0] / compared[:, 0],
+        "fnmr": made[:, 1] / compared[:, 1],
+        **{f"tar_at_fmr_{limit:g}": 1 - rate for limit, rate in missed.items()},
+        **{f"fnmr_at_fmr_{limit:g}": rate for limit, rate in missed.items()},
+    }
 
 
 def summarise(replicates: Replicates) -> dict:
-    """Return each metric as {"value", "low", "high"} with its 95 % `share_interval`, and `counts`.
+    """Return each metric as {"value", "low", "high"} by `share_estimate`, and `counts`.
 
-    A TAR or FNMR below `resolvable_fmr` is {"value": None, "reason": ...}. Without draws low and high are None. A rate
-    that is 0 or 1 in all draws gets the bound that so many families without an error allow, about 3 / families (rule
-    of three). counts: genuine, impostor, families, draws.
+    A TAR or FNMR below `resolvable_fmr` is {"value": None, "reason": ...}. Without draws low and high are None.
+    counts: genuine, impostor, families, draws.
     """
+    sample = replicates.sample
     result = {
-        name: share_estimate(float(value), drawn, replicates.clusters, replicates.families)
+        name: share_estimate(float(value), drawn, sample.clusters, sample.families)
         for name, (value, *drawn) in replicates.values.items()
     }
-    counts = {name: getattr(replicates, name) for name in ("genuine", "impostor", "families", "draws")}
-    return result | _none_resolved(replicates) | {"counts": counts}
+    counts = {
+        "genuine": int(sample.genuine.sum()),
+        "impostor": int((~sample.genuine).sum()),
+        "families": sample.families,
+        "draws": len(sample.counts),
+    }
+    return result | sample.unresolved() | {"counts": counts}
 
 
 def differences(a: Replicates, b: Replicates) -> dict:
     """Return each metric's paired difference a - b as {"value", "low", "high", "better"}, by `share_interval`.
 
     better: "a" or "b" where the interval excludes zero, or None; errors are better low, AUC, TAR and accuracy high.
-    A difference that cannot be resolved is {"value": None, "reason": ...}. Raises ValueError unless both compared the
-    same pairs with the same draws.
+    A difference that cannot be resolved is {"value": None, "reason": ...}. ValueError unless both compared the same
+    pairs with the same draws.
     """
-    if a.source != b.source:
+    drawn_from = ("genuine", "member", "weights", "counts")
+    if not all(np.array_equal(getattr(a.sample, name), getattr(b.sample, name)) for name in drawn_from):
         raise ValueError("differences need two systems replicated on the same pairs, in one order, with the same draws")
     result = {}
     for name in a.values:
         value, *drawn = a.values[name] - b.values[name]
-        # Half of 1 + difference is a share: near one half log-odds are straight, and the interval symmetric.
-        low, high = (2 * share_interval((1 + np.array(drawn)) / 2, a.clusters) - 1).tolist() if drawn else (None, None)
-        better = None
-        if drawn and (low > ROUNDING or high < -ROUNDING):
-            lower_is_better = name.startswith(("eer", "fmr", "fnmr"))
-            better = "a" if (low > 0) != lower_is_better else "b"
+        low = high = better = None
+        if drawn:
+            # Half of 1 + difference is a share: near one half log-odds are straight, and the interval symmetric.
+            low, high = (2 * share_interval((1 + np.array(drawn)) / 2, a.sample.clusters) - 1).tolist()
+            if low > ROUNDING or high < -ROUNDING:
+                lower_is_better = name.startswith(("eer", "fmr", "fnmr"))
+                better = "a" if (low > 0) != lower_is_better else "b"
         result[name] = {"value": float(value), "low": low, "high": high, "better": better}
-    return result | _none_resolved(a)
+    return result | a.sample.unresolved()
 
 
 def roc_band(scores, genuine, family, fmr, draws=1000, seed=0) -> tuple[np.ndarray, np.ndarray]:
     """Return (low, high) TAR, each like `fmr` [M]: pointwise 95 % band of the ROC, by `share_interval`.
 
-    Both are NaN if a class comes from a single family. Raises ValueError as `error_rates` and for draws < 1.
+    Both are NaN if a class comes from a single family.
     """
-    sample = _Sample(scores, genuine, family, draws, seed)
+    sample = Sample(scores, genuine, family, draws, seed)
     limits = np.asarray(fmr, dtype=np.float64) + ROUNDING
     tar = [
         1 - reject[np.searchsorted(-accept, -limits, side="left")]

@@ -14,65 +14,82 @@ from sklearn.isotonic import IsotonicRegression, isotonic_regression
 from sklearn.linear_model import LogisticRegression
 
 from dcal_core.errors import quoted
-from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares, tabulate
-from dcal_core.verification.metrics import ROUNDING, balanced, checked, numbered
+from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares
+from dcal_core.verification.metrics import ROUNDING, Comparisons, balanced
 
 FEWEST_FAMILIES = 5  # in a bin of the reliability plot: fewer show no spread
 _RIDGE = 100  # prior variance of the slope on standardised scores: matters only for separable scores
 
 
+class Calibration:
+    """From scores to LLRs within ln(families); ValueError for values that no fit gives."""
+
+    kind: str
+    families: int
+
+    def llr(self, scores) -> np.ndarray:
+        """Return the natural-log likelihood ratio same : twins of each score, [P]; ValueError if not finite."""
+        scores = np.asarray(scores, dtype=np.float64)
+        if scores.ndim != 1 or not np.isfinite(scores).all():
+            raise ValueError(f"scores must be finite numbers [P], got shape {scores.shape}")
+        # F independent families cannot show an event rarer than 1 in F, so no ratio beyond F: anything larger is
+        # extrapolation (Vergeer et al., Science & Justice 56, 2016).
+        return np.clip(self._fitted(scores), -np.log(self.families), np.log(self.families))
+
+    def as_dict(self) -> dict:
+        """Return plain JSON values that `from_dict` reads back."""
+        return {"kind": self.kind, **asdict(self)}
+
+    def _check(self, **numbers: list[float]) -> None:
+        for name, values in numbers.items():
+            plain = isinstance(values, list) and values and all(type(value) in (int, float) for value in values)
+            if not plain or not all(abs(value) <= float_info.max for value in values):
+                raise ValueError(f"calibration: {name} must be finite numbers, got {quoted(values)}")
+        if type(self.families) is not int or self.families < 2:
+            raise ValueError(f"calibration: families must be a whole number of at least 2, got {quoted(self.families)}")
+
+
 @dataclass(frozen=True)
-class Logistic:
-    """LLR = slope * score + intercept, within ln(families): logistic regression at equal priors (Morrison 2013)."""
+class Logistic(Calibration):
+    """LLR = slope * score + intercept: logistic regression at equal priors (Morrison 2013)."""
 
     slope: float
     intercept: float
     families: int
+    kind = "logistic"
 
     def __post_init__(self):
-        _check_numbers("slope and intercept", [self.slope, self.intercept])
-        _check_families(self.families)
+        self._check(slope=[self.slope], intercept=[self.intercept])
         if self.slope <= 0:
             raise ValueError(f"calibration: slope must be positive, got {self.slope:g}")
 
-    def llr(self, scores) -> np.ndarray:
-        """Return the natural-log likelihood ratio same : twins of each score, [P]; ValueError if not finite."""
-        return _bounded(self.slope * _checked_scores(scores) + self.intercept, self.families)
-
-    def as_dict(self) -> dict:
-        """Return plain JSON values that `from_dict` reads back."""
-        return {"kind": "logistic", **asdict(self)}
+    def _fitted(self, scores: np.ndarray) -> np.ndarray:
+        return self.slope * scores + self.intercept
 
 
 @dataclass(frozen=True)
-class Isotonic:
-    """LLR linear between knots (rising scores, llrs that do not fall), constant beyond, within ln(families): PAV."""
+class Isotonic(Calibration):
+    """LLR linear between knots (rising scores, llrs that do not fall), constant beyond: PAV."""
 
     scores: list[float]
     llrs: list[float]
     families: int
+    kind = "isotonic"
 
     def __post_init__(self):
-        _check_numbers("scores", self.scores)
-        _check_numbers("llrs", self.llrs)
-        _check_families(self.families)
+        self._check(scores=self.scores, llrs=self.llrs)
         if len(self.scores) != len(self.llrs):
             raise ValueError(f"calibration: as many llrs as scores, got {len(self.llrs)} and {len(self.scores)}")
         if (np.diff(self.scores) <= 0).any() or (np.diff(self.llrs) < 0).any():
             raise ValueError("calibration: scores must rise and llrs must not fall")
 
-    def llr(self, scores) -> np.ndarray:
-        """Return the natural-log likelihood ratio same : twins of each score, [P]; ValueError if not finite."""
-        return _bounded(np.interp(_checked_scores(scores), self.scores, self.llrs), self.families)
-
-    def as_dict(self) -> dict:
-        """Return plain JSON values that `from_dict` reads back."""
-        return {"kind": "isotonic", **asdict(self)}
+    def _fitted(self, scores: np.ndarray) -> np.ndarray:
+        return np.interp(scores, self.scores, self.llrs)
 
 
-def from_dict(record: dict) -> Logistic | Isotonic:
+def from_dict(record: dict) -> Calibration:
     """Return the calibration that `as_dict` wrote; ValueError names the value that is wrong."""
-    kinds = {"logistic": Logistic, "isotonic": Isotonic}
+    kinds = {one.kind: one for one in (Logistic, Isotonic)}
     kind = record.get("kind") if isinstance(record, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"calibration: kind must be one of {', '.join(kinds)}, got {quoted(kind)}")
@@ -83,47 +100,23 @@ def from_dict(record: dict) -> Logistic | Isotonic:
     return kinds[kind](**values)
 
 
-def _check_numbers(name: str, values: list[float]) -> None:
-    plain = isinstance(values, list) and values and all(type(value) in (int, float) for value in values)
-    if not plain or not all(abs(value) <= float_info.max for value in values):
-        raise ValueError(f"calibration: {name} must be finite numbers, got {quoted(values)}")
-
-
-def _check_families(families) -> None:
-    if type(families) is not int or families < 2:
-        raise ValueError(f"calibration: families must be a whole number of at least 2, got {quoted(families)}")
-
-
-def _checked_scores(scores) -> np.ndarray:
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 1 or not np.isfinite(scores).all():
-        raise ValueError(f"scores must be finite numbers [P], got shape {scores.shape}")
-    return scores
-
-
-def _bounded(llr: np.ndarray, families: int) -> np.ndarray:
-    # F independent families cannot show an event rarer than 1 in F, so no ratio beyond F: anything larger is
-    # extrapolation (Vergeer et al., Science & Justice 56, 2016).
-    return np.clip(llr, -np.log(families), np.log(families))
-
-
-def _evidence(scores, genuine, family, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Return scores, genuine and balanced weights, each [P], and the number of families that support an LLR."""
-    scores, genuine, weights = checked(scores, genuine, weights)
-    member, _ = numbered(family, scores)
-    families = families_of_rarer_class(genuine, member, weights)
+def _evidence(scores, genuine, family, weights) -> tuple[Comparisons, np.ndarray, int]:
+    """Return the comparisons, their balanced weights [P], and the number of families that support an LLR."""
+    sample = Comparisons(scores, genuine, family, weights)
+    families = families_of_rarer_class(sample.genuine, sample.member, sample.weights)
     if families < 2:
         raise ValueError(f"calibration needs each class from at least 2 families, got {families}: validate on more")
-    return scores, genuine, balanced(genuine, weights), families
+    return sample, balanced(sample.genuine, sample.weights), families
 
 
 def fit_logistic(scores, genuine, family, weights=None) -> Logistic:
-    """Return the affine calibration of scores [P], by logistic regression with classes of equal weight.
+    """Return the affine calibration by logistic regression with classes of equal weight (Brümmer & du Preez 2006).
 
-    family, weights: [P]. ValueError if genuine scores are not the higher ones on average, or on fewer than 2
-    families. Source: Brümmer & du Preez 2006.
+    All arrays [P]. ValueError if genuine scores are not the higher ones on average, or on fewer than 2 families.
     """
-    scores, genuine, weights, families = _evidence(scores, genuine, family, weights)
+    sample, weights, families = _evidence(scores, genuine, family, weights)
+    scores = sample.scores
+    genuine = sample.genuine
     same, twins = (np.average(scores[part], weights=weights[part]) for part in (genuine, ~genuine))
     if same - twins <= ROUNDING * np.abs(scores).max():  # the slope would have the sign of this difference
         raise ValueError(
@@ -140,73 +133,56 @@ def fit_logistic(scores, genuine, family, weights=None) -> Logistic:
     return Logistic(slope, float(regression.intercept_[0] - slope * mean), families)
 
 
-def _pav(scores: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> IsotonicRegression:
-    return IsotonicRegression().fit(scores, genuine.astype(np.float64), weights)
-
-
 def fit_isotonic(scores, genuine, family, weights=None) -> Isotonic:
-    """Return the best rising calibration of scores [P], by pooling adjacent violators (PAV).
+    """Return the best rising calibration by pooling adjacent violators (PAV; Zadrozny & Elkan, KDD 2002).
 
-    family, weights: [P]. ValueError on fewer than 2 families. Source: Zadrozny & Elkan, KDD 2002.
+    All arrays [P]. ValueError on fewer than 2 families.
     """
-    scores, genuine, weights, families = _evidence(scores, genuine, family, weights)
-    pav = _pav(scores, genuine, weights)
+    sample, weights, families = _evidence(scores, genuine, family, weights)
+    pav = IsotonicRegression().fit(sample.scores, sample.genuine.astype(np.float64), weights)
     posterior = pav.y_thresholds_.clip(1 / (1 + families), families / (1 + families))
     return Isotonic(pav.X_thresholds_.tolist(), logit(posterior).tolist(), families)
 
 
-def cllr(llr, genuine, weights=None) -> float:
-    """Return the cost of log likelihood ratios [P] in bits, 0 perfect, 1 as good as LLR 0 (Brümmer & du Preez)."""
-    llr, genuine, weights = checked(llr, genuine, weights)
-    cost = np.logaddexp(0, np.where(genuine, -llr, llr)) / np.log(2)
-    return float(np.average(cost, weights=balanced(genuine, weights)))
-
-
-def cllr_min(scores, genuine, weights=None) -> float:
-    """Return the lowest Cllr, in bits, that any rising calibration of these very scores [P] reaches: after PAV."""
-    scores, genuine, weights = checked(scores, genuine, weights)
-    present = weights > 0
-    scores = scores[present]
-    weights = balanced(genuine, weights)[present]
-    genuine = genuine[present]
-    posterior = _pav(scores, genuine, weights).predict(scores)
-    right = np.where(genuine, posterior, 1 - posterior)  # never 0: a comparison is part of its own pool
-    return float(np.average(-np.log2(right), weights=weights))
-
-
 def cllr_estimate(llr, genuine, family, draws=1000, seed=0, weights=None) -> dict:
-    """Return `cllr` in bits as {"value", "low", "high"}: 95 % bootstrap over families. All arrays [P]."""
-    llr, genuine, weights = checked(llr, genuine, weights)
-    member, families = numbered(family, llr)
-    counts = family_counts(families, draws, seed)
-    cost = np.logaddexp(0, np.where(genuine, -llr, llr)) / np.log(2)
-    costs, totals = (counts @ tabulate(member, genuine * 1, part, families, 2) for part in (weights * cost, weights))
+    """Return Cllr, the cost of LLRs in bits, as {"value", "low", "high"}: 95 % bootstrap over families.
+
+    0 is perfect, 1 as good as LLR 0 (Brümmer & du Preez). All arrays [P].
+    """
+    sample = Comparisons(llr, genuine, family, weights)
+    counts = family_counts(sample.families, draws, seed)
+    cost = np.logaddexp(0, np.where(sample.genuine, -sample.scores, sample.scores)) / np.log(2)
+    weighings = (sample.weights * cost, sample.weights)
+    costs, totals = (counts @ sample.tabulate(sample.genuine * 1, 2, weights) for weights in weighings)
     with np.errstate(invalid="ignore"):  # a draw without one of the classes: NaN
         bits = (costs / totals).mean(1)
-    return _cost_estimate(bits, np.bincount(member, weights))
+    return _cost_estimate(bits, sample)
 
 
 def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None) -> dict:
-    """Return `cllr_min` in bits as {"value", "low", "high"}: 95 % bootstrap over families; each draw has its
-    own best calibration. All arrays [P]."""
-    scores, genuine, weights = checked(scores, genuine, weights)
-    member, families = numbered(family, scores)
-    _, level = np.unique(scores, return_inverse=True)
-    bits = [_least_cost(level, genuine, weights * count[member]) for count in family_counts(families, draws, seed)]
-    return _cost_estimate(np.array(bits), np.bincount(member, weights))
+    """Return the lowest Cllr that any rising calibration of these very scores reaches, as `cllr_estimate` does.
+
+    Each draw has its own best calibration. All arrays [P].
+    """
+    sample = Comparisons(scores, genuine, family, weights)
+    _, level = np.unique(sample.scores, return_inverse=True)
+    bits = [
+        _least_cost(level, sample.genuine, sample.weights * count[sample.member])
+        for count in family_counts(sample.families, draws, seed)
+    ]
+    return _cost_estimate(np.array(bits), sample)
 
 
-def _cost_estimate(bits: np.ndarray, sizes: np.ndarray) -> dict:
+def _cost_estimate(bits: np.ndarray, sample: Comparisons) -> dict:
     if np.nanmax(bits) - np.nanmin(bits) <= ROUNDING:  # equal costs, such as 0 of separable scores, show no spread
         return {"value": float(bits[0]), "low": None, "high": None}
     # `rate_estimate` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
-    share = rate_estimate(bits / (1 + bits), sizes)
+    share = rate_estimate(bits / (1 + bits), np.bincount(sample.member, sample.weights))
     return {key: None if value is None else value / (1 - value) for key, value in share.items()}
 
 
 def _least_cost(level: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> float:
-    """Return Cllr after PAV, in bits, of comparisons [P] at numbered score levels: `cllr_min` without its checks; NaN
-    if a class has no weight."""
+    """Return Cllr after PAV, in bits, of comparisons [P] at numbered score levels; NaN if a class has no weight."""
     if not (weights[genuine].any() and weights[~genuine].any()):
         return np.nan
     weights = balanced(genuine, weights)
@@ -225,30 +201,32 @@ def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None)
     `families`, and `observed`, the class-balanced share of genuine with its 95 % interval, bootstrap over families.
     In a bin of fewer than FEWEST_FAMILIES families `observed` is None.
     """
-    llr, genuine, weights = checked(llr, genuine, weights)
-    member, families = numbered(family, llr)
+    sample = Comparisons(llr, genuine, family, weights)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     edges = np.linspace(0, 1, bins + 1)
-    posterior = expit(llr)
+    posterior = expit(sample.scores)
     bin_of = np.searchsorted(edges[1:-1], posterior, side="right")
-    cell = np.where(genuine, bin_of, bins + bin_of)
-    rows = family_counts(families, draws, seed) @ tabulate(member, cell, weights, families, 2 * bins)
+    cell = np.where(sample.genuine, bin_of, bins + bin_of)
+    rows = family_counts(sample.families, draws, seed) @ sample.tabulate(cell, 2 * bins, sample.weights)
     genuine_share = shares(rows[:, :bins])
     impostor_share = shares(rows[:, bins:])
     with np.errstate(invalid="ignore"):  # a draw that leaves the bin empty: NaN
         observed = genuine_share / (genuine_share + impostor_share)
-    weights = balanced(genuine, weights)
-    return [
-        _bin(edges[number : number + 2], bin_of == number, posterior, member, weights, observed[:, number])
-        for number in range(bins)
-    ]
-
-
-def _bin(edges, inside, posterior, member, weights, observed) -> dict:
-    sizes = np.bincount(member[inside], weights[inside])
-    families = int(np.count_nonzero(sizes))
-    mean = float(np.average(posterior[inside], weights=weights[inside])) if families else None
-    found = {"from": float(edges[0]), "to": float(edges[1]), "posterior": mean}
-    found |= {"count": int(inside.sum()), "families": families}
-    return found | {"observed": rate_estimate(observed, sizes) if families >= FEWEST_FAMILIES else None}
+    weights = balanced(sample.genuine, sample.weights)
+    found = []
+    for number in range(bins):
+        inside = bin_of == number
+        sizes = np.bincount(sample.member[inside], weights[inside])
+        families = int(np.count_nonzero(sizes))
+        found.append(
+            {
+                "from": float(edges[number]),
+                "to": float(edges[number + 1]),
+                "posterior": float(np.average(posterior[inside], weights=weights[inside])) if families else None,
+                "count": int(inside.sum()),
+                "families": families,
+                "observed": rate_estimate(observed[:, number], sizes) if families >= FEWEST_FAMILIES else None,
+            }
+        )
+    return found

@@ -9,19 +9,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcal_core import storage
 from dcal_core.runs import DECISION_FILE, WEIGHTS_FILE
-from dcal_core.storage import (
-    CURE,
-    SUMS,
-    DamagedError,
-    check_seal,
-    digest,
-    flush,
-    read_json,
-    read_sums,
-    sealed_folder,
-)
-from dcal_core.verification.calibration import Isotonic, Logistic, from_dict
+from dcal_core.storage import SUMS, DamagedError
+from dcal_core.verification.calibration import Calibration, from_dict
 from dcal_core.verification.verdicts import VERDICTS, Thresholds, verdicts
 
 WORDS = {"same": "the same person", "undecided": "undecided", "different": "two people"}
@@ -32,8 +23,8 @@ class DecisionRule:
     """From a score to a verdict and, if the scores could be calibrated, a log likelihood ratio.
 
     data: the label of the data it was chosen on. weights: SHA-256 of the model's weights. families: validation
-    families with comparisons of both classes. threshold: where FMR equals FNMR, for a yes or a no. thresholds: of the
-    verdict, at most a share `error` of each class being wrong.
+    families of the rarer class. threshold: where FMR equals FNMR, for a yes or a no. thresholds: of the verdict, at
+    most a share `error` of each class being wrong.
     """
 
     data: str
@@ -42,7 +33,7 @@ class DecisionRule:
     threshold: float
     thresholds: Thresholds
     error: float
-    calibration: Logistic | Isotonic | None
+    calibration: Calibration | None
 
     def __post_init__(self):
         if not (isinstance(self.data, str) and isinstance(self.weights, str)):
@@ -93,27 +84,31 @@ def rule_of_report(result: dict) -> DecisionRule:
     """Return the decision rule of the first system of an evaluation's result."""
     limits = result["verdict"]["thresholds"]
     fitted = result["calibration"].get("fitted")
+    return _from_dict(result | {"verdict": limits, "families": limits["families"], "calibration": fitted})
+
+
+def _from_dict(found: dict) -> DecisionRule:
+    limits = found["verdict"]
     return DecisionRule(
-        data=result["data"],
-        weights=result["weights"],
-        families=limits["families"],
-        threshold=result["threshold"]["value"],
+        data=found["data"],
+        weights=found["weights"],
+        families=found["families"],
+        threshold=found["threshold"]["value"],
         thresholds=Thresholds(limits["different_below"], limits["same_from"]),
         error=limits["error"],
-        calibration=from_dict(fitted) if fitted else None,
+        calibration=None if found["calibration"] is None else from_dict(found["calibration"]),
     )
 
 
 def write_rule(rule: DecisionRule, model: Path, folder: Path) -> Path:
-    """Write a model's folder with this rule as `folder`, sealed, whole or not at all; returns the rule's file.
+    """Write a model's folder with this rule as `folder`, its own or another one, sealed, whole or not at all.
 
-    folder: the model's own folder, or another one if that is read-only. Raises DamagedError if the model has changed
-    since it was sealed or has other weights, StorageError if `folder` cannot be written.
+    Returns the rule's file. DamagedError if the model has changed since it was sealed or has other weights.
     """
-    with sealed_folder(folder) as new:
+    with storage.sealed_folder(folder) as new:
         for file in Path(model).iterdir():
-            flush(shutil.copyfile(file, new / file.name))  # without its permissions: inputs are read-only
-        check_seal(new)
+            storage.flush(shutil.copyfile(file, new / file.name))  # without its permissions: inputs are read-only
+        storage.check_seal(new)
         _check_weights(rule, new)
         (new / SUMS).unlink()
         (new / DECISION_FILE).write_text(json.dumps(rule.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -121,24 +116,15 @@ def write_rule(rule: DecisionRule, model: Path, folder: Path) -> Path:
 
 
 def read_rule(model: Path) -> DecisionRule | None:
-    """Return the decision rule in a model's folder, or None before an evaluation; raises DamagedError."""
+    """Return the decision rule in a model's folder, or None before an evaluation; DamagedError if it was changed."""
     file = Path(model) / DECISION_FILE
     if not file.is_file():
         return None
-    found = read_json(file)
-    if read_sums(model).get(DECISION_FILE) != digest(file):
-        raise DamagedError(f"{file} is damaged: its SHA-256 is not the one in {SUMS}; {CURE}.")
+    found = storage.read_json(file)
+    if storage.read_sums(model).get(DECISION_FILE) != storage.digest(file):
+        raise DamagedError(f"{file} is damaged: its SHA-256 is not the one in {SUMS}; {storage.CURE}.")
     try:
-        limits = found["verdict"]
-        rule = DecisionRule(
-            data=found["data"],
-            weights=found["weights"],
-            families=found["families"],
-            threshold=found["threshold"]["value"],
-            thresholds=Thresholds(limits["different_below"], limits["same_from"]),
-            error=limits["error"],
-            calibration=None if found["calibration"] is None else from_dict(found["calibration"]),
-        )
+        rule = _from_dict(found)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{file} is damaged ({error}): evaluate again.") from None
     _check_weights(rule, model)
@@ -146,5 +132,5 @@ def read_rule(model: Path) -> DecisionRule | None:
 
 
 def _check_weights(rule: DecisionRule, model: Path) -> None:
-    if read_sums(model).get(WEIGHTS_FILE) != rule.weights:
+    if storage.read_sums(model).get(WEIGHTS_FILE) != rule.weights:
         raise DamagedError(f"{Path(model) / WEIGHTS_FILE} holds other weights than were evaluated: evaluate again.")

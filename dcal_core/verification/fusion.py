@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from dcal_core.verification.metrics import balanced, checked, numbered
+from dcal_core.verification.metrics import Comparisons, balanced
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,32 +29,25 @@ class Fusion:
             raise ValueError(f"scores must be [P, {len(self.weight)}], got {scores.shape}")
         return self.offset + (scores - self.mean) / self.scale @ self.weight
 
-    def as_dict(self) -> dict:
-        """The parameters as plain lists and numbers; the weights are of standardised scores and can be compared."""
-        arrays = {name: getattr(self, name).tolist() for name in ("weight", "mean", "scale")}
-        return arrays | {"offset": self.offset}
-
 
 def fit_fusion(llrs, genuine, family, weights=None) -> Fusion:
     """Fit the fusion of M systems on validation comparisons: llrs [P, M] (or any scores), genuine, family, weights [P].
 
     Both classes weigh the same. No weight is negative: each system scores genuine pairs higher, so a negative weight
-    would be noise of few families. Raises ValueError on unequal shapes, scores that are not finite, a missing class
-    and if no system separates the classes.
+    would be noise of few families. ValueError as `Comparisons`, and if no system separates the classes.
     """
     scores = np.asarray(llrs, dtype=np.float64)
     if scores.ndim != 2 or not scores.shape[1]:
         raise ValueError(f"scores must be [P, M], got {scores.shape}")
     for column in scores.T:
-        _, genuine, weights = checked(column, genuine, weights)
-    _, families = numbered(family, scores[:, 0])
+        sample = Comparisons(column, genuine, family, weights)
     # Comparisons within a family are not independent: against the penalty, a family counts as one comparison.
-    weights = families * balanced(genuine, weights) / 2
+    weights = sample.families * balanced(sample.genuine, sample.weights) / 2
     standard = StandardScaler().fit(scores, sample_weight=weights)
     scaled = standard.transform(scores)
     used = np.arange(scores.shape[1])
     while len(used):
-        model = LogisticRegression().fit(scaled[:, used], genuine, weights)
+        model = LogisticRegression().fit(scaled[:, used], sample.genuine, weights)
         if model.coef_.min() >= 0:
             weight = np.zeros(scores.shape[1])
             weight[used] = model.coef_[0]

@@ -14,20 +14,10 @@ from dcal_core.verification.metrics import numbered
 # Families
 
 
-def tabulate(member: np.ndarray, cell: np.ndarray, weights: np.ndarray, families: int, cells: int) -> np.ndarray:
-    """Return the weight that each family has in each cell, [F, cells]; member, cell, weights: [P]."""
-    return np.bincount(member * cells + cell, weights, families * cells).reshape(families, cells)
-
-
-def class_sizes(genuine: np.ndarray, member: np.ndarray, weights: np.ndarray, families: int) -> np.ndarray:
-    """Return the weight of genuine and of impostor comparisons [P] in each family, [2, F]."""
-    return tabulate(member, np.where(genuine, 0, 1), weights, families, 2).T
-
-
 def families_of_rarer_class(genuine: np.ndarray, family: np.ndarray, weights: np.ndarray | None = None) -> int:
-    """Return how many families have genuine and how many have impostor comparisons of any weight: the smaller number.
+    """Return how many families have comparisons [P] of the class, genuine or impostor, that fewer families have.
 
-    genuine (bool), family, weights: [P], checked.
+    Comparisons without weight do not count.
     """
     present = np.ones(len(genuine), dtype=bool) if weights is None else weights > 0
     return min(len(np.unique(family[present & part])) for part in (genuine, ~genuine))
@@ -131,12 +121,7 @@ def mean_by_t(values, family) -> dict:
 def paired_difference(values, family, other_values, other_family) -> dict:
     """Return the mean of values less other values within the families that have both, by `mean_by_t`; without such
     families every end is None."""
-    common = np.intersect1d(family, other_family)
+    common, own, other = np.intersect1d(np.unique(family), np.unique(other_family), return_indices=True)
     if not len(common):
         return {"value": None, "low": None, "high": None}
-    own, other = (
-        family_means(np.asarray(column)[held], np.asarray(names)[held])  # in the order of `common`
-        for column, names in ((values, family), (other_values, other_family))
-        for held in [np.isin(names, common)]
-    )
-    return mean_by_t(own - other, common)
+    return mean_by_t(family_means(values, family)[own] - family_means(other_values, other_family)[other], common)

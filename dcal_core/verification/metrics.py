@@ -17,7 +17,7 @@ ROUNDING = 1e-12  # sums of float weights miss exact rates such as 0.1 by a few 
 def checked(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the three as arrays [P] of float, bool and float (ones without weights).
 
-    Raises ValueError on unequal shapes, a missing class, scores that are not finite, negative weights.
+    ValueError on unequal shapes, a missing class, scores that are not finite, negative weights.
     """
     scores = np.asarray(scores, dtype=np.float64)
     genuine = np.asarray(genuine)
@@ -40,20 +40,43 @@ def checked(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.n
     return scores, genuine, weights
 
 
-def numbered(family, scores: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return (each comparison's family as a number from 0 [P], how many families there are F).
+def numbered(family, scores: np.ndarray, names=None) -> tuple[np.ndarray, int]:
+    """Return (the place of each score's family among the sorted names [P], the number of names F).
 
-    Raises ValueError unless each score has a family.
+    names: all families there are; None: those of the scores. ValueError unless each score has a family.
     """
     family = np.asarray(family)
     if family.shape != scores.shape:
         raise ValueError(f"family must be [P] like the scores, got {family.shape} and {scores.shape}")
-    names, number = np.unique(family, return_inverse=True)
-    return number, len(names)
+    names = np.unique(family) if names is None else names
+    return np.searchsorted(names, family), len(names)
+
+
+class Comparisons:
+    """One system's comparisons by family: scores, genuine, weights and member, the number of the family, each [P].
+
+    ValueError as `checked` and `numbered`.
+    """
+
+    def __init__(self, scores, genuine, family, weights=None, names=None):
+        self.scores, self.genuine, self.weights = checked(scores, genuine, weights)
+        self.member, self.families = numbered(family, self.scores, names)
+
+    def by_family(self, part: np.ndarray) -> np.ndarray:
+        """Sum the weight of some comparisons (bool [P]) in each family, [F]."""
+        return np.bincount(self.member, self.weights * part, self.families)
+
+    def tabulate(self, cell: np.ndarray, cells: int, weights: np.ndarray) -> np.ndarray:
+        """Sum weights [P] by family and cell [P], [F, cells]."""
+        return np.bincount(self.member * cells + cell, weights, self.families * cells).reshape(-1, cells)
+
+    def binned(self, thresholds: np.ndarray, part: np.ndarray, weights: np.ndarray) -> csr_array:
+        """Sum the weights [P] of some comparisons between thresholds [K] by family, [K - 1, F]."""
+        bins = np.searchsorted(thresholds, self.scores[part], side="right") - 1
+        return csr_array((weights[part], (bins, self.member[part])), shape=(len(thresholds) - 1, self.families))
 
 
 def checked_threshold(threshold: float) -> float:
-    """Return the threshold; ValueError if it is not finite."""
     if not np.isfinite(threshold):
         raise ValueError(f"threshold must be finite, got {threshold}")
     return float(threshold)
@@ -72,8 +95,7 @@ def curves(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.nd
 def error_rates(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (thresholds, fmr, fnmr), each [K]: every distinct operating point, thresholds rising to inf.
 
-    scores, genuine, weights: [P]. The first point accepts everything (fmr 1, fnmr 0), the last nothing.
-    Raises ValueError on unequal shapes, a missing class, scores that are not finite, negative weights.
+    The first point accepts everything (fmr 1, fnmr 0), the last nothing. ValueError as `checked`.
     """
     scores, genuine, weights = checked(scores, genuine, weights)
     thresholds, at = np.unique(scores, return_inverse=True)
@@ -114,24 +136,22 @@ def hull_crossing(fmr: np.ndarray, fnmr: np.ndarray) -> np.ndarray:
 
     Quickhull towards the diagonal: the point furthest below a chord of the hull is on the hull and ends the next chord.
     """
-    left_fmr, left_fnmr, right_fmr, right_fnmr = (np.full(fmr.shape[:-1], end) for end in (1.0, 0.0, 0.0, 1.0))
+    left = np.stack([np.ones(fmr.shape[:-1]), np.zeros(fmr.shape[:-1])])  # FMR and FNMR of the chord's ends, [2, ...]
+    right = left[::-1]
     while True:
-        down = right_fnmr - left_fnmr
-        across = left_fmr - right_fmr  # the chord's normal
+        across = left[0] - right[0]
+        down = right[1] - left[1]  # (down, across) is the chord's normal
         below = np.argmin(down[..., None] * fmr + across[..., None] * fnmr, axis=-1)
-        low_fmr = _pick(fmr, below)
-        low_fnmr = _pick(fnmr, below)
-        gain = down * (left_fmr - low_fmr) + across * (left_fnmr - low_fnmr)
-        if not (gain > ROUNDING).any():
+        low = np.stack([_pick(fmr, below), _pick(fnmr, below)])
+        is_below = down * (left[0] - low[0]) + across * (left[1] - low[1]) > ROUNDING
+        if not is_below.any():
             break
-        is_left, is_right = ((gain > ROUNDING) & side for side in (low_fmr >= low_fnmr, low_fmr < low_fnmr))
-        left_fmr = np.where(is_left, low_fmr, left_fmr)
-        left_fnmr = np.where(is_left, low_fnmr, left_fnmr)
-        right_fmr = np.where(is_right, low_fmr, right_fmr)
-        right_fnmr = np.where(is_right, low_fnmr, right_fnmr)
-    start = left_fnmr - left_fmr
-    end = right_fnmr - right_fmr
-    return left_fmr + start / (start - end) * (right_fmr - left_fmr)
+        is_left = low[0] >= low[1]
+        left = np.where(is_below & is_left, low, left)
+        right = np.where(is_below & ~is_left, low, right)
+    start = left[1] - left[0]
+    end = right[1] - right[0]
+    return left[0] + start / (start - end) * (right[0] - left[0])
 
 
 def area(fmr: np.ndarray, fnmr: np.ndarray) -> np.ndarray:
@@ -173,41 +193,33 @@ def corners(scores: np.ndarray, genuine: np.ndarray) -> np.ndarray:
     return np.concatenate([[-np.inf], np.where(middle > lower, middle, upper), [np.inf]])
 
 
-def binned(thresholds, scores, weights, member, families: int) -> csr_array:
-    """Sum weights [P] between thresholds [K] by family, [K - 1, F]; member [P] numbers the families from 0."""
-    bins = np.searchsorted(thresholds, scores, side="right") - 1
-    return csr_array((weights, (bins, member)), shape=(len(thresholds) - 1, families))
-
-
 class Folds:
     """The LFW protocol (Huang et al. 2007) on folds that share no family, for many weightings of the families."""
 
-    def __init__(self, scores, genuine, member, weights, families: int, folds=FOLDS):
-        """scores, genuine, member, weights: [P], checked; member numbers the families from 0."""
-        if families < 2 or folds < 2:
-            raise ValueError(f"accuracy over folds needs 2 families and 2 folds or more, got {families} and {folds}")
-        self.scores = scores
-        self.genuine = genuine
-        self.member = member
-        self.weights = weights
-        self.totals = np.bincount(member, weights, families)
+    def __init__(self, sample: Comparisons, folds=FOLDS):
+        if sample.families < 2 or folds < 2:
+            raise ValueError(
+                f"accuracy over folds needs 2 families and 2 folds or more, got {sample.families} and {folds}"
+            )
+        self.sample = sample
         self.parts = []
-        for train, test in GroupKFold(min(folds, families)).split(scores, groups=member):
-            thresholds = corners(scores[train], genuine[train])
-            gains = np.where(genuine[train], -weights[train], weights[train])  # what rejecting adds to what is right
-            self.parts.append((thresholds, binned(thresholds, scores[train], gains, member[train], families), test))
+        gains = np.where(sample.genuine, -sample.weights, sample.weights)  # what rejecting adds to what is right
+        for train, test in GroupKFold(min(folds, sample.families)).split(sample.scores, groups=sample.member):
+            thresholds = corners(sample.scores[train], sample.genuine[train])
+            self.parts.append((thresholds, sample.binned(thresholds, train, gains), test))
 
     def accuracy(self, counts: np.ndarray) -> np.ndarray:
         """Share of comparisons [D] that are right on the folds left out, families counting `counts` [D, F] times."""
+        sample = self.sample
         right = np.zeros(len(counts))
         for thresholds, gains, test in self.parts:
             gained = np.cumsum((gains @ counts.T).T, axis=1)
-            best = np.maximum(gained.max(1), 0) - ROUNDING * self.weights.sum()
+            best = np.maximum(gained.max(1), 0) - ROUNDING * sample.weights.sum()
             first = np.where(best <= 0, 0, 1 + np.argmax(gained >= best[:, None], axis=1))
-            matched = self.scores[test] >= thresholds[first, None]
-            drawn = counts[:, self.member[test]] * self.weights[test]
-            right += np.where(matched == self.genuine[test], drawn, 0).sum(1)
-        return right / (counts @ self.totals)
+            matched = sample.scores[test] >= thresholds[first, None]
+            drawn = counts[:, sample.member[test]] * sample.weights[test]
+            right += np.where(matched == sample.genuine[test], drawn, 0).sum(1)
+        return right / (counts @ np.bincount(sample.member, sample.weights))
 
 
 def balanced(genuine: np.ndarray, weights: np.ndarray) -> np.ndarray:

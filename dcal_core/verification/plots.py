@@ -1,17 +1,20 @@
-"""The figures of the verification report; each names its data and the number of families."""
+"""The figures of the verification report; each names its data and the number of families.
 
-from collections.abc import Iterable
+result: as `report.evaluate` gives it; test: the scored test families of its first system.
+"""
+
 from itertools import cycle
-from statistics import NormalDist
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from scipy.special import ndtri
 
 from dcal_core.palette import BLUE, COLOURS, VERMILION
 from dcal_core.verification.bootstrap import resolvable_fmr, roc_band
 from dcal_core.verification.metrics import equal_error_rate, error_rates, rates_at, roc_auc
+from dcal_core.verification.protocol import Scored
 
 GENUINE = BLUE
 IMPOSTOR = VERMILION
@@ -20,19 +23,27 @@ LOOKS = [{"color": colour, "linestyle": style, "linewidth": 1.6} for style in ("
 DET_TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-def _title(what: str, label: str, genuine: int, impostor: int, families: int) -> str:
-    """What a figure shows, on which data, and the number of comparisons and families."""
-    return f"{what} ({label})\n{genuine:,} genuine and {impostor:,} co-twin comparisons, {families:,} families"
+def _title(what: str, result: dict) -> str:
+    counts = result["metrics"]["counts"]
+    sizes = f"{counts['genuine']:,} genuine and {counts['impostor']:,} co-twin comparisons"
+    return f"{what} ({result['data']})\n{sizes}, {counts['families']:,} families"
 
 
-def _axes(what: str, label: str, genuine, family, height=5) -> tuple[Figure, Axes]:
+def _axes(what: str, result: dict, x: str, y: str, height=6) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7, height), layout="constrained")
     axes = figure.add_subplot()
-    same = int(np.sum(genuine))
-    axes.set_title(_title(what, label, same, len(genuine) - same, len(np.unique(family))), fontsize=11)
+    axes.set_title(_title(what, result), fontsize=11)
+    axes.set_xlabel(x, fontsize=11)
+    axes.set_ylabel(y, fontsize=11)
     axes.tick_params(labelsize=10)
     axes.grid(alpha=0.25)
     return figure, axes
+
+
+def _diagonal(axes: Axes, name: str) -> None:
+    """A dotted diagonal in square axes from 0 to 100 %."""
+    axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label=name)
+    axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
 
 
 def _legend(figure: Figure) -> None:
@@ -40,23 +51,22 @@ def _legend(figure: Figure) -> None:
     figure.legend(fontsize=10, loc="outside lower center", ncols=2)
 
 
-def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Figure:
+def draw_histogram(result: dict, test: Scored) -> Figure:
     """Densities of genuine and co-twin scores, with the frozen threshold and its error rates."""
-    scores = np.asarray(scores, dtype=np.float64)
-    genuine = np.asarray(genuine, dtype=bool)
-    figure, axes = _axes("Scores of genuine and co-twin comparisons", label, genuine, family)
-    fmr, fnmr = rates_at(scores, genuine, threshold)
-    bins = np.histogram_bin_edges(scores, bins=50)
+    labels = "score (higher = more alike)", "density (per unit of score)"
+    figure, axes = _axes("Scores of genuine and co-twin comparisons", result, *labels, height=5)
+    genuine = test.pairs.genuine
+    threshold = result["threshold"]["value"]
+    fmr, fnmr = rates_at(test.scores, genuine, threshold)
+    bins = np.histogram_bin_edges(test.scores, bins=50)
     for part, colour, hatch, name in (
         (genuine, GENUINE, None, f"genuine: {fnmr:.1%} below the threshold (FNMR)"),
         (~genuine, IMPOSTOR, "////", f"co-twins: {fmr:.1%} at or above it (FMR)"),
     ):
-        density, _ = np.histogram(scores[part], bins, density=True)
+        density, _ = np.histogram(test.scores[part], bins, density=True)
         look = {"facecolor": to_rgba(colour, 0.3), "edgecolor": colour, "hatch": hatch, "label": name}
         axes.stairs(density, bins, fill=True, **look)
     axes.axvline(threshold, color=MARK, linestyle="--", label=f"threshold {threshold:.3f}, frozen")
-    axes.set_xlabel("score (higher = more alike)", fontsize=11)
-    axes.set_ylabel("density (per unit of score)", fontsize=11)
     _legend(figure)
     return figure
 
@@ -66,74 +76,64 @@ def _draw_band(axes: Axes, x, low, high) -> None:
     axes.fill_between(x, low, high, color=GENUINE, alpha=0.2, linewidth=0, label=name)
 
 
-def draw_roc(scores, genuine, family, label: str, draws=1000, seed=0) -> Figure:
+def draw_roc(result: dict, test: Scored, draws=1000) -> Figure:
     """ROC with its 95 % band over families, its area, and the point of equal errors."""
-    figure, axes = _axes("ROC", label, genuine, family, height=6)
-    _, fmr, fnmr = error_rates(scores, genuine)
+    labels = "FMR: co-twins taken for one person (%)", "TAR: genuine pairs accepted (%)"
+    figure, axes = _axes("ROC", result, *labels)
+    what = test.scores, test.pairs.genuine
+    _, fmr, fnmr = error_rates(*what)
+    eer, _ = equal_error_rate(*what)
     grid = np.linspace(0, 1, 201)
-    low, high = roc_band(scores, genuine, family, grid, draws, seed)
-    eer, _ = equal_error_rate(scores, genuine)
+    low, high = roc_band(*what, test.pairs.family, grid, draws)
     _draw_band(axes, 100 * grid, 100 * low, 100 * high)
-    axes.plot(100 * fmr, 100 * (1 - fnmr), color=GENUINE, label=f"AUC {roc_auc(scores, genuine):.3f}")
+    axes.plot(100 * fmr, 100 * (1 - fnmr), color=GENUINE, label=f"AUC {roc_auc(*what):.3f}")
     axes.plot(100 * eer, 100 * (1 - eer), "o", color=IMPOSTOR, markersize=8, label=f"EER {eer:.1%}")
-    axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label="chance")
-    axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
-    axes.set_xlabel("FMR: co-twins taken for one person (%)", fontsize=11)
-    axes.set_ylabel("TAR: genuine pairs accepted (%)", fontsize=11)
+    _diagonal(axes, "chance")
     _legend(figure)
     return figure
 
 
-def _deviate(rates: Iterable[float]) -> np.ndarray:
+def _deviate(rates) -> np.ndarray:
     """Normal deviate of each rate, the axis of a DET plot; rates of 0 and 1 end up just outside its edges."""
-    inverse = NormalDist().inv_cdf
-    return np.array([inverse(rate) for rate in np.clip(rates, 1e-4, 1 - 1e-4)])
+    return ndtri(np.clip(rates, 1e-4, 1 - 1e-4))
 
 
-def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=1000, seed=0) -> Figure:
-    """DET curves of named scores [P] on normal-deviate axes (Martin et al. 1997), the first with its 95 % band.
+def draw_det(result: dict, systems: dict[str, Scored], draws=1000) -> Figure:
+    """DET curves of the test families on normal-deviate axes (Martin et al. 1997), the first with its 95 % band.
 
     The FMR that the families cannot resolve is shaded.
     """
-    figure, axes = _axes("DET", label, genuine, family, height=6)
-    genuine = np.asarray(genuine, dtype=bool)
-    family = np.asarray(family)
+    labels = "FMR: co-twins taken for one person (%)", "FNMR: genuine pairs rejected (%)"
+    figure, axes = _axes("DET", result, *labels)
+    first = next(iter(systems.values()))
+    pairs = first.pairs
     grid = np.geomspace(DET_TICKS[0], DET_TICKS[-1], 200)
-    low, high = roc_band(next(iter(systems.values())), genuine, family, grid, draws, seed)
+    low, high = roc_band(first.scores, pairs.genuine, pairs.family, grid, draws)
     _draw_band(axes, _deviate(grid), _deviate(1 - high), _deviate(1 - low))
-    for look, (name, scores) in zip(cycle(LOOKS), systems.items(), strict=False):
-        _, fmr, fnmr = error_rates(scores, genuine)
-        eer, _ = equal_error_rate(scores, genuine)
+    for look, (name, one) in zip(cycle(LOOKS), systems.items(), strict=False):
+        _, fmr, fnmr = error_rates(one.scores, pairs.genuine)
+        eer, _ = equal_error_rate(one.scores, pairs.genuine)
         axes.plot(_deviate(fmr), _deviate(fnmr), **look, drawstyle="steps-post", label=f"{name}: EER {eer:.1%}")
-        axes.plot(*_deviate([eer, eer])[:, None], "o", color=look["color"], markersize=7)
-    limit = resolvable_fmr(int((~genuine).sum()), len(np.unique(family[~genuine])))
-    edges = _deviate((DET_TICKS[0], DET_TICKS[-1]))
-    shade = {"color": MARK, "alpha": 0.08, "linewidth": 0, "label": f"FMR below {limit:.1%}: not resolvable"}
-    axes.axvspan(edges[0], max(edges[0], *_deviate([limit])), **shade)
+        axes.plot(_deviate(eer), _deviate(eer), "o", color=look["color"], markersize=7)
+    limit = resolvable_fmr(int((~pairs.genuine).sum()), len(np.unique(pairs.family[~pairs.genuine])))
     ticks = _deviate(DET_TICKS)
+    shade = {"color": MARK, "alpha": 0.08, "linewidth": 0, "label": f"FMR below {limit:.1%}: not resolvable"}
+    axes.axvspan(ticks[0], max(ticks[0], _deviate(limit)), **shade)
     names = [f"{100 * rate:g}" for rate in DET_TICKS]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
-    axes.set(xlim=edges, ylim=edges, aspect="equal")
-    axes.set_xlabel("FMR: co-twins taken for one person (%)", fontsize=11)
-    axes.set_ylabel("FNMR: genuine pairs rejected (%)", fontsize=11)
+    axes.set(xlim=ticks[[0, -1]], ylim=ticks[[0, -1]], aspect="equal")
     _legend(figure)
     return figure
 
 
 def draw_systems(result: dict) -> Figure:
-    """The EER of each system on the left; on the right the first one's EER minus its own, paired. Both have 95 %
-    intervals over families.
-
-    result: as `report.evaluate` gives it, of two systems or more.
-    """
+    """The EER of each of two systems or more on the left; on the right the first one's EER minus its own, paired."""
     systems = result["systems"]
-    counts = result["metrics"]["counts"]
     differences = [{"value": None}, *(one for one in result["differences"] if one["metric"] == "eer")]
     figure = Figure(figsize=(10, 2 + 0.45 * len(systems)), layout="constrained")
-    sizes = counts["genuine"], counts["impostor"], counts["families"]
     what = "EER of each system, and the first one's EER minus its own, with 95 % intervals"
-    figure.suptitle(_title(what, result["data"], *sizes), fontsize=11)
+    figure.suptitle(_title(what, result), fontsize=11)
     errors, gaps = figure.subplots(1, 2, sharey=True)
     for row, (system, difference) in enumerate(zip(systems, differences, strict=True)):
         _draw_estimate(errors, row, system["metrics"]["eer"])
@@ -160,46 +160,42 @@ def _draw_estimate(axes: Axes, row: int, estimate: dict) -> None:
     axes.annotate(f"{value:.1f}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=9)
 
 
-def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
+def draw_reliability(result: dict) -> Figure:
     """The calibrated posterior at equal priors against the observed share of genuine pairs of the test families.
 
-    calibration: as `report.calibrate` gives it. Bins with too few families are left out.
+    Bins with too few families are left out.
     """
-    figure, axes = _axes("Reliability of the calibrated verifier", label, genuine, family, height=6)
-    shown = [one for one in calibration["reliability"] if one["observed"]]
-    axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label="perfect calibration")
-    for number, one in enumerate(shown):
-        x = 100 * one["posterior"]
+    x = "predicted probability that both images show one person (%)"
+    y = "share of genuine pairs, both kinds equally frequent (%)"
+    figure, axes = _axes("Reliability of the calibrated verifier", result, x, y)
+    _diagonal(axes, "perfect calibration")
+    name = "observed, with 95 % interval over families"
+    for one in result["calibration"]["reliability"]:
         observed = one["observed"]
-        name = "observed, with 95 % interval over families" if number == 0 else None
+        if observed is None:
+            continue
+        x = 100 * one["posterior"]
+        value = 100 * observed["value"]
         if observed["low"] is not None:
             axes.plot([x, x], [100 * observed["low"], 100 * observed["high"]], color=GENUINE, linewidth=2)
-        axes.plot(x, 100 * observed["value"], "o", color=GENUINE, label=name)
-        axes.annotate(
-            f"{one['count']:,}", (x, 100 * observed["value"]), (7, -4), textcoords="offset points", fontsize=9
-        )
-    axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
-    axes.set_xlabel("predicted probability that both images show one person (%)", fontsize=11)
-    axes.set_ylabel("share of genuine pairs, both kinds equally frequent (%)", fontsize=11)
+        axes.plot(x, value, "o", color=GENUINE, label=name)
+        axes.annotate(f"{one['count']:,}", (x, value), (7, -4), textcoords="offset points", fontsize=9)
+        name = None  # one entry in the legend
     _legend(figure)
     return figure
 
 
 def draw_confusable(result: dict, images) -> Figure:
-    """Contact sheet of an evaluation: co-twins most alike above, people least like themselves below.
+    """Contact sheet of the most confusable pairs: co-twins most alike above, people least like themselves below.
 
-    images: the `ImageStore` that was scored, `batch(indices) -> uint8 [B, 3, S, S]`.
+    images: the `ImageStore` that was scored.
     """
-    counts = result["metrics"]["counts"]
-    kinds = {
-        "Co-twins with the highest scores": [pair for pair in result["confusable"] if not pair["genuine"]],
-        "One person with the lowest scores": [pair for pair in result["confusable"] if pair["genuine"]],
-    }
-    columns = max(1, *(len(pairs) for pairs in kinds.values()))
+    kinds = {"Co-twins with the highest scores": False, "One person with the lowest scores": True}
+    by_kind = [[pair for pair in result["confusable"] if pair["genuine"] == genuine] for genuine in kinds.values()]
+    columns = max(1, *map(len, by_kind))
     figure = Figure(figsize=(max(7.0, 2.5 * columns), 5), layout="constrained")
-    sizes = counts["genuine"], counts["impostor"], counts["families"]
-    figure.suptitle(_title("Most confusable pairs, one per family", result["data"], *sizes), fontsize=12)
-    for row, (kind, pairs) in zip(figure.subfigures(2, 1), kinds.items(), strict=True):
+    figure.suptitle(_title("Most confusable pairs, one per family", result), fontsize=12)
+    for row, kind, pairs in zip(figure.subfigures(2, 1), kinds, by_kind, strict=True):
         row.suptitle(kind, fontsize=12)
         grid = row.subplots(1, columns, squeeze=False)[0]
         for axes in grid:

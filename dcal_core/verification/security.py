@@ -9,8 +9,8 @@ from math import ceil
 import numpy as np
 from scipy.sparse import coo_array
 
-from dcal_core.verification.intervals import class_sizes, family_counts, rate_estimate, tabulate
-from dcal_core.verification.metrics import ROUNDING, checked, numbered
+from dcal_core.verification.intervals import family_counts, rate_estimate
+from dcal_core.verification.metrics import ROUNDING, Comparisons
 from dcal_core.verification.protocol import Unrelated
 
 _TOP = 2  # as a multiple of the matches that an FMR allows: how many of the highest scores are tried first
@@ -28,45 +28,37 @@ def security(
     sets its own threshold. An FMR of fewer than 30 expected false matches is {"value": None, "reason": ...}.
     ValueError on bad input.
     """
-    scores, genuine, weights = checked(twin_scores, genuine, weights)
-    numbered(family, scores)
     strangers = _checked_unrelated(unrelated)
+    names = np.unique(np.concatenate([np.ravel(family), unrelated.family_a, unrelated.family_b]))
+    twins = Comparisons(twin_scores, genuine, family, weights, names)
+    a = np.searchsorted(names, unrelated.family_a)
+    b = np.searchsorted(names, unrelated.family_b)
     for fmr in fmrs:
         if not 0 < fmr < 1:
             raise ValueError(f"fmrs must lie between 0 and 1, got {fmr}")
-    labels = np.concatenate([np.asarray(family), unrelated.family_a, unrelated.family_b])
-    names, labels = np.unique(labels, return_inverse=True)
-    member, a, b = np.split(labels, [len(scores), len(scores) + len(strangers)])
-    counts = family_counts(len(names), draws, seed)
+    counts = family_counts(twins.families, draws, seed)
     resolved = [fmr for fmr in fmrs if fmr * len(strangers) >= _ERRORS * (1 - ROUNDING)]
     found_at = _thresholds(strangers, a, b, counts, resolved)
-
-    def match_rate(part: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-        return _match_rate(scores[part], member[part], weights[part], thresholds, counts)
-
-    same, twins = class_sizes(genuine, member, weights, len(names))
     strange = np.bincount(np.concatenate([a, b]))
     found = []
     for fmr in fmrs:
         if fmr not in found_at:
-            found.append(_unresolved(fmr, len(strangers)))
+            reason = {"value": None, "reason": f"not resolvable with {len(strangers):,} unrelated comparisons"}
+            found.append({"fmr": fmr, "threshold": None, "unrelated_fmr": reason, "twin_fmr": reason, "fnmr": reason})
             continue
         thresholds, measured = found_at[fmr]
+        false_matches = _match_rate(twins, ~twins.genuine, thresholds, counts)
+        matches = _match_rate(twins, twins.genuine, thresholds, counts)
         found.append(
             {
                 "fmr": fmr,
                 "threshold": float(thresholds[0]),
                 "unrelated_fmr": rate_estimate(measured, strange),
-                "twin_fmr": rate_estimate(match_rate(~genuine, thresholds), twins),
-                "fnmr": rate_estimate(1 - match_rate(genuine, thresholds), same),
+                "twin_fmr": rate_estimate(false_matches, twins.by_family(~twins.genuine)),
+                "fnmr": rate_estimate(1 - matches, twins.by_family(twins.genuine)),
             }
         )
     return found
-
-
-def _unresolved(fmr: float, comparisons: int) -> dict:
-    reason = {"value": None, "reason": f"not resolvable with {comparisons:,} unrelated comparisons"}
-    return {"fmr": fmr, "threshold": None, "unrelated_fmr": reason, "twin_fmr": reason, "fnmr": reason}
 
 
 def _thresholds(strangers, a, b, counts: np.ndarray, fmrs) -> dict[float, tuple[np.ndarray, np.ndarray]]:
@@ -102,11 +94,11 @@ def _thresholds(strangers, a, b, counts: np.ndarray, fmrs) -> dict[float, tuple[
     return found
 
 
-def _match_rate(scores, member, weights, thresholds: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the share of a class [n] at or above each row's own threshold, [R]; NaN if a row holds none of it."""
+def _match_rate(twins: Comparisons, part: np.ndarray, thresholds: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the share of a class [P] at or above each row's own threshold, [R]; NaN if a row holds none of it."""
     levels, level = np.unique(thresholds, return_inverse=True)  # rows share thresholds: one table serves all
-    reached = np.searchsorted(levels, scores, side="right")
-    table = tabulate(member, reached, weights, counts.shape[1], len(levels) + 1)
+    reached = np.searchsorted(levels, twins.scores, side="right")
+    table = twins.tabulate(reached, len(levels) + 1, twins.weights * part)
     accepted = table[:, ::-1].cumsum(1)[:, ::-1]
     rejected = table.cumsum(1)  # [F, levels + 1]
     accepted = (counts * accepted[:, level + 1].T).sum(1)

@@ -9,8 +9,8 @@ from math import ceil
 
 import numpy as np
 
-from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares, tabulate
-from dcal_core.verification.metrics import ROUNDING, checked, equal_error_rate, error_rates, numbered
+from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares
+from dcal_core.verification.metrics import ROUNDING, Comparisons, equal_error_rate, error_rates
 
 VERDICTS = {"different": -1, "undecided": 0, "same": 1}
 
@@ -34,9 +34,8 @@ def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> T
     highest with FNMR <= error (ISO/IEC 19795-1). Where they cross both are the EER's threshold. ValueError for an
     error outside (0, 0.5), or below 1 / families: one pair of look-alikes would decide it (see `resolvable_fmr`).
     """
-    scores, genuine, weights = checked(scores, genuine, weights)
-    member, _ = numbered(family, scores)
-    families = families_of_rarer_class(genuine, member, weights)
+    sample = Comparisons(scores, genuine, family, weights)
+    families = families_of_rarer_class(sample.genuine, sample.member, sample.weights)
     if not 0 < error < 0.5:
         raise ValueError(f"error must lie between 0 and 0.5, got {error}")
     if error * families < 1 - ROUNDING:
@@ -44,16 +43,14 @@ def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> T
             f"error={error:g} cannot be resolved with {families} families: allow at least {1 / families:.3g}, or "
             f"validate on {ceil(1 / error - ROUNDING)} families"
         )
-    present = weights > 0
-    scores = scores[present]
-    genuine = genuine[present]
-    weights = weights[present]
-    thresholds, fmr, fnmr = error_rates(scores, genuine, weights)
+    present = sample.weights > 0
+    what = sample.scores[present], sample.genuine[present], sample.weights[present]
+    thresholds, fmr, fnmr = error_rates(*what)
     thresholds[-1] = np.nextafter(thresholds[-2], np.inf)  # the lowest at which nothing matches
     same_from = thresholds[np.argmax(fmr <= error + ROUNDING)]
     different_below = thresholds[np.flatnonzero(fnmr <= error + ROUNDING)[-1]]
     if different_below > same_from:  # anywhere between both errors are kept; the EER may be outside by one score
-        same_from = different_below = np.clip(equal_error_rate(scores, genuine, weights)[1], same_from, different_below)
+        same_from = different_below = np.clip(equal_error_rate(*what)[1], same_from, different_below)
     return Thresholds(float(different_below), float(same_from))
 
 
@@ -72,11 +69,10 @@ def verdict_rates(scores, genuine, family, thresholds: Thresholds, draws=1000, s
     `different`, `wrong` is the wrong share of all pairs that got a verdict, each as {"value", "low", "high"}: 95 %
     bootstrap over families (see `rate_estimate`). Without any verdict `wrong` is {"value": None, "reason": ...}.
     """
-    scores, genuine, weights = checked(scores, genuine, weights)
-    member, families = numbered(family, scores)
-    outcome = verdicts(scores, thresholds) + np.where(genuine, 1, 4)  # the order of VERDICTS, genuine first
-    table = tabulate(member, outcome, weights, families, 6)
-    rows = family_counts(families, draws, seed) @ table
+    sample = Comparisons(scores, genuine, family, weights)
+    outcome = verdicts(sample.scores, thresholds) + np.where(sample.genuine, 1, 4)  # order of VERDICTS, genuine first
+    table = sample.tabulate(outcome, 6, sample.weights)
+    rows = family_counts(sample.families, draws, seed) @ table
     result = {}
     for name, part in (("genuine", slice(3)), ("impostor", slice(3, 6))):
         sizes = table[:, part].sum(1)

@@ -2,15 +2,16 @@
 
 import numpy as np
 
+from dcal_core.verification.calibration import cllr_estimate, cllr_min_estimate
 from dcal_core.verification.metrics import (
     FOLDS,
+    Comparisons,
     Folds,
     checked,
     checked_threshold,
     error_rates,
     hull_crossing,
     lowest_fnmr,
-    numbered,
 )
 
 
@@ -52,6 +53,15 @@ def fold_accuracy(scores, genuine, family, folds=FOLDS, weights=None) -> float:
     about as many comparisons each; with fewer families than folds each family is a fold. Raises ValueError for a
     single family, and as `error_rates`.
     """
-    scores, genuine, weights = checked(scores, genuine, weights)
-    member, families = numbered(family, scores)
-    return float(Folds(scores, genuine, member, weights, families, folds).accuracy(np.ones((1, families)))[0])
+    sample = Comparisons(scores, genuine, family, weights)
+    return float(Folds(sample, folds).accuracy(np.ones((1, sample.families)))[0])
+
+
+def cllr(llr, genuine, weights=None) -> float:
+    """Cost of log likelihood ratios in bits."""
+    return cllr_estimate(llr, genuine, np.arange(len(llr)), draws=1, weights=weights)["value"]
+
+
+def cllr_min(scores, genuine, weights=None) -> float:
+    """Lowest cost, in bits, that any rising calibration of the scores reaches."""
+    return cllr_min_estimate(scores, genuine, np.arange(len(scores)), draws=1, weights=weights)["value"]

@@ -13,7 +13,7 @@ from dcal_core.verification.bootstrap import (
     summarise,
 )
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import Folds, equal_error_rate, family_weights, rates_at, roc_auc
+from dcal_core.verification.metrics import Comparisons, Folds, equal_error_rate, family_weights, rates_at, roc_auc
 
 
 def uneven_case():
@@ -45,7 +45,7 @@ def naive_metrics(scores, genuine, threshold, weights):
 def naive_folds(scores, genuine, member, weights, count):
     """Accuracy over the sample's folds where families count so often: training and testing on weighted comparisons."""
     drawn, right = weights * count[member], 0
-    for thresholds, _, test in Folds(scores, genuine, member, weights, len(count)).parts:
+    for thresholds, _, test in Folds(Comparisons(scores, genuine, member, weights)).parts:
         train = np.setdiff1d(np.arange(len(scores)), test)
         gains = [drawn[train] @ ((scores[train] >= t) == genuine[train]) for t in thresholds]
         best = thresholds[np.flatnonzero(np.isclose(gains, max(gains), rtol=0, atol=1e-9))[0]]
@@ -88,8 +88,10 @@ def test_a_seed_fixes_the_draws():
 def test_draws_without_impostors_are_left_out():
     family = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 1])  # six of eight families have no co-twin
     replicates = replicate(np.arange(10.0), np.arange(10) < 8, family, 5, draws=200)
-    assert 100 < replicates.draws < 200 and replicates.values["eer"].shape == (replicates.draws + 1,)
-    assert (replicates.families, replicates.impostor_families, replicates.clusters) == (8, 2, 2)
+    draws = len(replicates.sample.counts)
+    assert 100 < draws < 200 and replicates.values["eer"].shape == (draws + 1,)
+    assert (replicates.sample.families, replicates.sample.clusters) == (8, 2)
+    assert summarise(replicates)["tar_at_fmr_0.1"] == {"value": None, "reason": "not resolvable with 2 families"}
     assert all(np.isfinite(values).all() for values in replicates.values.values())
 
 

@@ -4,15 +4,14 @@ from math import inf, log, log2, nan
 import numpy as np
 import pytest
 from scored_cases import drawn_families
+from single_metrics import cllr, cllr_min
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from dcal_core.verification.calibration import (
     Isotonic,
     Logistic,
-    cllr,
     cllr_estimate,
-    cllr_min,
     cllr_min_estimate,
     fit_isotonic,
     fit_logistic,

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -109,11 +107,10 @@ def test_a_constant_system_has_no_weight():
     assert fit_fusion(np.stack([scores, np.full(400, 0.3)], axis=1), genuine, family).weight[1] == 0
 
 
-def test_as_dict_is_json_and_weights_are_not_changed():
+def test_given_weights_are_not_changed():
     scores, genuine, family = gaussian(1, seed=0, count=40)
     weights = np.ones(40)
-    kept = json.loads(json.dumps(fit_fusion(scores[:, None], genuine, family, weights).as_dict()))
-    assert set(kept) == {"weight", "mean", "scale", "offset"} and len(kept["weight"]) == 1
+    fit_fusion(scores[:, None], genuine, family, weights)
     assert (weights == 1).all()
 
 

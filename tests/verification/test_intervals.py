@@ -7,7 +7,6 @@ from scipy.stats import ttest_1samp, ttest_rel
 from scored_cases import drawn_families
 
 from dcal_core.verification.intervals import (
-    class_sizes,
     effective_families,
     families_of_rarer_class,
     family_counts,
@@ -17,7 +16,6 @@ from dcal_core.verification.intervals import (
     rate_estimate,
     share_interval,
     shares,
-    tabulate,
 )
 
 
@@ -25,18 +23,6 @@ def test_the_sample_comes_first_and_then_its_draws():
     rows = family_counts(4, draws=3, seed=7)
     np.testing.assert_array_equal(rows[0], np.ones(4))
     np.testing.assert_array_equal(rows[1:], drawn_families(4, 3, 7))
-
-
-def test_weights_are_tabulated_by_family_and_cell():
-    member, cell, weights = np.array([0, 1, 1, 1]), np.array([1, 0, 0, 2]), np.array([1.0, 2.0, 0.5, 4.0])
-    np.testing.assert_array_equal(tabulate(member, cell, weights, 3, 3), [[0, 1, 0], [2.5, 0, 4], [0, 0, 0]])
-
-
-def test_each_class_has_its_weight_in_each_family():
-    genuine = np.array([True, True, False, False])
-    np.testing.assert_array_equal(class_sizes(genuine, np.array([0, 1, 0, 0]), np.ones(4), 2), [[1, 1], [2, 0]])
-    weights = np.array([1, 0, 1, 1])
-    np.testing.assert_array_equal(class_sizes(genuine, np.array([0, 1, 0, 1]), weights, 2), [[1, 0], [1, 1]])
 
 
 def test_families_count_where_the_rarer_class_has_weight():

@@ -7,6 +7,7 @@ from sklearn.metrics import det_curve, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import binary_auroc, binary_eer
 
 from dcal_core.verification.metrics import (
+    Comparisons,
     Folds,
     balanced,
     equal_error_rate,
@@ -212,7 +213,7 @@ def test_folds_hold_whole_families_and_about_as_many_comparisons():
     sizes = random.integers(8, 300, 31)
     member = random.permutation(np.repeat(np.arange(31), sizes))
     scores, genuine = random.normal(size=len(member)), np.arange(len(member)) % 2 == 0
-    tests = [test for _, _, test in Folds(scores, genuine, member, np.ones(len(member)), 31).parts]
+    tests = [test for _, _, test in Folds(Comparisons(scores, genuine, member)).parts]
     assert len(tests) == 10 and sorted(np.concatenate(tests)) == list(range(len(member)))
     assert sum(len(np.unique(member[test])) for test in tests) == 31
     assert max(map(len, tests)) < 1.3 * min(map(len, tests))  # families alone differ by a factor of 37
@@ -260,6 +261,17 @@ def test_a_threshold_must_be_finite():
     for metric in (rates_at, accuracy):
         with pytest.raises(ValueError, match="threshold must be finite, got nan"):
             metric([1.0, 2.0], [1, 0], np.nan)
+
+
+def test_weights_are_summed_by_family_and_cell():
+    genuine = np.array([True, True, False, False])
+    sample = Comparisons(np.arange(4), genuine, ["a", "b", "a", "b"], [1, 2, 0.5, 4])
+    np.testing.assert_array_equal(sample.by_family(genuine), [1, 2])
+    np.testing.assert_array_equal(sample.by_family(~genuine), [0.5, 4])
+    cell = np.array([1, 0, 1, 2])
+    np.testing.assert_array_equal(sample.tabulate(cell, 3, sample.weights), [[0, 1.5, 0], [2, 0, 4]])
+    among = Comparisons(np.arange(4), genuine, ["b", "c", "b", "c"], names=np.array(["a", "b", "c", "d"]))
+    np.testing.assert_array_equal(among.by_family(~genuine), [0, 1, 1, 0])
 
 
 def test_balanced_weights_hold_one_in_each_class():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from dcal_core.verification.plots import (
     draw_roc,
     draw_systems,
 )
+from dcal_core.verification.protocol import Pairs, Scored
 
 
 class Noise:
@@ -20,15 +23,15 @@ class Noise:
 
 
 def figures(ours, result, label):
-    scores, pairs = ours.test.scores, ours.test.pairs
-    what = scores, pairs.genuine, pairs.family
-    systems = {"ours": scores, "noisier": scores + np.random.default_rng(0).normal(size=len(scores))}
+    test = ours.test
+    noisier = replace(test, scores=test.scores + np.random.default_rng(0).normal(size=len(test.scores)))
+    result = result | {"data": label}
     return {
-        "histogram": draw_histogram(*what, 0.7, label),
-        "roc": draw_roc(*what, label, draws=20),
-        "det": draw_det(systems, pairs.genuine, pairs.family, label, draws=20),
-        "reliability": draw_reliability(result["calibration"], pairs.genuine, pairs.family, label),
-        "confusable": draw_confusable(result | {"data": label}, Noise()),
+        "histogram": draw_histogram(result, test),
+        "roc": draw_roc(result, test, draws=20),
+        "det": draw_det(result, {"ours": test, "noisier": noisier}, draws=20),
+        "reliability": draw_reliability(result),
+        "confusable": draw_confusable(result, Noise()),
     }
 
 
@@ -93,11 +96,12 @@ def test_captions_name_people_scores_and_mistakes(result):
         assert f"{people}\nscore {pair['score']:.3f}, {verdict}" in captions
 
 
-def test_figures_stand_one_family_and_perfect_scores(tmp_path):
-    scores, genuine, family = np.array([3, 4, 1, 2]), np.array([1, 1, 0, 0]), np.zeros(4)
-    draw_roc(scores, genuine, family, "SYNTHETIC").savefig(tmp_path / "figure.png")
-    draw_det({"perfect": scores}, genuine, family, "SYNTHETIC").savefig(tmp_path / "figure.png")
-    draw_histogram(scores, genuine, family, 2.5, "SYNTHETIC").savefig(tmp_path / "figure.png")
+def test_figures_stand_one_family_and_perfect_scores(result, tmp_path):
+    pairs = Pairs(np.arange(4), np.arange(4) + 1, np.array([True, True, False, False]), np.zeros(4))
+    test = Scored(None, pairs, np.array([3.0, 4, 1, 2]))
+    draw_roc(result, test).savefig(tmp_path / "figure.png")
+    draw_det(result, {"perfect": test}).savefig(tmp_path / "figure.png")
+    draw_histogram(result, test).savefig(tmp_path / "figure.png")
 
 
 def test_no_global_figures_are_left(ours, result):
