@@ -13,7 +13,7 @@ import torch
 from benchmarks.ablation.rows import Row
 from dcal_core.commands.train import train_run
 from dcal_core.config.shared import Config
-from dcal_core.data.drawn.synthetic import end_with_parent
+from dcal_core.data.processes import end_with_parent
 from dcal_core.data.splits import open_data
 from dcal_core.environment import gpu_verdict
 from dcal_core.errors import UserError

@@ -13,11 +13,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from multiprocessing import get_context
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +24,10 @@ from PIL import Image
 
 from dcal_core.audit.alignment import FaceAligner, NoFace
 from dcal_core.audit.detector import face_weights, opencv, versions
-from dcal_core.data.drawn.synthetic import end_with_parent
-from dcal_core.data.exclusions import image_names
-from dcal_core.data.images import Unreadable, decode, open_upright
-from dcal_core.data.locate import PARTS, find_images
+from dcal_core.audit.facts import Entry, list_entries
+from dcal_core.data.images import Unreadable, decode, open_upright, read_file
+from dcal_core.data.locate import PARTS
+from dcal_core.data.processes import in_processes
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.progress import progress_line
 from dcal_core.storage import UNFINISHED, DamagedError, digest, disk_errors, read_json, whole_file, write_text
@@ -78,17 +77,21 @@ def align_split(
         faces.mkdir(parents=True, exist_ok=True)
     for unfinished in faces.rglob(f"*.png{UNFINISHED}"):  # left by an interruption
         unfinished.unlink()
-    tasks = _tasks(index, root)
+    entries = list_entries([index], root)
+    files = _face_files(index, entries)
     made_with, before = _read_records(faces / RECORDS)
-    current = before if made_with == parameters else {}
-    done = dict(current)
-    with disk_errors(target), progress_line(total=len(tasks), desc=f"aligning {index.name}", unit="image") as progress:
-        for number, record in enumerate(_aligned(tasks, current, target, parameters, workers), start=1):
+    done = dict(before) if made_with == parameters else {}
+    known = [done.get(entry.name) for entry in entries]
+    align = functools.partial(_align, target=target, size=size, missing=missing)
+    workers = workers or min(os.cpu_count() or 1, math.ceil(len(entries) / WORTH_A_WORKER))
+    aligned = in_processes(align, entries, files, known, workers=workers)
+    progress = progress_line(aligned, total=len(entries), desc=f"aligning {index.name}", unit="image")
+    with disk_errors(target), progress:
+        for number, record in enumerate(progress, start=1):
             done[record.image] = record
-            progress.update()
             if number % CHUNK == 0:
                 _write_records(faces / RECORDS, parameters, done.values())
-    records = [done[task.image] for task in tasks]
+    records = [done[entry.name] for entry in entries]
     _write_records(faces / RECORDS, parameters, records)
     _write_index(index, target, records)
     for file in {record.file for record in before.values()} - {record.file for record in records} - {""}:
@@ -96,74 +99,40 @@ def align_split(
     return records
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A photograph to align: the files that fit its entry, normally one, and the file of the face."""
-
-    image: str
-    person: str
-    places: tuple[str, ...]
-    file: str
-
-
-def _tasks(index: TwinIndex, root: Path) -> list[_Task]:
-    found = find_images(index, root)
-    tasks = []
+def _face_files(index: TwinIndex, entries: Sequence[Entry]) -> list[str]:
+    """The file of each entry's face, below the data root."""
+    files = []
     owner = {}
-    for number, name in enumerate(image_names(index.paths)):
-        person = index.people[index.person_of[number]]
-        path = index.paths[number]
-        if path_parts(person) != (person,) or person == "..":
-            raise DataError(f"{index.name}: person {person!r:.60} cannot be a folder's name: write another id.")
-        file = f"{index.name}_aligned_images/{person}/{Path(path_parts(path)[-1]).stem}.png"
-        if (other := owner.setdefault(file.casefold(), name)) != name:
-            raise DataError(f"{index.name}: {other!r} and {name!r} would both become {file}: rename one of them.")
-        tasks.append(_Task(name, person, tuple(found.get(number, ())), file))
-    return tasks
-
-
-def _aligned(
-    tasks: Sequence[_Task], before: dict[str, Record], target: Path, parameters: dict, workers: int | None
-) -> Iterator[Record]:
-    """The records of the tasks, in order; several processes align them if that pays off."""
-    workers = workers or min(os.cpu_count() or 1, math.ceil(len(tasks) / WORTH_A_WORKER))
-    work = functools.partial(_align, target=target, size=parameters["size"], missing=parameters["missing"])
-    known = [before.get(task.image) for task in tasks]
-    if workers == 1:
-        yield from map(work, tasks, known)
-        return
-    # Spawn, because a child forked from a process with CUDA or threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
-        yield from pool.map(work, tasks, known, chunksize=4)
-
-
-def _begin_worker() -> None:
-    end_with_parent()
-    opencv().setNumThreads(1)  # the processes share the cores
+    for entry in entries:
+        if path_parts(entry.person) != (entry.person,) or entry.person == "..":
+            raise DataError(f"{index.name}: person {entry.person!r:.60} cannot be a folder's name: write another id.")
+        file = f"{index.name}_aligned_images/{entry.person}/{Path(path_parts(entry.path)[-1]).stem}.png"
+        if (other := owner.setdefault(file.casefold(), entry.name)) != entry.name:
+            raise DataError(f"{index.name}: {other!r} and {entry.name!r} would both become {file}: rename one of them.")
+        files.append(file)
+    return files
 
 
 @functools.cache
 def _aligner() -> FaceAligner:
+    if parent_process():  # the workers share the cores
+        opencv().setNumThreads(1)
     return FaceAligner()
 
 
-def _align(task: _Task, before: Record | None, target: Path, size: int, missing: str) -> Record:
+def _align(entry: Entry, file: str, before: Record | None, target: Path, size: int, missing: str) -> Record:
     """Align one photograph, unless its record is of the same file. Top level, because workers import it."""
-    record = Record(task.image, task.person, "", "", "", "", DROPPED)
-    if len(task.places) != 1:
-        several = f"several files fit: {' and '.join(task.places[:2])}"
-        return replace(record, reason=several if task.places else "no such file")
-    record = replace(record, photograph=task.places[0])
+    record = Record(entry.name, entry.person, "", "", "", "", DROPPED)
+    if len(entry.places) != 1:
+        several = f"several files fit: {' and '.join(entry.places[:2])}"
+        return replace(record, reason=several if entry.places else "no such file")
+    record = replace(record, photograph=entry.places[0])
     try:
-        data = Path(record.photograph).read_bytes()
-    except OSError as error:
-        return replace(record, reason=f"cannot be read: {error.strerror}")
-    record = replace(record, photograph_digest=hashlib.sha256(data).hexdigest())
-    if before and before.photograph_digest == record.photograph_digest and _is_whole(before, task, target):
-        return replace(before, photograph=record.photograph)
-    try:
-        image = np.asarray(open_upright(data))
-        face, found = _aligner().align(image, size)
+        data = read_file(Path(record.photograph))
+        record = replace(record, photograph_digest=hashlib.sha256(data).hexdigest())
+        if before and before.photograph_digest == record.photograph_digest and _is_whole(before, file, target):
+            return replace(before, photograph=record.photograph)
+        face, found = _aligner().align(np.asarray(open_upright(data)), size)
     except Unreadable as reason:
         return replace(record, reason=str(reason))
     except NoFace as reason:
@@ -175,15 +144,14 @@ def _align(task: _Task, before: Record | None, target: Path, size: int, missing:
         values = {"box": found.box, "landmarks": found.landmarks, "transform": found.transform(size)[:2]}
         values = {name: np.round(value, 4).tolist() for name, value in values.items()}
         record = replace(record, status=ALIGNED, score=round(found.score, 4), faces=found.faces, **values)
-    return replace(record, file=task.file, file_digest=_write_face(face, target / task.file))
+    return replace(record, file=file, file_digest=_write_face(face, target / file))
 
 
-def _is_whole(record: Record, task: _Task, target: Path) -> bool:
+def _is_whole(record: Record, file: str, target: Path) -> bool:
     """Whether the face of a record is unchanged, or the record rightly has none."""
     if record.status == DROPPED:
         return True
-    face = target / task.file
-    return record.file == task.file and face.is_file() and digest(face) == record.file_digest
+    return record.file == file and (target / file).is_file() and digest(target / file) == record.file_digest
 
 
 def _write_face(face: np.ndarray, file: Path) -> str:
@@ -201,17 +169,14 @@ def _read_records(file: Path) -> tuple[dict, dict[str, Record]]:
     try:
         found = read_json(file)
         records = [Record(**record) for record in found["records"]]
-        files = [record.file for record in records if record.file]
-        if outside := [name for name in files if not _is_below(file.parents[1] / name, file.parent)]:
-            raise DamagedError(f"{outside[0]!r:.60} lies elsewhere")
+        for record in records:
+            face = Path(os.path.abspath(file.parents[1] / record.file))
+            if record.file and not face.is_relative_to(os.path.abspath(file.parent)):
+                raise DamagedError(f"{record.file!r:.60} lies elsewhere")
         return found["parameters"], {record.image: record for record in records}
     except (DamagedError, KeyError, TypeError) as error:
         print(f"{file} is damaged ({error}): all its photographs are aligned again.")
         return {}, {}
-
-
-def _is_below(file: Path, folder: Path) -> bool:
-    return Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
 
 
 def _write_records(file: Path, parameters: dict, records: Sequence[Record]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dcal_core.audit.duplicates import thumbnail
 from dcal_core.data.exclusions import image_names
-from dcal_core.data.images import FORMATS, Unreadable, decode
+from dcal_core.data.images import FORMATS, Unreadable, decode, read_file
 from dcal_core.data.locate import find_images
 from dcal_core.data.twins import TwinIndex
 from dcal_core.progress import progress_line
@@ -39,17 +39,14 @@ class Entry:
     split: str
     person: str
     family: tuple[str, ...]
-    places: tuple[Path, ...]  # files that fit it; normally one
+    places: tuple[str, ...]  # files that fit it; normally one
     facts: Facts | None = None
     fault: str = ""
 
 
 def read_facts(file: Path, image_size: int) -> Facts:
     """The facts of one image, decoded as training decodes it; raises Unreadable."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}") from None
+    data = read_file(file)
     pixels = decode(data, image_size)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
@@ -59,28 +56,26 @@ def read_facts(file: Path, image_size: int) -> Facts:
     return Facts(width, height, grey, file_digest, pixel_digest, thumbnail(pixels))
 
 
-def _list_entries(indexes: Sequence[TwinIndex], root: Path) -> list[Entry]:
+def list_entries(indexes: Sequence[TwinIndex], root: Path) -> list[Entry]:
+    """All images of the indexes in order, found below `root` and not yet read; DataError if `root` is not a folder."""
     names = iter(image_names([path for index in indexes for path in index.paths]))
     entries = []
     for index in indexes:
-        found = find_images(index, root)
-        for image, (path, person) in enumerate(zip(index.paths, index.person_of, strict=True)):
+        for path, person, files in zip(index.paths, index.person_of, find_images(index, root), strict=True):
             family = index.families[index.family_of[person]]
-            places = tuple(map(Path, found.get(image, [])))
-            entries.append(Entry(next(names), path, index.name, index.people[person], family, places))
+            entries.append(Entry(next(names), path, index.name, index.people[person], family, tuple(files)))
     return entries
 
 
 def read_entries(indexes: Sequence[TwinIndex], root: Path, image_size: int) -> list[Entry]:
-    """All images of the indexes in order, found below `root` and read once. image_size: px, the side of the model's
-    inputs. DataError if `root` is not a folder."""
-    entries = _list_entries(indexes, root)
+    """The entries of the indexes with their facts. image_size: px, the side of the model's inputs."""
+    entries = list_entries(indexes, root)
 
     def read(entry: Entry) -> Entry:
         if len(entry.places) != 1:
             return entry
         try:
-            return replace(entry, facts=read_facts(entry.places[0], image_size))
+            return replace(entry, facts=read_facts(Path(entry.places[0]), image_size))
         except Unreadable as reason:
             return replace(entry, fault=str(reason))
 

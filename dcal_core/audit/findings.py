@@ -148,7 +148,7 @@ def _about_files(entries: Sequence[Entry]) -> Iterator[Finding]:
         if entry.fault:
             yield Finding("unreadable", entry.fault, (entry.person,), (entry.name,), (entry.name,))
         elif len(entry.places) > 1:
-            places = " and ".join(map(str, entry.places[:2]))
+            places = " and ".join(entry.places[:2])
             reason = f"{places} fit equally well: remove one, or give the folder above one as data_root"
             yield Finding("ambiguous", reason, (entry.person,), (entry.name,))
     lost = "are not found: attach them, or take them out of the index"

@@ -16,7 +16,7 @@ from PIL import ImageDraw
 from dcal_core.audit.facts import Entry
 from dcal_core.audit.findings import KINDS, Audit, Finding
 from dcal_core.data.exclusions import FILE, match_exclusions, read_exclusions, refuse_unknown, write_exclusions
-from dcal_core.data.images import Unreadable, decode
+from dcal_core.data.images import Unreadable, decode, read_file
 from dcal_core.data.twins import name_some
 from dcal_core.environment import output_root
 
@@ -31,8 +31,8 @@ def face(entry: Entry, side: int = SIDE) -> np.ndarray:
     fault = entry.fault or ("no such file" if not entry.places else "")
     if not fault:
         try:
-            return decode(entry.places[0].read_bytes(), side).transpose(1, 2, 0)  # [S, S, 3]
-        except (OSError, Unreadable) as error:
+            return decode(read_file(Path(entry.places[0])), side).transpose(1, 2, 0)  # [S, S, 3]
+        except Unreadable as error:
             fault = str(error)
     plain = Pillow.new("RGB", (side, side), "lightgrey")
     lines = [fault[start : start + 24] for start in range(0, min(len(fault), 120), 24)]

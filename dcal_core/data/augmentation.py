@@ -6,6 +6,7 @@ torch.tensor(..., device=...), which waits until the GPU has finished all its wo
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,41 +16,28 @@ ERASED_AREA = (0.02, 0.33)  # share of the image, as in arXiv 1708.04896
 ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Random affine, mirroring, colour and erasing of images [B, 3, S, S] in [0, 1], drawn for each image separately.
 
-    rotation_deg: largest rotation, degrees. shift, scale, brightness, contrast: largest change as a share, up to 1.
-    flip_prob, erase_prob: probabilities. A change that is off leaves every pixel as it is. `masks` moves what belongs
-    to the images, such as visibility, by the same draws.
+    A change that is off leaves every pixel as it is.
     """
 
-    def __init__(
-        self,
-        *,
-        rotation_deg: float,
-        shift: float,
-        scale: float,
-        brightness: float,
-        contrast: float,
-        flip_prob: float,
-        erase_prob: float,
-    ):
-        self.rotation = math.radians(rotation_deg)
-        self.shift = shift
-        self.scale = scale
-        self.brightness = brightness
-        self.contrast = contrast
-        self.flip_prob = flip_prob
-        self.erase_prob = erase_prob
+    rotation_deg: float  # the largest one
+    shift: float  # the largest change as a share, up to 1; of the next three too
+    scale: float
+    brightness: float
+    contrast: float
+    flip_prob: float
+    erase_prob: float
 
     @torch.no_grad()
     def __call__(self, images: Tensor, seed: int) -> Tensor:
         """Augmented images, a pure function of (images, seed); global generators stay as they were."""
         draws = self.draw_for(images, seed)
-        brightness, contrast = draws[5:7]
         images = self.move(images, draws)
         if self.brightness or self.contrast:
-            recolour_(images, column(brightness), column(contrast))
+            recolour_(images, column(draws[5]), column(draws[6]))
         if self.erase_prob:
             erase_(images, *draws[7:])
         return images
@@ -57,7 +45,7 @@ class Augmentation:
     @torch.no_grad()
     def masks(self, masks: Tensor, seed: int, fill: float = 0.0) -> Tensor:
         """Masks [B, 1, S, S] or [B, S, S] of images that are augmented with the same seed: moved and mirrored like
-        them, bilinearly, and 0 (hidden) where they are erased. What comes in from outside the image is `fill`."""
+        them, bilinearly, and 0 (hidden) where they are erased; `fill` lies around them."""
         draws = self.draw_for(masks, seed)
         size = masks.shape[-1]
         moved = self.move(masks.reshape(-1, 1, size, size), draws, fill)  # [B, 1, S, S]
@@ -67,11 +55,10 @@ class Augmentation:
 
     def move(self, images: Tensor, draws: Tensor, fill: float = 0.0) -> Tensor:
         """Images [B, C, S, S], moved and mirrored as drawn; always a new tensor, so that it may be changed in place."""
-        side = draws[4]
-        if self.rotation or self.shift or self.scale:
-            return affine(images, *draws[:5], fill)
+        if self.rotation_deg or self.shift or self.scale:
+            return affine(images, draws[:5], fill)
         if self.flip_prob:
-            return torch.where(column(side) < 0, images.flip(-1), images)  # exact, since nothing is resampled
+            return torch.where(column(draws[4]) < 0, images.flip(-1), images)  # exact, since nothing is resampled
         return images.clone()
 
     def draw_for(self, images: Tensor, seed: int) -> Tensor:
@@ -95,7 +82,7 @@ class Augmentation:
         left = left * (1 - width)
         return torch.stack(
             [
-                angle * self.rotation,
+                angle * math.radians(self.rotation_deg),
                 right * 2 * self.shift,
                 down * 2 * self.shift,
                 1 + zoom * self.scale,
@@ -115,11 +102,10 @@ def column(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def affine(
-    images: Tensor, angle: Tensor, right: Tensor, down: Tensor, zoom: Tensor, side: Tensor, fill: float = 0.0
-) -> Tensor:
-    """Images [B, C, S, S] turned clockwise, zoomed, moved and then mirrored by draws [B], bilinearly; `fill` lies
+def affine(images: Tensor, draws: Tensor, fill: float) -> Tensor:
+    """Images [B, C, S, S] turned clockwise, zoomed, moved and then mirrored by draws [5, B], bilinearly; `fill` lies
     around them."""
+    angle, right, down, zoom, side = draws
     size = images.shape[-1]
     centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # [S], of the pixels, in half sides
     x = side[:, None] * centres - right[:, None]  # [B, S]

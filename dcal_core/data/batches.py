@@ -15,6 +15,7 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
 SIBLINGS = 2  # of each family in a batch; of larger families two are drawn
+Part = dict[str, torch.Tensor]  # what one process works through at once
 FAMILIES, IMAGES, PARTNERS, DONORS, BLEND, TRIPLETS = range(6)  # first number of a generator's key: what it is for
 
 
@@ -48,9 +49,9 @@ class Batches(Dataset):
         images_per_group: int,
         steps_per_epoch: int,
         seed: int,
-        parts: int,
-        rank: int,
-        world: int,
+        parts: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ):
         if groups_per_batch % (parts * world):
             raise DataError(
@@ -68,8 +69,8 @@ class Batches(Dataset):
         self.world = world
 
     def cut(self, parts: int) -> None:
-        """From the next loader on, cut batches into `parts` parts or the next number that divides them evenly; at most
-        into one group per process and part."""
+        """Cut batches into `parts` parts or the next number that divides them evenly, at most one group per process and
+        part; holds from the next loader on."""
         groups = self.groups_per_batch // self.world
         self.parts = next(n for n in range(min(parts, groups), groups + 1) if groups % n == 0)
 
@@ -83,7 +84,7 @@ class Batches(Dataset):
         self.cut(2 * self.parts)
 
     def random(self, *key: int) -> np.random.Generator:
-        """A generator that depends on the seed and the key only."""
+        """A generator that depends only on the seed and the key."""
         return np.random.default_rng([self.seed, *key])
 
     def own(self, images: np.ndarray) -> np.ndarray:
@@ -98,7 +99,7 @@ class Batches(Dataset):
         """Put back what `state_dict` returned."""
 
     def loader(self, start: int, stop: int, workers: int, pin: bool) -> DataLoader:
-        """Batches of the steps start to stop - 1, made ahead by worker processes and pinned for copying to a GPU."""
+        """Batches of the steps start to stop - 1, made ahead by worker processes."""
         return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin)
 
 
@@ -126,14 +127,11 @@ class FamilyBatches(Batches):
         families_per_batch: int,
         images_per_person: int,
         steps_per_epoch: int,
-        seed: int,
         pwca_prob: float = 0.0,
         pwca_partner: str = "random",
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
-        parts: int = 1,
-        rank: int = 0,
-        world: int = 1,
+        **shared: int,  # seed, parts, rank and world
     ):
         self.families = [people for people in members(index.family_of) if len(people) >= SIBLINGS]
         if len(self.families) < families_per_batch:
@@ -147,10 +145,7 @@ class FamilyBatches(Batches):
             groups_per_batch=families_per_batch,
             images_per_group=images_per_group,
             steps_per_epoch=steps_per_epoch or max(1, len(index.paths) // (families_per_batch * images_per_group)),
-            seed=seed,
-            parts=parts,
-            rank=rank,
-            world=world,
+            **shared,
         )
         self.images_of = members(index.person_of)
         self.family_of = index.family_of
@@ -168,7 +163,7 @@ class FamilyBatches(Batches):
         order = self.random(FAMILIES, turn).permutation(len(self.families))
         return [self.families[f] for f in order[place * self.groups_per_batch :][: self.groups_per_batch]]
 
-    def __getitem__(self, step: int) -> list[dict[str, torch.Tensor]]:
+    def __getitem__(self, step: int) -> list[Part]:
         random = self.random(IMAGES, step)
         people = np.concatenate([random.choice(f, SIBLINGS, replace=False) for f in self.drawn_families(step)])
         k = self.images_per_person
@@ -178,9 +173,7 @@ class FamilyBatches(Batches):
         person = np.repeat(people, k).reshape(self.parts, -1)  # [parts, W]
         return [self.part(step, j, images[j], person[j], distracted) for j in range(self.parts)]
 
-    def part(
-        self, step: int, number: int, images: np.ndarray, person: np.ndarray, distracted: bool
-    ) -> dict[str, torch.Tensor]:
+    def part(self, step: int, number: int, images: np.ndarray, person: np.ndarray, distracted: bool) -> Part:
         """One part of a batch from this rank's images [b] and all ranks' people [W]."""
         part = {"images": self.store.batch(images), "person": person, "family": self.family_of[person]}
         if distracted:

@@ -6,6 +6,7 @@ share that end. So a list holds wherever the images lie.
 
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def write_exclusions(file: Path, excluded: dict[str, str]) -> None:
 
 
 def find_lists(roots: Sequence[Path]) -> list[Path]:
-    """All exclusion lists below some folders, down to the depth to which inputs are nested."""
+    """All exclusion lists below some folders."""
     return sorted({folder / FILE for folder, files in folders_below(roots) if FILE in files})
 
 
@@ -77,10 +78,8 @@ def image_names(paths: Sequence[str | Path]) -> list[str]:
 
 
 def match_exclusions(excluded: Sequence[str], paths: Sequence[str | Path], file: Path) -> tuple[dict[str, int], list]:
-    """For each entry of a list the number of the path that it names, and the entries that name no path.
-
-    DataError for an entry that fits several paths.
-    """
+    """For each entry of a list the number of the path that it names, and the entries that name no path; DataError for
+    an entry that fits several paths."""
     parts = [path_parts(path) for path in paths]
     names = {entry: path_parts(entry) for entry in excluded}
     ends: dict[tuple[str, ...], list[int]] = {}
@@ -88,7 +87,6 @@ def match_exclusions(excluded: Sequence[str], paths: Sequence[str | Path], file:
         for number, path in enumerate(parts):
             ends.setdefault(path[-length:], []).append(number)
     matched = {}
-    unknown = []
     for entry, name in names.items():
         fits = ends.get(name, [])
         fits = [number for number in fits if parts[number] == name] or fits
@@ -97,9 +95,7 @@ def match_exclusions(excluded: Sequence[str], paths: Sequence[str | Path], file:
             raise DataError(f"{file}: image {entry!r} fits {a!r} and {b!r}: write more of the path.")
         if fits:
             matched[entry] = fits[0]
-        else:
-            unknown.append(entry)
-    return matched, unknown
+    return matched, [entry for entry in names if entry not in matched]
 
 
 def refuse_unknown(unknown: Sequence[str], file: Path) -> None:
@@ -114,9 +110,8 @@ def refuse_unknown(unknown: Sequence[str], file: Path) -> None:
 def leave_out(indexes: Sequence[TwinIndex], given: str, folders: Sequence[Path]) -> list[TwinIndex]:
     """The indexes without the images of the list `given` or, if that is empty, of the list found below the folders.
 
-    Prints how many images are left out. DataError if the list names an image that no index has, if it leaves a person
-    without images, or if several lists differ. A list that is found and shares no image with the data belongs to other
-    data: it is named and ignored.
+    DataError if the list names an image that no index has, if it leaves a person without images, or if several lists
+    differ. A list that is found and shares no image with the data belongs to other data: it is named and ignored.
     """
     paths = [path for index in indexes for path in index.paths]
     lists: dict[Path, dict[str, int]] = {}
@@ -134,25 +129,22 @@ def leave_out(indexes: Sequence[TwinIndex], given: str, folders: Sequence[Path])
         raise DataError(f"{files} leave out different images: give the one to use as exclusions.")
     for file, matched in lists.items():
         print(f"Left out: {len(matched):,} of {len(paths):,} images, by {file}")
-        indexes = _without(indexes, set(matched.values()), file)
+        try:
+            return _without(indexes, set(matched.values()))
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
     return list(indexes)
 
 
-def _without(indexes: Sequence[TwinIndex], left_out: set[int], file: Path) -> list[TwinIndex]:
+def _without(indexes: Sequence[TwinIndex], left_out: set[int]) -> list[TwinIndex]:
     kept = []
-    first = 0
+    numbers = itertools.count()  # of the images of all indexes together
     for index in indexes:
-        numbers = range(first, first + len(index.paths))
-        try:
-            kept.append(index.take([number - first for number in numbers if number not in left_out]))
-        except DataError as error:
-            raise DataError(f"{file}: {error}") from None
-        first = numbers.stop
+        kept.append(index.take([image for image in range(len(index.paths)) if next(numbers) not in left_out]))
     return kept
 
 
 def _add(excluded: dict[str, str], row: Sequence[str], where: str) -> None:
-    """Add a row of a list to the rows before it; DataError if something is wrong with it."""
     if len(row) != len(HEADER):
         raise DataError(f"{where}: {len(row)} columns, not 2: write image,reason, a reason with commas in quotes.")
     image, reason = row

@@ -16,7 +16,7 @@ import torch
 from numpy.lib import format as npy
 from PIL import Image, ImageOps
 
-from dcal_core.data.twins import DataError
+from dcal_core.data.twins import LISTED, DataError
 from dcal_core.progress import progress_line
 from dcal_core.storage import whole_file
 
@@ -26,7 +26,6 @@ Image.init()  # registers all formats with Pillow, before threads need them
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, which starts another program
 LARGEST = 64_000_000  # pixels; a larger image is taken for a decompression bomb
 CHUNK = 256  # images in flight; bounds the memory if the disk is slow
-LISTED = 5  # rejected images that a message names
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +127,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _digest(path: Path) -> str | Unreadable:
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file; raises Unreadable."""
     try:
         if path.exists() and not path.is_file():  # reading a pipe would block
-            return Unreadable("cannot be read: not a file")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+            raise Unreadable("cannot be read: not a file")
+        return path.read_bytes()
     except OSError as error:
-        return Unreadable(f"cannot be read: {error.strerror}")
+        raise Unreadable(f"cannot be read: {error.strerror}") from None
+
+
+def _digest(path: Path) -> str | Unreadable:
+    try:
+        return hashlib.sha256(read_file(path)).hexdigest()
+    except Unreadable as reason:
+        return reason
 
 
 def _decode_file(path: Path, digest: str | Unreadable, size: int) -> np.ndarray | Unreadable:

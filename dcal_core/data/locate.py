@@ -23,10 +23,8 @@ def folders_below(roots: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:
 
 
 def find_indexes(roots: Sequence[Path]) -> Path | None:
-    """The folder below `roots` that holds the four index files, or None; links are not followed.
-
-    DataError if several folders hold them, or if a folder holds only some of them.
-    """
+    """The folder below `roots` that holds the four index files, or None; DataError if several folders hold them, or if
+    a folder holds only some of them."""
     found = {}  # folder -> the index files that it lacks
     for folder, files in folders_below(roots):
         if not set(INDEX_FILES).isdisjoint(files):
@@ -35,55 +33,52 @@ def find_indexes(roots: Sequence[Path]) -> Path | None:
     if len(complete) > 1:
         complete = name_some(complete, "folder", "folders")
         raise DataError(f"The index files are in {complete}: give the one to use as the data root.")
-    if complete:
-        return Path(complete[0])
-    for folder, lacking in found.items():
-        lacking = name_some(lacking, "file", "files")
-        raise DataError(f"{folder} lacks {lacking}: put the four index files in one folder.")
-    return None
+    if found and not complete:
+        folder, lacking = next(iter(found.items()))
+        raise DataError(
+            f"{folder} lacks {name_some(lacking, 'file', 'files')}: put the four index files in one folder."
+        )
+    return Path(complete[0]) if complete else None
 
 
-def find_images(index: TwinIndex, root: Path) -> dict[int, list[str]]:
-    """For each image, by number, the files below `root` that share the most path parts with the end of its entry:
-    person folder and file name at least. Images without such a file are missing. DataError if `root` is not a folder.
-    """
+def find_images(index: TwinIndex, root: Path) -> list[list[str]]:
+    """For each image the files below `root` that share the most path parts with the end of its entry, person folder
+    and file name at least; DataError if `root` is not a folder."""
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise DataError(f"{index.name}: {root} is not a folder: give the one with the images as the data root.")
     entries = [path_parts(path) for path in index.paths]
     places = _places(root, entries)
-    found = {}
-    for image, entry in enumerate(entries):
+    found = []
+    for entry in entries:
         candidates = places.get(entry[-2:], [])
         if len(candidates) > 1:
-            tails = [_common_tail(entry, path_parts(place)) for place in candidates]
-            candidates = [candidates[n] for n, tail in enumerate(tails) if tail == max(tails)]
-        if candidates:
-            found[image] = candidates
+            tails = [len(os.path.commonprefix([entry[::-1], path_parts(place)[::-1]])) for place in candidates]
+            candidates = [place for place, tail in zip(candidates, tails, strict=True) if tail == max(tails)]
+        found.append(candidates)
     return found
 
 
 def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIndex:
-    """The index with the file of each image, found below `root` by `find_images`; missing images are left out.
-
-    They are listed. DataError if two files match equally well, if two entries lead to one file, or if more than
-    `max_lost_share` (0 to 1) of the images are missing.
-    """
+    """The index with the file of each image, found below `root` by `find_images`; missing images are listed and left
+    out. DataError if two files match equally well, if two entries lead to one file, or if more than `max_lost_share`
+    (0 to 1) of the images are missing."""
     root = Path(os.path.abspath(root))
     total = len(index.paths)
     candidates = find_images(index, root)
-    for image, (first, *others) in candidates.items():
-        if others:
+    for path, files in zip(index.paths, candidates, strict=True):
+        if len(files) > 1:
             raise DataError(
-                f"{index.name}: image {str(index.paths[image])!r} matches {first!r} and "
-                f"{others[0]!r} equally well: remove one, or give the folder above one as the data root."
+                f"{index.name}: image {str(path)!r} matches {files[0]!r} and "
+                f"{files[1]!r} equally well: remove one, or give the folder above one as the data root."
             )
-    found = {image: place for image, (place,) in candidates.items()}
-    if shared := [place for place, count in Counter(found.values()).items() if count > 1]:
+    found = [image for image in range(total) if candidates[image]]
+    files = [candidates[image][0] for image in found]
+    if shared := [file for file, count in Counter(files).items() if count > 1]:
         shared = name_some(shared, "file", "files")
         raise DataError(f"{index.name}: several entries of the index lead to {shared}: keep one entry for each.")
 
-    missing = [str(index.paths[image]) for image in range(total) if image not in found]
+    missing = [str(index.paths[image]) for image in range(total) if not candidates[image]]
     print(f"{index.name}: {len(found):,} of {total:,} images found under {root}")
     if missing:
         print(f"{index.name}: left out, not found: {name_some(missing, 'image', 'images')}")
@@ -93,8 +88,7 @@ def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIn
             f"max_lost_share={max_lost_share:g}, first {missing[0]!r:.200}: attach them, give the folder above, or "
             "raise it."
         )
-    kept = index.take(list(found))
-    return replace(kept, paths=tuple(Path(found[image]) for image in sorted(found)))
+    return replace(index.take(found), paths=tuple(map(Path, files)))
 
 
 def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, str], list[str]]:
@@ -114,8 +108,3 @@ def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, s
     if closed:
         print(f"not searched: {name_some([str(error.filename) for error in closed], 'folder', 'folders')}")
     return {key: sorted(found) for key, found in places.items()}
-
-
-def _common_tail(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    same = [x == y for x, y in zip(reversed(a), reversed(b), strict=False)]
-    return [*same, False].index(False)

@@ -56,7 +56,7 @@ def find_data(config: Config) -> Path | None:
 
 
 def open_root(config: Config) -> Path:
-    """The folder of the index files if they are attached, else of drawn twins, which a printed line says."""
+    """The folder of the index files if they are attached, else of drawn twins; prints that they are drawn."""
     root = find_data(config)
     if root is None:
         print(DRAWN)
@@ -66,8 +66,8 @@ def open_root(config: Config) -> Path:
 
 def read_indexes(root: Path) -> tuple[TwinIndex, TwinIndex]:
     """The train and the test index of a folder."""
-    files = [[root / f"{split}_{part}.json" for part in PARTS] for split in ("train", "test")]
-    return read_index(*files[0], "train"), read_index(*files[1], "test")
+    train, test = ([root / f"{split}_{part}.json" for part in PARTS] for split in ("train", "test"))
+    return read_index(*train, "train"), read_index(*test, "test")
 
 
 def reviewed_indexes(root: Path, config: Config) -> list[TwinIndex]:
@@ -81,8 +81,8 @@ def reviewed_indexes(root: Path, config: Config) -> list[TwinIndex]:
 def split_families(index: TwinIndex, validation_share: float, seed: int) -> tuple[TwinIndex, TwinIndex]:
     """Split an index into training and validation by whole families, drawn with `seed`.
 
-    `validation_share` (0 to 1) is the share of twin families held out, at least one and never all. Families of one stay
-    in training, because they give no twin pair to validate on. DataError if a side would be empty.
+    validation_share: of the twin families, 0 to 1; at least one is held out and never all. Families of one stay in
+    training, because they give no twin pair to validate on. DataError if a side would be empty.
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"validation_share is {validation_share}: it takes a number between 0 and 1.")
@@ -136,12 +136,9 @@ def draw_twins(config: Config) -> Path:
     amount = f"{config.synthetic_families}x2x{config.synthetic_images}_{config.synthetic_test_families}"
     root = scratch_root() / f"drawn_twins_{amount}_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
     shared = {"size": config.image_size, "difficulty": config.synthetic_difficulty, "seed": 0}
-    generate(
-        root,
-        split="train",
-        families=config.synthetic_families,
-        images_per_person=config.synthetic_images,
-        **shared,
-    )
-    generate(root, split="test", families=config.synthetic_test_families, images_per_person=TEST_IMAGES, **shared)
+    for split, families, images in (
+        ("train", config.synthetic_families, config.synthetic_images),
+        ("test", config.synthetic_test_families, TEST_IMAGES),
+    ):
+        generate(root, split=split, families=families, images_per_person=images, **shared)
     return root

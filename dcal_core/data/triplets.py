@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 import torch
 
-from dcal_core.data.batches import TRIPLETS, Batches
+from dcal_core.data.batches import TRIPLETS, Batches, Part
 from dcal_core.data.groups import members
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
@@ -48,15 +48,14 @@ class TripletBatches(Batches):
         triplets_per_batch: int,
         train_percentage: float,
         steps_per_epoch: int,
-        seed: int,
-        parts: int = 1,
-        rank: int = 0,
-        world: int = 1,
+        **shared: int,  # seed, parts, rank and world
     ):
         if not 0 < train_percentage <= 100:
             raise ValueError(f"train_percentage is {train_percentage}: it takes more than 0 and at most 100.")
+        self.pairs = sibling_pairs(index)
+        self.pair_ends = triplets_of_pairs(index, self.pairs).cumsum()
         self.possible = possible_triplets(index)
-        check_possible(self.possible, index)
+        _check_possible(self.possible, index)
         self.chosen = np.ceil(self.possible * train_percentage / 100).astype(np.int64)  # [families]
         self.total = int(self.chosen.sum())
         super().__init__(
@@ -64,20 +63,15 @@ class TripletBatches(Batches):
             groups_per_batch=triplets_per_batch,
             images_per_group=IN_TRIPLET,
             steps_per_epoch=steps_per_epoch or -(-self.total // triplets_per_batch),
-            seed=seed,
-            parts=parts,
-            rank=rank,
-            world=world,
+            **shared,
         )
         self.person_of = index.person_of
         self.family_of = index.family_of
         self.counts = np.bincount(index.person_of)  # [people], images of each
         self.first_of = self.counts.cumsum() - self.counts  # [people]
-        self.pairs = sibling_pairs(index)
-        self.pair_ends = triplets_of_pairs(index, self.pairs).cumsum()
         self.choice_key, self.order_key = self.random(TRIPLETS).integers(2**64, size=2, dtype=np.uint64)
 
-    def __getitem__(self, step: int) -> list[dict[str, torch.Tensor]]:
+    def __getitem__(self, step: int) -> list[Part]:
         first = step * self.groups_per_batch
         images = self.triplets(np.arange(first, first + self.groups_per_batch))  # [triplets, 3]
         person = self.person_of[images].reshape(self.parts, -1)  # [parts, W]
@@ -136,8 +130,7 @@ def triplets_of_pairs(index: TwinIndex, pairs: np.ndarray) -> np.ndarray:
     return own * (own - 1) * others
 
 
-def check_possible(possible: np.ndarray, index: TwinIndex) -> None:
-    """Print how many families have no triplets; DataError if none has any."""
+def _check_possible(possible: np.ndarray, index: TwinIndex) -> None:
     without = int((possible == 0).sum())
     why = f"{without} of {len(possible)} {index.name} families have no person with two images and a co-twin"
     if without == len(possible):

@@ -4,16 +4,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dcal_core.config.shared import Config
 from dcal_core.data.augmentation import Augmentation
-from dcal_core.data.batches import Batches
+from dcal_core.data.batches import Batches, Part
 from dcal_core.data.splits import Split
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.curves import Panel
-
-Part = dict[str, Tensor]  # what one process works through at once; "images" [b, 3, S, S] and what goes with them
 
 
 class Recipe(ABC):

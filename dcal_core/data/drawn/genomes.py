@@ -168,19 +168,8 @@ def _place_marks(rng, face: Genome, enlarge: float) -> tuple[tuple[Mark, ...], t
         enlarge *= 0.97  # no room (a fringe, a small face): try again with smaller marks
 
 
-def check(split: str, seed: int, difficulty: float) -> None:
-    """ValueError if a parameter of the drawing is out of range."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
-    if seed < 0:
-        raise ValueError(f"seed={seed}: give 0 or more")
-    if not 0 <= difficulty <= 1:
-        raise ValueError(f"difficulty={difficulty}: give 0 (large marks) to 1 (tiny marks); 0.5 is the default")
-
-
 def family(seed: int, split: str, k: int, difficulty: float) -> tuple[Genome, Genome]:
-    """The siblings of family `k`; they do not depend on the number of families. ValueError for a bad parameter."""
-    check(split, seed, difficulty)
+    """The siblings of family `k`; they do not depend on the number of families."""
     rng = np.random.default_rng([seed, SPLITS.index(split), k])
     shape = {name: float(rng.uniform(*limits)) for name, limits in (TWIN_SHAPE | FAMILY_SHAPE).items()}
     tone = rng.uniform(0, len(SKINS) - 1)

@@ -7,21 +7,19 @@ here". Results on these images are about synthetic twins; they are never accurac
 """
 
 import json
+import math
 import os
 import shutil
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dcal_core.data.drawn.drawing import difference_mask, draw
-from dcal_core.data.drawn.genomes import check, family, nuisance
+from dcal_core.data.drawn.genomes import SPLITS, family, nuisance
+from dcal_core.data.processes import in_processes
 from dcal_core.progress import progress_line
 from dcal_core.storage import disk_errors, write_text
 
@@ -39,31 +37,24 @@ def mask_file(file: str) -> str:
     return file.replace(".png", "_mask.png")
 
 
-def _write_families(root: Path, parameters: dict, families: range) -> int:
-    """Write the images and masks of some families; returns their number. Top level, because workers import it."""
+def _write_family(root: Path, parameters: dict, k: int) -> None:
+    """Write the images and masks of a family. Top level, because workers import it."""
     split = parameters["split"]
     seed = parameters["seed"]
     size = parameters["size"]
-    for k in families:
-        twins = family(seed, split, k, parameters["difficulty"])
-        for sibling, genome in enumerate(twins):
-            person = _person(split, k, sibling)
-            faces = root / split / person
-            masks = root / "masks" / split / person
-            for folder in (faces, masks):
-                folder.mkdir(parents=True, exist_ok=True)
-            for i in range(parameters["images_per_person"]):
-                file = f"{person}d{i:02d}.png"
-                pose = nuisance(seed, split, k, sibling, i)
-                mask = difference_mask(genome, twins[1 - sibling], pose, size)
-                Image.fromarray(draw(genome, pose, size)).save(faces / file, compress_level=1)
-                Image.fromarray(mask).save(masks / mask_file(file), compress_level=1)
-    return len(families)
-
-
-def end_with_parent() -> None:
-    """Make a worker end with the process that started it, even if that is killed; it would wait for work for ever."""
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    twins = family(seed, split, k, parameters["difficulty"])
+    for sibling, genome in enumerate(twins):
+        person = _person(split, k, sibling)
+        faces = root / split / person
+        masks = root / "masks" / split / person
+        for folder in (faces, masks):
+            folder.mkdir(parents=True, exist_ok=True)
+        for i in range(parameters["images_per_person"]):
+            file = f"{person}d{i:02d}.png"
+            pose = nuisance(seed, split, k, sibling, i)
+            mask = difference_mask(genome, twins[1 - sibling], pose, size)
+            Image.fromarray(draw(genome, pose, size)).save(faces / file, compress_level=1)
+            Image.fromarray(mask).save(masks / mask_file(file), compress_level=1)
 
 
 def _clear(root: Path, split: str) -> None:
@@ -102,7 +93,12 @@ def generate(
     workers: processes, None for one per processor; their number changes no pixel, and a script that uses several needs
     a `__main__` guard. ValueError for a value out of range, FileExistsError if `root` holds real data.
     """
-    check(split, seed, difficulty)
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
+    if seed < 0:
+        raise ValueError(f"seed={seed}: give 0 or more")
+    if not 0 <= difficulty <= 1:
+        raise ValueError(f"difficulty={difficulty}: give 0 (large marks) to 1 (tiny marks); 0.5 is the default")
     for name, value, low, high in (
         ("families", families, 1, MAX_FAMILIES),
         ("images_per_person", images_per_person, 1, 999),
@@ -117,17 +113,11 @@ def generate(
     if manifest.exists() and json.loads(manifest.read_text()) == parameters:
         return
     _clear(root, split)
-    chunks = [range(start, min(start + 4, families)) for start in range(0, families, 4)]
-    workers = min(workers or os.cpu_count() or 1, len(chunks))
-    write = partial(_write_families, root, parameters)
-    # Spawn, because a child forked from a process with CUDA or threads may hang.
-    parallel = workers > 1
-    options = {"mp_context": get_context("spawn"), "initializer": end_with_parent}
-    pool = ProcessPoolExecutor(workers, **options) if parallel else nullcontext()
-    title = f"drawing {split} twins"
-    with disk_errors(root), pool, progress_line(total=families, desc=title, unit="family") as progress:
-        for written in pool.map(write, chunks) if parallel else map(write, chunks):
-            progress.update(written)
+    workers = min(workers or os.cpu_count() or 1, math.ceil(families / 4))
+    drawn = in_processes(partial(_write_family, root, parameters), range(families), workers=workers)
+    with disk_errors(root):
+        for _ in progress_line(drawn, total=families, desc=f"drawing {split} twins", unit="family"):
+            pass
     pairs = [[_person(split, k, 0), _person(split, k, 1)] for k in range(families)]
     names = [f"d{i:02d}.png" for i in range(images_per_person)]
     images = {person: [f"{split}/{person}/{person}{name}" for name in names] for pair in pairs for person in pair}

@@ -1,0 +1,22 @@
+"""Work shared out to processes; their number changes no result."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+
+
+def in_processes(work: Callable, *items: Iterable, workers: int) -> Iterator:
+    """The results of `work` for the items, in their order; one worker is this process."""
+    if workers == 1:
+        yield from map(work, *items)
+        return
+    # Spawn, because a child forked from a process with CUDA or threads may hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+        yield from pool.map(work, *items, chunksize=4)
+
+
+def end_with_parent() -> None:
+    """Make a worker end with the process that started it, even if that is killed; it would wait for work for ever."""
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
