@@ -5,6 +5,7 @@
 
 import html
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def face(entry: Entry, side: int = SIDE) -> np.ndarray:
 
 
 def picture(entry: Entry, side: int = SIDE) -> bytes:
-    """An image of the index as PNG of `side` x `side` px."""
+    """The face of an entry as PNG."""
     out = io.BytesIO()
     Pillow.fromarray(face(entry, side)).save(out, "PNG")
     return out.getvalue()
@@ -68,10 +69,8 @@ def draw_findings(audit: Audit, kind: str, most: int = 6) -> Figure:
 
 
 def excluded_before(audit: Audit, file: Path) -> dict[str, str]:
-    """The images that an earlier list leaves out, by the audit's names; empty if there is no list.
-
-    DataError if the list is malformed or names images that this data lacks, so that it is not overwritten.
-    """
+    """The images that an earlier list leaves out, by the audit's names; empty if there is no list. DataError if the
+    list is malformed or names images that this data lacks, so that it is not overwritten."""
     if not file.exists():
         return {}
     excluded = read_exclusions(file)
@@ -104,6 +103,7 @@ class Reviewer:
         self.excluded = excluded_before(audit, file) if file.exists() else audit.suggested()
         self.pages: list[tuple[Finding, tuple[str, ...]]] = []
         self.page = 0
+        self.slots: list[_Slot] = []
         kinds = [kind for kind in KINDS if any(finding.images for finding in audit.of_kind(kind))]
         everything = [("all findings", "")] + [(f"{kind} ({len(audit.of_kind(kind))})", kind) for kind in kinds]
         self.kind = Dropdown(options=everything, layout=Layout(width="16em"))
@@ -112,40 +112,38 @@ class Reviewer:
         self.write = Button(description="Write exclusion list", button_style="primary", layout=Layout(width="14em"))
         self.place = HTML()
         self.reason = HTML()
-        self.status = HTML()
-        self.slots = [_Slot(self._decide) for _ in range(SLOTS)]
-        self.kind.observe(lambda change: self._choose(change["new"]), names="value")
-        self.back.on_click(lambda _: self._turn(-1))
-        self.forward.on_click(lambda _: self._turn(1))
-        self.write.on_click(lambda _: self._write())
-        row = HBox([slot.box for slot in self.slots], layout=Layout(flex_flow="row wrap"))
-        head = HBox([self.kind, self.back, self.forward, self.place])
-        self.box = VBox([head, self.reason, row, HBox([self.write, self.status])])
-        self._choose("")
+        self.row = HBox(layout=Layout(flex_flow="row wrap"))
         source = f"as {file} says" if file.exists() else "as suggested, not yet written"
-        self.status.value = html.escape(f"{len(self.excluded):,} images to drop, {source}")
+        self.status = HTML(html.escape(f"{len(self.excluded):,} images to drop, {source}"))
+        self.kind.observe(lambda change: self._choose(change["new"]), names="value")
+        self.back.on_click(lambda _: self._turn_to(self.page - 1))
+        self.forward.on_click(lambda _: self._turn_to(self.page + 1))
+        self.write.on_click(lambda _: self._write())
+        head = HBox([self.kind, self.back, self.forward, self.place])
+        self.box = VBox([head, self.reason, self.row, HBox([self.write, self.status])])
+        self._choose("")
 
     def _choose(self, kind: str) -> None:
         findings = self.audit.of_kind(kind) if kind else self.audit.findings
         starts = [(f, start) for f in findings for start in range(0, len(f.images), SLOTS)]
         self.pages = [(finding, finding.images[start : start + SLOTS]) for finding, start in starts]
-        self.page = 0
-        self._show()
+        self._turn_to(0)
 
-    def _turn(self, step: int) -> None:
-        self.page = min(max(self.page + step, 0), max(len(self.pages) - 1, 0))
-        self._show()
-
-    def _show(self) -> None:
+    def _turn_to(self, page: int) -> None:
+        last = len(self.pages) - 1
+        self.page = min(max(page, 0), max(last, 0))
         self.back.disabled = self.page == 0
-        self.forward.disabled = self.page >= len(self.pages) - 1
-        finding, names = self.pages[self.page] if self.pages else (None, ())
-        self.place.value = f"{self.page + 1} of {len(self.pages)}" if finding else "nothing to review"
-        if finding:
-            what = html.escape(f"{finding.kind} ({self.audit.data}): {finding.reason}")
-            self.reason.value = f"<b>{what}</b>"
-        for slot, name in zip(self.slots, [*names, *[None] * SLOTS], strict=False):
-            slot.show(self.entries[name] if name else None, name in self.excluded)
+        self.forward.disabled = self.page >= last
+        for slot in self.slots:
+            slot.close()
+        self.slots = []
+        self.place.value = "nothing to review"
+        if self.pages:
+            finding, names = self.pages[self.page]
+            self.place.value = f"{self.page + 1} of {len(self.pages)}"
+            self.reason.value = f"<b>{html.escape(f'{finding.kind} ({self.audit.data}): {finding.reason}')}</b>"
+            self.slots = [_Slot(self.entries[name], name in self.excluded, self._decide) for name in names]
+        self.row.children = [slot.box for slot in self.slots]
 
     def _decide(self, name: str, drop: bool) -> None:
         if not drop:
@@ -163,26 +161,17 @@ class Reviewer:
 
 
 class _Slot:
-    """A picture with its name and a toggle; hidden if a finding has fewer images."""
+    """A picture with its name and a toggle."""
 
-    def __init__(self, decide):
-        self.name = None
-        self.decide = decide
-        self.image = Image(format="png", width=SIDE, height=SIDE)
-        self.title = HTML()
-        self.toggle = ToggleButtons(options=[KEEP, DROP], style={"button_width": "4.5em"})
-        self.toggle.observe(self._toggled, names="value")
-        self.box = VBox([self.image, self.title, self.toggle], layout=Layout(margin="4px"))
+    def __init__(self, entry: Entry, drop: bool, decide: Callable[[str, bool], None]):
+        image = Image(value=picture(entry), format="png", width=SIDE, height=SIDE)
+        self.title = HTML(f"{html.escape(entry.name)}<br>{html.escape(entry.split)}")
+        style = {"button_width": "4.5em"}
+        self.toggle = ToggleButtons(options=[KEEP, DROP], value=DROP if drop else KEEP, style=style)
+        self.toggle.observe(lambda change: decide(entry.name, change["new"] == DROP), names="value")
+        self.box = VBox([image, self.title, self.toggle], layout=Layout(margin="4px"))
 
-    def show(self, entry: Entry | None, drop: bool) -> None:
-        self.name = None  # so that setting the toggle here does not count as a decision
-        self.box.layout.display = "flex" if entry else "none"
-        if entry:
-            self.image.value = picture(entry)
-            self.toggle.value = DROP if drop else KEEP
-            self.title.value = f"{html.escape(entry.name)}<br>{html.escape(entry.split)}"
-            self.name = entry.name
-
-    def _toggled(self, change: dict) -> None:
-        if self.name is not None:
-            self.decide(self.name, change["new"] == DROP)
+    def close(self) -> None:
+        """Free the widgets, which the browser would keep."""
+        for widget in (*self.box.children, self.box):
+            widget.close()
