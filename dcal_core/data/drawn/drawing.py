@@ -37,16 +37,14 @@ class _Canvas:
     def box(self, u: float, v: float, ru: float, rv: float):
         """The pixels (rows, columns) that hold u ± ru, v ± rv, and their offsets from the middle."""
         pose = self.pose
-        cos = self.cos
-        sin = abs(self.sin)
         x = u + pose.yaw * (1 - (u / YAW_WIDTH) ** 2)
         x = u + pose.yaw * (1 - (x / YAW_WIDTH) ** 2)  # second step of a contraction: inverts the yaw of __init__
         half = self.size * pose.scale / 2
         ru = 1.3 * ru  # yaw stretches one side of the face by up to 1.3
-        middle_x = (x * cos - v * self.sin) * half + (1 + pose.shift[0]) * self.size / 2
-        middle_y = (x * self.sin + v * cos) * half + (1 + pose.shift[1]) * self.size / 2
-        reach_x = (ru * cos + rv * sin) * half + 2
-        reach_y = (rv * cos + ru * sin) * half + 2
+        middle_x = (x * self.cos - v * self.sin) * half + (1 + pose.shift[0]) * self.size / 2
+        middle_y = (x * self.sin + v * self.cos) * half + (1 + pose.shift[1]) * self.size / 2
+        reach_x = (ru * self.cos + rv * abs(self.sin)) * half + 2
+        reach_y = (rv * self.cos + ru * abs(self.sin)) * half + 2
         rows = slice(max(int(middle_y - reach_y), 0), max(int(middle_y + reach_y) + 1, 0))
         columns = slice(max(int(middle_x - reach_x), 0), max(int(middle_x + reach_x) + 1, 0))
         return (rows, columns), self.u[rows, columns] - u, self.v[rows, columns] - v
@@ -130,9 +128,9 @@ def _draw_eye(canvas: _Canvas, face: Genome, pose: Nuisance, side: int) -> None:
     canvas.lens(u, EYE_V - up, 1.06 * w, 0.016, 0.012, 0.25 * skin, rise=-up, tilt=tilt)  # lashes
     canvas.lens(u, EYE_V - up - 0.035, w, 0.010, 0.006, 0.6 * skin, rise=-up, tilt=tilt)  # crease
     canvas.lens(u, EYE_V + down, 0.9 * w, 0.004, 0.008, 0.5 * skin, rise=down, tilt=tilt)  # lower lid
-    thick = face.brow_thickness
     v = EYE_V - face.brow_height - pose.brow_raise
     brow = 0.7 * np.array(face.hair)
+    thick = face.brow_thickness
     canvas.lens(1.03 * u, v, 0.155, thick, thick, brow, rise=-face.brow_arch, tilt=0.7 * tilt)
 
 
@@ -140,7 +138,7 @@ def _draw_nose(canvas: _Canvas, face: Genome) -> None:
     skin = np.array(face.skin)
     w = face.nose_width
     length = face.nose_length
-    tip = EYE_V + face.nose_length
+    tip = EYE_V + length
     dark = skin * (0.6, 0.55, 0.52)
     bright = 0.35 + 0.68 * skin
     for side in (-1, 1):

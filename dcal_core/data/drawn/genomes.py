@@ -1,13 +1,13 @@
 """The drawn twins: the genomes of a family, and the nuisances that change from image to image.
 
-Two siblings share colours, hair and proportions. Each has 2-4 round dark marks of their own at fixed places on visible
-skin, and they differ by some percent in seven shape parameters. Images of one person differ in pose, light, expression,
-clothes, background, blur and noise.
+Two siblings share colours, hair and proportions, seven of them up to some percent. Each has 2-4 round dark marks of
+their own at fixed places on visible skin.
 
 Face coordinates: u to the right, v down; the crop is [-1, 1] x [-1, 1] under the neutral pose.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,26 +18,6 @@ HEAD_TOP = 0.84
 
 Colour = tuple[float, float, float]  # RGB in [0, 1]
 
-# Co-twins share these up to some percent ...
-TWIN_SHAPE = {
-    "eye_spacing": (0.255, 0.315),
-    "eye_size": (0.105, 0.145),
-    "brow_height": (0.19, 0.25),
-    "nose_length": (0.30, 0.40),
-    "nose_width": (0.095, 0.145),
-    "mouth_width": (0.19, 0.28),
-    "jaw_width": (0.75, 1.12),  # relative to the face width
-}
-# ... and these exactly.
-FAMILY_SHAPE = {
-    "face_width": (0.59, 0.70),
-    "chin": (0.80, 0.92),
-    "eye_tilt": (-0.06, 0.16),
-    "brow_thickness": (0.022, 0.048),
-    "brow_arch": (0.0, 0.06),
-    "lip_thickness": (0.035, 0.075),
-    "ear_size": (0.85, 1.2),
-}
 SKINS = ["f8dac6", "ecc09e", "d4a27a", "b07c56", "8a5e42", "6a4835"]  # fair to dark, mixed between neighbours
 HAIRS = ["1c1818", "3e2a1e", "684226", "863a1e", "b65c2c", "d6b070", "969492"]
 IRISES = ["3a2416", "68401e", "786834", "46744c", "4276b0", "7a8c98"]
@@ -64,29 +44,38 @@ class Mark:
     darkness: float
 
 
-@dataclass(frozen=True)
+def _between(low: float, high: float, differs: bool = False) -> Any:
+    """A proportion that is drawn from a range for a family; `differs`: it differs by some percent between siblings."""
+    return field(metadata={"range": (low, high), "differs": differs})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Genome:
     """All of a person that is the same in each image; lengths in face coordinates."""
 
-    eye_spacing: float
-    eye_size: float
-    brow_height: float
-    nose_length: float
-    nose_width: float
-    mouth_width: float
-    jaw_width: float
-    face_width: float
-    chin: float
-    eye_tilt: float
-    brow_thickness: float
-    brow_arch: float
-    lip_thickness: float
-    ear_size: float
+    eye_spacing: float = _between(0.255, 0.315, differs=True)
+    eye_size: float = _between(0.105, 0.145, differs=True)
+    brow_height: float = _between(0.19, 0.25, differs=True)
+    nose_length: float = _between(0.30, 0.40, differs=True)
+    nose_width: float = _between(0.095, 0.145, differs=True)
+    mouth_width: float = _between(0.19, 0.28, differs=True)
+    jaw_width: float = _between(0.75, 1.12, differs=True)  # relative to the face width
+    face_width: float = _between(0.59, 0.70)
+    chin: float = _between(0.80, 0.92)
+    eye_tilt: float = _between(-0.06, 0.16)
+    brow_thickness: float = _between(0.022, 0.048)
+    brow_arch: float = _between(0.0, 0.06)
+    lip_thickness: float = _between(0.035, 0.075)
+    ear_size: float = _between(0.85, 1.2)
     skin: Colour
     hair: Colour
     iris: Colour
     hair_style: str
     marks: tuple[Mark, ...] = ()
+
+
+SHAPE = {shape.name: shape.metadata["range"] for shape in fields(Genome) if shape.metadata}
+TWIN_SHAPE = {shape.name: SHAPE[shape.name] for shape in fields(Genome) if shape.metadata.get("differs")}
 
 
 @dataclass(frozen=True)
@@ -155,7 +144,7 @@ def _place_marks(rng, face: Genome, enlarge: float) -> tuple[tuple[Mark, ...], t
             free &= v - r - 0.04 > hairline(face, u + edge * r)
         for cu, cv, hu, hv in boxes:
             free &= np.hypot(np.maximum(abs(u - cu) - hu, 0), np.maximum(abs(v - cv) - hv, 0)) > r
-        placed: tuple[list[Mark], list[Mark]] = ([], [])
+        placed = [], []
         for dart in zip(u[free], v[free], r[free], darkness[free], strict=True):
             mark = Mark(*map(float, dart))
             others = [*placed[0], *placed[1]]
@@ -171,7 +160,7 @@ def _place_marks(rng, face: Genome, enlarge: float) -> tuple[tuple[Mark, ...], t
 def family(seed: int, split: str, k: int, difficulty: float) -> tuple[Genome, Genome]:
     """The siblings of family `k`; they do not depend on the number of families."""
     rng = np.random.default_rng([seed, SPLITS.index(split), k])
-    shape = {name: float(rng.uniform(*limits)) for name, limits in (TWIN_SHAPE | FAMILY_SHAPE).items()}
+    shape = {name: float(rng.uniform(*limits)) for name, limits in SHAPE.items()}
     tone = rng.uniform(0, len(SKINS) - 1)
     darker = tone % 1
     fair = tone < 2.5  # only fair skin gets light hair and eyes
@@ -187,9 +176,11 @@ def family(seed: int, split: str, k: int, difficulty: float) -> tuple[Genome, Ge
     spread = np.interp(difficulty, [0, 0.5, 1], [0.20, 0.15, 0.04])  # largest difference between siblings
     changes = 1 + spread / 2 * rng.uniform(-1, 1, (2, len(TWIN_SHAPE)))
     marks = _place_marks(rng, face, float(np.interp(difficulty, [0, 0.5, 1], [1.25, 1, 1 / 3])))
-    own_shapes = ({name: shape[name] * float(c) for name, c in zip(TWIN_SHAPE, row, strict=True)} for row in changes)
-    first, second = (replace(face, marks=m, **own) for m, own in zip(marks, own_shapes, strict=True))
-    return first, second
+    siblings = []
+    for own_marks, own_changes in zip(marks, changes, strict=True):
+        own = {name: shape[name] * float(change) for name, change in zip(TWIN_SHAPE, own_changes, strict=True)}
+        siblings.append(replace(face, marks=own_marks, **own))
+    return tuple(siblings)
 
 
 def nuisance(seed: int, split: str, k: int, sibling: int, image: int) -> Nuisance:

@@ -33,7 +33,7 @@ def _person(split: str, k: int, sibling: int) -> str:
 
 
 def mask_file(file: str) -> str:
-    """The file name of an image's mask; it differs, so that a search for an image never finds a mask."""
+    """The file name of an image's mask, which a search for the image must not find."""
     return file.replace(".png", "_mask.png")
 
 
@@ -64,11 +64,8 @@ def _clear(root: Path, split: str) -> None:
     index = root / f"{split}_dataset_infor.json"
     people = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     people += json.loads(index.read_text()) if index.exists() else []
-    for person in people:
-        if not (person.isdecimal() and int(person) in ours):
-            raise FileExistsError(
-                f"{root} holds a {split} split with {person!r}, not drawn here: choose another folder"
-            )
+    if others := [person for person in people if not (person.isdecimal() and int(person) in ours)]:
+        raise FileExistsError(f"{root} holds a {split} split with {others[0]!r}, not drawn here: choose another folder")
     (root / f"{split}_synthetic.json").unlink(missing_ok=True)  # first: what follows may be interrupted
     for drawn in (folder, root / "masks" / split):
         if drawn.exists():
@@ -127,7 +124,7 @@ def generate(
 
 
 def is_drawn(root: Path) -> bool:
-    """Whether a folder holds drawn twins, so that every result on them is synthetic."""
+    """Whether a folder holds drawn twins."""
     return any(Path(root, f"{split}_synthetic.json").exists() for split in FIRST_PERSON)
 
 
