@@ -29,6 +29,10 @@ class Facts:
     pixel_digest: str  # SHA-256 of the decoded pixels
     thumbnail: np.ndarray  # [32, 32] uint8, grey
 
+    @property
+    def shorter_side(self) -> int:
+        return min(self.width, self.height)
+
 
 @dataclass(frozen=True, eq=False)
 class Entry:

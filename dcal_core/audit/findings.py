@@ -3,9 +3,10 @@
 An audit never fails because of the data: what training refuses (lost images, people in both splits) is a finding here.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,6 @@ class Audit:
     findings: tuple[Finding, ...]
 
     def of_kind(self, kind: str) -> list[Finding]:
-        """The findings of one kind."""
         return [finding for finding in self.findings if finding.kind == kind]
 
     def suggested(self) -> dict[str, str]:
@@ -72,7 +72,8 @@ class Audit:
 
     def emptied(self, excluded: Iterable[str]) -> list[str]:
         """The people who have no image left under an exclusion list."""
-        left = {entry.person for entry in self.entries if entry.name not in set(excluded)}
+        excluded = set(excluded)
+        left = {entry.person for entry in self.entries if entry.name not in excluded}
         return sorted({entry.person for entry in self.entries} - left)
 
     def as_dict(self) -> dict:
@@ -84,18 +85,20 @@ class Audit:
 
 
 def audit_images(indexes: Sequence[TwinIndex], root: Path, image_size: int, data: str) -> Audit:
-    """Read every image of the indexes below `root` and collect the findings. image_size: px, the side of the model's
-    inputs. data: the name of the data. DataError if `root` is not a folder."""
+    """Read every image of the indexes below `root` and collect the findings.
+
+    image_size: px, the side of the model's inputs. data: the name of the data. DataError if `root` is not a folder.
+    """
     entries = read_entries(indexes, root, image_size)
+    splits = {index.name: _count(index, [entry for entry in entries if entry.split == index.name]) for index in indexes}
     findings = [
-        *_about_people(indexes, entries),
+        *_about_people(indexes, splits),
         *_about_files(entries),
         *_about_names(entries),
         *_about_pixels(entries, _tiny(image_size)),
         *_about_likeness(entries),
     ]
     findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: within a kind, in index order
-    splits = {index.name: _count(index, [entry for entry in entries if entry.split == index.name]) for index in indexes}
     return Audit(data, root, image_size, tuple(entries), splits, tuple(findings))
 
 
@@ -105,9 +108,8 @@ def _tiny(image_size: int) -> int:
 
 def _count(index: TwinIndex, entries: Sequence[Entry]) -> dict:
     readable = [entry for entry in entries if entry.facts]
-    images_of = dict.fromkeys(index.people, 0)
-    for entry in readable:
-        images_of[entry.person] += 1
+    counts = Counter(entry.person for entry in readable)
+    images_of = {person: counts[person] for person in index.people}
     return {
         "people": len(index.people),
         "families": len(index.families),
@@ -115,7 +117,7 @@ def _count(index: TwinIndex, entries: Sequence[Entry]) -> dict:
         "images_found": sum(bool(entry.places) for entry in entries),
         "images_readable": len(readable),
         "images_per_person": _range(images_of.values()),
-        "shorter_side_px": _range(min(entry.facts.width, entry.facts.height) for entry in readable),
+        "shorter_side_px": _range(entry.facts.shorter_side for entry in readable),
         "images_of": images_of,
     }
 
@@ -127,14 +129,12 @@ def _range(values: Iterable[int]) -> dict[str, float | None]:
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
-def _about_people(indexes: Sequence[TwinIndex], entries: Sequence[Entry]) -> Iterator[Finding]:
-    listed = [person for index in indexes for person in index.people]
-    if shared := tuple(sorted({person for person in listed if listed.count(person) > 1})):
+def _about_people(indexes: Sequence[TwinIndex], splits: dict[str, dict]) -> Iterator[Finding]:
+    listed = Counter(person for index in indexes for person in index.people)
+    if shared := tuple(sorted(person for person, count in listed.items() if count > 1)):
         yield Finding("across_splits", f"in {' and in '.join(index.name for index in indexes)}", shared)
     for index in indexes:
-        readable = [entry.person for entry in entries if entry.split == index.name and entry.facts]
-        counts = dict(zip(*np.unique(readable, return_counts=True), strict=True)) if readable else {}
-        if few := tuple(person for person in index.people if counts.get(person, 0) < 2):
+        if few := tuple(person for person, count in splits[index.name]["images_of"].items() if count < 2):
             yield Finding("few_images", f"fewer than two readable images in {index.name}", few)
         if alone := tuple(family[0] for family in index.families if len(family) == 1):
             yield Finding("no_co_twin", f"without a co-twin in {index.name}", alone)
@@ -172,14 +172,11 @@ def _about_names(entries: Sequence[Entry]) -> Iterator[Finding]:
 
 
 def _about_pixels(entries: Sequence[Entry], tiny: int) -> Iterator[Finding]:
-    def shorter_side(entry: Entry) -> int:
-        return min(entry.facts.width, entry.facts.height)
-
     readable = [entry for entry in entries if entry.facts]
     below = f"are below {LEAST_SIDE} px, too small to tell twins apart"
-    yield from _by_person("tiny", below, readable, lambda e: shorter_side(e) < LEAST_SIDE, drop=True)
+    yield from _by_person("tiny", below, readable, lambda e: e.facts.shorter_side < LEAST_SIDE, drop=True)
     small = f"have a shorter side of {LEAST_SIDE} to {tiny - 1} px: a smaller image_size would lose nothing"
-    yield from _by_person("tiny", small, readable, lambda e: LEAST_SIDE <= shorter_side(e) < tiny)
+    yield from _by_person("tiny", small, readable, lambda e: LEAST_SIDE <= e.facts.shorter_side < tiny)
     yield from _by_person("greyscale", "are grey, which is not a fault", readable, lambda e: e.facts.grey)
 
 
@@ -214,16 +211,16 @@ def _same_pixels(entries: Sequence[Entry]) -> Iterator[tuple[int, int, None]]:
     for number, entry in enumerate(entries):
         copies[entry.facts.pixel_digest][entry.split, entry.person].append(number)
     for whose in copies.values():
-        firsts = [numbers[0] for numbers in whose.values()]
         yield from ((first, copy, None) for first, *more in whose.values() for copy in more)
-        yield from ((a, b, None) for place, a in enumerate(firsts) for b in firsts[place + 1 :])
+        yield from ((a, b, None) for a, b in combinations((first for first, *_ in whose.values()), 2))
 
 
 def _same_shots(entries: Sequence[Entry]) -> Iterator[tuple[int, int, float]]:
     """Pairs of images with different pixels that show the same shot, with their correlation."""
-    firsts = {entry.facts.pixel_digest: number for number, entry in reversed(list(enumerate(entries)))}
-    numbers = sorted(firsts.values())
-    if numbers:
+    firsts = {}
+    for number, entry in enumerate(entries):
+        firsts.setdefault(entry.facts.pixel_digest, number)
+    if numbers := list(firsts.values()):
         pairs = same_shots(np.stack([entries[number].facts.thumbnail for number in numbers]))
         yield from ((numbers[a], numbers[b], float(alike)) for a, b, alike in zip(*pairs, strict=True))
 
