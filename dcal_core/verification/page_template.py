@@ -1,29 +1,6 @@
 """The report's page as a jinja2 template; `page` describes what fills it."""
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 50rem; margin: 0 auto;
-       padding: 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; break-after: avoid; }
-.synthetic { border: 4px solid #b30000; color: #8a0000; padding: .6rem 1rem; font-weight: bold; }
-.verdict { font-size: 1.35rem; line-height: 1.3; font-weight: bold; margin-bottom: .3rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; margin: .8rem 0; }
-th, td { border-bottom: 1px solid #999; padding: .35rem .5rem; text-align: left; vertical-align: top; }
-thead th { border-bottom: 2px solid #1a1a1a; } caption { text-align: left; font-weight: bold; padding: .3rem 0; }
-td small { display: block; color: #444; white-space: nowrap; } tr, figure { break-inside: avoid; }
-.good { background: #d6e9f5; } .bad { background: #fbe0cd; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } dt { font-weight: bold; } dd { margin: 0; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; overflow-wrap: anywhere; }
-@media (max-width: 600px) { th, td { padding: .25rem .2rem; font-size: .8rem; min-width: 2.9rem; }
-  caption { font-size: .9rem; } td small { white-space: normal; } }
-@page { size: A4; margin: 16mm; }
-@media print { body { font-size: 10.5pt; padding: 0; max-width: none; }
-  .synthetic, .good, .bad { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  table { break-inside: avoid; } img { max-height: 95mm; } }
-"""
-
-MACROS = """
+PAGE = """
 {% macro cell(content) %}
 {# the interval is on its own line, since a column is narrow on a phone #}
 {% if content is string or content.estimate.value is none or content.estimate.low is none %}
@@ -45,9 +22,31 @@ MACROS = """
 {% macro picture(name, caption) %}
 <figure><img src="{{ figures[name].uri }}" alt="{{ figures[name].alt }}"><figcaption>{{ caption }}</figcaption></figure>
 {% endmacro %}
-"""
-
-VERDICT = """
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>Verification report: {{ data }}</title><style>
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 50rem; margin: 0 auto;
+       padding: 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; break-after: avoid; }
+.synthetic { border: 4px solid #b30000; color: #8a0000; padding: .6rem 1rem; font-weight: bold; }
+.verdict { font-size: 1.35rem; line-height: 1.3; font-weight: bold; margin-bottom: .3rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; margin: .8rem 0; }
+th, td { border-bottom: 1px solid #999; padding: .35rem .5rem; text-align: left; vertical-align: top; }
+thead th { border-bottom: 2px solid #1a1a1a; } caption { text-align: left; font-weight: bold; padding: .3rem 0; }
+td small { display: block; color: #444; white-space: nowrap; } tr, figure { break-inside: avoid; }
+.good { background: #d6e9f5; } .bad { background: #fbe0cd; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } dt { font-weight: bold; } dd { margin: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; overflow-wrap: anywhere; }
+@media (max-width: 600px) { th, td { padding: .25rem .2rem; font-size: .8rem; min-width: 2.9rem; }
+  caption { font-size: .9rem; } td small { white-space: normal; } }
+@page { size: A4; margin: 16mm; }
+@media print { body { font-size: 10.5pt; padding: 0; max-width: none; }
+  .synthetic, .good, .bad { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  table { break-inside: avoid; } img { max-height: 95mm; } }
+</style></head><body><main>
 {% if "SYNTHETIC" in data %}
 <p class="synthetic" role="note">SYNTHETIC DATA: drawn faces. This report shows that the system runs; it says
 nothing about accuracy on real twins.</p>
@@ -79,10 +78,7 @@ allow {{ verdict.thresholds.error | number_text("%") }} wrong answers of each ki
 threshold was chosen beforehand ({{ threshold.source }}). In the terms of ISO/IEC 19795-1, the false match rate (FMR),
 the share of impostor comparisons that match, is {{ metrics.fmr | estimate_in_words("%") }}. The false non-match rate
 (FNMR), the share of genuine comparisons that do not match, is {{ metrics.fnmr | estimate_in_words("%") }}.</p>
-"""
 
-COMPARISON = """
-{% if systems is defined %}
 <h2>Compared with other systems</h2>
 {{ table_of(tables.systems) }}
 {% if figures.systems is defined %}
@@ -94,18 +90,13 @@ that lets at most this share of the impostor comparisons match. ROC-AUC is the c
 higher than an impostor one. Differences are paired: both systems are measured on the same drawn families. A system is
 called better only if the interval excludes zero; &ldquo;no difference shown&rdquo; does not mean that there is
 none.</p>
-{% endif %}
-"""
 
-CURVES = """
 <h2>Scores and error curves</h2>
 <p>The <abbr title="true accept rate">TAR</abbr>, the share of genuine comparisons that match, is 1 &minus; FNMR.</p>
 {{ picture("scores", "The further apart the two histograms, the better. Scores beyond the threshold are errors.") }}
 {{ picture("roc", "ROC: the share of genuine pairs that match (TAR) against the share of co-twins that do (FMR).") }}
 {{ picture("det", "DET: both error rates, on axes that spread small rates. Further down and left is better.") }}
-"""
 
-CALIBRATION = """
 <h2>Can the probabilities be trusted?</h2>
 {% if calibration.reason is defined %}
 <p>There are none: {{ calibration.reason }}.</p>
@@ -117,31 +108,18 @@ many times more often one person gives such a score than two twins do. The
 these scores would reach {{ calibration.cllr_min | estimate_in_words("bits") }}.</p>
 {{ picture("reliability", "Points on the diagonal: of the pairs given a probability of x %, x % show one person.") }}
 {% endif %}
-{% if security is defined %}
 <h2>How safe against a twin?</h2>
 {{ table_of(tables.security) }}
-{% endif %}
-"""
 
-MISTAKES = """
 <h2>The worst mistakes</h2>
 {{ picture("confusable", "Above, co-twins with the highest scores; below, one person with the lowest scores.") }}
 {{ table_of(tables.mistakes) }}
-"""
 
-CONDITIONS = """
 <h2>Conditions and limits</h2>
 <ul>{% for sentence in conditions %}<li>{{ sentence }}</li>{% endfor %}
 </ul>
 {{ table_of(tables.metrics) }}
 <dl><dt>Model</dt><dd>{{ model }}</dd><dt>Code</dt><dd>{{ code }}</dd><dt>Parameters</dt><dd>{{ fingerprint }}</dd>
 <dt>Created</dt><dd>{{ created }}</dd></dl>
-"""
-
-PAGE = f"""{MACROS}<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Verification report: {{{{ data }}}}</title><style>{STYLE}</style></head><body><main>
-{VERDICT}{COMPARISON}{CURVES}{CALIBRATION}{MISTAKES}{CONDITIONS}
 </main></body></html>
 """

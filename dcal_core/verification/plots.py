@@ -80,13 +80,13 @@ def draw_roc(result: dict, test: Scored, draws=1000) -> Figure:
     """ROC with its 95 % band over families, its area, and the point of equal errors."""
     labels = "FMR: co-twins taken for one person (%)", "TAR: genuine pairs accepted (%)"
     figure, axes = _axes("ROC", result, *labels)
-    what = test.scores, test.pairs.genuine
-    _, fmr, fnmr = error_rates(*what)
-    eer, _ = equal_error_rate(*what)
+    scores, genuine, _ = test.labelled
+    _, fmr, fnmr = error_rates(scores, genuine)
+    eer, _ = equal_error_rate(scores, genuine)
     grid = np.linspace(0, 1, 201)
-    low, high = roc_band(*what, test.pairs.family, grid, draws)
+    low, high = roc_band(*test.labelled, grid, draws)
     _draw_band(axes, 100 * grid, 100 * low, 100 * high)
-    axes.plot(100 * fmr, 100 * (1 - fnmr), color=GENUINE, label=f"AUC {roc_auc(*what):.3f}")
+    axes.plot(100 * fmr, 100 * (1 - fnmr), color=GENUINE, label=f"AUC {roc_auc(scores, genuine):.3f}")
     axes.plot(100 * eer, 100 * (1 - eer), "o", color=IMPOSTOR, markersize=8, label=f"EER {eer:.1%}")
     _diagonal(axes, "chance")
     _legend(figure)
@@ -106,16 +106,16 @@ def draw_det(result: dict, systems: dict[str, Scored], draws=1000) -> Figure:
     labels = "FMR: co-twins taken for one person (%)", "FNMR: genuine pairs rejected (%)"
     figure, axes = _axes("DET", result, *labels)
     first = next(iter(systems.values()))
-    pairs = first.pairs
     grid = np.geomspace(DET_TICKS[0], DET_TICKS[-1], 200)
-    low, high = roc_band(first.scores, pairs.genuine, pairs.family, grid, draws)
+    low, high = roc_band(*first.labelled, grid, draws)
     _draw_band(axes, _deviate(grid), _deviate(1 - high), _deviate(1 - low))
     for look, (name, one) in zip(cycle(LOOKS), systems.items(), strict=False):
-        _, fmr, fnmr = error_rates(one.scores, pairs.genuine)
-        eer, _ = equal_error_rate(one.scores, pairs.genuine)
+        _, fmr, fnmr = error_rates(one.scores, one.pairs.genuine)
+        eer, _ = equal_error_rate(one.scores, one.pairs.genuine)
         axes.plot(_deviate(fmr), _deviate(fnmr), **look, drawstyle="steps-post", label=f"{name}: EER {eer:.1%}")
         axes.plot(_deviate(eer), _deviate(eer), "o", color=look["color"], markersize=7)
-    limit = resolvable_fmr(int((~pairs.genuine).sum()), len(np.unique(pairs.family[~pairs.genuine])))
+    impostor_families = first.pairs.family[~first.pairs.genuine]  # of each comparison
+    limit = resolvable_fmr(len(impostor_families), len(np.unique(impostor_families)))
     ticks = _deviate(DET_TICKS)
     shade = {"color": MARK, "alpha": 0.08, "linewidth": 0, "label": f"FMR below {limit:.1%}: not resolvable"}
     axes.axvspan(ticks[0], max(ticks[0], _deviate(limit)), **shade)

@@ -14,6 +14,7 @@ import torch
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.verifier import Features, Verifier
 from dcal_core.verification.encoding import evaluating
+from dcal_core.verification.metrics import family_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,10 @@ class Pairs:
         """Some of the comparisons, in the order of their places."""
         return Pairs(self.a[places], self.b[places], self.genuine[places], self.family[places])
 
+    def even_weights(self) -> np.ndarray:
+        """`family_weights`, [P]."""
+        return family_weights(self.family, self.genuine)
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -40,6 +45,11 @@ class Scored:
     index: TwinIndex
     pairs: Pairs
     scores: np.ndarray
+
+    @property
+    def labelled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, genuine and family, each [P]."""
+        return self.scores, self.pairs.genuine, self.pairs.family
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +64,11 @@ class Unrelated:
 def twin_pairs(index: TwinIndex) -> Pairs:
     """Return all genuine and all co-twin pairs, each once: every pair of images within a family."""
     family_of_image = index.family_of[index.person_of]  # [N]
-    a = []
-    b = []
-    family = []
+    found = [np.empty((2, 0), dtype=np.int64)]
     for images in _groups(family_of_image):
-        first, second = np.triu_indices(len(images), k=1)
-        a.append(images[first])
-        b.append(images[second])
-        family.append(np.full(len(first), family_of_image[images[0]]))
-    a, b, family = (np.concatenate([np.empty(0, dtype=np.int64), *column]) for column in (a, b, family))
-    return Pairs(a, b, index.person_of[a] == index.person_of[b], family)
+        found.append(images[np.stack(np.triu_indices(len(images), k=1))])
+    a, b = np.concatenate(found, axis=1)
+    return Pairs(a, b, index.person_of[a] == index.person_of[b], family_of_image[a])
 
 
 def some_of_each_family(pairs: Pairs, genuine: bool, most: int, seed: int) -> np.ndarray:
@@ -82,10 +87,9 @@ def score_pairs(
 ) -> np.ndarray:
     """Return the score of each pair, [P] float64, higher = more alike.
 
-    Families are compared one at a time, in squares of at most `block` x `block` images to bound the memory of
-    models that compare feature maps. A square without a wanted pair is skipped; if less than half of
-    a square is wanted, it is compared pair by pair. model: on `device` already; reading: one of the model's, None for
-    its own answer.
+    Families are compared one at a time, in squares of at most `block` x `block` images to bound the memory of models
+    that compare feature maps; a square of which less than half is wanted is compared pair by pair. model: on `device`
+    already; reading: one of the model's, None for its own answer.
     """
     if len(pairs) and (last := max(pairs.a.max(), pairs.b.max())) >= len(features):
         raise ValueError(f"the pairs name image {last}, but only {len(features)} images were encoded")

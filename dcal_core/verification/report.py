@@ -4,7 +4,7 @@ The threshold, the calibration and the thresholds of the verdict are chosen on v
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,8 +13,7 @@ import numpy as np
 from dcal_core.storage import write_text
 from dcal_core.verification.bootstrap import Replicates, differences, replicate, summarise
 from dcal_core.verification.calibration import (
-    Isotonic,
-    Logistic,
+    Calibration,
     cllr_estimate,
     cllr_min_estimate,
     fit_isotonic,
@@ -22,7 +21,7 @@ from dcal_core.verification.calibration import (
     reliability,
 )
 from dcal_core.verification.intervals import families_of_rarer_class
-from dcal_core.verification.metrics import equal_error_rate, error_rates, family_weights
+from dcal_core.verification.metrics import equal_error_rate, error_rates
 from dcal_core.verification.protocol import Scored, Unrelated
 from dcal_core.verification.security import security
 from dcal_core.verification.verdicts import verdict_rates, verdict_thresholds
@@ -51,17 +50,14 @@ class System:
         """The score of equal errors on the validation families."""
         return equal_error_rate(self.validation.scores, self.validation.pairs.genuine)[1]
 
-    def calibration(self, kind: str) -> Logistic | Isotonic:
+    def calibration(self, kind: str) -> Calibration:
         """From scores to log likelihood ratios, fitted on the validation families; each family counts the same."""
-        pairs = self.validation.pairs
-        even = family_weights(pairs.family, pairs.genuine)
-        return CALIBRATIONS[kind](self.validation.scores, pairs.genuine, pairs.family, even)
+        return CALIBRATIONS[kind](*self.validation.labelled, self.validation.pairs.even_weights())
 
     def replicates(self, draws: int, seed: int, even: bool = False) -> Replicates:
         """Its metrics on the test families and on bootstrap draws of them; even: every family counts the same."""
-        pairs = self.test.pairs
-        weights = family_weights(pairs.family, pairs.genuine) if even else None
-        return replicate(self.test.scores, pairs.genuine, pairs.family, self.threshold, draws, seed, weights)
+        weights = self.test.pairs.even_weights() if even else None
+        return replicate(*self.test.labelled, self.threshold, draws, seed, weights)
 
 
 def evaluate(
@@ -71,15 +67,13 @@ def evaluate(
 
     label: the data set's name, or SYNTHETIC. error: the share of wrong verdicts in each class that is allowed on
     validation families. calibration: a key of CALIBRATIONS. `metrics` counts every comparison the same, as publications
-    do, `metrics_per_family` every family. Raises ValueError if the families are too few, or if systems have scored
-    different test pairs.
+    do, `metrics_per_family` every family. ValueError if the families are too few, or if systems have scored different
+    test pairs.
     """
     system = systems[0]
     test = system.test
-    validation = system.validation
     drawn = [one.replicates(draws, seed) for one in systems]
-    what = test.scores, test.pairs.genuine, test.pairs.family
-    source = f"equal error rate of {len(validation.index.families)} validation families"
+    source = f"equal error rate of {len(system.validation.index.families)} validation families"
     return {
         "data": label,
         "system": {"name": system.name, "about": system.about},
@@ -90,8 +84,8 @@ def evaluate(
         "metrics_per_family": summarise(system.replicates(draws, seed, even=True)),
         "calibration": calibrate(system, calibration, draws, seed),
         "verdict": judge(system, error, draws, seed),
-        "security": security(*what, system.unrelated, draws=draws, seed=seed),
-        "curve": _curve(test.scores, test.pairs.genuine),
+        "security": security(*test.labelled, system.unrelated, draws=draws, seed=seed),
+        "curve": _curve(test),
         "confusable": most_confusable(test, system.threshold),
         **compare(systems, drawn),
     }
@@ -103,22 +97,20 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
     Cllr min is the part of Cllr that is due to the scores, the rest to the calibration. `others`: Cllr of the other
     kind of calibration.
     """
-    test = system.test
-    genuine = test.pairs.genuine
-    family = test.pairs.family
-    even = family_weights(family, genuine)
+    scores, genuine, family = system.test.labelled
+    even = system.test.pairs.even_weights()
     try:
         fitted = {name: system.calibration(name) for name in CALIBRATIONS}
     except ValueError as error:  # a verifier no better than chance
         return {"kind": kind, "reason": str(error)}
-    llr = {name: one.llr(test.scores) for name, one in fitted.items()}
+    llr = {name: one.llr(scores) for name, one in fitted.items()}
     costs = {name: cllr_estimate(one, genuine, family, draws, seed, even) for name, one in llr.items()}
     return {
         "kind": kind,
         "fitted": fitted[kind].as_dict(),
         "cllr": costs.pop(kind),
         "others": costs,
-        "cllr_min": cllr_min_estimate(test.scores, genuine, family, draws, seed, even),
+        "cllr_min": cllr_min_estimate(scores, genuine, family, draws, seed, even),
         "reliability": reliability(llr[kind], genuine, family, draws=draws, seed=seed, weights=even),
     }
 
@@ -128,23 +120,18 @@ def judge(system: System, error: float, draws: int, seed: int) -> dict:
 
     They are chosen on the validation families for `error`, or for the smallest error that so few families resolve.
     """
-    validation = system.validation
-    test = system.test
-    families = families_of_rarer_class(validation.pairs.genuine, validation.pairs.family)
+    pairs = system.validation.pairs
+    families = families_of_rarer_class(pairs.genuine, pairs.family)
     error = max(error, 1 / families)
-    thresholds = verdict_thresholds(validation.scores, validation.pairs.genuine, validation.pairs.family, error)
-    rates = verdict_rates(test.scores, test.pairs.genuine, test.pairs.family, thresholds, draws, seed)
+    thresholds = verdict_thresholds(*system.validation.labelled, error)
+    rates = verdict_rates(*system.test.labelled, thresholds, draws, seed)
     source = f"at most {100 * error:.1f} % wrong in each class of {families} validation families"
-    chosen = {"different_below": thresholds.different_below, "same_from": thresholds.same_from}
-    return {"thresholds": chosen | {"error": error, "families": families, "source": source}} | rates
+    return {"thresholds": asdict(thresholds) | {"error": error, "families": families, "source": source}} | rates
 
 
-def _curve(scores: np.ndarray, genuine: np.ndarray) -> dict[str, list[float]]:
+def _curve(test: Scored) -> dict[str, list[float]]:
     """At most CURVE_POINTS operating points, spread evenly along the curve so that its ends stay sharp."""
-    thresholds, fmr, fnmr = error_rates(scores, genuine)
-    thresholds = thresholds[:-1]
-    fmr = fmr[:-1]
-    fnmr = fnmr[:-1]  # the last threshold is infinite
+    thresholds, fmr, fnmr = (part[:-1] for part in error_rates(test.scores, test.pairs.genuine))  # the last is infinite
     travelled = fnmr - fmr
     wanted = np.linspace(travelled[0], travelled[-1], CURVE_POINTS)
     kept = np.unique(np.searchsorted(travelled, wanted).clip(max=len(travelled) - 1))
@@ -185,8 +172,7 @@ def write_json(path: Path, result: dict) -> None:
 
 
 def compare(systems: list[System], drawn: list[Replicates]) -> dict[str, list[dict]]:
-    """The metrics of each system, `systems`, and how the first differs from each other one, `differences`, from the
-    `replicates` of each; ValueError unless they are of the same pairs and draws."""
+    """The metrics of each system, `systems`, and the first one's `differences` from each other, by their replicates."""
     metrics = [
         {"name": system.name, "about": system.about, "metrics": summarise(one)}
         for system, one in zip(systems, drawn, strict=True)
