@@ -19,7 +19,7 @@ from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
 from dcal_core.runs import WEIGHTS_FILE, RunFolder
 from dcal_core.storage import read_sums, write_bytes
-from dcal_core.verification import plots
+from dcal_core.verification import plots, report_tables
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
@@ -28,7 +28,6 @@ from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.page import write_page
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json
-from dcal_core.verification.report_tables import metrics_table, security_table, systems_table, verdict_table
 from dcal_core.verification.words import difference_in_words, estimate_in_words
 
 TITLE = "Evaluate a twin verifier"
@@ -37,10 +36,7 @@ FEWEST_FAMILIES = 3  # with which the thresholds of a verdict can be chosen
 
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
-    """The session's run, the runs of `compare`, the baseline and the fusion, as the parameters ask.
-
-    A model with several readings gives a system for each; the first, its own answer, is what is fused.
-    """
+    """The session's run, the runs of `compare`, the baseline, and the fusion of each model's own answer, as asked."""
     folders = [Path(name.strip()).resolve() for name in session.config.compare.split(",") if name.strip()]
     others = [other_trained(folder, session.config) for folder in folders]
     names = short_names([RunFolder.around(one.trained).path for one in (session, *others)])
@@ -66,14 +62,12 @@ def score_run(name: str, session: Session, data: TwinData) -> list[System]:
     """A trained run on its own validation families and on the test families, a system for each reading."""
     config = session.config
     weights = read_sums(session.trained)[WEIGHTS_FILE]
-    model = load_model(session.trained)
     about = f"{config.backbone}, {config.image_size} px, seed {config.seed}"
-    return [replace(system, weights=weights) for system in score_model(name, about, model, data, config)]
+    return score_model(name, about, load_model(session.trained), data, config, weights)
 
 
-def score_model(name: str, about: str, model: Verifier, data: TwinData, config: Config) -> list[System]:
-    """A model on the validation and the test families, a system for each of its readings, from one encoding; unrelated
-    comparisons are those of test families."""
+def score_model(name: str, about: str, model: Verifier, data: TwinData, config: Config, weights="") -> list[System]:
+    """A model on the validation and the test families, a system for each of its readings, from one encoding."""
     device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
     model = model.to(device)
     scored = {reading: {} for reading in model.readings}
@@ -89,8 +83,9 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
     systems = []
     for number, (reading, of_splits) in enumerate(scored.items()):
         unrelated = unrelated_scores(model, features, index, device=device, reading=reading)
-        own = "" if len(scored) == 1 else f"; its reading {reading}"
-        systems.append(System(f"{name}, {reading}" if number else name, about + own, **of_splits, unrelated=unrelated))
+        own_name = f"{name}, {reading}" if number else name
+        own_about = about if len(scored) == 1 else f"{about}; its reading {reading}"
+        systems.append(System(own_name, own_about, **of_splits, unrelated=unrelated, weights=weights))
     return systems
 
 
@@ -105,28 +100,19 @@ def same_people(other: TwinData, data: TwinData, folder: str) -> TwinData:
 
 def fuse(systems: list[System]) -> System:
     """Fuse systems by logistic regression on the validation families; UserError unless these are the same for all."""
-    first = systems[0]
     if len({system.validation.index.fingerprint() for system in systems}) > 1 or len(systems) < 2:
         raise UserError("fuse=true: takes two systems or more with the same validation families: runs of one seed.")
-
-    def stacked(part) -> np.ndarray:
-        return np.stack([part(system) for system in systems], axis=1)
-
-    pairs = first.validation.pairs
-    fusion = fit_fusion(stacked(lambda one: one.validation.scores), pairs.genuine, pairs.family)
+    parts = ("validation", "test", "unrelated")
+    scores = {part: np.stack([getattr(one, part).scores for one in systems], axis=1) for part in parts}
+    pairs = systems[0].validation.pairs
+    fusion = fit_fusion(scores["validation"], pairs.genuine, pairs.family)
     weights = ", ".join(f"{w:.2f} {one.name}" for w, one in zip(fusion.weight, systems, strict=True))
-    return System(
-        "fused",
-        f"weights of the standardised scores: {weights}",
-        replace(first.validation, scores=fusion.fuse(stacked(lambda one: one.validation.scores))),
-        replace(first.test, scores=fusion.fuse(stacked(lambda one: one.test.scores))),
-        replace(first.unrelated, scores=fusion.fuse(stacked(lambda one: one.unrelated.scores))),
-    )
+    fused = {part: replace(getattr(systems[0], part), scores=fusion.fuse(scores[part])) for part in parts}
+    return System("fused", f"weights of the standardised scores: {weights}", **fused)
 
 
 def evaluate_systems(session: Session, data: TwinData, systems: list[System], code: str) -> dict:
-    """The result of the first system, compared with the others; UserError if the validation families are too few to
-    set a threshold."""
+    """The result of the first system, compared with the others; UserError if too few families set a threshold."""
     config = session.config
     held_out = systems[0].validation.pairs
     if families_of_rarer_class(held_out.genuine, held_out.family) < FEWEST_FAMILIES:
@@ -188,8 +174,7 @@ def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> l
 
 
 def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
-    """Write the decision rule into the folder of the session's model; an attached model is read-only and is first
-    copied into the run's folder."""
+    """Write the decision rule into the model's folder; an attached model, read-only, is copied to the run's first."""
     model = session.trained
     run = RunFolder.around(model)
     if run.path == session.folder.path:
@@ -220,12 +205,8 @@ def main(arguments: list[str]) -> int:
     systems = score_systems(session, data)
     result = evaluate_systems(session, data, systems, code="checkout")
     pictures = {name: session.keep(figure, name) for name, figure in draw_report(result, systems, data)}
-    for text in (
-        verdict_table(result),
-        metrics_table(result),
-        security_table(result),
-        systems_table(result["systems"]),
-    ):
+    tables = (report_tables.verdict_table, report_tables.metrics_table, report_tables.security_table)
+    for text in (*(table(result) for table in tables), report_tables.systems_table(result["systems"])):
         print(f"\n{text}")
     print("", *map(difference_in_words, result["differences"]), headline(result), sep="\n")
     print("Report:", *write_report(session, result, pictures))

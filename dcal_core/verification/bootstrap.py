@@ -28,8 +28,7 @@ def resolvable_fmr(impostors: int, families: int) -> float:
 class Sample(Comparisons):
     """The comparisons of one system, and the draws of their families that hold both classes.
 
-    sizes: weight of impostor and of genuine comparisons in each family, [F, 2]; counts: how often each family is
-    drawn, [D, F]; clusters: `effective_families` of the class with fewer.
+    sizes: weight of impostors and of genuine ones in each family, [F, 2]; counts: how often each is drawn, [D, F].
     """
 
     def __init__(self, scores, genuine, family, draws: int, seed: int, weights=None):
@@ -72,9 +71,8 @@ class Replicates:
 def replicate(scores, genuine, family, threshold: float, draws=1000, seed=0, weights=None) -> Replicates:
     """Return every reported metric of the sample and of `draws` bootstrap draws of its families.
 
-    scores, genuine, family, weights: [P]. The threshold was frozen on other families; accuracy, fmr and fnmr are taken
-    there. Equal families, draws and seed give the same draws for every system. A class from a single family gives no
-    draws. ValueError as `Comparisons`, for a threshold that is not finite and for draws < 1.
+    scores, genuine, family, weights: [P]. Accuracy, fmr and fnmr are taken at the threshold, frozen on other families.
+    Equal families, draws and seed give the same draws for every system. A class from a single family gives no draws.
     """
     sample = Sample(scores, genuine, family, draws, seed, weights)
     wrong = (sample.scores >= checked_threshold(threshold)) != sample.genuine
@@ -110,10 +108,9 @@ def _metrics(sample: Sample, errors: np.ndarray, folds: Folds | None, counts: np
 
 
 def summarise(replicates: Replicates) -> dict:
-    """Return each metric as {"value", "low", "high"} by `share_estimate`, and `counts`.
+    """Return each metric as a `share_estimate`, or {"value": None, "reason": ...} below `resolvable_fmr`; and `counts`.
 
-    A TAR or FNMR below `resolvable_fmr` is {"value": None, "reason": ...}. Without draws low and high are None.
-    counts: genuine, impostor, families, draws.
+    Without draws low and high are None.
     """
     sample = replicates.sample
     result = {
@@ -132,9 +129,8 @@ def summarise(replicates: Replicates) -> dict:
 def differences(a: Replicates, b: Replicates) -> dict:
     """Return each metric's paired difference a - b as {"value", "low", "high", "better"}, by `share_interval`.
 
-    better: "a" or "b" where the interval excludes zero, or None; errors are better low, AUC, TAR and accuracy high.
-    A difference that cannot be resolved is {"value": None, "reason": ...}. ValueError unless both compared the same
-    pairs with the same draws.
+    better: "a" or "b" where the interval excludes zero, or None. What cannot be resolved is {"value": None, "reason":
+    ...}. ValueError unless both compared the same pairs with the same draws.
     """
     drawn_from = ("genuine", "member", "weights", "counts")
     if not all(np.array_equal(getattr(a.sample, name), getattr(b.sample, name)) for name in drawn_from):

@@ -43,9 +43,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def encode_images(model: Verifier, store: ImageStore, batch_size: int, device="cpu", progress=True) -> Features:
     """Encode every image of the store once, in order, and return the features on the CPU.
 
-    model: on `device` already. Features of more than IN_MEMORY bytes are kept in a memory-mapped file: indexing
-    reads only the rows it takes. The file has no name and is freed with the features. With several processes, each
-    encodes an equal share and all return the features of all images. Raises StorageError if the disk is full.
+    model: on `device` already. Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
+    With several processes, each encodes an equal share and all return the features of all images.
     """
     images = len(store.images)
     if images == 0:

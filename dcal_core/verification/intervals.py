@@ -15,10 +15,7 @@ from dcal_core.verification.metrics import numbered
 
 
 def families_of_rarer_class(genuine: np.ndarray, family: np.ndarray, weights: np.ndarray | None = None) -> int:
-    """Return how many families have comparisons [P] of the class, genuine or impostor, that fewer families have.
-
-    Comparisons without weight do not count.
-    """
+    """Return how many families have comparisons [P] of any weight in the class that fewer families have."""
     present = np.ones(len(genuine), dtype=bool) if weights is None else weights > 0
     return min(len(np.unique(family[present & part])) for part in (genuine, ~genuine))
 
@@ -42,10 +39,7 @@ def effective_families(sizes) -> float:
 
 
 def family_counts(families: int, draws: int, seed: int) -> np.ndarray:
-    """Return how often each family counts, float [R, F]: once in the sample, then as drawn with replacement.
-
-    Equal arguments give equal draws.
-    """
+    """Return how often each family counts, float [R, F]: once in the sample, then as drawn with replacement."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     drawn = np.random.default_rng(seed).multinomial(families, np.full(families, 1 / families), size=draws)
@@ -79,10 +73,10 @@ def share_interval(drawn, clusters: float) -> np.ndarray:
 
 
 def share_estimate(value: float, drawn: np.ndarray, clusters: float, families: int) -> dict:
-    """Return the estimate of a share from its bootstrap draws [D], by `share_interval`.
+    """Return the estimate of a share by `share_interval` of its draws [D]; one family, or no draw, gives no interval.
 
-    One family, or no draw, gives no interval. A share of 0 or 1 in all draws gets the bound that so many families
-    without an error allow, about 3 / families (rule of three): the bootstrap cannot see beyond its sample.
+    A share of 0 or 1 in all draws gets the bound that so many families without an error allow, about 3 / families (rule
+    of three): the bootstrap cannot see beyond its sample.
     """
     if families < 2 or len(drawn) == 0:
         return {"value": value, "low": None, "high": None}
@@ -119,8 +113,7 @@ def mean_by_t(values, family) -> dict:
 
 
 def paired_difference(values, family, other_values, other_family) -> dict:
-    """Return the mean of values less other values within the families that have both, by `mean_by_t`; without such
-    families every end is None."""
+    """Return the mean of values less other values in the families that have both, by `mean_by_t`; None without any."""
     common, own, other = np.intersect1d(np.unique(family), np.unique(other_family), return_indices=True)
     if not len(common):
         return {"value": None, "low": None, "high": None}

@@ -41,10 +41,7 @@ def checked(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def numbered(family, scores: np.ndarray, names=None) -> tuple[np.ndarray, int]:
-    """Return (the place of each score's family among the sorted names [P], the number of names F).
-
-    names: all families there are; None: those of the scores. ValueError unless each score has a family.
-    """
+    """Return (each score's family as its place among all sorted names [P], F); ValueError on unequal shapes."""
     family = np.asarray(family)
     if family.shape != scores.shape:
         raise ValueError(f"family must be [P] like the scores, got {family.shape} and {scores.shape}")
@@ -53,10 +50,7 @@ def numbered(family, scores: np.ndarray, names=None) -> tuple[np.ndarray, int]:
 
 
 class Comparisons:
-    """One system's comparisons by family: scores, genuine, weights and member, the number of the family, each [P].
-
-    ValueError as `checked` and `numbered`.
-    """
+    """One system's comparisons: scores, genuine, weights and member, the number of the family, each [P]."""
 
     def __init__(self, scores, genuine, family, weights=None, names=None):
         self.scores, self.genuine, self.weights = checked(scores, genuine, weights)
@@ -93,10 +87,7 @@ def curves(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def error_rates(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (thresholds, fmr, fnmr), each [K]: every distinct operating point, thresholds rising to inf.
-
-    The first point accepts everything (fmr 1, fnmr 0), the last nothing. ValueError as `checked`.
-    """
+    """Return (thresholds, fmr, fnmr), each [K]: every operating point, from accepting everything to nothing at inf."""
     scores, genuine, weights = checked(scores, genuine, weights)
     thresholds, at = np.unique(scores, return_inverse=True)
     held = (np.bincount(at[part], weights[part], len(thresholds)) for part in (genuine, ~genuine))
@@ -134,7 +125,7 @@ def equal_error_rate(scores, genuine, weights=None) -> tuple[float, float]:
 def hull_crossing(fmr: np.ndarray, fnmr: np.ndarray) -> np.ndarray:
     """EER on the convex hull of curves [..., K]: where the hull's edge from FMR >= FNMR to FMR < FNMR crosses equality.
 
-    Quickhull towards the diagonal: the point furthest below a chord of the hull is on the hull and ends the next chord.
+    Quickhull: the point furthest below a chord of the hull is on the hull and ends the next chord.
     """
     left = np.stack([np.ones(fmr.shape[:-1]), np.zeros(fmr.shape[:-1])])  # FMR and FNMR of the chord's ends, [2, ...]
     right = left[::-1]
@@ -170,8 +161,7 @@ def rates_at(scores, genuine, threshold: float, weights=None) -> tuple[float, fl
     """Return (fmr, fnmr) at a threshold frozen beforehand."""
     scores, genuine, weights = checked(scores, genuine, weights)
     wrong = (scores >= checked_threshold(threshold)) != genuine
-    fmr, fnmr = (np.average(wrong[part], weights=weights[part]) for part in (~genuine, genuine))
-    return float(fmr), float(fnmr)
+    return tuple(float(np.average(wrong[part], weights=weights[part])) for part in (~genuine, genuine))
 
 
 def lowest_fnmr(fmr: np.ndarray, fnmr: np.ndarray, limit: float) -> np.ndarray:
@@ -228,10 +218,9 @@ def balanced(genuine: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def family_weights(family, genuine) -> np.ndarray:
-    """Weights [P] by which every family counts the same within genuine and within impostor comparisons.
+    """Weights [P], of mean 1 in each class, by which every family counts the same within the class.
 
-    Their mean is 1 in each class, so that the classes keep their sizes. Without them a family counts by the
-    square of its number of photographs, which runs from 4 to 68 a person.
+    Without them a family counts by the square of its number of photographs, which runs from 4 to 68 a person.
     """
     family = np.asarray(family)
     genuine = np.asarray(genuine, dtype=bool)

@@ -19,7 +19,7 @@ from dcal_core.verification.metrics import family_weights
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """P comparisons: image indices a < b, whether they show one person, index of their family, each [P]."""
+    """Image indices a < b, whether they show one person, and index of their family, each [P]."""
 
     a: np.ndarray
     b: np.ndarray
@@ -54,7 +54,7 @@ class Scored:
 
 @dataclass(frozen=True, eq=False)
 class Unrelated:
-    """P comparisons of different families: their scores (float64) and the index of either family, each [P]."""
+    """Comparisons of different families: scores and the index of either family, each [P]."""
 
     scores: np.ndarray
     family_a: np.ndarray
@@ -138,11 +138,10 @@ def unrelated_scores(
     device="cpu",
     reading: str | None = None,
 ) -> Unrelated:
-    """Return the comparisons of people of different families, each two images once, higher = more alike.
+    """Return the comparisons of people of different families, each two images once, scored as by `score_pairs`.
 
-    model: on `device` already; features: [N], of all images of the index; reading: as in `score_pairs`. Of more than
-    `most_images` images so many are drawn, evenly over people; they are compared in squares of at most `block` x
-    `block` images. ValueError if the features are not those of the index, or all of one family.
+    features: [N], of all images of the index. Of more than `most_images` so many are drawn, evenly over people.
+    ValueError if the features are not those of the index, or all of one family.
     """
     if len(features) != len(index.person_of):
         raise ValueError(f"the index has {len(index.person_of)} images, but {len(features)} were encoded")

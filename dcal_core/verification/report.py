@@ -94,8 +94,7 @@ def evaluate(
 def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
     """How good the log likelihood ratios of the test families are, every family counting the same.
 
-    Cllr min is the part of Cllr that is due to the scores, the rest to the calibration. `others`: Cllr of the other
-    kind of calibration.
+    `others`: Cllr of the other kind of calibration.
     """
     scores, genuine, family = system.test.labelled
     even = system.test.pairs.even_weights()
@@ -116,10 +115,7 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
 
 
 def judge(system: System, error: float, draws: int, seed: int) -> dict:
-    """The two thresholds of a verdict and its rates on the test families.
-
-    They are chosen on the validation families for `error`, or for the smallest error that so few families resolve.
-    """
+    """The two thresholds of a verdict, for `error` or the smallest that so few families resolve, and its test rates."""
     pairs = system.validation.pairs
     families = families_of_rarer_class(pairs.genuine, pairs.family)
     error = max(error, 1 / families)

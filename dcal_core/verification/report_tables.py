@@ -58,25 +58,18 @@ def metrics_table(result: dict) -> Table:
 def verdict_table(result: dict) -> Table:
     """How often each kind of pair is called same, undecided and different."""
     verdict = result["verdict"]
-    genuine = verdict["genuine"]
-    impostor = verdict["impostor"]
+    answers = ("same", "undecided", "different")
+    rows = []
+    for kind, name, looks in (
+        ("genuine", "one person", ("good", "", "bad")),
+        ("impostor", "co-twins", ("bad", "", "good")),
+    ):
+        shares = [Estimate(verdict[kind][answer], "%", look) for answer, look in zip(answers, looks, strict=True)]
+        rows.append([name, *shares])
     return Table(
         "Of all pairs of a kind, the share that gets each answer, with its 95 % interval",
         ["pairs of", "“same”", "“undecided”", "“different”"],
-        [
-            [
-                "one person",
-                Estimate(genuine["same"], "%", "good"),
-                Estimate(genuine["undecided"], "%"),
-                Estimate(genuine["different"], "%", "bad"),
-            ],
-            [
-                "co-twins",
-                Estimate(impostor["same"], "%", "bad"),
-                Estimate(impostor["undecided"], "%"),
-                Estimate(impostor["different"], "%", "good"),
-            ],
-        ],
+        rows,
         after=f"Of the pairs that got a verdict, {estimate_in_words(verdict['wrong'], '%')} are wrong. The limits were "
         f"set for {verdict['thresholds']['source']}.",
     )

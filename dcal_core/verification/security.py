@@ -23,10 +23,9 @@ def security(
     """Return, for each FMR of unrelated people, the lowest threshold that keeps it and the error rates of twins there.
 
     twin_scores, genuine, family, weights: [P], families named as in `unrelated`. Each holds `fmr`, `threshold`, and
-    `unrelated_fmr`, `twin_fmr` and `fnmr` as {"value", "low", "high"}: 95 % bootstrap over families. An unrelated
-    comparison counts by the product of its two families' counts (Fogliato et al., arXiv 2306.01198), and every draw
-    sets its own threshold. An FMR of fewer than 30 expected false matches is {"value": None, "reason": ...}.
-    ValueError on bad input.
+    `unrelated_fmr`, `twin_fmr` and `fnmr` as estimates by bootstrap over families, or as {"value": None, "reason": ...}
+    for fewer than 30 expected false matches. An unrelated comparison counts by the product of its two families' counts
+    (Fogliato et al., arXiv 2306.01198), and every draw sets its own threshold.
     """
     strangers = _checked_unrelated(unrelated)
     names = np.unique(np.concatenate([np.ravel(family), unrelated.family_a, unrelated.family_b]))
@@ -64,8 +63,7 @@ def security(
 def _thresholds(strangers, a, b, counts: np.ndarray, fmrs) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     """Return, for each FMR, the lowest threshold that keeps it and the FMR there, each [R]; NaN for a single family.
 
-    strangers: scores [U] of families a and b. A row needs the cumulative weight of its highest scores only: first
-    of a few, then of twice as many until they weigh enough.
+    A row needs the cumulative weight of its highest scores only: of a few, then of twice as many until it is enough.
     """
     if not fmrs:
         return {}
@@ -108,7 +106,6 @@ def _match_rate(twins: Comparisons, part: np.ndarray, thresholds: np.ndarray, co
 
 
 def _checked_unrelated(unrelated: Unrelated) -> np.ndarray:
-    """Return the unrelated scores [U], or say in one sentence what is wrong."""
     scores = np.asarray(unrelated.scores, dtype=np.float64)
     if not scores.shape == np.shape(unrelated.family_a) == np.shape(unrelated.family_b) == (scores.size,):
         raise ValueError("unrelated scores, family_a and family_b must all be [U]")

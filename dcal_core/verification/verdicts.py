@@ -31,8 +31,8 @@ def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> T
     """Return the thresholds that leave the fewest undecided with at most `error` wrong verdicts in each class.
 
     scores, genuine, family, weights: [P]. same_from is the lowest score with FMR <= error, different_below the
-    highest with FNMR <= error (ISO/IEC 19795-1). Where they cross both are the EER's threshold. ValueError for an
-    error outside (0, 0.5), or below 1 / families: one pair of look-alikes would decide it (see `resolvable_fmr`).
+    highest with FNMR <= error; where they cross both are the EER's threshold. ValueError for an error outside (0, 0.5),
+    or below 1 / families: one pair of look-alikes would decide it (see `resolvable_fmr`).
     """
     sample = Comparisons(scores, genuine, family, weights)
     families = families_of_rarer_class(sample.genuine, sample.member, sample.weights)
@@ -66,8 +66,8 @@ def verdict_rates(scores, genuine, family, thresholds: Thresholds, draws=1000, s
     """Return how genuine and impostor comparisons of test families are judged at thresholds frozen beforehand.
 
     scores, genuine, family, weights: [P]. `genuine` and `impostor` each hold the shares `same`, `undecided` and
-    `different`, `wrong` is the wrong share of all pairs that got a verdict, each as {"value", "low", "high"}: 95 %
-    bootstrap over families (see `rate_estimate`). Without any verdict `wrong` is {"value": None, "reason": ...}.
+    `different`, `wrong` is the wrong share of all pairs that got a verdict, each a `rate_estimate` by bootstrap over
+    families. Without any verdict `wrong` is {"value": None, "reason": ...}.
     """
     sample = Comparisons(scores, genuine, family, weights)
     outcome = verdicts(sample.scores, thresholds) + np.where(sample.genuine, 1, 4)  # order of VERDICTS, genuine first

@@ -16,8 +16,10 @@ RATES_AT = {"tar_at_fmr_": "TAR at FMR", "fnmr_at_fmr_": "FNMR at FMR"}
 
 
 def number_text(value: float, unit: str) -> str:
-    """A number as text: a share in "%", "points" (a difference of shares) or "of 100" (natural frequencies, which are
-    misread least: Hoffrage et al., 2000), or a plain number of "bits" or "score"; ValueError if it is not finite."""
+    """A share in "%", "points" (a difference) or "of 100", or a plain number of "bits" or "score", as text.
+
+    Natural frequencies ("of 100") are misread least (Hoffrage et al., 2000). ValueError if it is not finite.
+    """
     if not math.isfinite(value):
         raise ValueError(f"the report cannot show {value}: every figure must be finite")
     if unit in ("%", "points", "of 100"):
