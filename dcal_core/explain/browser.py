@@ -195,10 +195,10 @@ class Browser:
         c.head.disabled = "head" not in kind.by
         c.row.disabled = c.column.disabled = c.side.value == NOTHING
         c.marks.disabled = view.marks is None
-        if kind.by_patch:
+        if not kind.quick:
             self._say("Computing: this map encodes both faces once for each patch.")
         pictures, peak = self._composed()
-        if kind.by_patch:
+        if not kind.quick:
             self._say("")
         for html_, picture, face, name in zip(c.pictures, pictures, FACES, view.names, strict=True):
             html_.value = image_tag(picture, f"{face} image, {name}, under the map: {self._title()}")

@@ -9,20 +9,8 @@ import torch
 from torch import Tensor
 
 from dcal_core.explain.maps import cls_attention, glca_attention, on_grid, rollout_map, selection_map
-from dcal_core.explain.pair_maps import (
-    EncodedPairs,
-    encode_pairs,
-    match_map,
-    matches,
-    place_map,
-    place_parts,
-    tells_apart,
-)
+from dcal_core.explain.pair_maps import EncodedPairs, encode_pairs, match_map, matches, place_map, tells_apart
 from dcal_core.models.verifier import Verifier
-
-
-def _always(pairs: EncodedPairs) -> bool:
-    return True
 
 
 @dataclass(frozen=True)
@@ -30,10 +18,9 @@ class Map:
     """A kind of map: `make(pairs)` gives fp32 [2, B, g, g], for the faces of a and of b.
 
     unit: of its values. signed: + speaks for one person, - for two; else higher is more.
-    wants_pair: depends on the other face.
-    encodings: how often the pair is encoded, its own encoding included; by_patch: and once more for each patch.
+    quick: costs at most 4 encodings of the pair, and not one for each patch.
     by: 0-based keyword arguments that `make` takes too, "layer" or "head".
-    fits: whether the model of these pairs has what the map shows.
+    needs: the start of the traced names that it is made from; "" if any model has the map.
     """
 
     make: Callable[..., Tensor]
@@ -41,28 +28,13 @@ class Map:
     meaning: str
     unit: str = "score"
     signed: bool = False
-    wants_pair: bool = True
-    encodings: int = 1
-    by_patch: bool = False
+    quick: bool = True
     by: tuple[str, ...] = ()
-    fits: Callable[[EncodedPairs], bool] = _always
+    needs: str = ""
 
-    @property
-    def quick(self) -> bool:
-        """Whether it costs at most 4 encodings of the pair."""
-        return not self.by_patch and self.encodings <= 4
-
-
-def _has_attention(pairs: EncodedPairs) -> bool:
-    return "q.0" in pairs.features.trace
-
-
-def _has_glca(pairs: EncodedPairs) -> bool:
-    return "selected" in pairs.features.trace
-
-
-def _has_places(pairs: EncodedPairs) -> bool:
-    return bool(place_parts(pairs.features))
+    def fits(self, pairs: EncodedPairs) -> bool:
+        """Whether the model of these pairs has what the map shows."""
+        return not self.needs or any(name.startswith(self.needs) for name in pairs.features.trace)
 
 
 def _thorough(pairs: EncodedPairs) -> Tensor:
@@ -81,10 +53,6 @@ def _cls_attention(pairs: EncodedPairs, layer: int = -1, head: int | None = None
     return (heads.mean(1) if head is None else heads[:, head]).unflatten(0, (2, -1))
 
 
-def _selection(pairs: EncodedPairs) -> Tensor:
-    return selection_map(pairs.features, pairs.grid).unflatten(0, (2, -1))
-
-
 def _glca_attention(pairs: EncodedPairs) -> Tensor:
     weights = glca_attention(pairs.features)[:, -1, :, 1:]  # [G, H, L, T]: last block, without CLS
     return on_grid(weights.mean((1, 2)), pairs.grid).unflatten(0, (2, -1))
@@ -95,20 +63,18 @@ MAPS = {
         make=lambda pairs: pairs.distinctive.clamp(min=0),
         title="What tells them apart",
         meaning="Patches that make this face like itself and not like the other one.",
-        encodings=4,
     ),
     "occlusion": Map(
         make=_thorough,
         title="What tells them apart, thorough",
         meaning="The same as what tells them apart, confirmed by covering one patch after the other.",
-        encodings=4,
-        by_patch=True,
+        quick=False,
     ),
     "contribution": Map(
         make=lambda pairs: pairs.occluded[1],
         title="For and against one person",
         meaning="How much the score of this pair falls (+) or rises (-) when the patch is covered.",
-        by_patch=True,
+        quick=False,
         signed=True,
     ),
     "place": Map(
@@ -116,7 +82,7 @@ MAPS = {
         title="Score by place",
         meaning="What the tokens read at each place add to (+) or take from (-) a full score, exactly.",
         signed=True,
-        fits=_has_places,
+        needs="place.",
     ),
     "match": Map(
         make=match_map,
@@ -124,7 +90,7 @@ MAPS = {
         meaning="Whether a patch finds a better (+) or worse (-) match nearby in the other face than most.",
         unit="cosine",
         signed=True,
-        fits=_has_attention,
+        needs="q.",
     ),
     "rollout": Map(
         make=_rollout,
@@ -132,8 +98,7 @@ MAPS = {
         meaning="How much of each patch reaches the summary token through all layers: what GLCA selects by.",
         by=("layer",),
         unit="share of attention",
-        wants_pair=False,
-        fits=_has_attention,
+        needs="q.",
     ),
     "cls_attention": Map(
         make=_cls_attention,
@@ -141,24 +106,21 @@ MAPS = {
         meaning="What the summary token attends to: in the last layer, mean of the heads, unless others are chosen.",
         by=("layer", "head"),
         unit="share of attention",
-        wants_pair=False,
-        fits=_has_attention,
+        needs="q.",
     ),
     "selection": Map(
-        make=_selection,
+        make=lambda pairs: selection_map(pairs.features, pairs.grid).unflatten(0, (2, -1)),
         title="GLCA selection",
         meaning="The patches that global-local attention looks at again.",
         unit="selected",
-        wants_pair=False,
-        fits=_has_glca,
+        needs="selected",
     ),
     "glca_attention": Map(
         make=_glca_attention,
         title="GLCA attention",
         meaning="What the selected patches attend to when they are looked at again, mean of the heads.",
         unit="share of attention",
-        wants_pair=False,
-        fits=_has_glca,
+        needs="selected",
     ),
 }
 

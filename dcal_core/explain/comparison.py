@@ -11,21 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dcal_core.data.images import ImageStore
+from dcal_core.explain import paint
 from dcal_core.explain.catalogue import MAPS
-from dcal_core.explain.paint import (
-    GREY,
-    MARKERS,
-    draw_areas,
-    draw_estimate,
-    estimate_text,
-    full_colour,
-    label_rows,
-    peak_of,
-    show_colours,
-    show_map,
-)
 from dcal_core.explain.pair_maps import encode_pairs
-from dcal_core.explain.regions import OPACITY, SPEAKS, SPREAD, speaks, statistics
+from dcal_core.explain.regions import SPEAKS, SPREAD, speaks, statistics
 from dcal_core.markdown import table
 from dcal_core.models.verifier import Verifier
 from dcal_core.palette import COLOURS
@@ -33,16 +22,14 @@ from dcal_core.progress import progress_line
 from dcal_core.verification.intervals import mean_share, paired_difference
 from dcal_core.verification.protocol import Pairs
 
-GROUPS = ("same", "twins")  # pairs of one person, pairs of co-twins
-GROUP_NAMES = {"same": "one person", "twins": "co-twins"}
+GROUPS = {"same": "one person", "twins": "co-twins"}
 NONE = {"value": None, "low": None, "high": None}
 
 
 def quick_maps(
     model: Verifier, images: ImageStore, pairs: Pairs, names: Sequence[str], batch: int = 16
 ) -> dict[str, np.ndarray]:
-    """Quick maps of n pairs, name -> fp32 [n, 2, g, g]; ValueError for a name that is no quick map, or that this model
-    does not have."""
+    """Quick maps of n pairs, name -> fp32 [n, 2, g, g]; ValueError for a map that is not quick, or not this model's."""
     if unknown := set(names) - {name for name, kind in MAPS.items() if kind.quick}:
         raise ValueError(f"{', '.join(sorted(unknown))}: choose of the quick maps")
     device = next(model.parameters()).device
@@ -69,59 +56,53 @@ def mean_face(images: ImageStore, most: int = 256) -> np.ndarray:
 def compare_groups(maps: dict[str, np.ndarray], pairs: Pairs, regions: dict[str, np.ndarray]) -> dict:
     """How the maps of same-person and of co-twin pairs differ, for JSON.
 
-    maps: name -> [n, 2, g, g], as `quick_maps` gives them; regions: as `face_regions`. `pairs` and `families` count
-    what there is in each group (`both`: families in both); `areas`: each region's share of the face. For each map
-    `means`, [g, g] by group, of an unsigned map in multiples of an even spread; and for each part of `speaks`
-    `figures`, each with `same`, `twins` and the `difference`, twins less same within each family that has both; and
-    `empty`, how many faces were left out since their map is zero in that part.
-    ValueError if a group has no pair, or counts differ.
+    maps: as `quick_maps` gives them; regions: as `face_regions`. `means` of an unsigned map are multiples of an even
+    spread. `difference`: twins less same, within each family that has both. `empty` counts the faces left out of a part
+    of `speaks` since their map is zero in it. ValueError if a group has no pair, or counts differ.
     """
     if any(one.shape[:2] != (len(pairs), 2) for one in maps.values()):
         raise ValueError(f"each map must be [n, 2, g, g] of all {len(pairs)} pairs")
     member = {"same": np.asarray(pairs.genuine, bool), "twins": ~np.asarray(pairs.genuine, bool)}
-    if missing := [group for group in GROUPS if not member[group].any()]:
+    if missing := [group for group, inside in member.items() if not inside.any()]:
         raise ValueError(f"there is no pair of the group {missing[0]}: a comparison takes both")
-    families = {group: np.unique(pairs.family[member[group]]) for group in GROUPS}
-    result = {"pairs": {group: int(member[group].sum()) for group in GROUPS}}
-    result["families"] = {group: len(families[group]) for group in GROUPS}
-    result["families"]["both"] = len(np.intersect1d(*families.values()))
-    result["areas"] = {name: float(region.mean()) for name, region in regions.items()}
-    result["maps"] = {name: _compared(name, one, member, pairs.family, regions) for name, one in maps.items()}
-    return result
+    families = {group: np.unique(pairs.family[inside]) for group, inside in member.items()}
+    counts = {group: len(those) for group, those in families.items()}
+    return {
+        "pairs": {group: int(inside.sum()) for group, inside in member.items()},
+        "families": counts | {"both": len(np.intersect1d(*families.values()))},
+        "areas": {name: float(region.mean()) for name, region in regions.items()},
+        "maps": {name: _compared(name, one, member, pairs.family, regions) for name, one in maps.items()},
+    }
 
 
 def _compared(name: str, maps: np.ndarray, member: dict, family: np.ndarray, regions: dict) -> dict:
-    """The comparison of one kind of map."""
     signed = MAPS[name].signed
     result = {"means": {}, "speaks": {}}
     totals = maps.sum((2, 3), keepdims=True, dtype=np.float64)
     shown = maps if signed else maps / np.where(totals > 0, totals, 1) * maps[0, 0].size
-    for group in GROUPS:
-        _, number, sizes = np.unique(family[member[group]], return_inverse=True, return_counts=True)
-        mean_map = np.average(shown[member[group]].mean(1), axis=0, weights=1 / sizes[number])  # [g, g]
+    for group, inside in member.items():
+        _, number, sizes = np.unique(family[inside], return_inverse=True, return_counts=True)
+        mean_map = np.average(shown[inside].mean(1), axis=0, weights=1 / sizes[number])  # [g, g]
         result["means"][group] = np.round(mean_map, 6).tolist()
     for what, weights in speaks(maps, signed).items():
-        rows = [[statistics(side, regions) for side in sides] for sides in weights]
-        result["speaks"][what] = _group_estimates(rows, member, family, regions)
+        faces = [statistics(face, regions) for face in weights.reshape(-1, *weights.shape[2:])]  # [2n]
+        result["speaks"][what] = _group_estimates(faces, member, family, regions)
     return result
 
 
-def _group_estimates(rows: list[list[dict]], member: dict, family: np.ndarray, regions: Iterable[str]) -> dict:
-    """Each figure of `rows`, the statistics of both faces of n pairs, in both groups."""
-    faces = np.repeat(family, 2)
-    flat = [side for sides in rows for side in sides]
-    full = np.array([side["total"] > 0 for side in flat])
+def _group_estimates(faces: list[dict], member: dict, family: np.ndarray, regions: Iterable[str]) -> dict:
+    """Each figure of `faces`, the statistics of both faces of n pairs one after the other, in both groups."""
+    family = np.repeat(family, 2)
+    full = np.array([face["total"] > 0 for face in faces])
     of_group = {group: np.repeat(inside, 2) for group, inside in member.items()}
-    values = {name: [side[name] for side in flat] for name in SPREAD}
-    values |= {name: [side["regions"][name]["share"] for side in flat] for name in regions}
-    result = {"empty": {group: int((of_group[group] & ~full).sum()) for group in GROUPS}, "figures": {}}
+    result = {"empty": {group: int((inside & ~full).sum()) for group, inside in of_group.items()}, "figures": {}}
+    values = {name: [face[name] for face in faces] for name in SPREAD}
+    values |= {name: [face["regions"][name]["share"] for face in faces] for name in regions}
     for name, column in values.items():
         column = np.clip(np.array(column, dtype=np.float64), 0, 1)  # rounding may leave [0, 1], where log-odds end
-        parts = {
-            group: (column[part], faces[part]) for group, inside in of_group.items() if (part := inside & full).any()
-        }
-        figure = {group: mean_share(*parts[group]) if group in parts else NONE for group in GROUPS}
-        both = len(parts) == len(GROUPS)
+        parts = {group: (column[inside & full], family[inside & full]) for group, inside in of_group.items()}
+        figure = {group: mean_share(*part) if len(part[0]) else NONE for group, part in parts.items()}
+        both = all(len(part[0]) for part in parts.values())
         figure["difference"] = paired_difference(*parts["twins"], *parts["same"]) if both else NONE
         result["figures"][name] = figure
     return result
@@ -141,9 +122,8 @@ def draw_comparison(result: dict, name: str, face: np.ndarray, label: str) -> Fi
     figure.suptitle(f"{MAPS[name].title} ({label})\n{counted}", fontsize=12)
     pictures, charts = figure.subfigures(1, 2, width_ratios=(1, 1.6))
     _draw_means(pictures, found["means"], face, name)
-    for row, (what, one) in zip(
-        np.atleast_2d(charts.subplots(len(found["speaks"]), 2, sharey=True)), found["speaks"].items(), strict=True
-    ):
+    rows = charts.subplots(len(found["speaks"]), 2, sharey=True, squeeze=False)
+    for row, (what, one) in zip(rows, found["speaks"].items(), strict=True):
         _draw_shares(row, what, one["figures"], result["areas"])
     handles, labels = row[0].get_legend_handles_labels()
     charts.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
@@ -151,34 +131,33 @@ def draw_comparison(result: dict, name: str, face: np.ndarray, label: str) -> Fi
 
 
 def _draw_means(figure, means: dict, face: np.ndarray, name: str) -> None:
-    """The mean maps of both groups, side by side on one scale."""
     cells = figure.add_gridspec(2, 2, height_ratios=(1, 0.04))
-    peak = peak_of(np.array([*means.values()]))
+    peak = paint.peak_of(np.array([*means.values()]))
     signed = MAPS[name].signed
     for side, (group, weights) in enumerate(means.items()):
         axes = figure.add_subplot(cells[0, side])
-        show_map(axes, face, np.array(weights), signed, OPACITY, peak)
-        axes.set_title(f"mean map, {GROUP_NAMES[group]}", fontsize=10)
+        paint.show_map(axes, face, np.array(weights), signed, peak)
+        axes.set_title(f"mean map, {GROUPS[group]}", fontsize=10)
         axes.set_anchor("S")  # close to the bar
     bar = figure.add_subplot(cells[1, :])
-    show_colours(bar, signed)
-    bar.set_xlabel(full_colour(name, peak, None if signed else "times an even spread"), fontsize=9)
+    paint.show_colours(bar, signed)
+    bar.set_xlabel(paint.full_colour(name, peak, None if signed else "times an even spread"), fontsize=9)
 
 
 def _draw_shares(row: Sequence[Axes], what: str, figures: dict, areas: dict) -> None:
     """Left the share of each region in both groups, right their difference."""
     regions = [name for name in figures if name in areas]
     for axes in row:
-        label_rows(axes, regions)
+        paint.label_rows(axes, regions)
     for number, region in enumerate(regions):
-        for side, group in enumerate(GROUP_NAMES):
-            look = {"marker": MARKERS[side], "color": COLOURS[side]}
-            label = GROUP_NAMES[group] if number == 0 else None
-            draw_estimate(row[0], number - 0.14 + 0.28 * side, figures[region][group], 100, label=label, **look)
-        draw_estimate(row[1], number, figures[region]["difference"], 100, marker="D", color="black")
-    draw_areas(row[0], [areas[region] for region in regions])
+        for side, group in enumerate(GROUPS):
+            look = {"marker": paint.MARKERS[side], "color": COLOURS[side]}
+            label = GROUPS[group] if number == 0 else None
+            paint.draw_estimate(row[0], number - 0.14 + 0.28 * side, figures[region][group], 100, label=label, **look)
+        paint.draw_estimate(row[1], number, figures[region]["difference"], 100, marker="D", color="black")
+    paint.draw_areas(row[0], [areas[region] for region in regions])
     row[0].set_xlabel(f"share of {SPEAKS[what]} (%)", fontsize=10)
-    row[1].axvline(0, color=GREY, linestyle="--", linewidth=1)
+    row[1].axvline(0, color=paint.GREY, linestyle="--", linewidth=1)
     row[1].set_xlabel("co-twins less one person (percentage points)", fontsize=10)
 
 
@@ -187,7 +166,7 @@ def comparison_table(result: dict, name: str) -> str:
     rows = []
     for what, one in result["maps"][name]["speaks"].items():
         for figure, values in one["figures"].items():
-            head = SPREAD[figure][0] if figure in SPREAD else figure
-            groups = [estimate_text(values[group], "%") for group in GROUP_NAMES]
-            rows.append([SPEAKS[what], head, *groups, estimate_text(values["difference"], "points")])
-    return table(["of", "figure", *GROUP_NAMES.values(), "co-twins less one person"], rows)
+            groups = [paint.estimate_text(values[group], "%") for group in GROUPS]
+            difference = paint.estimate_text(values["difference"], "points")
+            rows.append([SPEAKS[what], SPREAD.get(figure, figure), *groups, difference])
+    return table(["of", "figure", *GROUPS.values(), "co-twins less one person"], rows)

@@ -7,6 +7,7 @@ mean over families, each counting the same, with its 95 % interval.
 """
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,10 +37,9 @@ def touched(masks: Tensor, grid: int) -> Tensor:
 def localisation(maps: Tensor, masks: Tensor, family) -> dict:
     """Whether oriented maps [G, g, g] lie on the marks in masks uint8 [G, S, S]; family: of each face, [G].
 
-    pointing: how often the hottest patch touches a mark of this face (Zhang et al., 2016, arXiv 1608.00507);
-    pointing_any: or a place where the co-twin has a mark. energy: the share of the map's positive part on own marks
-    over their share of the face; 1 by chance. average_precision: of touched patches. ValueError for a face without a
-    mark of its own.
+    pointing: how often the hottest patch touches a mark of this face (Zhang et al., 2016, arXiv 1608.00507), `_any`: or
+    of the co-twin. energy: the share of the map's positive part on own marks over their share of the face; 1 by chance.
+    average_precision: of touched patches. ValueError for a face without a mark of its own.
     """
     if len(maps) != len(masks) or masks.ndim != 3:
         raise ValueError(f"maps and masks must be of the same faces, got {len(maps)} and {[*masks.shape]}")
@@ -53,9 +53,7 @@ def localisation(maps: Tensor, masks: Tensor, family) -> dict:
     covered = F.adaptive_avg_pool2d(own.float().unsqueeze(1), grid).flatten(1)  # [G, P], of each patch
     positive = maps.flatten(1).clamp(min=0).double()
     within = (positive * covered).sum(1) / positive.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
-    precision = [
-        average_precision_score(true, m) for true, m in zip(on_own.numpy(), maps.flatten(1).numpy(), strict=True)
-    ]
+    precision = list(map(average_precision_score, on_own.numpy(), maps.flatten(1).numpy()))
     return {
         "pointing": mean_share(on_own.gather(1, hottest)[:, 0], family),
         "pointing_any": mean_share(on_any.gather(1, hottest)[:, 0], family),
@@ -65,8 +63,10 @@ def localisation(maps: Tensor, masks: Tensor, family) -> dict:
 
 
 def usual_places(masks: Tensor, grid: int, family) -> Tensor:
-    """How often the faces of other families have a mark in each patch, [G, g, g]: the best guess without seeing this
-    face. masks uint8 [G, S, S]; family [G]; ValueError for a single family."""
+    """How often the faces of other families have a mark in each patch, [G, g, g]: a guess without seeing this face.
+
+    masks uint8 [G, S, S]; family [G]; ValueError for a single family.
+    """
     own = touched(masks == OWN_MARK, grid).float()
     family = np.asarray(family)
     if len(np.unique(family)) < 2:
@@ -136,28 +136,22 @@ def _image_difference(pairs: EncodedPairs) -> Tensor:
     return F.adaptive_avg_pool2d(difference, pairs.grid).unflatten(0, (2, -1))
 
 
-def _gradient_times_input(pairs: EncodedPairs) -> Tensor:
-    return torch.stack(pair_saliency(pairs.model, *pairs.faces.chunk(2), pairs.grid))
-
-
 BASELINES = {
     "centre": _centre,
     "image_difference": _image_difference,
-    "gradient_times_input": _gradient_times_input,
+    "gradient_times_input": lambda pairs: pair_saliency(pairs.model, *pairs.faces.chunk(2), pairs.grid),
 }
 
 
 def hot_maps(pairs: EncodedPairs, names, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-    """The maps of these names, the baselines and a random map, each [2, B, g, g] on the CPU, oriented so that higher
-    values tell the faces apart."""
+    """The maps of these names, the baselines and a random map, each [2, B, g, g] on the CPU: higher tells apart."""
     for name in names:
         if MAPS[name].fits(pairs):
             yield name, (-1 if MAPS[name].signed else 1) * MAPS[name].make(pairs).cpu()
     for name, make in BASELINES.items():
         yield name, make(pairs).cpu()
-    random = torch.rand(
-        len(pairs.faces) // 2, 2, pairs.grid, pairs.grid, generator=generator
-    )  # the same for every batch size
+    # Drawn pair by pair, so that they are the same for every batch size.
+    random = torch.rand(len(pairs.faces) // 2, 2, pairs.grid, pairs.grid, generator=generator)
     yield "random", random.transpose(0, 1)
 
 
@@ -170,23 +164,22 @@ def faithfulness(
     None. For each map: `localisation` if there are masks (also of `usual_places`, the baseline that counts);
     `deletion` and `insertion`, how much faster the score rises, or falls, than in a random order;
     `randomisation`, the absolute rank correlation with the map of `shuffled` weights (Adebayo et al., 2018, arXiv
-    1810.03292), and `untrustworthy`, whether that is 0.5 or more. ValueError for an unknown map, and as
-    `encode_pairs` and `localisation`.
+    1810.03292), and `untrustworthy`, whether that is 0.5 or more. ValueError for an unknown map.
     """
     if unknown := set(names) - MAPS.keys():
         raise ValueError(f"there is no map {', '.join(sorted(unknown))}: choose of {', '.join(MAPS)}")
     models = (model, shuffled(model, seed))
     generators = [torch.Generator().manual_seed(seed + turn) for turn in range(2)]
-    found: dict[str, dict[str, list]] = {}
+    found = defaultdict(lambda: defaultdict(list))  # a map's figures, by batch
     starts = range(0, len(a), batch)
     for start in progress_line(starts, desc="measuring maps", total=len(starts), unit="batch"):
         part = slice(start, start + batch)
-        encoded = [encode_pairs(one, a[part], b[part], grid) for one in models]
-        taught = dict(hot_maps(encoded[0], names, generators[0]))
-        untaught = dict(hot_maps(encoded[1], names, generators[1]))
-        for name, figures in _batch_figures(encoded[0], taught, untaught).items():
+        pairs, blank = (encode_pairs(one, a[part], b[part], grid) for one in models)
+        taught = dict(hot_maps(pairs, names, generators[0]))
+        untaught = dict(hot_maps(blank, names, generators[1]))
+        for name, figures in _batch_figures(pairs, taught, untaught).items():
             for figure, values in figures.items():
-                found.setdefault(name, {}).setdefault(figure, []).append(values)
+                found[name][figure].append(values)
     family = np.asarray(family)
     result = {name: _summary(figures, family, masks) for name, figures in found.items()}
     if masks is not None:
@@ -201,9 +194,8 @@ def _batch_figures(
     pairs: EncodedPairs, maps: dict[str, Tensor], after: dict[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
     """The figures of each map of some pairs, [B] of the pair, [2, B] of each face; after: those of shuffled weights."""
-    deletion, insertion = removal_areas(pairs, torch.stack(list(maps.values())).to(pairs.faces.device))
-    deleted = dict(zip(maps, deletion.cpu(), strict=True))
-    inserted = dict(zip(maps, insertion.cpu(), strict=True))
+    areas = removal_areas(pairs, torch.stack(list(maps.values())).to(pairs.faces.device))
+    deleted, inserted = (dict(zip(maps, area.cpu(), strict=True)) for area in areas)
     return {
         name: {
             "maps": own,

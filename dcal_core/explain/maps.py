@@ -1,8 +1,7 @@
-"""Where a model looks in one image, as maps over the patch grid [g, g]: functions of traced features, without hooks.
+"""Where a model looks in one image, as maps over the patch grid [g, g], from traced features.
 
-The trace holds q and k after their norms and rotary positions, and the attention they give, so the maps are exact with
-fused attention, register tokens and any backbone. They show where information flows, not why two faces differ:
-for that, `pair_maps.py` uses the pair's own score.
+The trace holds q and k after their norms and rotary positions, and the attention they give, so the maps are exact for
+any backbone. They show where information flows, not why two faces differ: for that, `pair_maps.py` uses the score.
 B images, H heads, T tokens (the last g x g are patches), L selected patches, M blocks of GLCA.
 """
 
@@ -14,8 +13,7 @@ from dcal_core.models.verifier import Features, Verifier
 
 
 def layers_of(features: Features, name: str) -> list[Tensor]:
-    """The traced tensors `q`, `k`, `x`, `map` or `glca` of all blocks, first to last; ValueError unless `features` come
-    from encode(trace=True)."""
+    """The traced tensors `q`, `k`, `x`, `map` or `glca` of all blocks, first to last; ValueError if there are none."""
     layers = [features.trace[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in features.trace))]
     if not layers:
         raise ValueError(f"these features hold no {name} of any block: encode with trace=True")
@@ -48,8 +46,7 @@ def rollout_map(features: Features, grid: int, depth: int | None = None) -> Tens
 
 @torch.no_grad()
 def cls_attention(features: Features, grid: int) -> Tensor:
-    """What CLS attends to in every block and head, fp32 [B, blocks, H, g, g]; a map sums to 1 less the share of prefix
-    tokens."""
+    """What CLS attends to in every block and head, fp32 [B, blocks, H, g, g]."""
     layers = zip(layers_of(features, "q"), layers_of(features, "k"), strict=True)
     rows = [attention_weights(q[:, :, :1], k)[:, :, 0] for q, k in layers]
     return on_grid(torch.stack(rows, 1), grid)
@@ -63,23 +60,19 @@ def selection_map(features: Features, grid: int) -> Tensor:
 
 
 def glca_attention(features: Features) -> Tensor:
-    """What CLS and the selected patches attend to in each GLCA block, fp32 [B, M, H, 1 + L, T]; ValueError if no
-    GLCA was traced."""
+    """What CLS and the selected patches attend to in each GLCA block, fp32 [B, M, H, 1 + L, T]."""
     selected_of(features)
     return torch.stack(layers_of(features, "glca"), 1)
 
 
-def pair_saliency(model: Verifier, a: Tensor, b: Tensor, grid: int) -> tuple[Tensor, Tensor]:
-    """How strongly each patch of a and of b affects the score of the pair, |gradient x input|, each [B, g, g].
+def pair_saliency(model: Verifier, a: Tensor, b: Tensor, grid: int) -> Tensor:
+    """How strongly each patch of a and of b affects the score of the pair, |gradient x input|, [2, B, g, g].
 
     a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1]; row i of a is compared with row i of b.
     """
     with torch.inference_mode(False), torch.enable_grad():
         sides = [(x / 255 if x.dtype == torch.uint8 else x).detach().clone().requires_grad_() for x in (a, b)]
         scores = model.compare_pairs(*(model.encode(side) for side in sides))
-        gradients = torch.autograd.grad(scores.sum(), sides)
-    maps = []
-    for side, gradient in zip(sides, gradients, strict=True):
-        weight = (gradient * (side.detach() - model.blank)).sum(1, keepdim=True).abs()  # [B, 1, S, S]
-        maps.append(nn.functional.adaptive_avg_pool2d(weight, grid)[:, 0])
-    return maps[0], maps[1]
+        gradients = torch.stack(torch.autograd.grad(scores.sum(), sides))  # [2, B, 3, S, S]
+    effects = gradients * (torch.stack(sides).detach() - model.blank)
+    return nn.functional.adaptive_avg_pool2d(effects.sum(2).abs(), grid)

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import maximum_filter
 
 from dcal_core.explain.catalogue import MAPS
-from dcal_core.verification.words import number_text, range_text
+from dcal_core.verification.words import estimate_in_words, number_text
 
 SIDE = 336  # px: a whole number of px a patch for grids of 7, 8, 12, 14, 16, 21 and 24
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -27,6 +26,7 @@ SCALES = {False: colormaps["viridis"], True: colormaps["PuOr"]}  # by whether th
 ENDS = {False: ("little", "much"), True: ("speaks for two people", "speaks for one person")}
 FRAME, DASH = 4, 6  # px
 GAP, LINE, BAR, TEXT = 16, 24, 14, 15  # px, of a saved view
+OPACITY = 0.85  # of the largest weight in figures
 GREY = "#777777"
 MARKERS = ("o", "s")
 
@@ -143,16 +143,16 @@ def show_map(
     axes: Axes,
     face: np.ndarray,
     weights: np.ndarray,
-    signed: bool,
-    opacity: float,
-    peak: float,
+    signed: bool = False,
+    peak: float | None = None,
     marks: np.ndarray | None = None,
+    opacity: float = OPACITY,
 ) -> None:
     """A map [g, g] over a face uint8 [s, s, 3] in grey, with an outline of the marks bool [s, s].
 
-    Positions on the axes are pixels of the face.
+    peak: as `overlaid`, by default the map's own. Positions on the axes are pixels of the face.
     """
-    picture = overlaid(greyed(enlarged(face)), weights, peak, signed, opacity)
+    picture = overlaid(greyed(enlarged(face)), weights, peak or peak_of(weights), signed, opacity)
     if marks is not None:
         picture = contoured(picture, marks)
     end = len(face) - 0.5
@@ -181,9 +181,7 @@ def estimate_text(estimate: dict | None, unit: str) -> str:
     """An estimate with its interval, or a dash."""
     if estimate is None or estimate["value"] is None:
         return "-"
-    if estimate["low"] is None:
-        return number_text(estimate["value"], unit)
-    return f"{number_text(estimate['value'], unit)} ({range_text(estimate['low'], estimate['high'], unit)})"
+    return number_text(estimate["value"], unit) if estimate["low"] is None else estimate_in_words(estimate, unit)
 
 
 def label_rows(axes: Axes, labels: Sequence[str]) -> None:
@@ -203,7 +201,7 @@ def draw_estimate(axes: Axes, y: float, estimate: dict, factor: float = 1, **loo
     axes.plot(factor * estimate["value"], y, linestyle="none", markersize=7, zorder=3, **look)
 
 
-def draw_areas(axes: Axes, areas: Sequence[float]) -> Line2D:
+def draw_areas(axes: Axes, areas: Sequence[float]) -> None:
     """A bar at the share of the face that each row's region covers: what an even spread would give."""
     look = {"linestyle": "none", "marker": "|", "markersize": 15, "markeredgewidth": 2.5, "color": GREY}
-    return axes.plot(100 * np.array(areas), range(len(areas)), label="share of the picture's area", **look)[0]
+    axes.plot(100 * np.array(areas), range(len(areas)), label="share of the picture's area", **look)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.paint import full_colour, peak_of, show_colours, show_map, wrapped
-from dcal_core.explain.regions import OPACITY, draw_regions, view_statistics
+from dcal_core.explain.regions import draw_regions, view_statistics
 from dcal_core.storage import disk_errors, whole_file, write_text
 
 MARKED = "Outlined in white: the marks that this face has and the other has not."
@@ -27,22 +27,20 @@ LONGEST = 100  # bytes of a file name that each image's name may take
 # ---- figures
 
 
-def _write_below(axes: Axes, text: str, width: int) -> None:
+def _write_below(axes: Axes, text: str) -> None:
     """Text in place of a picture."""
     axes.set_axis_off()
-    words = axes.text(0.5, 1, wrapped(text, width), ha="center", va="top", fontsize=9, transform=axes.transAxes)
+    words = axes.text(0.5, 1, wrapped(text, 30), ha="center", va="top", fontsize=9, transform=axes.transAxes)
     words.set_in_layout(False)
 
 
-def _draw_map(view: PairView, name: str, faces: Sequence[Axes], bar: Axes, opacity: float) -> None:
+def _draw_map(view: PairView, name: str, faces: Sequence[Axes], bar: Axes) -> None:
     """One kind of map over both faces, and its colours."""
-    weights = view.map(name)
     signed = MAPS[name].signed
-    for side, axes in enumerate(faces):
-        peak = peak_of(weights[side])
-        marks = None if view.marks is None else view.marks[side]
-        show_map(axes, view.faces[side], weights[side], signed, opacity, peak, marks)
-        axes.text(0.5, -0.02, full_colour(name, peak), ha="center", va="top", fontsize=8.5, transform=axes.transAxes)
+    for side, (axes, weights) in enumerate(zip(faces, view.map(name), strict=True)):
+        show_map(axes, view.faces[side], weights, signed, marks=None if view.marks is None else view.marks[side])
+        words = full_colour(name, peak_of(weights))
+        axes.text(0.5, -0.02, words, ha="center", va="top", fontsize=8.5, transform=axes.transAxes)
     show_colours(bar, signed)
 
 
@@ -54,7 +52,7 @@ def _draw_faces(view: PairView, faces: Sequence[Axes]) -> None:
         axes.set_title(textwrap.fill(view.names[side], 26), fontsize=9)
 
 
-def draw_view(view: PairView, names: Sequence[str], title: str, opacity: float = OPACITY) -> Figure:
+def draw_view(view: PairView, names: Sequence[str], title: str) -> Figure:
     """A pair, one face above the other, and beside them its maps of these names, with what they mean below."""
     columns = 1 + len(names)
     figure = Figure(figsize=(max(2.6 * columns, 6), 8), layout="constrained")
@@ -63,17 +61,15 @@ def draw_view(view: PairView, names: Sequence[str], title: str, opacity: float =
     grid = figure.subplots(4, columns, squeeze=False, height_ratios=(1, 1, 0.05, 0.36))
     _draw_faces(view, grid[:2, 0])
     grid[2, 0].set_axis_off()
-    _write_below(grid[3, 0], "The two faces." if view.marks is None else MARKED, 30)
+    _write_below(grid[3, 0], "The two faces." if view.marks is None else MARKED)
     for name, column in zip(names, grid[:, 1:].T, strict=True):
         column[0].set_title(textwrap.fill(MAPS[name].title, 26), fontsize=10, fontweight="bold")
-        _draw_map(view, name, column[:2], column[2], opacity)
-        _write_below(column[3], MAPS[name].meaning, 30)
+        _draw_map(view, name, column[:2], column[2])
+        _write_below(column[3], MAPS[name].meaning)
     return figure
 
 
-def draw_contact_sheet(
-    views: Sequence[PairView], name: str, titles: Sequence[str], columns: int = 3, opacity: float = OPACITY
-) -> Figure:
+def draw_contact_sheet(views: Sequence[PairView], name: str, titles: Sequence[str], columns: int = 3) -> Figure:
     """Many pairs with one kind of map: for each pair the two faces side by side, and below them their maps."""
     columns = min(columns, len(views))
     rows = -(-len(views) // columns)
@@ -87,13 +83,13 @@ def draw_contact_sheet(
         faces = [place.add_subplot(cells[0, side]) for side in range(2)]
         maps = [place.add_subplot(cells[1, side]) for side in range(2)]
         _draw_faces(view, faces)
-        _draw_map(view, name, maps, place.add_subplot(cells[2, :]), opacity)
+        _draw_map(view, name, maps, place.add_subplot(cells[2, :]))
     return figure
 
 
 def draw_layers(view: PairView, side: int, title: str) -> Figure:
-    """Where attention goes in one face of a view: a row for rollout up to each layer, one for the CLS attention of each
-    layer, mean of the heads, and one for the heads of the last layer."""
+    """Attention in one face: a row for rollout up to each layer, one for the CLS attention of each layer, mean of the
+    heads, and one for the heads of the last layer."""
     depth, heads = view.depth
     rows = {
         "rollout up to layer": [view.map("rollout", layer=layer) for layer in range(depth)],
@@ -110,7 +106,7 @@ def draw_layers(view: PairView, side: int, title: str) -> Figure:
     grid[0, 0].set_title(textwrap.fill(view.names[side], 20), fontsize=9)
     for line, (row, maps) in zip(grid, rows.items(), strict=True):
         for number, (axes, weights) in enumerate(zip(line[1:], maps, strict=False), start=1):
-            show_map(axes, view.faces[side], weights[side], False, OPACITY, peak_of(weights[side]))
+            show_map(axes, view.faces[side], weights[side])
             axes.set_title(f"{row} {number}", fontsize=9)
     return figure
 
@@ -119,8 +115,7 @@ def draw_layers(view: PairView, side: int, title: str) -> Figure:
 
 
 def stem_of(names: tuple[str, str]) -> str:
-    """The start of a pair's file names, from its images' names: folder and file of each, with the characters that every
-    file system takes."""
+    """The start of a pair's file names: folder and file of each image, in characters that every file system takes."""
     parts = ["_".join(Path(name).with_suffix("").parts[-2:]) for name in names]
     safe = [re.sub(r"[^\w-]+", "_", part).strip("_").encode()[:LONGEST].decode(errors="ignore") for part in parts]
     return "_".join(part or "image" for part in safe)
@@ -129,13 +124,9 @@ def stem_of(names: tuple[str, str]) -> str:
 def write_pair(
     folder: Path, view: PairView, title: str, label: str, regions: dict[str, np.ndarray], answer: str | None = None
 ) -> list[Path]:
-    """Write a pair's pictures and statistics, and return the files. The statistics come last: if they are there, all
-    files are.
+    """Write a pair's pictures and statistics, and return the files; the statistics come last: with them, all are there.
 
-    `<stem>_pair_attention.png` (what tells the two apart), `_attention_rollout.png` and `_glca_attention.png` (if the
-    model has them), `_discriminative_regions.png`, `_attention_stats.json`. label: what the data is called; regions: as
-    `face_regions`; answer: what the score means, in words. Existing files are replaced; StorageError if they cannot be
-    written.
+    label: what the data is called; regions: as `face_regions`; answer: what the score means, in words.
     """
     stem = stem_of(view.names)
     title = f"{title} ({label}): {answer or f'score {view.score:.2f}'}"
@@ -146,16 +137,12 @@ def write_pair(
     figures["discriminative_regions"] = draw_regions(view, "distinctive", regions, title)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    files = [_write_picture(folder / f"{stem}_{ending}.png", figure) for ending, figure in figures.items()]
+    files = [folder / f"{stem}_{ending}.png" for ending in figures]
+    for file, figure in zip(files, figures.values(), strict=True):
+        with whole_file(file) as new:
+            figure.savefig(new, format="png", dpi=110)
     found = {"data": label, "images": list(view.names), "score": view.score, "answer": answer}
     found["maps"] = view_statistics(view, regions)
     files.append(folder / f"{stem}_attention_stats.json")
     write_text(files[-1], json.dumps(found, indent=1, allow_nan=False))
     return files
-
-
-def _write_picture(file: Path, figure: Figure) -> Path:
-    """Put a figure into a file's place as PNG, whole or not at all; raises StorageError."""
-    with whole_file(file) as new:
-        figure.savefig(new, format="png", dpi=110)
-    return file

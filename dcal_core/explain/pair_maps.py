@@ -118,7 +118,7 @@ def encode_pairs(model: Verifier, a: Tensor, b: Tensor, grid: int) -> EncodedPai
     """Encode pairs once for all their maps; row i of a is compared with row i of b.
 
     a, b: RGB images [B, 3, S, S], uint8 or float in [0, 1], on the model's device. grid: g, the model's own to map
-    attention. ValueError if the shapes differ, the grid is finer than the pixels, or the model is in training mode.
+    attention.
     """
     if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3 or a.shape[2] != a.shape[3] or not len(a):
         raise ValueError(f"a and b must both be [B, 3, S, S] with B at least 1, got {[*a.shape]} and {[*b.shape]}")
@@ -134,8 +134,7 @@ def encode_pairs(model: Verifier, a: Tensor, b: Tensor, grid: int) -> EncodedPai
 def tells_apart(pairs: EncodedPairs, own: Tensor, shared: Tensor) -> Tensor:
     """`own` less `shared`, which counts the more, the more alike the faces are; all [2, B, g, g].
 
-    The triplet of Williford, May & Byrne (2020, arXiv 2008.00916), probe, mate and non-mate, with the face as its own
-    mate. For two equal images the map is zero.
+    As Williford, May & Byrne's triplet (2020, arXiv 2008.00916) with the face as its own mate: 0 for equal images.
     """
     return own - pairs.taken_off.unflatten(0, (2, -1))[..., None, None] * shared
 
@@ -159,8 +158,7 @@ def match_map(pairs: EncodedPairs) -> Tensor:
 
 
 def place_parts(features: Features) -> dict[str, Tensor]:
-    """The traced `place.<branch>` by branch, [G, P, w]: what each place adds to the last w numbers of the branch's unit
-    embedding. Empty if the score is no sum over places."""
+    """The traced `place.<branch>` by branch, [G, P, w]; empty if the score is no sum over places."""
     return {name.removeprefix("place."): part for name, part in features.trace.items() if name.startswith("place.")}
 
 
@@ -168,8 +166,7 @@ def place_parts(features: Features) -> dict[str, Tensor]:
 def place_map(pairs: EncodedPairs) -> Tensor:
     """What each place subtracts from (-) or adds to (+) a full score of 1, the same for both faces.
 
-    1 - score is half the squared distance of the unit embeddings: a sum over places, CLS and constants. ValueError if
-    the score has no parts by place.
+    1 - score is half the squared distance of the unit embeddings: a sum over places, CLS and constants.
     """
     by_branch = place_parts(pairs.features)
     if not by_branch:

@@ -1,10 +1,8 @@
 """What a map says in numbers: how spread out it is, and on which parts of an aligned face it lies.
 
 The parts are cut in the face's own frame, which five landmarks span: x runs along the eyes, in eye distances from their
-middle; y from the eyes (0) to the mouth (1). So they turn, shift and scale with a face, but do not follow its outline:
-they are what an aligned face usually has there, and hair or a turned head can cover it.
-Left and right are those of the image. Cheeks have sides, since a mole on one of them is what tells twins apart; brows
-and eyes lie so close that a patch often holds parts of both.
+middle; y from the eyes (0) to the mouth (1). They do not follow a face's outline, and hair can cover them.
+Left and right are those of the image. Cheeks have sides, since a mole on one of them is what tells twins apart.
 Landmarks are [5, 2], (x, y) as shares of the image's side: left eye, right eye, nose tip, left and right mouth corner.
 """
 
@@ -17,20 +15,19 @@ from scipy.ndimage import distance_transform_edt
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, TWIN_SHAPE
 from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 from dcal_core.explain.catalogue import MAPS, PairView
-from dcal_core.explain.paint import MARKERS, draw_areas, label_rows, peak_of, show_map, wrapped
+from dcal_core.explain.paint import MARKERS, draw_areas, label_rows, show_map, wrapped
 from dcal_core.markdown import table
 from dcal_core.palette import COLOURS
 from dcal_core.verification.words import number_text
 
-SPREAD = {
-    "entropy_share": ("entropy (% of the largest)", "%"),
-    "concentration": ("in the hottest tenth", "%"),
-    "centre_x": ("centre, from the left", "%"),
-    "centre_y": ("centre, from above", "%"),
+SPREAD = {  # shares that `statistics` gives, by their names in tables
+    "entropy_share": "entropy (% of the largest)",
+    "concentration": "in the hottest tenth",
+    "centre_x": "centre, from the left",
+    "centre_y": "centre, from above",
 }
 SPEAKS = {"all": "the map", "same": "what speaks for one person", "different": "what speaks for two people"}
 TOP = 0.1  # of the patches, in `concentration`
-OPACITY = 0.85
 EMPTY = "the map is zero everywhere"
 ARCFACE = TEMPLATE / TEMPLATE_SIDE  # of an aligned photograph
 _EYE = np.mean(TWIN_SHAPE["eye_spacing"])
@@ -56,8 +53,7 @@ def _within(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def face_regions(landmarks: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """Which pixels of an aligned face belong to which part, name -> bool [size, size]; each pixel is in exactly one.
 
-    "forehead" may lie under a fringe; "elsewhere" is hair, ears, temples, neck, clothes, background. ValueError for
-    landmarks that are not [5, 2] or lie on one line.
+    "elsewhere" is hair, ears, temples, neck, clothes, background. ValueError for landmarks that span no face.
     """
     landmarks = np.asarray(landmarks, dtype=np.float64)
     if landmarks.shape != (5, 2):
@@ -99,11 +95,9 @@ def covered_share(region: np.ndarray, grid: int) -> np.ndarray:
 def statistics(weights: np.ndarray, regions: dict[str, np.ndarray]) -> dict:
     """Figures of a map of weights >= 0, [g, g], for JSON; regions: bool [S, S] by name.
 
-    total: the sum of the weights. entropy_bits: Shannon's, over patches; entropy_share: of the largest, log2 P.
-    centre_x, centre_y: centre of mass, shares of the side, from the upper left. concentration: the share of the map in
-    the hottest tenth of its patches, 1 less the Lorenz curve at 0.9 (Lorenz, 1905): 0.1 where it is the same
-    everywhere, 1 where so few patches hold all. regions: of each the `share` of the map and the `area`, a share too.
-    For a map that is zero everywhere they are None, and `reason` says why.
+    entropy_share: of the largest entropy, log2 P. centre_x, centre_y: centre of mass, from the upper left, as shares of
+    the side. concentration: the share of the map in the hottest tenth of its patches, 1 less the Lorenz curve at 0.9.
+    regions: each one's share of the map and of the area. In a map of zeros all but areas are None; `reason` says why.
     ValueError for a map that is not square, has a single patch, or a weight that is negative or not finite.
     """
     weights = np.asarray(weights, dtype=np.float64)
@@ -113,16 +107,15 @@ def statistics(weights: np.ndarray, regions: dict[str, np.ndarray]) -> dict:
         raise ValueError("weights must be finite and not negative: of a signed map take `speaks` apart first")
     grid = len(weights)
     total = float(weights.sum())
-    shares = weights / total if total else None
     covered = {name: covered_share(region, grid) for name, region in regions.items()}
-    figures = dict.fromkeys(("entropy_bits", "entropy_share", "centre_x", "centre_y", "concentration"))
-    if total:
-        figures |= {name: float(value) for name, value in _spread_figures(shares).items()}
-    parts = {
-        name: {"share": float((shares * cover).sum()) if total else None, "area": float(cover.mean())}
-        for name, cover in covered.items()
-    }
-    return {"total": total, **figures, "regions": parts} | ({} if total else {"reason": EMPTY})
+    parts = {name: {"share": None, "area": float(cover.mean())} for name, cover in covered.items()}
+    if not total:
+        nothing = dict.fromkeys(("entropy_bits", "entropy_share", "centre_x", "centre_y", "concentration"))
+        return {"total": total, **nothing, "regions": parts, "reason": EMPTY}
+    shares = weights / total
+    for name, cover in covered.items():
+        parts[name]["share"] = float((shares * cover).sum())
+    return {"total": total, **_spread_figures(shares), "regions": parts}
 
 
 def _spread_figures(shares: np.ndarray) -> dict:
@@ -131,33 +124,30 @@ def _spread_figures(shares: np.ndarray) -> dict:
     middles = (np.arange(len(shares)) + 0.5) / len(shares)
     entropy = -(held * np.log2(held)).sum()
     lorenz = np.append(0, np.cumsum(np.sort(shares, axis=None)[::-1]))  # of the hottest k patches, k from 0 to P
-    return {
+    figures = {
         "entropy_bits": entropy,
         "entropy_share": entropy / np.log2(shares.size),
         "centre_x": shares.sum(0) @ middles,
         "centre_y": shares.sum(1) @ middles,
         "concentration": np.interp(TOP * shares.size, np.arange(lorenz.size), lorenz),
     }
+    return {name: float(value) for name, value in figures.items()}
 
 
 def speaks(weights: np.ndarray, signed: bool) -> dict[str, np.ndarray]:
-    """The parts of a map, each >= 0: of a signed map what speaks for the `same` person and for `different` people, else
-    `all`."""
+    """The parts of a map, each >= 0: `all`, or if signed, what speaks for the `same` person and `different` people."""
     if not signed:
         return {"all": weights}
     return {"same": np.maximum(weights, 0), "different": np.maximum(-weights, 0)}
 
 
 def view_statistics(view: PairView, regions: dict[str, np.ndarray]) -> dict:
-    """`statistics` of every map of a pair: by kind of map, then by the parts that `speaks` gives, then a list for the
-    two faces."""
-    return {
-        kind: {
-            what: [statistics(side, regions) for side in sides]
-            for what, sides in speaks(view.map(kind), MAPS[kind].signed).items()
-        }
-        for kind in view.kinds
-    }
+    """`statistics` of every map of a pair: by kind of map, then by the parts of `speaks`, then for both faces."""
+    found = {}
+    for kind in view.kinds:
+        parts = speaks(view.map(kind), MAPS[kind].signed)
+        found[kind] = {what: [statistics(side, regions) for side in sides] for what, sides in parts.items()}
+    return found
 
 
 # ---- as a figure and as a table
@@ -171,7 +161,7 @@ def draw_regions(view: PairView, name: str, regions: dict[str, np.ndarray], titl
     weights = view.map(name)
     label_rows(chart, list(regions))
     for side, axes in enumerate(faces):
-        show_map(axes, view.faces[side], weights[side], False, OPACITY, peak_of(weights[side]))
+        show_map(axes, view.faces[side], weights[side])
         axes.set_title(wrapped(view.names[side], 44), fontsize=10)
         found = statistics(weights[side], regions)["regions"]
         _name_regions(axes, regions, found)
@@ -187,15 +177,14 @@ def draw_regions(view: PairView, name: str, regions: dict[str, np.ndarray], titl
 
 def _name_regions(axes: Axes, regions: dict[str, np.ndarray], found: dict) -> None:
     """Outlines of the regions, and in each its name and its share of the map."""
+    edge = [withStroke(linewidth=2.2, foreground="black")]
+    words = {"ha": "center", "va": "center", "fontsize": 8.5, "color": "white", "path_effects": edge}
     for region, inside in regions.items():
         if region != "elsewhere" and inside.any():
             axes.contour(inside, levels=[0.5], colors="white", linewidths=0.9)
             row, column = _label_place(inside)
             share = found[region]["share"]
-            text = f"{region}\n{100 * share:.0f} %" if share is not None else region
-            edge = [withStroke(linewidth=2.2, foreground="black")]
-            words = {"ha": "center", "va": "center", "fontsize": 8.5, "color": "white", "path_effects": edge}
-            axes.text(column, row, text, **words)
+            axes.text(column, row, region if share is None else f"{region}\n{100 * share:.0f} %", **words)
 
 
 def _label_place(inside: np.ndarray) -> np.ndarray:
@@ -213,12 +202,10 @@ def statistics_table(maps: dict, names: tuple[str, str]) -> str:
     for kind, by_sign in maps.items():
         for what, sides in by_sign.items():
             title = MAPS[kind].title if what == "all" else f"{MAPS[kind].title}: {SPEAKS[what]}"
-            rows += [[title, name, *_spread(side), _densest(side)] for name, side in zip(names, sides, strict=True)]
-    return table(["map", "image", *(head for head, _ in SPREAD.values()), "most for its area"], rows)
-
-
-def _spread(figures: dict) -> list[str]:
-    return ["-" if figures[name] is None else number_text(figures[name], unit) for name, (_, unit) in SPREAD.items()]
+            for name, side in zip(names, sides, strict=True):
+                spread = ["-" if side[figure] is None else number_text(side[figure], "%") for figure in SPREAD]
+                rows.append([title, name, *spread, _densest(side)])
+    return table(["map", "image", *SPREAD.values(), "most for its area"], rows)
 
 
 def _densest(figures: dict) -> str:

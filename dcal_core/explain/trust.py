@@ -44,10 +44,8 @@ PRIOR = "usual_places"  # the baseline that knows where marks usually are, and n
 def measure_maps(model: Verifier, data: TwinData, pairs_per_family: int = 1, batch: int = 16, seed: int = 0) -> dict:
     """`faithfulness` of every map that the model has, on co-twin pairs of the test split, drawn evenly over families.
 
-    model: in eval mode; data: with its test split. Returns for JSON `data`, the label; `pairs` and `families`, how many
-    were measured; `left_out`, how many pairs were not, because one of the drawn faces shows no mark of its own; and
-    `maps`, the figures by name. It takes about 2 P + 180 encodings of each pair, P patches. ValueError if no family has
-    a pair to measure.
+    model: in eval mode; data: with its test split. For JSON; `left_out` counts the pairs of which a drawn face shows no
+    mark of its own. It takes about 2 P + 180 encodings of each pair, P patches. ValueError without a pair to measure.
     """
     index = data["test"].index
     images = data["test"].images
@@ -93,48 +91,35 @@ def ranked(result: dict) -> list[str]:
 
 
 def draw_faithfulness(result: dict, title: str) -> Figure:
-    """How far each map can be believed, from the result of `faithfulness`: maps as dots, baselines as grey squares,
-    best first; hollow if the map hardly changes when the weights are shuffled."""
+    """The result of `faithfulness`, best first: maps as dots, baselines as grey squares, hollow if a map hardly changes
+    when the weights are shuffled."""
     names = ranked(result)
     panels = [panel for panel in PANELS if any(figure_of(found, panel[0]) for found in result.values())]
     figure = Figure(figsize=(3.4 + 3.2 * len(panels), 1.9 + 0.36 * len(names)), layout="constrained")
     figure.suptitle(wrapped(title, 100), fontsize=12)
-    for axes, (wanted, factor, text, chance) in zip(
-        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-    ):
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (wanted, factor, text, chance) in zip(all_axes, panels, strict=True):
         label_rows(axes, [map_title(name) for name in names])
         axes.set_xlabel(text, fontsize=10)
         if chance is not None:
             axes.axvline(chance, color=GREY, linestyle="--", linewidth=1)
         for number, name in enumerate(names):
             if (estimate := figure_of(result[name], wanted)) is not None:
-                draw_estimate(axes, number, estimate, factor, **_look(name, result[name]))
+                colour, marker = (BLUE, "o") if name in MAPS else (GREY, "s")
+                inside = "white" if result[name].get("untrustworthy") else colour
+                draw_estimate(axes, number, estimate, factor, color=colour, marker=marker, markerfacecolor=inside)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
-def _look(name: str, found: dict) -> dict:
-    """Maps as dots, baselines as grey squares; hollow where the map is not to be trusted."""
-    colour, marker = (BLUE, "o") if name in MAPS else (GREY, "s")
-    inside = "white" if found.get("untrustworthy") else colour
-    return {"color": colour, "marker": marker, "markerfacecolor": inside}
-
-
 def _legend() -> list[Line2D]:
     look = {"linestyle": "none", "markersize": 7}
+    hollow = {"color": BLUE, "marker": "o", "markerfacecolor": "white"} | look
     return [
         Line2D([], [], color=BLUE, marker="o", label="map", **look),
         Line2D([], [], color=GREY, marker="s", label="baseline", **look),
         Line2D([], [], color=GREY, linestyle="--", label="chance"),
-        Line2D(
-            [],
-            [],
-            color=BLUE,
-            marker="o",
-            markerfacecolor="white",
-            label="hollow: hardly changes when the weights are shuffled, not to be trusted",
-            **look,
-        ),
+        Line2D([], [], label="hollow: hardly changes when the weights are shuffled, not to be trusted", **hollow),
     ]
 
 
@@ -152,15 +137,10 @@ def faithfulness_table(result: dict) -> str:
 
 def beats(figure: str, found: dict, baselines: dict[str, dict]) -> bool | None:
     """Whether the interval of a map's figure lies above those of all baselines; None if no baseline has one."""
-    rivals = [high for one in baselines.values() if (high := bounds(figure, one)[1]) is not None]
-    low, _ = bounds(figure, found)
-    return None if not rivals else low is not None and low > max(rivals)
-
-
-def bounds(figure: str, found: dict) -> tuple[float | None, float | None]:
-    """The ends of a figure's interval, or None."""
-    estimate = found.get(figure) or found.get("localisation", {}).get(figure) or {"low": None, "high": None}
-    return estimate["low"], estimate["high"]
+    rivals = [figure_of(one, figure) for one in baselines.values()]
+    highs = [rival["high"] for rival in rivals if rival and rival["high"] is not None]
+    low = (figure_of(found, figure) or {"low": None})["low"]
+    return None if not highs else low is not None and low > max(highs)
 
 
 def conclusion(name: str, result: dict) -> str:
@@ -184,10 +164,8 @@ def conclusion(name: str, result: dict) -> str:
         verdict = "shows how the model works; that it says why these two differ is not shown"
     evidence = f"what it names {'alone brings the score back' if decides else 'does not surely bring the score back'}"
     if points is not None:
-        evidence = (
-            f"its hottest patch lies on a true mark in {estimate_in_words(found['localisation']['pointing'], '%')}; "
-            f"{evidence}"
-        )
+        share = estimate_in_words(found["localisation"]["pointing"], "%")
+        evidence = f"its hottest patch lies on a true mark in {share}; {evidence}"
     return f"**{MAPS[name].title}**: {verdict} ({evidence})."
 
 
