@@ -15,15 +15,13 @@ and, at difficulty 1 only, one co-twin pair in ten. Photographs were not measure
 
 import numpy as np
 from PIL import Image
+from scipy.fft import dctn
 
 SIDE = 32  # px, of the thumbnails that are compared
 COARSE = 8  # frequencies in each direction that make the hash of 64 bits
 RADIUS = 12  # the largest difference between the hashes of one shot, bits
 ALIKE = 0.95  # the smallest correlation of the finer structure of one shot
 ROWS = 256  # images compared with all others at once; bounds the memory
-
-_frequencies = np.cos(np.pi * (np.arange(SIDE) + 0.5) * np.arange(COARSE)[:, None] / SIDE)  # of the DCT-II
-BASIS = _frequencies / np.linalg.norm(_frequencies, axis=1, keepdims=True)  # [COARSE, SIDE], orthonormal
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -32,21 +30,24 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each thumbnail [N, SIDE, SIDE], uint64 [N].
+def frequencies(thumbnails: np.ndarray) -> np.ndarray:
+    """The cosine transform of each thumbnail [N, SIDE, SIDE]; the coarse structure comes first in both directions."""
+    return dctn(thumbnails.astype(float), axes=(1, 2), norm="ortho")
 
-    The package imagehash is not in Kaggle's image and takes one image at a time.
-    """
-    coarse = (BASIS @ thumbnails @ BASIS.T).reshape(-1, COARSE * COARSE)  # [N, 64]
+
+def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each thumbnail, uint64 [N]; imagehash, which takes one image at a time, is not on Kaggle."""
+    coarse = frequencies(thumbnails)[:, :COARSE, :COARSE].reshape(-1, COARSE * COARSE)  # [N, 64]
     median = np.median(coarse[:, 1:], axis=1, keepdims=True)  # without the mean, which is the brightness
     return np.packbits(coarse > median, axis=1).view(np.uint64)[:, 0]
 
 
 def fine_structure(thumbnails: np.ndarray) -> np.ndarray:
-    """The structure that the hash leaves out, [N, SIDE * SIDE], of length 1, so that dot products are correlations; 0
-    for a plain image."""
-    smooth = BASIS.T @ BASIS
-    fine = (thumbnails - smooth @ thumbnails @ smooth).reshape(-1, SIDE * SIDE)  # [N, SIDE * SIDE]
+    """The frequencies that the hash leaves out, [N, SIDE * SIDE], of length 1, so that dot products are correlations;
+    0 for a plain image."""
+    fine = frequencies(thumbnails)
+    fine[:, :COARSE, :COARSE] = 0
+    fine = fine.reshape(-1, SIDE * SIDE)
     length = np.linalg.norm(fine, axis=1, keepdims=True)
     return np.where(length > 1, fine / np.maximum(length, 1), 0).astype(np.float32)  # below: rounding, no structure
 

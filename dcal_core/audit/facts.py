@@ -22,16 +22,11 @@ from dcal_core.progress import progress_line
 class Facts:
     """Facts about the file of one image."""
 
-    width: int  # px
-    height: int
+    shorter_side: int  # px
     grey: bool  # three equal channels
     file_digest: str  # SHA-256 of the bytes
     pixel_digest: str  # SHA-256 of the decoded pixels
     thumbnail: np.ndarray  # [32, 32] uint8, grey
-
-    @property
-    def shorter_side(self) -> int:
-        return min(self.width, self.height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +48,14 @@ def read_facts(file: Path, image_size: int) -> Facts:
     data = read_file(file)
     pixels = decode(data, image_size)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        width, height = image.size
-    grey = bool((pixels == pixels[:1]).all())
-    file_digest = hashlib.sha256(data).hexdigest()
-    pixel_digest = hashlib.sha256(pixels).hexdigest()
-    return Facts(width, height, grey, file_digest, pixel_digest, thumbnail(pixels))
+        shorter_side = min(image.size)
+    return Facts(
+        shorter_side=shorter_side,
+        grey=bool((pixels == pixels[:1]).all()),
+        file_digest=hashlib.sha256(data).hexdigest(),
+        pixel_digest=hashlib.sha256(pixels).hexdigest(),
+        thumbnail=thumbnail(pixels),
+    )
 
 
 def list_entries(indexes: Sequence[TwinIndex], root: Path) -> list[Entry]:

@@ -27,24 +27,24 @@ KEEP = "keep"
 DROP = "drop"
 
 
-def face(entry: Entry, side: int = SIDE) -> np.ndarray:
-    """An image of the index as RGB [side, side, 3] uint8; a grey square with the reason if it cannot be shown."""
+def face(entry: Entry) -> np.ndarray:
+    """An image of the index as RGB [SIDE, SIDE, 3] uint8; a grey square with the reason if it cannot be shown."""
     fault = entry.fault or ("no such file" if not entry.places else "")
     if not fault:
         try:
-            return decode(read_file(Path(entry.places[0])), side).transpose(1, 2, 0)  # [S, S, 3]
+            return decode(read_file(Path(entry.places[0])), SIDE).transpose(1, 2, 0)
         except Unreadable as error:
             fault = str(error)
-    plain = Pillow.new("RGB", (side, side), "lightgrey")
+    plain = Pillow.new("RGB", (SIDE, SIDE), "lightgrey")
     lines = [fault[start : start + 24] for start in range(0, min(len(fault), 120), 24)]
     ImageDraw.Draw(plain).text((8, 8), "\n".join(lines), fill="black")
     return np.asarray(plain)
 
 
-def picture(entry: Entry, side: int = SIDE) -> bytes:
+def picture(entry: Entry) -> bytes:
     """The face of an entry as PNG."""
     out = io.BytesIO()
-    Pillow.fromarray(face(entry, side)).save(out, "PNG")
+    Pillow.fromarray(face(entry)).save(out, "PNG")
     return out.getvalue()
 
 

@@ -46,18 +46,15 @@ class TwinData:
         return self.label == SYNTHETIC
 
 
-def find_data(config: Config) -> Path | None:
-    """The folder of the index files, or None if no data is attached; DataError if `data_root` has no index files."""
+def open_root(config: Config) -> Path:
+    """The folder of the index files if they are attached, else of drawn twins; prints that they are drawn.
+
+    DataError if `data_root` is given and has no index files.
+    """
     root = find_indexes(input_roots(config.data_root))
     if root is None and config.data_root:
         what = "no train_dataset_infor.json in it or below" if Path(config.data_root).is_dir() else "no such folder"
         raise DataError(f"data_root={config.data_root}: {what}: correct it, or leave it out to search the inputs.")
-    return root
-
-
-def open_root(config: Config) -> Path:
-    """The folder of the index files if they are attached, else of drawn twins; prints that they are drawn."""
-    root = find_data(config)
     if root is None:
         print(DRAWN)
         root = draw_twins(config)

@@ -85,8 +85,7 @@ class TripletBatches(Batches):
         ]
 
     def triplets(self, places: np.ndarray) -> np.ndarray:
-        """Anchor, positive and negative image of the triplets at these places, counted from the first batch:
-        [n] -> [n, 3]."""
+        """Anchor, positive and negative image, [n, 3], of the triplets at places [n] counted from the first batch."""
         turn, place = np.divmod(places, self.total)
         number = permuted(place, np.full_like(place, self.total), splitmix(turn, self.order_key))
         ends = self.chosen.cumsum()
@@ -96,8 +95,7 @@ class TripletBatches(Batches):
         return self.numbered(number + (self.possible.cumsum() - self.possible)[family])
 
     def numbered(self, number: np.ndarray) -> np.ndarray:
-        """The images of triplets by their number among all possible ones, which are ordered by pair of siblings:
-        [n] -> [n, 3]."""
+        """The images [n, 3] of triplets by their number [n] among all possible ones, ordered by pair of siblings."""
         pair = np.searchsorted(self.pair_ends, number, side="right")
         person, sibling = self.pairs[pair].T
         own = self.counts[person]

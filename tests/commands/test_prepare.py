@@ -259,13 +259,15 @@ def test_figures_name_data_images_and_decisions(audit):
         figure.canvas.draw()
 
 
-def test_a_picture_is_of_the_image_or_says_why_there_is_none(audit):
+def test_a_picture_is_of_the_image_or_says_why_there_is_none(audit, monkeypatch):
+    monkeypatch.setattr(review, "SIDE", SIZE)
     entries = {entry.name: entry for entry in audit.entries}
-    shown = Image.open(io.BytesIO(picture(entries["10002/10002d00.png"], SIZE)))
+    shown = Image.open(io.BytesIO(picture(entries["10002/10002d00.png"])))
     original = Image.open(entries["10002/10002d00.png"].places[0]).convert("RGB")
     assert shown.format == "PNG" and shown.tobytes() == original.tobytes()
+    monkeypatch.setattr(review, "SIDE", 100)
     for name in ("10001/10001d00.png", "10001/10001d01.png"):
-        assert face(entries[name], 100).shape == (100, 100, 3) and face(entries[name], 100).min() < 100
+        assert face(entries[name]).shape == (100, 100, 3) and face(entries[name]).min() < 100
 
 
 # ---- the reviewer

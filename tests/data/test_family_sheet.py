@@ -1,4 +1,4 @@
-"""The contact sheet of families: on what data and whom it shows."""
+"""The contact sheet of families: which data and people it shows."""
 
 import warnings
 

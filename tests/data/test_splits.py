@@ -14,7 +14,7 @@ from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, write_exclusions
 from dcal_core.data.images import decode
 from dcal_core.data.locate import INDEX_FILES
-from dcal_core.data.splits import find_data, open_data
+from dcal_core.data.splits import open_data, open_root
 from dcal_core.data.twins import DataError
 
 FAMILIES, IMAGES, TEST_FAMILIES = 8, 3, 2
@@ -134,7 +134,7 @@ def test_a_data_root_without_data_is_an_error_and_not_a_reason_to_draw(tmp_path)
     (tmp_path / "empty").mkdir()
     for root in (tmp_path / "empty", tmp_path / "mistyped"):
         with pytest.raises(DataError, match=root.name):
-            find_data(DCALConfig(**TINY, data_root=str(root)))
+            open_root(DCALConfig(**TINY, data_root=str(root)))
         with pytest.raises(DataError, match=root.name):
             open_data(DCALConfig(**TINY, data_root=str(root)))
 
