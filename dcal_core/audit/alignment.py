@@ -112,8 +112,7 @@ def _landmarks(row: np.ndarray) -> np.ndarray:
 
 
 def _turned(degrees: float, shape: tuple[int, int], side: int) -> np.ndarray:
-    """The transform [3, 3] that turns an image of width and height `shape` counter-clockwise about its centre and moves
-    it to the centre of a square."""
+    """The transform [3, 3] that turns an image of width and height `shape` counter-clockwise into a square's centre."""
     c = math.cos(math.radians(degrees))
     s = math.sin(math.radians(degrees))
     transform = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
@@ -182,8 +181,7 @@ class FaceAligner:
         return best
 
     def _settle(self, image: np.ndarray, landmarks: np.ndarray) -> tuple[float, np.ndarray]:
-        """The confidence in a face and its landmarks [5, 2], refined in close-ups from rough ones; NoFace if a close-up
-        shows none."""
+        """The confidence in a face and its landmarks [5, 2], refined in close-ups from rough ones; raises NoFace."""
         # All close-ups come from one cut with room to turn in, so that the photograph's size no longer matters.
         around = similarity_transform(landmarks, _centred_template(2 * CLOSE))
         region = self.cv2.cvtColor(cut(image, around, 2 * CLOSE, GREY), self.cv2.COLOR_RGB2BGR)

@@ -34,8 +34,7 @@ def read_exclusions(file: Path) -> dict[str, str]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     excluded: dict[str, str] = {}
     try:
-        header = next(rows, [])
-        if header != HEADER:
+        if (header := next(rows, [])) != HEADER:
             raise DataError(f"{file}: its first line is {','.join(header)!r:.60}: let it be 'image,reason'.")
         for row in rows:
             if row:  # not a blank line

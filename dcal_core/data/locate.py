@@ -1,7 +1,7 @@
 """Finding a data set's files: its index files below the inputs, and each image below the data root."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -94,17 +94,17 @@ def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIn
 def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, str], list[str]]:
     """The files below `root` by (folder, file name) of the entries; links that lead out of it are not followed."""
     real_root = os.path.realpath(root)
-    wanted: dict[str, set[str]] = {}
+    wanted = defaultdict(set)
     for *_, folder, file in entries:
-        wanted.setdefault(folder, set()).add(file)
+        wanted[folder].add(file)
     closed: list[OSError] = []
-    places: dict[tuple[str, str], list[str]] = {}
+    places = defaultdict(list)
     for folder, _, files in os.walk(root, onerror=closed.append):
         name = os.path.basename(folder)
         for file in wanted.get(name, set()).intersection(files):
             place = os.path.join(folder, file)
             if not os.path.islink(place) or Path(os.path.realpath(place)).is_relative_to(real_root):
-                places.setdefault((name, file), []).append(place)
+                places[name, file].append(place)
     if closed:
         print(f"not searched: {name_some([str(error.filename) for error in closed], 'folder', 'folders')}")
     return {key: sorted(found) for key, found in places.items()}

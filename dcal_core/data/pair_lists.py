@@ -38,8 +38,7 @@ def read_pairs(file: Path) -> list[tuple[Path, Path]]:
 
 
 def families_of_pairs(pairs: list[tuple[Path, Path]]) -> np.ndarray:
-    """The family of each pair, [n]. A person is the folder of an image; pairs join people into families, directly or
-    through others."""
+    """The family of each pair, [n]; an image's folder is its person, and pairs join people into families."""
     _, person = np.unique([str(path.parent) for pair in pairs for path in pair], return_inverse=True)
     people = person.reshape(-1, 2)  # [pairs, 2]
     return join_pairs(people, person.max() + 1)[people[:, 0]]

@@ -51,8 +51,7 @@ class TwinIndex:
         person_of = self.person_of[images]
         counts = np.bincount(person_of, minlength=len(self.people))
         if not counts.all():
-            emptied = [self.people[person] for person in np.flatnonzero(counts == 0)]
-            emptied = name_some(emptied, "person", "people")
+            emptied = name_some([self.people[person] for person in np.flatnonzero(counts == 0)], "person", "people")
             raise DataError(f"{self.name}: no image is left of {emptied}: restore one or unlist the person.")
         return replace(self, paths=tuple(self.paths[image] for image in images), person_of=person_of)
 
@@ -72,15 +71,12 @@ class TwinIndex:
 
 
 def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
-    """Read one split from its two index files; image paths stay as they are written there.
-
-    DataError unless the files hold a map of person ids to image paths and a list of pairs of these ids.
-    """
-    images = _read_json(Path(images_json))
-    pairs = _read_json(Path(pairs_json))
+    """Read one split from its two index files, a map of person ids to image paths and a list of pairs of these ids;
+    image paths stay as they are written there. DataError for other contents."""
+    images = _read_json(images_json)
+    pairs = _read_json(pairs_json)
     _check_images(images, images_json)
     _check_pairs(pairs, pairs_json, images, images_json)
-
     people = tuple(sorted(images))
     number = {person: place for place, person in enumerate(people)}
     family_of = join_pairs([(number[a], number[b]) for a, b in pairs], len(people))
