@@ -3,7 +3,6 @@
 Without torchrun there is one process, and gathering changes nothing.
 """
 
-import functools
 import json
 import os
 import re
@@ -11,18 +10,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial, wraps
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dcal_core.environment import STARTED, gpu_verdict
+from dcal_core.environment import STARTED, gpu_verdict, on_sigterm
 from dcal_core.errors import UserError
 
 PATIENT = timedelta(hours=2)  # how long processes wait for the one that draws or decodes images, or validates
@@ -117,7 +116,7 @@ def barrier() -> None:
 def main_only(function: Callable) -> Callable:
     """Makes process 0 alone run a function that writes; in the others it does nothing."""
 
-    @functools.wraps(function)
+    @wraps(function)
     def guarded(*arguments, **keywords):
         return None if rank() else function(*arguments, **keywords)
 
@@ -174,6 +173,20 @@ def launch(command: Sequence[str], processes: int) -> None:
         raise LaunchError(f"one of {processes} processes failed: see the lines above (exit status {exit_status})")
 
 
+def _pass_on(lines: Iterable[str], processes: int, outcomes: Path) -> None:
+    """Print the lines of several processes until one of them has failed, or all have ended: what follows is torchrun's
+    account of how the others ended."""
+    ended = set()
+    over = False
+    for line in lines:
+        text, *ends = re.split(rf"{ENDED}(\d+)\.", line)  # perhaps behind another process's progress line
+        if text and not over:
+            print(text, end="", flush=True)
+        ended |= {number for number in ends if number.isdecimal()}
+        failed = any(json.loads((outcomes / f"{number}.json").read_text())["failed"] for number in ended)
+        over = failed or len(ended) == processes
+
+
 def _run_group(command: Sequence[str], processes: int, outcomes: Path) -> int:
     """Run the processes and pass on their lines until they have ended; returns torchrun's exit status."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -194,24 +207,11 @@ def _run_group(command: Sequence[str], processes: int, outcomes: Path) -> int:
         errors="replace",
         start_new_session=True,  # an interrupt comes to this process, which passes it on to all of them
     ) as group:
-        # Asked to end, this process passes it on: they save, and end by themselves.
-        before = None
-        if threading.current_thread() is threading.main_thread():
-            before = signal.signal(signal.SIGTERM, lambda *_: os.killpg(group.pid, signal.SIGTERM))
+        ask_to_end = partial(os.killpg, group.pid, signal.SIGTERM)  # they save, and end by themselves
         try:
-            ended = set()
-            over = False
-            for line in group.stdout:
-                text, *ends = re.split(rf"{ENDED}(\d+)\.", line)  # perhaps behind another process's progress line
-                if text and not over:
-                    print(text, end="", flush=True)
-                ended |= {number for number in ends if number.isdecimal()}
-                failed = any(json.loads((outcomes / f"{number}.json").read_text())["failed"] for number in ended)
-                over = failed or len(ended) == processes  # what follows is torchrun's account of how the others ended
+            with on_sigterm(ask_to_end):
+                _pass_on(group.stdout, processes, outcomes)
         except BaseException:
-            os.killpg(group.pid, signal.SIGTERM)
+            ask_to_end()
             raise
-        finally:
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
     return group.returncode

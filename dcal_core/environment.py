@@ -185,14 +185,13 @@ class TimeBudget:
 
 
 @contextmanager
-def asked_to_end() -> Iterator[threading.Event]:
-    """Sets an event when the system asks this process to end (SIGTERM), so that it can save first."""
-    asked = threading.Event()
+def on_sigterm(action: Callable[[], object]) -> Iterator[None]:
+    """Act, instead of ending at once, when the system asks this process to end inside the block."""
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
-        yield asked
+        yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    before = signal.signal(signal.SIGTERM, lambda *_: action())
     try:
-        yield asked
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -122,13 +122,18 @@ class Parts:
         self.objective["weight"](output).square().sum().backward()
         self.optimizer.step()
 
+    def modules(self, average=None) -> dict[str, nn.Module]:
+        """The modules of a checkpoint."""
+        modules = {"model": self.model, "objective": self.objective}
+        return modules | ({"average": average.module} if average else {})
+
     def save(self, run: Run, average=None, scaler=None, sampling=None, **progress) -> None:
         """Write a checkpoint of them into a run."""
-        run.save_last(self.model, self.objective, self.optimizer, scaler, Progress(**progress), average, sampling or {})
+        run.save_last(self.modules(average), self.optimizer, scaler, Progress(**progress), sampling or {})
 
     def restore(self, run: Run, average=None, scaler=None) -> Progress:
         """Put a run's newest checkpoint into them; what the recipe had decided is left in `sampling`."""
-        progress, self.sampling = run.restore(self.model, self.objective, self.optimizer, scaler, average)
+        progress, self.sampling = run.restore(self.modules(average), self.optimizer, scaler)
         return progress
 
     def state(self) -> dict[str, torch.Tensor]:

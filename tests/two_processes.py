@@ -24,7 +24,7 @@ from dcal_core.models.dcal import architecture_of, assemble
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Progress, Run
-from dcal_core.training.loop import train
+from dcal_core.training.loop import Trainer
 from dcal_core.training.resume import open_run, shapes_of
 from dcal_core.training.task import start_accelerator
 from dcal_core.verification import encoding
@@ -121,8 +121,8 @@ def run_case(folder: Path, batches=None, used_up: bool = False, **changes) -> tu
     objective = recipe.objective(model, people=2 * FAMILIES)
     run = broadcast(None if rank() else open_run(RunFolder(folder), config, DATA, [], shapes_of(model)))
     batches = batches or batches_of(config)
-    progress = train(recipe, accelerator, model, objective, batches, validate, run, Budget(used_up))
-    return run, progress, getattr(validate, "kept", {})
+    trainer = Trainer(recipe, accelerator, model, objective, batches, validate, run, Budget(used_up))
+    return run, trainer.train(), getattr(validate, "kept", {})
 
 
 def encode() -> dict[str, torch.Tensor]:

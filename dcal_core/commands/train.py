@@ -32,7 +32,7 @@ from dcal_core.runs import RunFolder
 from dcal_core.storage import write_text
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.curves import by_epoch, draw_losses, draw_validation
-from dcal_core.training.loop import MemoryShort, train
+from dcal_core.training.loop import MemoryShort, Trainer
 from dcal_core.training.resume import load_matching, open_run, people_behind, shapes_of
 from dcal_core.training.task import start_accelerator
 from dcal_core.verification.encoding import encode_images
@@ -83,7 +83,7 @@ def train_run(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, P
         recipe.start(model.to(accelerator.device), objective, data["train"])
     validate = validator(config, data["validation"])
     budget = TimeBudget(config.time_budget_hours)
-    return run, train(recipe, accelerator, model, objective, batches, validate, run, budget)
+    return run, Trainer(recipe, accelerator, model, objective, batches, validate, run, budget).train()
 
 
 def trained_people(weights: Path, validation: Split) -> list[str]:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
 from dcal_core.config.parameters import read
 from dcal_core.config.recipes import parameters_of
@@ -45,14 +45,14 @@ def new_model(config: Config, input_roots: list[Path], pretrained: bool = True) 
     return module_of(config.recipe).new_model(config, input_roots, pretrained)
 
 
-def save_state(file: Path, module: nn.Module) -> None:
-    """Write a module's tensors, whatever their layout in memory."""
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
+def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors, whatever their layout in memory."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
 def save_model(folder: Path, model: Verifier) -> None:
     """Write the model, its weights and `model.architecture`, into a folder."""
-    save_state(Path(folder) / WEIGHTS_FILE, model)
+    save_tensors(Path(folder) / WEIGHTS_FILE, model.state_dict())
     (Path(folder) / MODEL_FILE).write_text(json.dumps(model.architecture, indent=1))
 
 

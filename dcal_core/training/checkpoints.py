@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dcal_core.config.shared import Config
 from dcal_core.distributed import main_only
 from dcal_core.errors import ConfigError, quoted
-from dcal_core.models.files import save_model, save_state
+from dcal_core.models.files import save_model, save_tensors
 from dcal_core.runs import RunFolder
 from dcal_core.storage import (
     CURE,
@@ -150,23 +150,22 @@ class Run:
             (new / "facts.json").write_text(json.dumps(facts))
 
     @main_only
-    def save_last(
-        self, model: nn.Module, objective: nn.Module, optimizer, scaler, progress: Progress, average, sampling
-    ) -> None:
+    def save_last(self, modules: dict[str, nn.Module], optimizer, scaler, progress: Progress, sampling: dict) -> None:
         """Keep all that resuming needs, and the checkpoint before it; raises StorageError.
 
-        average: the moving average of the model, or None. sampling: what the recipe decided before this epoch.
+        modules: "model", "objective" and, if there is one, the "average" of the model. sampling: what the recipe
+        decided before this epoch.
         """
-        modules = {"objective": objective} | ({"average": average.module} if average else {})
-        tensors = {"optimizer": optimizer_tensors(optimizer)} | ({"sampling": sampling} if sampling else {})
-        states = [model.state_dict(), *(module.state_dict() for module in modules.values()), *tensors.values()]
-        self.make_room(sum(map(bytes_of, states)))
+        tensors = {name: module.state_dict() for name, module in modules.items()}
+        tensors["optimizer"] = optimizer_tensors(optimizer)
+        if sampling:
+            tensors["sampling"] = sampling
+        self.make_room(sum(map(bytes_of, tensors.values())))
         with sealed_folder(self.folder.checkpoint(progress.batch)) as folder:
-            save_model(folder, model)
-            for name, module in modules.items():
-                save_state(folder / f"{name}.safetensors", module)
+            save_model(folder, modules["model"])
             for name, values in tensors.items():
-                save_file({key: value.contiguous() for key, value in values.items()}, folder / f"{name}.safetensors")
+                if name != "model":
+                    save_tensors(folder / f"{name}.safetensors", values)
             (folder / "scaler.json").write_text(json.dumps(scaler.state_dict() if scaler else {}))
             facts = identity(self.config, self.data) | progress.model_dump()
             (folder / "progress.json").write_text(json.dumps(facts))
@@ -199,7 +198,7 @@ class Run:
             print(f"Removed {expendable[0]}, to keep within disk_budget_gb={self.config.disk_budget_gb:g}.")
             shutil.rmtree(expendable.pop(0))
 
-    def restore(self, model: nn.Module, objective: nn.Module, optimizer, scaler, average) -> tuple[Progress, dict]:
+    def restore(self, modules: dict[str, nn.Module], optimizer, scaler) -> tuple[Progress, dict]:
         """Put the newest checkpoint into the given objects and drop figures logged after it; returns the progress and
         what the recipe had decided before the epoch. A new run starts at 0. Raises ConfigError, DamagedError."""
         self.create()
@@ -208,7 +207,6 @@ class Run:
             return Progress(), {}
         newest = self.folder.saved[0]
         progress = self.progress()
-        modules = {"model": model, "objective": objective} | ({"average": average.module} if average else {})
         try:
             for name, module in modules.items():
                 module.load_state_dict(read_tensors(newest / f"{name}.safetensors"))

@@ -10,19 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dcal_core.data.batches import Batches
 from dcal_core.distributed import broadcast, rank, world_size
-from dcal_core.environment import TimeBudget, asked_to_end
+from dcal_core.environment import TimeBudget, on_sigterm
 from dcal_core.errors import ConfigError, UserError
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.recipe import Part, Recipe
 from dcal_core.training.task import Task, synchronise
 from dcal_core.training.tracking import Tracker, open_tracker
+
+
+LOG_EVERY = 10  # batches; reading a figure waits for the device
 
 
 class MemoryShort(ConfigError):
@@ -37,101 +39,80 @@ class Diverged(UserError):
     """Too many steps in a row had no finite loss or gradient."""
 
 
-LOG_EVERY = 10  # batches; reading a figure waits for the device
-
-
-def train(
-    recipe: Recipe,
-    accelerator: Accelerator,
-    model: nn.Module,
-    objective: nn.Module,
-    batches: Batches,
-    validate: Callable[[nn.Module], dict[str, float]],
-    run: Run,
-    budget: TimeBudget,
-) -> Progress:
-    """Train until the last epoch, until patience or the time budget is used up or the system asks to end; in any case
-    the run ends with a checkpoint.
-
-    validate(model) returns metrics; the lowest `eer` marks the best checkpoint. Returns the progress; `finished` tells
-    whether nothing is left to do. Raises DataError where the memory cannot hold one group of images, MemoryShort where
-    one process of several has to make all of them begin again with smaller parts, Diverged, and StorageError.
-    """
-    config = recipe.config
-    if config.channels_last:
-        model.to(memory_format=torch.channels_last)
-    average = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
-    if world_size() > 1 and accelerator.device.type == "cuda":
-        synchronise(model)
-    if config.compile:
-        model.compile()
-    task = Task(model.train(), objective)
-    task, optimizer = accelerator.prepare(task, recipe.optimizer(task))
-    if average:
-        average.to(accelerator.device)
-    progress, sampling = run.restore(model, objective, optimizer, accelerator.scaler, average)
-    if broadcast(progress.batch) != progress.batch:
-        raise ConfigError(f"process {rank()} sees another run than process 0 does: let all of them share {run.folder}.")
-    if progress.finished:
-        return progress
-    if sampling:
-        batches.load_state_dict(sampling)
-    tracker = Tracker() if rank() else open_tracker(config, run.folder.path.name, progress.tracker_run)
-    progress.tracker_run = tracker.run_id or progress.tracker_run
-    with asked_to_end() as asked:
-        trainer = Trainer(
-            recipe=recipe,
-            accelerator=accelerator,
-            task=task,
-            optimizer=optimizer,
-            average=average,
-            batches=batches,
-            validate=validate,
-            run=run,
-            budget=budget,
-            asked=asked,
-            tracker=tracker,
-            progress=progress,
-        )
-        try:
-            while not trainer.run_batches():
-                trainer.use_less_memory()
-        finally:
-            tracker.finish()
-    return progress
-
-
 @dataclass(eq=False)
 class Trainer:
-    """The loop's moving parts, together."""
+    """Trains a model and its objective.
+
+    validate(model) returns metrics; the lowest `eer` marks the best checkpoint.
+    """
 
     recipe: Recipe
     accelerator: Accelerator
-    task: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: ModelEmaV3 | None
+    model: nn.Module
+    objective: nn.Module
     batches: Batches
     validate: Callable[[nn.Module], dict[str, float]]
     run: Run
     budget: TimeBudget
-    asked: threading.Event
-    tracker: Tracker
-    progress: Progress
 
     def __post_init__(self):
         self.config = self.recipe.config
+        self.device = self.accelerator.device
         self.total = self.config.epochs * self.batches.steps_per_epoch
-        self.parts = self.accelerator.unwrap_model(self.task)
-        self.kept = self.average.module if self.average else self.parts.model  # what is validated and kept
-        self.statistics = [buffer for buffer in self.parts.buffers() if buffer.numel()]  # of batch norms
-        self.recent = [
-            {name: torch.tensor(value, device=self.accelerator.device) for name, value in row.items()}
-            for row in self.progress.recent
-        ]
+        self.asked = threading.Event()  # by the system, to end
         self.refreshed = -1  # the epoch that the batches were last refreshed for
-        self.began = time.monotonic() - self.progress.seconds
+        if self.config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.average = None
+        if self.config.ema_decay:
+            from timm.utils import ModelEmaV3  # takes seconds to import
+
+            self.average = ModelEmaV3(self.model, decay=self.config.ema_decay, use_warmup=True).to(self.device)
+        if world_size() > 1 and self.device.type == "cuda":
+            synchronise(self.model)
+        if self.config.compile:
+            self.model.compile()
+        task = Task(self.model.train(), self.objective)
+        self.task, self.optimizer = self.accelerator.prepare(task, self.recipe.optimizer(task))
+        self.statistics = [buffer for buffer in task.buffers() if buffer.numel()]  # of batch norms
+        self.kept = self.average.module if self.average else self.model  # what is validated and kept
+        self.modules = {"model": self.model, "objective": self.objective}
+        if self.average:
+            self.modules["average"] = self.kept
+
+    def train(self) -> Progress:
+        """Train until the last epoch, until patience or the time budget is used up or the system asks to end; in any
+        case the run ends with a checkpoint. Returns the progress; `finished` tells whether nothing is left to do.
+
+        Raises DataError where the memory cannot hold one group of images, MemoryShort where one process of several has
+        to make all of them begin again with smaller parts, Diverged, and StorageError.
+        """
+        self.progress, sampling = self.run.restore(self.modules, self.optimizer, self.accelerator.scaler)
+        progress = self.progress
+        if broadcast(progress.batch) != progress.batch:
+            raise ConfigError(
+                f"process {rank()} sees another run than process 0 does: let all of them share {self.run.folder}."
+            )
+        if progress.finished:
+            return progress
+        if sampling:
+            self.batches.load_state_dict(sampling)
+        self.batches.cut(max(self.batches.parts, progress.parts))  # as the session before found that it must
+        self.recent = [
+            {name: torch.tensor(value, device=self.device) for name, value in row.items()} for row in progress.recent
+        ]
+        name = self.run.folder.path.name
+        self.tracker = Tracker() if rank() else open_tracker(self.config, name, progress.tracker_run)
+        progress.tracker_run = self.tracker.run_id or progress.tracker_run
         self.saved = time.monotonic()
-        self.batches.cut(max(self.batches.parts, self.progress.parts))  # as the session before found that it must
+        self.began = self.saved - progress.seconds
+        with on_sigterm(self.asked.set):
+            try:
+                while not self.run_batches():
+                    self.use_less_memory()
+            finally:
+                self.tracker.finish()
+        return progress
 
     def run_batches(self) -> bool:
         """All batches that are left, with a validation and a checkpoint at the end of each epoch; False where memory
@@ -171,7 +152,7 @@ class Trainer:
         if inside or epoch == self.refreshed:  # or begun again in smaller parts
             return
         self.refreshed = epoch
-        changed = self.recipe.refresh(self.parts.model, self.batches, epoch)
+        changed = self.recipe.refresh(self.model, self.batches, epoch)
         if world_size() > 1 and broadcast(changed):
             self.batches.load_state_dict(broadcast(self.batches.state_dict()))
 
@@ -181,7 +162,7 @@ class Trainer:
         if self.batches.state_dict():
             steps = self.batches.steps_per_epoch
             stop = (self.progress.batch // steps + 1) * steps
-        pin = self.accelerator.device.type == "cuda"
+        pin = self.device.type == "cuda"
         return self.batches.loader(self.progress.batch, stop, self.config.loader_workers, pin=pin)
 
     def find_gradients(self, parts: list[dict[str, Tensor]]) -> bool:
@@ -199,7 +180,7 @@ class Trainer:
                 self.loss = self.loss + loss.detach()
         except torch.OutOfMemoryError:
             del self.recent[len(self.recent) - number :]  # what this batch has logged so far
-            self.take_back(torch.ones((), dtype=torch.bool, device=self.accelerator.device))
+            self.take_back(torch.ones((), dtype=torch.bool, device=self.device))
             return False
         return True
 
@@ -209,7 +190,7 @@ class Trainer:
         key = (self.config.seed, self.progress.batch, number, rank())
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         torch.manual_seed(seed)  # dropout and stochastic depth
-        part = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in part.items()}
+        part = {name: value.to(self.device, non_blocking=True) for name, value in part.items()}
         return self.recipe.augment(part, seed)
 
     def step(self) -> None:
@@ -226,7 +207,7 @@ class Trainer:
         self.recent[-1]["skipped"] = bad.float()
         self.progress.batch += 1
         if self.average:
-            self.average.update(self.parts.model, self.progress.batch)
+            self.average.update(self.model, self.progress.batch)
 
     def take_back(self, bad: Tensor) -> None:
         """Where the batch was bad, put the batch norms' statistics back to what they were before it."""
@@ -308,8 +289,9 @@ class Trainer:
         progress.finished = progress.batch == self.total
         if epoch % self.config.validate_every == 0 or progress.finished:
             figures = self.validate(self.kept)
-            self.run.log(batch=progress.batch, epoch=epoch, **{f"validation/{k}": v for k, v in figures.items()})
-            self.tracker.log({f"validation/{k}": v for k, v in figures.items()}, progress.batch)
+            validated = {f"validation/{name}": value for name, value in figures.items()}
+            self.run.log(batch=progress.batch, epoch=epoch, **validated)
+            self.tracker.log(validated, progress.batch)
             progress.stale += 1
             if figures["eer"] < progress.best_eer:
                 progress.best_eer = figures["eer"]
@@ -327,12 +309,5 @@ class Trainer:
         self.saved = time.monotonic()
         self.progress.seconds = self.saved - self.began
         self.progress.recent = [{name: value.item() for name, value in row.items()} for row in self.recent]
-        self.run.save_last(
-            self.parts.model,
-            self.parts.objective,
-            self.optimizer,
-            self.accelerator.scaler,
-            self.progress,
-            self.average,
-            self.batches.state_dict(),
-        )
+        sampling = self.batches.state_dict()
+        self.run.save_last(self.modules, self.optimizer, self.accelerator.scaler, self.progress, sampling)

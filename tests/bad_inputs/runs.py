@@ -33,6 +33,7 @@ class Parts:
         torch.manual_seed(0)
         self.model, self.objective = nn.Linear(3, 2), nn.Linear(2, 1)
         self.model.architecture = {"backbone": "a linear layer"}
+        self.modules = {"model": self.model, "objective": self.objective}
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=0.1)
         self.objective(self.model(torch.randn(4, 3))).sum().backward()
@@ -46,7 +47,7 @@ def write_run(folder: Path, older: bool = True) -> None:
     for batch in range(1, 11):
         run.log(batch=batch, loss=1.0 / batch)
     for batch in (3, 7) if older else (7,):
-        run.save_last(parts.model, parts.objective, parts.optimizer, None, Progress(batch=batch), None, {})
+        run.save_last(parts.modules, parts.optimizer, None, Progress(batch=batch), {})
     earlier = Run(RunFolder(folder / "earlier"), DCALConfig(seed=SEED + 1), DATA)
     earlier.remember("faces", ["10", "11"])
     earlier.save_model(earlier.folder.best, parts.model)
@@ -80,7 +81,7 @@ def resume(folder: Path, changes: Changes) -> str | None:
         people_behind(run.weights_from)
         load_matching(parts.model, run.weights_from)
         return None
-    progress, _ = run.restore(parts.model, parts.objective, parts.optimizer, None, None)
+    progress, _ = run.restore(parts.modules, parts.optimizer, None)
     return printed.getvalue().splitlines()[0] if progress.batch == 3 else None
 
 

@@ -37,7 +37,8 @@ def trained(folder: Path, preset: str = "demo", **given) -> Path:
     run.create()
     run.save_model(run.folder.best, model, epoch=1)
     progress = Progress(batch=3, finished=True)
-    run.save_last(model, nn.Linear(1, 1), torch.optim.SGD(model.parameters()), None, progress, None, {})
+    modules = {"model": model, "objective": nn.Linear(1, 1)}
+    run.save_last(modules, torch.optim.SGD(model.parameters()), None, progress, {})
     return folder / "checkpoints" / "best"
 
 

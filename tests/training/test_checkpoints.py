@@ -139,10 +139,11 @@ def test_moments_come_back_in_the_layout_of_their_weights(tmp_path, format):
 
     run, (model, optimizer), (other, resumed) = new_run(tmp_path / "run"), make(), make()
     step(model, optimizer)
-    run.save_last(model, model, optimizer, None, Progress(batch=1), ModelEmaV3(model), {})
+    modules = {"model": model, "objective": model, "average": ModelEmaV3(model).module}
+    run.save_last(modules, optimizer, None, Progress(batch=1), {})
     for name in ("model", "objective", "average"):
         assert same(load_file(run.folder.saved[0] / f"{name}.safetensors"), dict(model.state_dict()))
-    run.restore(other, other, resumed, None, None)
+    run.restore({"model": other, "objective": other}, resumed, None)
     moment = resumed.state_dict()["state"][0]["exp_avg"]
     assert moment.is_contiguous(memory_format=format) and moment.stride() == other.weight.stride()
     step(model, optimizer)

@@ -27,7 +27,7 @@ from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training import loop, task
 from dcal_core.training.checkpoints import Run
-from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, train
+from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, Trainer
 from dcal_core.training.optimisation import parameter_groups
 from dcal_core.training.resume import open_run, shapes_of
 from dcal_core.training.task import Task, start_accelerator
@@ -130,7 +130,7 @@ def run_training(
     validate, budget = validate or Validator(), budget or TimeBudget(1000.0)
     batches = recipe.batches(twins(FAMILIES))
     accelerator = start_accelerator(recipe)
-    return run, train(recipe, accelerator, model, wrap(objective), batches, validate, run, budget)
+    return run, Trainer(recipe, accelerator, model, wrap(objective), batches, validate, run, budget).train()
 
 
 def weights(run, name: str = "last") -> dict[str, torch.Tensor]:
@@ -651,7 +651,7 @@ def test_on_several_gpus_batch_norms_of_pixels_are_synchronised(tmp_path, monkey
     expected = model.eval().encode(images).parts
     run = open_run(RunFolder(tmp_path / "run"), CONFIG, "the people and images", [], {})
     with pytest.raises(Prepared) as prepared:
-        train(
+        Trainer(
             DCALRecipe(CONFIG),
             accelerator,
             model,
@@ -758,7 +758,7 @@ def test_a_run_interrupted_at_every_batch_ends_the_same(uninterrupted, tmp_path)
 def test_checkpoints_within_an_epoch_come_by_time_and_leave_no_trace(uninterrupted, tmp_path, monkeypatch):
     saved = []
     save_last = Run.save_last
-    monkeypatch.setattr(Run, "save_last", lambda run, *rest: (saved.append(rest[4].batch), save_last(run, *rest)))
+    monkeypatch.setattr(Run, "save_last", lambda run, *rest: (saved.append(rest[3].batch), save_last(run, *rest)))
     run, _ = run_training(tmp_path / "run", changed(save_minutes=0.0))
     assert saved == [1, 2, 3, 4, 5, 6] and [path.name for path in run.folder.saved] == ["00000006", "00000005"]
     assert uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()

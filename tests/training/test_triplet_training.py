@@ -12,7 +12,7 @@ from dcal_core.environment import TimeBudget
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training import task
-from dcal_core.training.loop import train
+from dcal_core.training.loop import Trainer
 from dcal_core.training.resume import open_run, shapes_of
 from dcal_core.training.task import start_accelerator
 from dcal_core.training.triplet_objective import TripletObjective
@@ -58,8 +58,8 @@ def run_triplets(folder, softmax_weight, budget=None, parts=1, wrap=lambda objec
     run = open_run(RunFolder(folder), CONFIG, "the people and images", [], shapes_of(model))
     budget = budget or TimeBudget(1000.0)
     recipe = DCALRecipe(CONFIG)
-    progress = train(recipe, start_accelerator(recipe), model, objective, batches, Validator(), run, budget)
-    return run, progress, objective
+    trainer = Trainer(recipe, start_accelerator(recipe), model, objective, batches, Validator(), run, budget)
+    return run, trainer.train(), objective
 
 
 @pytest.mark.parametrize("softmax_weight", [0.0, 0.5])
