@@ -151,3 +151,13 @@ class MarginSoftmaxAndTriplets(Config):
     softmax_weight: float = parameter(1.0, "weight of the identity loss", ge=0, le=100)
     label_smoothing: float = parameter(0.1, "label smoothing of the identity loss", ge=0, le=0.9)
     twin_margin: float = parameter(0.5, "margin of the triplet loss, cosine or triplet_distance", ge=0, le=2)
+
+    def margin_softmax_options(self) -> dict:
+        """The options of the identity loss, as `MarginSoftmax` takes them."""
+        return {
+            "kind": self.margin_softmax,
+            "margin": self.softmax_margin,
+            "scale": self.softmax_scale,
+            "label_smoothing": self.label_smoothing,
+            "adaface_h": self.adaface_h,
+        }

@@ -9,7 +9,6 @@ from torch import nn
 from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.data.splits import Split
 from dcal_core.data.triplets import TripletBatches
-from dcal_core.distributed import rank, world_size
 from dcal_core.models.face_weights import write_face_weights
 from dcal_core.models.files import load_model
 from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
@@ -46,17 +45,11 @@ class AdaFaceRecipe(AdamWCosineRecipe):
 
     def batches(self, split: Split) -> TripletBatches:
         """Triplets of two images of a person and one of the co-twin, a share of all that each family has."""
-        config = self.config
-        return TripletBatches(
-            split.index,
-            split.images,
-            triplets_per_batch=config.triplets_per_batch,
-            train_percentage=config.train_percentage,
-            steps_per_epoch=config.steps_per_epoch,
-            seed=config.seed,
-            parts=config.accumulation,
-            rank=rank(),
-            world=world_size(),
+        return self.batches_of(
+            TripletBatches,
+            split,
+            triplets_per_batch=self.config.triplets_per_batch,
+            train_percentage=self.config.train_percentage,
         )
 
     def objective(self, model: nn.Module, people: int) -> TripletObjective:
@@ -67,12 +60,8 @@ class AdaFaceRecipe(AdamWCosineRecipe):
             people=people,
             twin_margin=config.twin_margin,
             triplet_distance=config.triplet_distance,
-            margin_softmax=config.margin_softmax,
-            softmax_margin=config.softmax_margin,
-            softmax_scale=config.softmax_scale,
+            margin_softmax=config.margin_softmax_options(),
             softmax_weight=config.softmax_weight,
-            label_smoothing=config.label_smoothing,
-            adaface_h=config.adaface_h,
         )
 
     def start(self, model: nn.Module, objective: TripletObjective, split: Split) -> None:

@@ -6,7 +6,6 @@ from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.augmentation import blend_people
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.splits import Split
-from dcal_core.distributed import rank, world_size
 from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
 from dcal_core.training.curves import Line, Panel
 from dcal_core.training.objectives import DCALObjective
@@ -34,20 +33,15 @@ class DCALRecipe(AdamWCosineRecipe):
     def batches(self, split: Split) -> FamilyBatches:
         """Families x two siblings x images, with partners for the pair-wise branch."""
         config = self.config
-        return FamilyBatches(
-            split.index,
-            split.images,
+        return self.batches_of(
+            FamilyBatches,
+            split,
             families_per_batch=config.families_per_batch,
             images_per_person=config.images_per_person,
-            steps_per_epoch=config.steps_per_epoch,
-            seed=config.seed,
             pwca_prob=config.pwca_prob if config.pwca_first else 0.0,
             pwca_partner=config.pwca_partner,
             mixup_alpha=config.mixup_alpha,
             cutmix_alpha=config.cutmix_alpha,
-            parts=config.accumulation,
-            rank=rank(),
-            world=world_size(),
         )
 
     def augment(self, part: Part, seed: int) -> Part:
@@ -63,12 +57,8 @@ class DCALRecipe(AdamWCosineRecipe):
         return DCALObjective(
             widths=model.widths,
             people=people,
-            margin_softmax=config.margin_softmax,
-            softmax_margin=config.softmax_margin,
-            softmax_scale=config.softmax_scale,
+            margin_softmax=config.margin_softmax_options(),
             softmax_weight=config.softmax_weight,
-            label_smoothing=config.label_smoothing,
-            adaface_h=config.adaface_h,
             twin_loss=config.twin_loss,
             twin_margin=config.twin_margin,
             twin_temperature=config.twin_temperature,

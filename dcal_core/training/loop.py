@@ -23,7 +23,6 @@ from dcal_core.training.recipe import Part, Recipe
 from dcal_core.training.task import Task, synchronise
 from dcal_core.training.tracking import Tracker, open_tracker
 
-
 LOG_EVERY = 10  # batches; reading a figure waits for the device
 
 

@@ -41,8 +41,9 @@ WEIGHTINGS = {"uncertainty": UncertaintyWeighting, "fixed": FixedWeighting}
 class DCALObjective(nn.Module):
     """Per branch an identity margin softmax plus a loss on the pairs of images; a part of weight 0 does not exist.
 
-    widths: branch -> width of its embedding. The ratios weigh genuine, co-twin and unrelated pairs against one another.
-    learned_similarity: the similarity that the model compares by is trained too, to verify pairs.
+    widths: branch -> width of its embedding. margin_softmax: options of `MarginSoftmax`. The ratios weigh genuine,
+    co-twin and unrelated pairs against one another. learned_similarity: the similarity that the model compares by is
+    trained too, to verify pairs.
     """
 
     def __init__(
@@ -50,11 +51,8 @@ class DCALObjective(nn.Module):
         *,
         widths: dict[str, int],
         people: int,
-        margin_softmax: str,
-        softmax_margin: float,
-        softmax_scale: float,
+        margin_softmax: dict,
         softmax_weight: float,
-        label_smoothing: float,
         twin_loss: str,
         twin_margin: float,
         twin_temperature: float,
@@ -63,7 +61,6 @@ class DCALObjective(nn.Module):
         hard_negative_ratio: float,
         soft_negative_ratio: float,
         loss_weighting: str,
-        adaface_h: float = 0.333,
         learned_similarity: bool = False,
     ):
         super().__init__()
@@ -77,9 +74,7 @@ class DCALObjective(nn.Module):
         self.twin = nn.ModuleDict()
         for branch, width in widths.items():
             if softmax_weight:
-                self.identity[branch] = MarginSoftmax(
-                    width, people, margin_softmax, softmax_margin, softmax_scale, label_smoothing, adaface_h
-                )
+                self.identity[branch] = MarginSoftmax(width, people, **margin_softmax)
             if twin_weight:
                 self.twin[branch] = new_twin_loss()
         self.similarity = VerificationLoss(positive_ratio, *negatives) if learned_similarity else None

@@ -10,6 +10,7 @@ from dcal_core.config.shared import Config
 from dcal_core.data.augmentation import Augmentation
 from dcal_core.data.batches import Batches, Part
 from dcal_core.data.splits import Split
+from dcal_core.distributed import rank, world_size
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.curves import Panel
 
@@ -40,6 +41,19 @@ class Recipe(ABC):
     @abstractmethod
     def batches(self, split: Split) -> Batches:
         """Training batches by step, each a pure function of the seed, the step and the batches' own state."""
+
+    def batches_of(self, kind: type[Batches], split: Split, **options) -> Batches:
+        """Batches of a kind, with its own options and what all kinds take."""
+        return kind(
+            split.index,
+            split.images,
+            steps_per_epoch=self.config.steps_per_epoch,
+            seed=self.config.seed,
+            parts=self.config.accumulation,
+            rank=rank(),
+            world=world_size(),
+            **options,
+        )
 
     @abstractmethod
     def objective(self, model: nn.Module, people: int) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from dcal_core.environment import fit_precision, gpu_verdict
@@ -24,6 +23,8 @@ class Task(nn.Module):
 def synchronise(module: nn.Module) -> None:
     """Let the batch norms of pixels take their statistics over all processes; those of embeddings get the rows of all
     anyway. timm's conversion, since PyTorch's drops the activation that timm joins to a norm."""
+    from timm.layers import convert_sync_batchnorm  # takes seconds to import
+
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, convert_sync_batchnorm(child))

@@ -42,7 +42,7 @@ class TwinTriplets(nn.Module):
 class TripletObjective(nn.Module):
     """The triplet loss, plus softmax_weight x a margin softmax over all people, which a weight of 0 leaves out.
 
-    width: of the model's embedding.
+    width: of the model's embedding. margin_softmax: options of `MarginSoftmax`.
     """
 
     def __init__(
@@ -52,21 +52,15 @@ class TripletObjective(nn.Module):
         people: int,
         twin_margin: float,
         triplet_distance: str,
-        margin_softmax: str,
-        softmax_margin: float,
-        softmax_scale: float,
+        margin_softmax: dict,
         softmax_weight: float,
-        label_smoothing: float,
-        adaface_h: float,
     ):
         super().__init__()
         self.triplets = TwinTriplets(twin_margin, triplet_distance)
         self.softmax_weight = softmax_weight
         self.identity = None
         if softmax_weight:
-            self.identity = MarginSoftmax(
-                width, people, margin_softmax, softmax_margin, softmax_scale, label_smoothing, adaface_h
-            )
+            self.identity = MarginSoftmax(width, people, **margin_softmax)
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of images [b, 3, S, S], this process's, anchor, positive and negative in turn, with person [B] of

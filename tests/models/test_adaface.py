@@ -13,8 +13,8 @@ from dcal_core.models.adaface import AdaFace
 from dcal_core.models.files import load_model, new_model, save_model
 from dcal_core.models.iresnet import IResNet
 from dcal_core.models.verifier import Features, square
+from dcal_core.recipes.adamw_cosine import parameter_groups
 from dcal_core.storage import seal
-from dcal_core.training.optimisation import parameter_groups
 
 SIZE, WIDTH = 32, 8
 CONFIG = AdaFaceConfig(backbone="ir_18", image_size=SIZE, width=WIDTH, allow_random_init=True)

@@ -6,8 +6,8 @@ import tiny
 import torch
 
 from dcal_core.config.dcal import DCALConfig
-from dcal_core.recipes import dcal
 from dcal_core.recipes.dcal import DCALRecipe
+from dcal_core.training import recipe
 from dcal_core.training.objectives import FixedWeighting, UncertaintyWeighting
 from dcal_core.training.pair_losses import SupConLoss, TripletLoss, VerificationLoss
 
@@ -34,10 +34,10 @@ def test_batches_are_made_as_the_parameters_say(data):
 
 def test_batches_are_cut_and_shared_out_as_the_parameters_and_the_processes_say(data, monkeypatch):
     whole = DCALRecipe(changed(families_per_batch=6)).batches(data)[0][0]["images"]
-    monkeypatch.setattr(dcal, "world_size", lambda: 3)
+    monkeypatch.setattr(recipe, "world_size", lambda: 3)
     shares = []
     for rank in range(3):
-        monkeypatch.setattr(dcal, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(recipe, "rank", lambda rank=rank: rank)
         shares.append(DCALRecipe(changed(families_per_batch=6, accumulation=2, nproc=3)).batches(data)[0])
     assert [len(parts) for parts in shares] == [2, 2, 2]
     assert torch.equal(torch.cat([share[part]["images"] for part in range(2) for share in shares]), whole)

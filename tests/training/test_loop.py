@@ -23,12 +23,12 @@ from dcal_core.data.twins import DataError
 from dcal_core.environment import TimeBudget
 from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model
+from dcal_core.recipes.adamw_cosine import parameter_groups
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training import loop, task
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, Trainer
-from dcal_core.training.optimisation import parameter_groups
 from dcal_core.training.resume import open_run, shapes_of
 from dcal_core.training.task import Task, start_accelerator
 

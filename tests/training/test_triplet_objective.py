@@ -30,17 +30,14 @@ class Angles(nn.Module):
         return {"embedding": self.lengths[:, None] * torch.stack([angle.cos(), angle.sin()], 1)}
 
 
-def make_objective(people=4, **options):
+def make_objective(people=4, kind="cosface", scale=8.0, **options):
     torch.manual_seed(0)
+    softmax = {"kind": kind, "margin": 0.2, "scale": scale, "label_smoothing": 0.1, "adaface_h": 5.0}
     options = {
         "twin_margin": 0.3,
         "triplet_distance": "cosine",
-        "margin_softmax": "cosface",
-        "softmax_margin": 0.2,
-        "softmax_scale": 8.0,
+        "margin_softmax": softmax,
         "softmax_weight": 0.0,
-        "label_smoothing": 0.1,
-        "adaface_h": 0.333,
     } | options
     return TripletObjective(width=2, people=people, **options)
 
@@ -141,7 +138,7 @@ def test_without_softmax_it_is_the_triplet_loss_alone(distance):
 
 @pytest.mark.parametrize("kind", ["cosface", "arcface", "adaface"])
 def test_margin_softmax_over_all_people_is_added_by_its_weight(kind):
-    options = {"margin_softmax": kind, "softmax_weight": 0.7, "adaface_h": 5.0}
+    options = {"kind": kind, "softmax_weight": 0.7}
     loss, logs = make_objective(**options)(Angles(), make_batch())
     torch.manual_seed(0)
     identity = MarginSoftmax(2, 4, kind, 0.2, 8.0, 0.1, 5.0)(Angles()(None)["embedding"], PERSON)
@@ -189,7 +186,7 @@ def test_losses_of_embeddings_in_half_precision_are_fp32():
 
 
 def test_losses_are_fp32_under_mixed_precision():
-    objective = make_objective(softmax_scale=30.0, softmax_weight=1.0)
+    objective = make_objective(scale=30.0, softmax_weight=1.0)
     expected, _ = objective(Angles(), make_batch())
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = objective(Angles(), make_batch())

@@ -44,12 +44,8 @@ def run_triplets(folder, softmax_weight, budget=None, parts=1, wrap=lambda objec
         people=2 * FAMILIES,
         twin_margin=0.5,
         triplet_distance="cosine",
-        margin_softmax="adaface",
-        softmax_margin=0.4,
-        softmax_scale=16.0,
+        margin_softmax={"kind": "adaface", "margin": 0.4, "scale": 16.0, "label_smoothing": 0.0},
         softmax_weight=softmax_weight,
-        label_smoothing=0.0,
-        adaface_h=0.333,
     )
     objective = wrap(OneBranch(objective))
     split = twins(FAMILIES)

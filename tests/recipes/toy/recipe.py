@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from dcal_core.data.batches import FamilyBatches
-from dcal_core.distributed import rank, world_size
 from dcal_core.training.curves import Line, Panel
 from dcal_core.training.objectives import DCALObjective
 from dcal_core.training.recipe import Recipe
@@ -38,18 +37,7 @@ class ToyRecipe(Recipe):
     curves = (Panel("Training losses", "loss", (Line("embedding/twin", "twin", 0),)),)
 
     def batches(self, split):
-        config = self.config
-        return ToyBatches(
-            split.index,
-            split.images,
-            families_per_batch=config.toy_batch,
-            images_per_person=2,
-            steps_per_epoch=config.steps_per_epoch,
-            seed=config.seed,
-            parts=config.accumulation,
-            rank=rank(),
-            world=world_size(),
-        )
+        return self.batches_of(ToyBatches, split, families_per_batch=self.config.toy_batch, images_per_person=2)
 
     def augment(self, part, seed):
         marks = part["marks"]
@@ -86,11 +74,8 @@ class ToyObjective(DCALObjective):
         super().__init__(
             widths=model.widths,
             people=people,
-            margin_softmax="cosface",
-            softmax_margin=0.1,
-            softmax_scale=8.0,
+            margin_softmax={},
             softmax_weight=0.0,
-            label_smoothing=0.0,
             twin_loss="triplet",
             twin_margin=0.2,
             twin_temperature=0.1,
