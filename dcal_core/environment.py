@@ -9,7 +9,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -128,26 +130,21 @@ class TimedThread:
     def call(self, wait_s: float, function: Callable, *arguments, **keywords):
         """Return or raise what the function does; TimeoutError if that takes longer than wait_s seconds."""
         if self.thread is None:
-            self.thread = threading.Thread(target=self.work, daemon=True)
+            self.thread = threading.Thread(target=self.work, daemon=True)  # Python's own executors wait for theirs
             self.thread.start()
-        answer = queue.SimpleQueue()
-        self.jobs.put((answer, function, arguments, keywords))
-        try:
-            found, error = answer.get(timeout=wait_s)
-        except queue.Empty:
-            raise TimeoutError(f"no answer within {wait_s:g} s") from None
-        if error is not None:
-            raise error
-        return found
+        answer = Future()
+        self.jobs.put((answer, partial(function, *arguments, **keywords)))
+        if not wait([answer], wait_s).done:
+            raise TimeoutError(f"no answer within {wait_s:g} s")
+        return answer.result()
 
     def work(self) -> None:
-        """Make the calls, one after another."""
         while True:
-            answer, function, arguments, keywords = self.jobs.get()
+            answer, call = self.jobs.get()
             try:
-                answer.put((function(*arguments, **keywords), None))
+                answer.set_result(call())
             except BaseException as error:  # it is raised where the call was made
-                answer.put((None, error))
+                answer.set_exception(error)
 
 
 def redacted(error: Exception) -> str:
