@@ -100,12 +100,15 @@ def check_given(given: dict, params_dir: Path) -> None:
     """Refuse misspelt names and impossible values among a notebook's parameters, before anything slow is loaded."""
     values = dict(given)
     preset = values.pop("preset", "auto")
-    if preset == "auto":  # the recipe is known only once the data and the GPU have been looked for
-        fitting = [recipe for recipe in CLASSES if set(values) <= set(class_of(recipe).model_fields)]
-        kind = parameters_of({"recipe": fitting[0]} | values if fitting else values)
-    elif preset in presets(params_dir):
-        kind = parameters_of(read_preset(preset, params_dir) | values)
-    else:
+    kinds = []
+    if preset in presets(params_dir):
+        kinds.append(parameters_of(read_preset(preset, params_dir) | values))
+    elif preset != "auto":
         raise ConfigError(f"preset={preset!r}: takes auto or one of {', '.join(presets(params_dir))}.")
+    if "recipe" in values:
+        kinds.append(parameters_of(values))
+    elif preset == "auto" or values.get("run_dir"):  # the recipe is the machine's choice, or that of the run there
+        kinds += map(class_of, CLASSES)
+    kind = next((kind for kind in kinds if set(values) <= set(kind.model_fields)), kinds[0])
     check_names(kind, values, "the given parameters")
     read(kind, values, agreeing=False)

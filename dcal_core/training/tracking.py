@@ -1,6 +1,7 @@
 """Experiment trackers, which may fail, hang, be missing or out of reach without ending a run."""
 
 import os
+from importlib.util import find_spec
 from urllib.parse import urlparse
 
 from accelerate.tracking import MLflowTracker, WandBTracker
@@ -12,10 +13,8 @@ OPEN_WAIT_S = 60  # how long a tracker may take
 LOG_WAIT_S = 20
 FINISH_WAIT_S = 120
 API_WAIT_S = 10  # how long wandb may take to say which teams a key belongs to
-MLFLOW_PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-}  # else it tries for minutes
+# Else MLflow tries for minutes.
+MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 class Tracker:
@@ -30,20 +29,17 @@ class Tracker:
 
     def attempt(self, wait_s: float, action: str, *arguments, **keywords) -> None:
         """Call the tracker, if there is one that still works."""
-        if self.tracker is None:
-            return
         try:
-            self.thread.call(wait_s, getattr(self.tracker, action), *arguments, **keywords)
+            if self.tracker is not None:
+                self.thread.call(wait_s, getattr(self.tracker, action), *arguments, **keywords)
         except Exception as error:  # a tracker may raise anything, and training is worth more than its curves
             print(f"Tracking ended ({redacted(error)}); training goes on, metrics.jsonl has every figure.{self.cure}")
             self.tracker = None
 
     def log(self, figures: dict[str, float], step: int) -> None:
-        """Record figures at a step."""
         self.attempt(LOG_WAIT_S, "log", figures, step=step)
 
     def finish(self) -> None:
-        """Close the tracker."""
         self.attempt(FINISH_WAIT_S, "finish")
 
 
@@ -86,11 +82,13 @@ def wandb_tracker(config: Config, run_name: str, run_id: str) -> tuple[WandBTrac
         settings={"init_timeout": OPEN_WAIT_S / 2},  # its own limit first: what hangs would hang again when it exits
     )
     tracker.start()
-    append = "--append " if run_id else ""  # to what an earlier session has sent
-    later = f"wandb sync {append}{os.path.dirname(tracker.run.dir)}"
+    append = "--append " if run_id and find_spec("wandb.sync") else ""  # older versions of wandb replace the run else
+    entity = f"--entity {config.wandb_entity} " if config.wandb_entity and not online else ""
+    later = f"wandb sync {append}{entity}{os.path.dirname(tracker.run.dir)}"
     if not online:
         why = "no network" if key else "no key in the secret WANDB_API_KEY"
-        print(f"wandb runs offline ({why}); later: {later}")
+        left_out = f" without wandb_entity={config.wandb_entity}" if entity else ""
+        print(f"wandb runs offline{left_out} ({why}); later: {later}")
     return tracker, tracker.run.id, f" Later: {later}"
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from dcal_core.commands import session
 from dcal_core.commands.session import Session, begin_training, begin_with_trained, choose_preset
-from dcal_core.config.recipes import load, presets
+from dcal_core.config.recipes import check_given, load, presets
 from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import DataError, TwinIndex
 from dcal_core.errors import ConfigError
@@ -124,8 +124,12 @@ def test_a_trained_run_brings_the_parameters_of_its_own_recipe(tmp_path, refused
     assert begin_with_trained("Evaluate", given, PARAMS).config == load(
         "adaface_demo", PARAMS, {"width": 24, "run_dir": str(tmp_path / "run")}
     )
+    check_given(given | {"width": "24"}, PARAMS)
+    assert begin_with_trained("Evaluate", given | {"width": "24"}, PARAMS).config.width == 24
     with refused(ConfigError, "width=16", "was trained with 24", "leave it out"):
         begin_with_trained("Evaluate", given | {"width": "16"}, PARAMS)
+    with refused(ConfigError, "width='24'", "without effect in recipe=dcal, it belongs to adaface: leave it out"):
+        begin_training("Train", given | {"width": "24"}, PARAMS)  # the preset says what is trained
     with refused(ConfigError, "pwca_prob=0.5", "without effect in recipe=adaface, it belongs to dcal: leave it out"):
         begin_with_trained("Evaluate", given | {"pwca_prob": 0.5}, PARAMS)
 

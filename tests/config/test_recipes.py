@@ -272,6 +272,9 @@ def test_parameters_that_agree_at_the_limit_are_taken(folder, given_values):
     [
         ({"preset": "demoo"}, r"preset='demoo': takes auto or one of plain\.$"),
         ({"preset": "plain", "resumee": "true"}, "did you mean resume?"),
+        ({"preset": "plain", "width": 16}, "without effect in recipe=dcal, it belongs to adaface"),
+        ({"preset": "plain", "width": 7, "run_dir": "there"}, "width=7: takes 8 to 128"),
+        ({"preset": "plain", "pwca_prob": 0.5, "width": 16, "run_dir": "there"}, "without effect in recipe=dcal"),
         ({"resume": "maybe"}, "resume='maybe': takes true or false"),
         ({"pwca_prob": 0.5, "width": 16}, "without effect in recipe="),  # of no recipe are both
         ({"recipe": "adaface", "width": 7}, "width=7: takes 8 to 128"),
@@ -292,6 +295,7 @@ def test_what_a_notebook_is_given_is_refused_at_once(folder, given_values, compl
         {"preset": "auto", "pwca_prob": 0.5},
         {"preset": "auto", "width": 16},  # which preset it is for is known later
         {"preset": "plain", "recipe": "adaface", "width": 16},
+        {"preset": "plain", "width": 16, "run_dir": "there"},  # an evaluation takes the recipe of the run there
         {"preset": "plain", "lr": 1e-7},  # whether it agrees with min_lr is known later
     ],
 )

@@ -4,11 +4,13 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import wandb
 from accelerate import PartialState
+from wandb.cli import cli as wandb_cli
 
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.training import tracking
@@ -180,6 +182,15 @@ def test_a_tracker_that_refuses_the_parameters_costs_one_line(monkeypatch, capsy
 # ---- wandb
 
 
+class StubTracker(SimpleNamespace):
+    """A tracker that starts no run."""
+
+    run = SimpleNamespace(dir="wandb/offline-run-1/files", id="some-id")
+
+    def start(self):
+        self.start_in.append(self)
+
+
 class Viewer(SimpleNamespace):
     """Whose key it is, as wandb's API tells it."""
 
@@ -188,36 +199,32 @@ class Viewer(SimpleNamespace):
 
 
 @pytest.mark.parametrize(
-    ("key", "network", "mode", "resume", "entity"),
+    ("key", "network", "mode", "resume", "entity", "why"),
     [
-        ("k" * 40, True, "online", "allow", "team"),
-        ("k" * 40, False, "offline", None, None),
-        (None, True, "offline", None, None),
+        ("k" * 40, True, "online", "allow", "team", ""),
+        ("k" * 40, False, "offline", None, None, "no network"),
+        (None, True, "offline", None, None, "no key in the secret WANDB_API_KEY"),
     ],
 )
-def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key, network, mode, resume, entity):
+def test_wandb_is_online_only_with_a_key_and_a_network(monkeypatch, capsys, key, network, mode, resume, entity, why):
     started = []
+    monkeypatch.setattr(tracking, "find_spec", lambda name: name == "wandb.sync")  # as in wandb 0.18
     monkeypatch.setattr(wandb, "Api", lambda timeout: SimpleNamespace(viewer=Viewer()))
 
-    class Stub(SimpleNamespace):
-        run = SimpleNamespace(dir="wandb/offline-run-1/files", id="some-id")
-
-        def start(self):
-            started.append(self)
-
-    monkeypatch.setattr(tracking, "WandBTracker", lambda project, **options: Stub(project=project, **options))
+    new = partial(StubTracker, start_in=started)
+    monkeypatch.setattr(tracking, "WandBTracker", lambda project, **options: new(project=project, **options))
     monkeypatch.setattr(tracking, "secret", lambda name: key if name == "WANDB_API_KEY" else None)
     monkeypatch.setattr(tracking, "reachable", lambda host, port: network and (host, port) == ("api.wandb.ai", 443))
     config = DCALConfig(tracker="wandb", wandb_entity="team", tracker_project="twins")
     tracker, run_id, cure = tracking.wandb_tracker(config, "demo", "some-id")
-    assert run_id == "some-id" and "wandb sync --append wandb/offline-run-1" in cure
+    sync = "wandb sync --append " + "--entity team " * (mode == "offline") + "wandb/offline-run-1"
+    assert run_id == "some-id" and cure == f" Later: {sync}"
     assert started == [tracker] and (tracker.mode, tracker.resume) == (mode, resume)
     assert (tracker.project, tracker.name, tracker.id, tracker.entity) == ("twins", "demo", "some-id", entity)
     out = capsys.readouterr().out
-    assert "kkk" not in out
-    assert ("wandb sync --append wandb/offline-run-1" in out) == (mode == "offline") and ("WANDB_API_KEY" in out) == (
-        not key
-    )
+    assert "kkk" not in out and ("WANDB_API_KEY" in out) == (not key)
+    expected = [] if mode == "online" else [f"wandb runs offline without wandb_entity=team ({why}); later: {sync}"]
+    assert out.splitlines() == expected
 
 
 @pytest.mark.parametrize("given", ["", "me", "team"])
@@ -241,6 +248,17 @@ def test_a_team_that_cannot_be_looked_up_costs_one_line(monkeypatch, capsys):
     assert tracking.wandb_entity("team") is None
     (line,) = lines(capsys)
     assert "wandb_entity=team (ConnectionError" in line and "its own default entity" in line
+
+
+def test_the_command_to_send_a_run_later_is_one_that_this_wandb_takes(monkeypatch, tmp_path):
+    (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
+    monkeypatch.setattr(tracking, "WandBTracker", lambda project, **options: StubTracker(start_in=[]))
+    config = DCALConfig(tracker="wandb", wandb_entity="team")
+    cures = [tracking.wandb_tracker(config, "demo", run_id)[2] for run_id in ("", "an-earlier-id")]
+    for cure in cures:
+        command = cure.removeprefix(" Later: wandb sync ").split()
+        context = wandb_cli.sync.make_context("sync", command)  # refuses an option that it lacks
+        assert context.params["entity"] == "team"
 
 
 def test_wandb_without_key_and_network_keeps_its_figures_for_later(capsys, tmp_path):
