@@ -144,6 +144,13 @@ def test_training_has_its_validator_given_and_imports_no_metric():
     assert files and not [name for name in names if "verification" in name or name.startswith("sklearn")]
 
 
+def test_timm_is_loaded_with_a_vision_transformer_only():
+    for file, source in SOURCES.items():
+        at_once = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        modules = {name.split(".")[0] for node in at_once for name in imported(ast.unparse(node))}
+        assert "timm" not in modules or file in {"models/attention.py", "models/backbones.py"}, file
+
+
 def test_no_module_imports_itself_around_a_circle():
     imports = {file: {module_of(n) for n in imported(s) if n.startswith("dcal_core.")} for file, s in SOURCES.items()}
     left = {file: targets - {None} for file, targets in imports.items()}

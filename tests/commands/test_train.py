@@ -141,7 +141,7 @@ def test_a_run_that_starts_from_another_ends_the_same_wherever_it_is_interrupted
     own = copied(earlier, tmp_path / "run")
     config = changed(lr=1e-3, resume_from=str(own / place))
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(train, "train", interrupted)
+        patched.setattr(train, "Trainer", interrupted)
         train_run(config, RunFolder(own), data)
     assert RunFolder(own).saved == [] and (tmp_path / "run.old1").is_dir()
     for hours in (0.0, CONFIG.time_budget_hours):
