@@ -187,10 +187,10 @@ def test_a_model_that_is_too_different_is_refused_and_nothing_is_moved(data, tmp
 def test_the_initialisation_depends_on_the_seed_alone(data, tmp_path, monkeypatch):
     seen = []
 
-    def keep(recipe, accelerator, model, *_):
-        seen.append(model.vit.cls_token.detach().clone())
+    def keep(trainer):
+        seen.append(trainer.model.vit.cls_token.detach().clone())
 
-    monkeypatch.setattr(train, "train", keep)
+    monkeypatch.setattr(train.Trainer, "train", keep)
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number)
         train_run(changed(seed=seed), RunFolder(tmp_path / str(number)), data)
