@@ -157,7 +157,7 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
     test = systems[0].test
     yield "scores", plots.draw_histogram(result, test)
     yield "roc", plots.draw_roc(result, test)
-    yield "det", plots.draw_det(result, {one.name: one.test for one in systems})
+    yield "det", plots.draw_det(result, [one.test for one in systems])
     if len(systems) > 1:
         yield "systems", plots.draw_systems(result)
     if result["calibration"].get("reliability"):

@@ -10,7 +10,7 @@ import numpy as np
 
 from dcal_core.verification import metrics
 from dcal_core.verification.intervals import effective_families, family_counts, share_estimate, share_interval
-from dcal_core.verification.metrics import REPORTED_FMR, ROUNDING, Comparisons, Folds, checked_threshold, crossing
+from dcal_core.verification.metrics import REPORTED_FMR, ROUNDING, Comparisons, Folds, crossing
 
 _CHUNK = 500_000  # operating points held at once, 4 MB an array: what a cache can hold
 
@@ -74,8 +74,10 @@ def replicate(scores, genuine, family, threshold: float, draws=1000, seed=0, wei
     scores, genuine, family, weights: [P]. Accuracy, fmr and fnmr are taken at the threshold, frozen on other families.
     Equal families, draws and seed give the same draws for every system. A class from a single family gives no draws.
     """
+    if not np.isfinite(threshold):
+        raise ValueError(f"threshold must be finite, got {threshold}")
     sample = Sample(scores, genuine, family, draws, seed, weights)
-    wrong = (sample.scores >= checked_threshold(threshold)) != sample.genuine
+    wrong = (sample.scores >= threshold) != sample.genuine
     errors = np.stack([sample.by_family(wrong & ~sample.genuine), sample.by_family(wrong & sample.genuine)], axis=1)
     folds = Folds(sample) if sample.families > 1 else None
     chunks = [_metrics(sample, errors, folds, counts) for counts in sample.chunks()]

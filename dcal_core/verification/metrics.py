@@ -70,12 +70,6 @@ class Comparisons:
         return csr_array((weights[part], (bins, self.member[part])), shape=(len(thresholds) - 1, self.families))
 
 
-def checked_threshold(threshold: float) -> float:
-    if not np.isfinite(threshold):
-        raise ValueError(f"threshold must be finite, got {threshold}")
-    return float(threshold)
-
-
 def curves(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn the weight of each class between neighbouring thresholds, [..., K - 1], into (fmr, fnmr), each [..., K]."""
     fnmr, rejected = (np.zeros((*genuine.shape[:-1], genuine.shape[-1] + 1)) for _ in range(2))
@@ -155,13 +149,6 @@ def roc_auc(scores, genuine, weights=None) -> float:
     """Area under TAR over FMR: the chance that a genuine score beats an impostor one, ties half."""
     _, fmr, fnmr = error_rates(scores, genuine, weights)
     return float(area(fmr, fnmr))
-
-
-def rates_at(scores, genuine, threshold: float, weights=None) -> tuple[float, float]:
-    """Return (fmr, fnmr) at a threshold frozen beforehand."""
-    scores, genuine, weights = checked(scores, genuine, weights)
-    wrong = (scores >= checked_threshold(threshold)) != genuine
-    return tuple(float(np.average(wrong[part], weights=weights[part])) for part in (~genuine, genuine))
 
 
 def lowest_fnmr(fmr: np.ndarray, fnmr: np.ndarray, limit: float) -> np.ndarray:

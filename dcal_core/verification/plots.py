@@ -13,7 +13,7 @@ from scipy.special import ndtri
 
 from dcal_core.palette import BLUE, COLOURS, VERMILION
 from dcal_core.verification.bootstrap import resolvable_fmr, roc_band
-from dcal_core.verification.metrics import equal_error_rate, error_rates, rates_at, roc_auc
+from dcal_core.verification.metrics import error_rates
 from dcal_core.verification.protocol import Scored
 
 GENUINE = BLUE
@@ -57,7 +57,7 @@ def draw_histogram(result: dict, test: Scored) -> Figure:
     figure, axes = _axes("Scores of genuine and co-twin comparisons", result, *labels, height=5)
     genuine = test.pairs.genuine
     threshold = result["threshold"]["value"]
-    fmr, fnmr = rates_at(test.scores, genuine, threshold)
+    fmr, fnmr = (result["metrics"][name]["value"] for name in ("fmr", "fnmr"))
     bins = np.histogram_bin_edges(test.scores, bins=50)
     for part, colour, hatch, name in (
         (genuine, GENUINE, None, f"genuine: {fnmr:.1%} below the threshold (FNMR)"),
@@ -80,13 +80,12 @@ def draw_roc(result: dict, test: Scored, draws=1000) -> Figure:
     """ROC with its 95 % band over families, its area, and the point of equal errors."""
     labels = "FMR: co-twins taken for one person (%)", "TAR: genuine pairs accepted (%)"
     figure, axes = _axes("ROC", result, *labels)
-    scores, genuine, _ = test.labelled
-    _, fmr, fnmr = error_rates(scores, genuine)
-    eer, _ = equal_error_rate(scores, genuine)
+    _, fmr, fnmr = error_rates(test.scores, test.pairs.genuine)
+    eer, auc = (result["metrics"][name]["value"] for name in ("eer", "roc_auc"))
     grid = np.linspace(0, 1, 201)
     low, high = roc_band(*test.labelled, grid, draws)
     _draw_band(axes, 100 * grid, 100 * low, 100 * high)
-    axes.plot(100 * fmr, 100 * (1 - fnmr), color=GENUINE, label=f"AUC {roc_auc(scores, genuine):.3f}")
+    axes.plot(100 * fmr, 100 * (1 - fnmr), color=GENUINE, label=f"AUC {auc:.3f}")
     axes.plot(100 * eer, 100 * (1 - eer), "o", color=IMPOSTOR, markersize=8, label=f"EER {eer:.1%}")
     _diagonal(axes, "chance")
     _legend(figure)
@@ -98,23 +97,24 @@ def _deviate(rates) -> np.ndarray:
     return ndtri(np.clip(rates, 1e-4, 1 - 1e-4))
 
 
-def draw_det(result: dict, systems: dict[str, Scored], draws=1000) -> Figure:
-    """DET curves of the test families on normal-deviate axes (Martin et al. 1997), the first with its 95 % band.
+def draw_det(result: dict, tests: list[Scored], draws=1000) -> Figure:
+    """DET curves of all systems on normal-deviate axes (Martin et al. 1997), the first with its 95 % band.
 
-    The FMR that the families cannot resolve is shaded.
+    tests: of each of the result's systems. The FMR that the families cannot resolve is shaded.
     """
     labels = "FMR: co-twins taken for one person (%)", "FNMR: genuine pairs rejected (%)"
     figure, axes = _axes("DET", result, *labels)
-    first = next(iter(systems.values()))
     grid = np.geomspace(DET_TICKS[0], DET_TICKS[-1], 200)
-    low, high = roc_band(*first.labelled, grid, draws)
+    low, high = roc_band(*tests[0].labelled, grid, draws)
     _draw_band(axes, _deviate(grid), _deviate(1 - high), _deviate(1 - low))
-    for look, (name, one) in zip(cycle(LOOKS), systems.items(), strict=False):
-        _, fmr, fnmr = error_rates(one.scores, one.pairs.genuine)
-        eer, _ = equal_error_rate(one.scores, one.pairs.genuine)
-        axes.plot(_deviate(fmr), _deviate(fnmr), **look, drawstyle="steps-post", label=f"{name}: EER {eer:.1%}")
+    for look, system, test in zip(cycle(LOOKS), result["systems"], tests, strict=False):
+        _, fmr, fnmr = error_rates(test.scores, test.pairs.genuine)
+        eer = system["metrics"]["eer"]["value"]
+        name = f"{system['name']}: EER {eer:.1%}"
+        axes.plot(_deviate(fmr), _deviate(fnmr), **look, drawstyle="steps-post", label=name)
         axes.plot(_deviate(eer), _deviate(eer), "o", color=look["color"], markersize=7)
-    impostor_families = first.pairs.family[~first.pairs.genuine]  # of each comparison
+    pairs = tests[0].pairs
+    impostor_families = pairs.family[~pairs.genuine]  # of each comparison
     limit = resolvable_fmr(len(impostor_families), len(np.unique(impostor_families)))
     ticks = _deviate(DET_TICKS)
     shade = {"color": MARK, "alpha": 0.08, "linewidth": 0, "label": f"FMR below {limit:.1%}: not resolvable"}

@@ -77,9 +77,7 @@ def some_of_each_family(pairs: Pairs, genuine: bool, most: int, seed: int) -> np
     kind = np.flatnonzero(pairs.genuine == genuine)
     order = random.permutation(kind)
     order = order[np.argsort(pairs.family[order], kind="stable")]
-    _, first = np.unique(pairs.family[order], return_index=True)
-    place = np.arange(len(order)) - np.repeat(first, np.diff([*first, len(order)]))  # within the family
-    return order[place < most]
+    return order[_turns(pairs.family[order]) < most]
 
 
 def score_pairs(
@@ -128,6 +126,14 @@ def _groups(labels: np.ndarray) -> list[np.ndarray]:
     return np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1]) if len(labels) else []
 
 
+def _turns(labels: np.ndarray) -> np.ndarray:
+    """How often each label has come before."""
+    turn = np.empty(len(labels), dtype=np.int64)
+    for positions in _groups(labels):
+        turn[positions] = np.arange(len(positions))
+    return turn
+
+
 def unrelated_scores(
     model: Verifier,
     features: Features,
@@ -170,7 +176,4 @@ def unrelated_scores(
 def _even_draw(person_of: np.ndarray, most: int, seed: int) -> np.ndarray:
     """At most so many images, in rising order: everyone's first in a random order, then everyone's second, and on."""
     shuffled = np.random.default_rng(seed).permutation(len(person_of))
-    turn = np.empty(len(person_of), dtype=np.int64)
-    for positions in _groups(person_of[shuffled]):
-        turn[positions] = np.arange(len(positions))
-    return np.sort(shuffled[np.argsort(turn, kind="stable")][:most])
+    return np.sort(shuffled[np.argsort(_turns(person_of[shuffled]), kind="stable")][:most])

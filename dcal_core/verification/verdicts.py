@@ -27,15 +27,15 @@ class Thresholds:
             raise ValueError(f"different_below must not exceed same_from, both finite, got {self!r}")
 
 
-def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> Thresholds:
+def verdict_thresholds(scores, genuine, family, error: float) -> Thresholds:
     """Return the thresholds that leave the fewest undecided with at most `error` wrong verdicts in each class.
 
-    scores, genuine, family, weights: [P]. same_from is the lowest score with FMR <= error, different_below the
+    scores, genuine, family: [P]. same_from is the lowest score with FMR <= error, different_below the
     highest with FNMR <= error; where they cross both are the EER's threshold. ValueError for an error outside (0, 0.5),
     or below 1 / families: one pair of look-alikes would decide it (see `resolvable_fmr`).
     """
-    sample = Comparisons(scores, genuine, family, weights)
-    families = families_of_rarer_class(sample.genuine, sample.member, sample.weights)
+    sample = Comparisons(scores, genuine, family)
+    families = families_of_rarer_class(sample.genuine, sample.member)
     if not 0 < error < 0.5:
         raise ValueError(f"error must lie between 0 and 0.5, got {error}")
     if error * families < 1 - ROUNDING:
@@ -43,14 +43,12 @@ def verdict_thresholds(scores, genuine, family, error: float, weights=None) -> T
             f"error={error:g} cannot be resolved with {families} families: allow at least {1 / families:.3g}, or "
             f"validate on {ceil(1 / error - ROUNDING)} families"
         )
-    present = sample.weights > 0
-    what = sample.scores[present], sample.genuine[present], sample.weights[present]
-    thresholds, fmr, fnmr = error_rates(*what)
+    thresholds, fmr, fnmr = error_rates(scores, genuine)
     thresholds[-1] = np.nextafter(thresholds[-2], np.inf)  # the lowest at which nothing matches
     same_from = thresholds[np.argmax(fmr <= error + ROUNDING)]
     different_below = thresholds[np.flatnonzero(fnmr <= error + ROUNDING)[-1]]
     if different_below > same_from:  # anywhere between both errors are kept; the EER may be outside by one score
-        same_from = different_below = np.clip(equal_error_rate(*what)[1], same_from, different_below)
+        same_from = different_below = np.clip(equal_error_rate(scores, genuine)[1], same_from, different_below)
     return Thresholds(float(different_below), float(same_from))
 
 

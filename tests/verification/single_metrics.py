@@ -8,7 +8,6 @@ from dcal_core.verification.metrics import (
     Comparisons,
     Folds,
     checked,
-    checked_threshold,
     error_rates,
     hull_crossing,
     lowest_fnmr,
@@ -30,7 +29,15 @@ def accuracy(scores, genuine, threshold: float, weights=None) -> float:
     It leans to the larger class; the balanced accuracy is 1 - (fmr + fnmr) / 2, from `rates_at`.
     """
     scores, genuine, weights = checked(scores, genuine, weights)
-    return float(np.average((scores >= checked_threshold(threshold)) == genuine, weights=weights))
+    return float(np.average((scores >= threshold) == genuine, weights=weights))
+
+
+def rates_at(scores, genuine, threshold: float, weights=None) -> tuple[float, float]:
+    """FMR and FNMR at a threshold."""
+    scores, genuine, weights = checked(scores, genuine, weights)
+    wrong = (scores >= threshold) != genuine
+    fmr, fnmr = (np.average(wrong[part], weights=weights[part]) for part in (~genuine, genuine))
+    return float(fmr), float(fnmr)
 
 
 def fnmr_at_fmr(scores, genuine, fmr: float, weights=None) -> float:

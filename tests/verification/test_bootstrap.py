@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from scored_cases import clustered_case, drawn_families
-from single_metrics import accuracy, eer_on_hull, fnmr_at_fmr, tar_at_fmr
+from single_metrics import accuracy, eer_on_hull, fnmr_at_fmr, rates_at, tar_at_fmr
 
 from benchmarks.speed.coverage import coverage
 from dcal_core.verification import bootstrap
@@ -13,7 +13,7 @@ from dcal_core.verification.bootstrap import (
     summarise,
 )
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import Comparisons, Folds, equal_error_rate, family_weights, rates_at, roc_auc
+from dcal_core.verification.metrics import Comparisons, Folds, equal_error_rate, family_weights, roc_auc
 
 
 def uneven_case():

@@ -26,10 +26,11 @@ def figures(ours, result, label):
     test = ours.test
     noisier = replace(test, scores=test.scores + np.random.default_rng(0).normal(size=len(test.scores)))
     result = result | {"data": label}
+    result["systems"] = [result["systems"][0], result["systems"][1] | {"name": "noisier"}]
     return {
         "histogram": draw_histogram(result, test),
         "roc": draw_roc(result, test, draws=20),
-        "det": draw_det(result, {"ours": test, "noisier": noisier}, draws=20),
+        "det": draw_det(result, [test, noisier], draws=20),
         "reliability": draw_reliability(result),
         "confusable": draw_confusable(result, Noise()),
     }
@@ -100,7 +101,7 @@ def test_figures_stand_one_family_and_perfect_scores(result, tmp_path):
     pairs = Pairs(np.arange(4), np.arange(4) + 1, np.array([True, True, False, False]), np.zeros(4))
     test = Scored(None, pairs, np.array([3.0, 4, 1, 2]))
     draw_roc(result, test).savefig(tmp_path / "figure.png")
-    draw_det(result, {"perfect": test}).savefig(tmp_path / "figure.png")
+    draw_det(result, [test]).savefig(tmp_path / "figure.png")
     draw_histogram(result, test).savefig(tmp_path / "figure.png")
 
 

@@ -3,9 +3,10 @@ import json
 import numpy as np
 import pytest
 from scored_cases import clustered_case, drawn_families
+from single_metrics import rates_at
 
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import equal_error_rate, family_weights, rates_at
+from dcal_core.verification.metrics import equal_error_rate, family_weights
 from dcal_core.verification.verdicts import Thresholds, verdict_rates, verdict_thresholds, verdicts
 
 
@@ -60,13 +61,6 @@ def test_hopeless_scores_leave_everything_undecided():
     assert found.different_below == 0 and 9 < found.same_from < 9.001
     assert not verdicts([0, 9], found).any()
     json.dumps(vars(found), allow_nan=False)
-
-
-def test_weights_count():
-    scores, genuine, family = spread_case()
-    weights = np.random.default_rng(1).integers(0, 3, len(scores))
-    repeated = (np.repeat(values, weights) for values in (scores, genuine, family))
-    assert verdict_thresholds(scores, genuine, family, 0.1, weights) == verdict_thresholds(*repeated, 0.1)
 
 
 def test_what_the_families_cannot_resolve_is_refused_with_the_cure():
