@@ -46,7 +46,7 @@ def rule_of(session: Session) -> DecisionRule | None:
 
 
 def open_explorer(session: Session) -> Explorer:
-    """The session's model on its test families; raises UserError."""
+    """The session's model on its test families."""
     data = session.open_data(("test",))
     return Explorer(trained_model(session), data, rule_of(session), session.config.encode_batch)
 
@@ -72,9 +72,10 @@ def sampled(explorer: Explorer, config: Config) -> Pairs:
 
 def write_result(folder: Path, name: str, result: dict) -> Path:
     """Write a result as JSON, and return the file."""
+    file = folder / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{name}.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-    return folder / f"{name}.json"
+    write_text(file, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return file
 
 
 def write_view(folder: Path, view: PairView, label: str, answer: str) -> list[Path]:
@@ -83,7 +84,7 @@ def write_view(folder: Path, view: PairView, label: str, answer: str) -> list[Pa
 
 
 def explain_files(session: Session, files: list[Path]) -> list[Path]:
-    """Explain two aligned face images, as files; raises DataError for a file that is no image."""
+    """Explain two aligned face images, as files."""
     model = trained_model(session)
     faces = []
     for file in files:
@@ -104,7 +105,7 @@ def label_of_given(session: Session) -> str:
 
 
 def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
-    """Compare listed pairs of one person with listed pairs of co-twins, as files; raises DataError."""
+    """Compare listed pairs of one person with listed pairs of co-twins, as files."""
     lists = [read_pairs(same), read_pairs(twins)]
     joined = [pair for one in lists for pair in one]
     paths, place = np.unique([str(path) for pair in joined for path in pair], return_inverse=True)
@@ -128,8 +129,7 @@ def write_comparison(session: Session, comparison: dict, images: ImageStore, lab
 
 
 def explain_test(session: Session) -> list[Path]:
-    """Explain the test families, as files: the most confusing pairs, both kinds of pairs compared, and how far each map
-    can be trusted."""
+    """Explain the test families, as files: confusing pairs, both kinds of pairs compared, and how far to trust maps."""
     explorer = open_explorer(session)
     config = session.config
     files = []
@@ -154,12 +154,10 @@ def trust_title(trust: dict) -> str:
 def main(arguments: list[str]) -> int:
     """What attention.ipynb does, without its browser."""
     parser = command_parser("explain", "Say where a trained run looks, and how far that can be believed.")
-    parser.add_argument(
-        "--images", nargs=2, type=Path, metavar=("A", "B"), help="two face images, not the test families"
-    )
-    parser.add_argument(
-        "--same", type=Path, help="list of same-person pairs, two images a line, to compare with --twins"
-    )
+    images = "two face images, not the test families"
+    same = "list of same-person pairs, two images a line, to compare with --twins"
+    parser.add_argument("--images", nargs=2, type=Path, metavar=("A", "B"), help=images)
+    parser.add_argument("--same", type=Path, help=same)
     parser.add_argument("--twins", type=Path, help="list of co-twin pairs, to compare with")
     options = parser.parse_args(arguments)
     given, params_dir = given_parameters(options)

@@ -10,21 +10,10 @@ import numpy as np
 from IPython.display import display
 
 from dcal_core.environment import is_interactive
-from dcal_core.explain.catalogue import MAPS, PairView
+from dcal_core.explain import paint
+from dcal_core.explain.catalogue import MAPS, Map, PairView
 from dcal_core.explain.controls import FACES, NOTHING, Controls, lights
 from dcal_core.explain.explorer import Explorer
-from dcal_core.explain.paint import (
-    ENDS,
-    SIDE,
-    colour_ramp,
-    contoured,
-    enlarged,
-    framed,
-    image_tag,
-    overlaid,
-    png,
-    sheet,
-)
 from dcal_core.storage import disk_errors
 
 
@@ -40,12 +29,21 @@ class Browser:
         self.turn = 0
         self.updating = False
         self.pair = explorer.confusing(0)
-        index = explorer.index
-        view = explorer.view(*self.pair)
-        families = [(", ".join(index.families[f]), int(f)) for f in np.unique(explorer.scored.pairs.family)]
-        self.controls = Controls(families, view.kinds, view.depth, view.pairs.grid)
+        names = explorer.index.families
+        families = [(", ".join(names[f]), int(f)) for f in np.unique(explorer.scored.pairs.family)]
+        self.controls = Controls(families, self.view.kinds, self.view.depth, self.view.pairs.grid)
         self._attach()
         self._show_pair()
+
+    @property
+    def view(self) -> PairView:
+        """The pair that is shown."""
+        return self.explorer.view(*self.pair)
+
+    @property
+    def kind(self) -> Map:
+        """The kind of map that is chosen."""
+        return MAPS[self.controls.kind.value]
 
     def show(self, stand_in: Path) -> None:
         """Display the browser if a person can use it; where no kernel answers, the PNG `stand_in` is shown."""
@@ -132,7 +130,7 @@ class Browser:
         ]
         with disk_errors(file):
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(png(sheet(self._composed()[0], lines, MAPS[c.kind.value].signed)))
+            file.write_bytes(paint.png(paint.sheet(self._composed()[0], lines, self.kind.signed)))
         self._say(f"Saved as {file}.")
 
     # ---- what is drawn
@@ -151,46 +149,42 @@ class Browser:
                 if face.options != options:
                     face.options = options
                 face.value = image
-        c.verdict.value = html.escape(f"{self.explorer.judged(*self.pair)} ({self.explorer.label})").replace(
-            "\n", "<br>"
-        )
-        c.lights.value = lights(c.name, self.explorer.view(*self.pair).matches)
+        verdict = html.escape(f"{self.explorer.judged(*self.pair)} ({self.explorer.label})")
+        c.verdict.value = verdict.replace("\n", "<br>")
+        c.lights.value = lights(c.name, self.view.matches)
         self._draw()
 
     def _choice(self) -> dict[str, int | None]:
         """The layer and the head, if the map takes them."""
-        values = {name: getattr(self.controls, name).value for name in MAPS[self.controls.kind.value].by}
+        values = {name: getattr(self.controls, name).value for name in self.kind.by}
         return {name: None if value == NOTHING else value for name, value in values.items()}
 
     def _title(self) -> str:
-        c = self.controls
-        kind = MAPS[self.controls.kind.value]
-        parts = [f"{name} {getattr(c, name).label}" for name in kind.by]
-        return ", ".join([kind.title, *parts])
+        parts = [f"{name} {getattr(self.controls, name).label}" for name in self.kind.by]
+        return ", ".join([self.kind.title, *parts])
 
     def _composed(self) -> tuple[list[np.ndarray], float]:
         """Both pictures, and the size of the value with the last colour, the same for both."""
         c = self.controls
-        view = self.explorer.view(*self.pair)
-        kind = MAPS[self.controls.kind.value]
+        view = self.view
         maps = view.map(c.kind.value, **self._choice())
         peak = float(np.abs(maps).max())
         pictures = []
         for side, (face, values) in enumerate(zip(view.faces, maps, strict=True)):
-            picture = overlaid(enlarged(face), values, peak or 1.0, kind.signed, c.opacity.value)
+            picture = paint.overlaid(paint.enlarged(face), values, peak or 1.0, self.kind.signed, c.opacity.value)
             if view.marks is not None and c.marks.value:
-                picture = contoured(picture, view.marks[side])
+                picture = paint.contoured(picture, view.marks[side])
             pictures.append(picture)
         if c.patch and view.matches is not None:
             side, patch = c.patch
-            pictures[side] = framed(pictures[side], patch, c.row.max, dashed=False)
-            pictures[1 - side] = framed(pictures[1 - side], view.matches[side, patch], c.row.max, dashed=True)
+            pictures[side] = paint.framed(pictures[side], patch, c.row.max, dashed=False)
+            pictures[1 - side] = paint.framed(pictures[1 - side], view.matches[side, patch], c.row.max, dashed=True)
         return pictures, peak
 
     def _draw(self) -> None:
         c = self.controls
-        view = self.explorer.view(*self.pair)
-        kind = MAPS[self.controls.kind.value]
+        view = self.view
+        kind = self.kind
         c.layer.disabled = "layer" not in kind.by
         c.head.disabled = "head" not in kind.by
         c.row.disabled = c.column.disabled = c.side.value == NOTHING
@@ -201,20 +195,22 @@ class Browser:
         if not kind.quick:
             self._say("")
         for html_, picture, face, name in zip(c.pictures, pictures, FACES, view.names, strict=True):
-            html_.value = image_tag(picture, f"{face} image, {name}, under the map: {self._title()}")
-        low, high = ENDS[kind.signed]
+            html_.value = paint.image_tag(picture, f"{face} image, {name}, under the map: {self._title()}")
+        low, high = paint.ENDS[kind.signed]
         words = kind.meaning if peak else "This map is zero everywhere."
-        ramp = image_tag(colour_ramp(kind.signed, SIDE // 2), f"colours from {low} to {high}")
+        ramp = paint.image_tag(paint.colour_ramp(kind.signed, paint.SIDE // 2), f"colours from {low} to {high}")
         c.legend.value = f"{low} {ramp} {high}<br>{html.escape(words)}"
-        c.found.value = self._found(view)
+        c.found.value = self._found()
 
-    def _found(self, view: PairView) -> str:
-        if view.matches is None:
+    def _found(self) -> str:
+        """The chosen patch and its match, in words."""
+        matches = self.view.matches
+        if matches is None:
             return "This model keeps no patches that could be compared."
         if self.controls.patch is None:
             return "Press a patch of either face, or choose one here: its like in the other face is marked."
         side, patch = self.controls.patch
-        places = [divmod(place, self.controls.row.max) for place in (patch, view.matches[side, patch])]
+        places = [divmod(place, self.controls.row.max) for place in (patch, matches[side, patch])]
         here, there = (f"row {row + 1}, column {column + 1}" for row, column in places)
         return (
             f"{here.capitalize()} of the {FACES[side]} image (solid frame) is most like {there} of the other (dashes)."

@@ -6,7 +6,6 @@ is strongest however strong the other's is; how strong stands below it.
 
 import json
 import re
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def _draw_faces(view: PairView, faces: Sequence[Axes]) -> None:
     for side, axes in enumerate(faces):
         axes.imshow(view.faces[side])
         axes.set_axis_off()
-        axes.set_title(textwrap.fill(view.names[side], 26), fontsize=9)
+        axes.set_title(wrapped(view.names[side], 26), fontsize=9)
 
 
 def draw_view(view: PairView, names: Sequence[str], title: str) -> Figure:
@@ -63,7 +62,7 @@ def draw_view(view: PairView, names: Sequence[str], title: str) -> Figure:
     grid[2, 0].set_axis_off()
     _write_below(grid[3, 0], "The two faces." if view.marks is None else MARKED)
     for name, column in zip(names, grid[:, 1:].T, strict=True):
-        column[0].set_title(textwrap.fill(MAPS[name].title, 26), fontsize=10, fontweight="bold")
+        column[0].set_title(wrapped(MAPS[name].title, 26), fontsize=10, fontweight="bold")
         _draw_map(view, name, column[:2], column[2])
         _write_below(column[3], MAPS[name].meaning)
     return figure
@@ -103,7 +102,7 @@ def draw_layers(view: PairView, side: int, title: str) -> Figure:
     for axes in grid.flat:
         axes.set_axis_off()
     grid[0, 0].imshow(view.faces[side])
-    grid[0, 0].set_title(textwrap.fill(view.names[side], 20), fontsize=9)
+    grid[0, 0].set_title(wrapped(view.names[side], 20), fontsize=9)
     for line, (row, maps) in zip(grid, rows.items(), strict=True):
         for number, (axes, weights) in enumerate(zip(line[1:], maps, strict=False), start=1):
             show_map(axes, view.faces[side], weights[side])
