@@ -59,13 +59,11 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Leave the group of processes, if this one is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -108,7 +106,6 @@ def broadcast(value):
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
     if world_size() > 1:
         dist.barrier()
 
@@ -143,8 +140,7 @@ def leave_outcome(error: Exception | None = None) -> None:
     outcome = {"time": time.time(), "failed": error is not None}
     if error is not None:
         outcome |= {"kind": type(error).__name__, "message": str(error), "values": getattr(error, "values", {})}
-    # The group may have been left already, so torchrun's variable tells the number.
-    number = os.environ.get("RANK", "0")
+    number = os.environ.get("RANK", "0")  # the group may have been left already
     file = Path(os.environ[OUTCOMES]) / f"{number}.json"
     file.with_suffix(".new").write_text(json.dumps(outcome))
     file.with_suffix(".new").rename(file)

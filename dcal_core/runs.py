@@ -62,11 +62,9 @@ class RunFolder:
         return cls(model.parents[2] if model.parent.name == "last" else model.parents[1])
 
     def checkpoint(self, batch: int) -> Path:
-        """The checkpoint after so many batches."""
         return self.last / f"{batch:08d}"
 
     def epoch(self, epoch: int) -> Path:
-        """The model kept after an epoch."""
         return self.checkpoints / f"epoch_{epoch}"
 
     @property
@@ -119,7 +117,6 @@ def epoch_of(folder: Path) -> int:
 
 
 def describe(differences: dict[str, tuple]) -> str:
-    """Parameters that differ between then and now, in words."""
     listed = [f"{name}: {quoted(then)} then, {quoted(now)} now" for name, (then, now) in differences.items()]
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
     return ", ".join(listed[:LISTED]) + more
@@ -173,8 +170,7 @@ def find_trained(run: RunFolder, input_roots: list[Path]) -> Path:
 
 
 def without_copies(models: set[Path]) -> list[Path]:
-    """Of folders that hold the same weights the one that an evaluation has left, else the first; raises
-    DamagedError."""
+    """Of folders that hold the same weights the one that an evaluation has left, else the first."""
     evaluated_first = sorted(models, key=lambda model: (not (model / DECISION_FILE).is_file(), model))
     by_weights = {read_sums(model).get(WEIGHTS_FILE): model for model in reversed(evaluated_first)}
     return sorted(by_weights.values())

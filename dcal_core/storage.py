@@ -105,7 +105,6 @@ def read_json(file: Path, kind: type = dict):
 
 
 def _unique(items: list[tuple[str, object]]) -> dict[str, object]:
-    """The keys and values of a JSON object, as a dictionary; raises ValueError where a key stands twice."""
     if len(dict(items)) < len(items):
         raise ValueError("a key stands twice")
     return dict(items)
@@ -135,7 +134,6 @@ def sealed_folder(folder: Path) -> Iterator[Path]:
 
 
 def seal(folder: Path) -> None:
-    """Flush a folder's files and write their checksums beside them."""
     files = sorted(file for file in folder.iterdir() if file.name != SUMS)
     for file in files:
         flush(file)
@@ -145,7 +143,6 @@ def seal(folder: Path) -> None:
 
 
 def digest(file: Path) -> str:
-    """The SHA-256 of a file."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -160,7 +157,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def check_seal(folder: Path) -> None:
-    """Raises DamagedError, which names the file, where a folder is not as it was sealed."""
+    """Raise DamagedError, which names the file, where a folder is not as it was sealed."""
     sums = read_sums(folder)
     there = {file.name for file in folder.iterdir()} - {SUMS}
     if not sums or there != set(sums):
@@ -200,5 +197,4 @@ def free_name(path: Path) -> Path:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -21,7 +21,6 @@ CLASSES = {  # a recipe's name to the class of its parameters
 
 
 def class_of(recipe: str) -> type[Config]:
-    """The class of a recipe's parameters."""
     return pkgutil.resolve_name(CLASSES[recipe])
 
 
@@ -43,13 +42,9 @@ def check_names(kind: type[Config], values: dict, origin: str) -> None:
                 f"{name}={quoted(values[name])} in {origin}: without effect in "
                 f"recipe={kind.model_fields['recipe'].default}, it belongs to {' and '.join(owners)}: leave it out."
             )
-        raise ConfigError(f"unknown parameter {quoted(name)} in {origin}: {nearest(name, kind)}")
-
-
-def nearest(name: object, kind: type[Config]) -> str:
-    """Advice for a name that no recipe has."""
-    near = difflib.get_close_matches(str(name), kind.model_fields, n=1)
-    return f"did you mean {near[0]}?" if near else "docs/parameters.md lists all parameters."
+        near = difflib.get_close_matches(str(name), kind.model_fields, n=1)
+        advice = f"did you mean {near[0]}?" if near else "docs/parameters.md lists all parameters."
+        raise ConfigError(f"unknown parameter {quoted(name)} in {origin}: {advice}")
 
 
 def read_config(values: dict, origin: str) -> Config:
@@ -60,7 +55,6 @@ def read_config(values: dict, origin: str) -> Config:
 
 
 def presets(params_dir: Path) -> list[str]:
-    """Names of the presets in a folder."""
     return sorted(path.stem for path in Path(params_dir).glob("*.yaml"))
 
 

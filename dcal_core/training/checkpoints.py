@@ -24,9 +24,7 @@ from dcal_core.storage import (
     CURE,
     DamagedError,
     StorageError,
-    check_seal,
     disk_errors,
-    free_name,
     read_json,
     sealed_folder,
     size_of,
@@ -37,12 +35,9 @@ KEPT = 2  # checkpoints to resume from: should the newest be damaged, there is t
 
 
 class Progress(BaseModel):
-    """Where a run stands.
-
-    batch: batches done. best_eer: best validation EER so far; stale: validations since. parts: in which a batch is
-    worked through. seconds: of training. skipped: steps without a finite loss, in all and just now in a row. recent:
-    the figures since the last logged line.
-    """
+    """Where a run stands: batches done, the best validation EER and the validations since (`stale`), the parts that a
+    batch is cut into, seconds of training, steps without a finite loss (in all, and now in a row), and the `recent`
+    figures since the last logged line."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -88,9 +83,9 @@ class Checkpoint:
 
         Checkpoints from before version 0.2 do not hold their parameters; those of their run are taken.
         """
-        if "parameters" in self.facts:
-            return config.differences(self.facts["parameters"])
-        return config.differences(read_json(self.run.config))
+        return config.differences(
+            self.facts["parameters"] if "parameters" in self.facts else read_json(self.run.config)
+        )
 
     def agrees(self, config: Config, data: str) -> bool:
         """Whether training can go on from it with these parameters and this data."""
@@ -111,8 +106,7 @@ class Run:
 
     @main_only
     def remember(self, label: str, people: list[str]) -> None:
-        """Write down the data and the people that the model is trained on, so that nobody evaluates it on them; people
-        written down by an earlier session, such as those behind the weights it started from, stay."""
+        """Write down the data and the people that the model is trained on, beside those of earlier sessions."""
         self.create()
         if self.folder.saved and self.folder.trained_on.is_file():
             people = sorted({*people, *self.folder.people()})
@@ -151,11 +145,8 @@ class Run:
 
     @main_only
     def save_last(self, modules: dict[str, nn.Module], optimizer, scaler, progress: Progress, sampling: dict) -> None:
-        """Keep all that resuming needs, and the checkpoint before it; raises StorageError.
-
-        modules: "model", "objective" and, if there is one, the "average" of the model. sampling: what the recipe
-        decided before this epoch.
-        """
+        """Keep all that resuming needs, and the checkpoint before it. modules: "model", "objective" and, if there is
+        one, the "average" of the model. sampling: what the recipe decided before this epoch."""
         tensors = {name: module.state_dict() for name, module in modules.items()}
         tensors["optimizer"] = optimizer_tensors(optimizer)
         if sampling:
@@ -167,19 +158,20 @@ class Run:
                 if name != "model":
                     save_tensors(folder / f"{name}.safetensors", values)
             (folder / "scaler.json").write_text(json.dumps(scaler.state_dict() if scaler else {}))
-            facts = identity(self.config, self.data) | progress.model_dump()
-            (folder / "progress.json").write_text(json.dumps(facts))
+            parameters = {name: getattr(self.config, name) for name in self.config.decisive()}
+            facts = {"fingerprint": self.config.fingerprint(), "data": self.data, "parameters": parameters}
+            (folder / "progress.json").write_text(json.dumps(facts | progress.model_dump()))
         self.drop_older()
 
     @main_only
     def drop_older(self) -> None:
-        """Remove the checkpoints before the newest ones; a kill may have kept the last session from it."""
+        """Remove the checkpoints before the newest ones."""
         for folder in self.folder.saved[KEPT:]:
             shutil.rmtree(folder)
 
     def make_room(self, needed: int) -> None:
         """Keep the folder within the disk budget when so many bytes are added: models kept for their epoch go first,
-        then the older checkpoint; raises StorageError where nothing may go any more or the disk itself is full."""
+        then the older checkpoint; raises StorageError."""
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise StorageError(
@@ -199,8 +191,8 @@ class Run:
             shutil.rmtree(expendable.pop(0))
 
     def restore(self, modules: dict[str, nn.Module], optimizer, scaler) -> tuple[Progress, dict]:
-        """Put the newest checkpoint into the given objects and drop figures logged after it; returns the progress and
-        what the recipe had decided before the epoch. A new run starts at 0. Raises ConfigError, DamagedError."""
+        """Put the newest checkpoint, if there is one, into the given objects and drop figures logged after it; returns
+        the progress and what the recipe had decided before the epoch."""
         self.create()
         if not self.folder.saved:
             self.forget_after(0)
@@ -236,11 +228,11 @@ class Run:
     def history(self) -> list[dict]:
         """All figures logged so far; raises DamagedError."""
         file = self.folder.metrics
+        found = []
         try:
             text = file.read_bytes() if file.exists() else b""
         except OSError as error:
             raise DamagedError(f"{file} cannot be read ({error.strerror}): remove it.") from None
-        found = []
         *lines, _ = text.split(b"\n")  # a kill may have cut the last one short
         for number, line in enumerate(lines, 1):
             try:
@@ -256,17 +248,12 @@ class Run:
 
 def optimizer_tensors(optimizer) -> dict[str, Tensor]:
     """An optimiser's state, by number of the parameter and name."""
-    return {
-        f"{number}.{name}": value
-        for number, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
 
 
 def load_optimizer(optimizer, kept: dict[str, Tensor]) -> None:
-    """Put the kept state, by number of the parameter and name, into an optimiser, whose groups follow from the config;
-    raises ValueError."""
-    fresh = optimizer.state_dict()
+    """Put what `optimizer_tensors` kept into an optimiser, whose groups follow from the config; raises ValueError."""
     state = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in kept.items():
@@ -277,7 +264,7 @@ def load_optimizer(optimizer, kept: dict[str, Tensor]) -> None:
         if value.ndim:  # in its parameter's layout, which a fused step takes for granted
             value = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": fresh["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -291,38 +278,3 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def bytes_of(tensors: dict[str, Tensor]) -> int:
     """Bytes that tensors take in a file."""
     return sum(tensor.nbytes for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
-
-
-def identity(config: Config, data: str) -> dict:
-    """What two sessions must agree in to be one run: the data and the decisive parameters, with their label."""
-    parameters = {name: getattr(config, name) for name in config.decisive()}
-    return {"fingerprint": config.fingerprint(), "data": data, "parameters": parameters}
-
-
-def newest_whole(run: RunFolder, own: bool) -> Checkpoint | None:
-    """The newest checkpoint of a run that is as it was sealed; None where there is none.
-
-    A damaged one is named and, in a run of one's own, set aside. Raises DamagedError where all are damaged, and then
-    leaves them in place, since a run without checkpoints would count as new.
-    """
-    damaged = []
-    for checkpoint in run.saved:
-        try:
-            check_seal(checkpoint)
-            facts = read_json(checkpoint / "progress.json")
-            Progress.read(facts, checkpoint / "progress.json")
-        except DamagedError as error:
-            damaged.append((checkpoint, error))
-            continue
-        for odd, error in damaged:
-            print(f"{error} The checkpoint before it is used.")
-            if own:
-                odd.rename(free_name(odd.with_name(f"{odd.name}.damaged")))
-        return Checkpoint(checkpoint, facts)
-    for _, error in damaged:
-        print(error)
-    if damaged:
-        raise DamagedError(
-            f"no checkpoint in {run} is whole: resume=false starts fresh (the run is moved aside), or restore one."
-        )
-    return None

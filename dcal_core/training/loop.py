@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,10 +41,7 @@ class Diverged(UserError):
 
 @dataclass(eq=False)
 class Trainer:
-    """Trains a model and its objective.
-
-    validate(model) returns metrics; the lowest `eer` marks the best checkpoint.
-    """
+    """Trains a model and its objective. validate(model) returns metrics; the lowest `eer` marks the best checkpoint."""
 
     recipe: Recipe
     accelerator: Accelerator
@@ -62,11 +60,13 @@ class Trainer:
         self.refreshed = -1  # the epoch that the batches were last refreshed for
         if self.config.channels_last:
             self.model.to(memory_format=torch.channels_last)
+        self.modules = {"model": self.model, "objective": self.objective}
         self.average = None
         if self.config.ema_decay:
             from timm.utils import ModelEmaV3  # takes seconds to import
 
             self.average = ModelEmaV3(self.model, decay=self.config.ema_decay, use_warmup=True).to(self.device)
+            self.modules["average"] = self.average.module
         if world_size() > 1 and self.device.type == "cuda":
             synchronise(self.model)
         if self.config.compile:
@@ -74,18 +74,12 @@ class Trainer:
         task = Task(self.model.train(), self.objective)
         self.task, self.optimizer = self.accelerator.prepare(task, self.recipe.optimizer(task))
         self.statistics = [buffer for buffer in task.buffers() if buffer.numel()]  # of batch norms
-        self.kept = self.average.module if self.average else self.model  # what is validated and kept
-        self.modules = {"model": self.model, "objective": self.objective}
-        if self.average:
-            self.modules["average"] = self.kept
+        self.kept = self.modules.get("average", self.model)  # what is validated and kept
 
     def train(self) -> Progress:
-        """Train until the last epoch, until patience or the time budget is used up or the system asks to end; in any
-        case the run ends with a checkpoint. Returns the progress; `finished` tells whether nothing is left to do.
-
-        Raises DataError where the memory cannot hold one group of images, MemoryShort where one process of several has
-        to make all of them begin again with smaller parts, Diverged, and StorageError.
-        """
+        """Train until the last epoch, until patience or the time budget is used up or the system asks to end, and leave
+        a checkpoint. Raises DataError where the memory cannot hold one group of images, MemoryShort where several
+        processes must begin again with smaller parts, Diverged, and StorageError."""
         self.progress, sampling = self.run.restore(self.modules, self.optimizer, self.accelerator.scaler)
         progress = self.progress
         if broadcast(progress.batch) != progress.batch:
@@ -97,11 +91,10 @@ class Trainer:
         if sampling:
             self.batches.load_state_dict(sampling)
         self.batches.cut(max(self.batches.parts, progress.parts))  # as the session before found that it must
-        self.recent = [
-            {name: torch.tensor(value, device=self.device) for name, value in row.items()} for row in progress.recent
-        ]
-        name = self.run.folder.path.name
-        self.tracker = Tracker() if rank() else open_tracker(self.config, name, progress.tracker_run)
+        on_device = partial(torch.tensor, device=self.device)
+        self.recent = [{name: on_device(value) for name, value in row.items()} for row in progress.recent]
+        run_name = self.run.folder.path.name
+        self.tracker = Tracker() if rank() else open_tracker(self.config, run_name, progress.tracker_run)
         progress.tracker_run = self.tracker.run_id or progress.tracker_run
         self.saved = time.monotonic()
         self.began = self.saved - progress.seconds
@@ -114,12 +107,10 @@ class Trainer:
         return progress
 
     def run_batches(self) -> bool:
-        """All batches that are left, with a validation and a checkpoint at the end of each epoch; False where memory
-        ran out."""
+        """Train on the batches that are left, epoch by epoch; False where memory ran out."""
         progress = self.progress
-        with progress_line(
-            desc="training", total=self.total, initial=progress.batch, unit="batch", disable=rank() > 0
-        ) as bar:
+        shown = {"desc": "training", "unit": "batch", "disable": rank() > 0}
+        with progress_line(total=self.total, initial=progress.batch, **shown) as bar:
             ends = False
             while progress.batch < self.total and not (ends or progress.finished):
                 self.refresh()
@@ -184,8 +175,7 @@ class Trainer:
         return True
 
     def prepare(self, part: Part, number: int) -> Part:
-        """A part of a batch on the device, augmented; all that is random follows from the seed, the batch, the part
-        and the process."""
+        """A part of a batch on the device, augmented."""
         key = (self.config.seed, self.progress.batch, number, rank())
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         torch.manual_seed(seed)  # dropout and stochastic depth
@@ -193,8 +183,7 @@ class Trainer:
         return self.recipe.augment(part, seed)
 
     def step(self) -> None:
-        """One step of the optimiser, with the gradients that have come together; without effect, on the device itself,
-        where the loss or a gradient is not finite."""
+        """One step of the optimiser, which the device itself leaves out where the loss or a gradient is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * self.recipe.lr_at(self.progress.batch, self.total)
         norm = self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
@@ -214,7 +203,7 @@ class Trainer:
             buffer.copy_(torch.where(bad, before, buffer))
 
     def use_less_memory(self) -> None:
-        """Work through batches in smaller parts from here on; raises DataError where they cannot be cut further."""
+        """Work through batches in smaller parts from here on."""
         self.batches.halve()
         if world_size() > 1:  # the others wait for this process, which cannot tell them: all must begin again
             raise MemoryShort(self.batches.parts)
@@ -235,8 +224,7 @@ class Trainer:
         return broadcast((ends, time.monotonic() - self.saved >= 60 * self.config.save_minutes))
 
     def log_step(self) -> float:
-        """Write the mean figures of the steps since the last time that were not skipped, and return the loss; raises
-        Diverged."""
+        """Write the mean figures of the steps since the last time that were not skipped, and return the loss."""
         rows = self.recent
         self.recent = []
         flags = [bool(row.pop("skipped")) for row in rows if "skipped" in row]
@@ -247,10 +235,10 @@ class Trainer:
                 figures[name] = finite.mean().item()
         if any(flags):
             figures["skipped"] = sum(flags)
-        lr = self.recipe.lr_at(self.progress.batch - 1, self.total)
-        epoch = self.progress.batch / self.batches.steps_per_epoch
-        self.run.log(batch=self.progress.batch, epoch=epoch, lr=lr, **figures)
-        self.tracker.log(figures | {"epoch": epoch, "lr": lr}, self.progress.batch)
+        batch = self.progress.batch
+        where = {"epoch": batch / self.batches.steps_per_epoch, "lr": self.recipe.lr_at(batch - 1, self.total)}
+        self.run.log(batch=batch, **where, **figures)
+        self.tracker.log(figures | where, batch)
         self.count_skipped(flags)
         return figures.get("loss", math.nan)
 
@@ -269,9 +257,9 @@ class Trainer:
                 f"and were skipped, {progress.skipped} so far{' (fp16 then lowers its scale)' * bool(scaled)}."
             )
         if longest > self.config.max_skipped:
-            saved = (
-                f"the checkpoint of batch {self.run.progress().batch}" if self.run.folder.saved else "no checkpoint yet"
-            )
+            saved = "no checkpoint yet"
+            if self.run.folder.saved:
+                saved = f"the checkpoint of batch {self.run.progress().batch}"
             raise Diverged(
                 f"more than max_skipped={self.config.max_skipped} steps in a row had no finite loss or gradient, up to "
                 f"batch {progress.batch}; {saved} in {self.run.folder} is from before. Lower lr (now "
@@ -304,7 +292,6 @@ class Trainer:
         self.budget.need(time.monotonic() - began)
 
     def save(self) -> None:
-        """Write the checkpoint from which training can go on."""
         self.saved = time.monotonic()
         self.progress.seconds = self.saved - self.began
         self.progress.recent = [{name: value.item() for name, value in row.items()} for row in self.recent]

@@ -1,4 +1,5 @@
-"""Losses on all pairs of a batch's images: `loss(score, person, family)` with the images' similarities [B, B].
+"""Losses on all pairs of a batch's images: `loss(score, person, family)` with the images' similarities [B, B], and the
+person and family [B] of each.
 
 Our own dense lines rather than a library's: they weigh co-twins against unrelated people and never wait for the
 device; the tests hold them against pytorch-metric-learning. B: images of the batch, over all processes.
@@ -39,13 +40,11 @@ class TripletLoss(nn.Module):
     def __init__(self, margin: float, hard: float, soft: float):
         super().__init__()
         self.margin = margin
-        self.hard = hard
-        self.soft = soft
+        self.negatives = hard, soft  # the weights of co-twins and of unrelated people
 
     def forward(self, score: Tensor, person: Tensor, family: Tensor) -> Tensor:
-        """The loss of images with similarities [B, B], person [B] and family [B]."""
         genuine, twin, unrelated = relations(person, family)
-        negatives = negative_weights(twin, unrelated, self.hard, self.soft)
+        negatives = negative_weights(twin, unrelated, *self.negatives)
         weights = genuine[:, :, None] * negatives[:, None, :]  # [B anchors, B positives, B negatives]
         violation = (score[:, None, :] - score[:, :, None] + self.margin).relu()
         return (weights * violation).sum() / (weights * (violation > 0)).sum().clamp(min=1e-12)
@@ -58,13 +57,11 @@ class SupConLoss(nn.Module):
     def __init__(self, temperature: float, hard: float, soft: float):
         super().__init__()
         self.temperature = temperature
-        self.hard = hard
-        self.soft = soft
+        self.negatives = hard, soft  # the weights of co-twins and of unrelated people
 
     def forward(self, score: Tensor, person: Tensor, family: Tensor) -> Tensor:
-        """The loss of images with similarities [B, B], person [B] and family [B]."""
         genuine, twin, unrelated = relations(person, family)
-        weights = genuine + negative_weights(twin, unrelated, self.hard, self.soft)
+        weights = genuine + negative_weights(twin, unrelated, *self.negatives)
         logits = score / self.temperature
         log_weights = weights.log().clamp(min=-1e30)  # finite, since a row of -inf alone has NaN gradients
         log_shares = logits - (logits + log_weights).logsumexp(1, keepdim=True)
@@ -84,7 +81,6 @@ class VerificationLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-5.0))  # undecided at a score of 0.5
 
     def forward(self, score: Tensor, person: Tensor, family: Tensor) -> Tensor:
-        """The loss of images with similarities [B, B], person [B] and family [B]."""
         kinds = relations(person, family)
         weights = sum(ratio * kind / kind.sum().clamp(min=1) for ratio, kind in zip(self.ratios, kinds, strict=True))
         weights = weights / weights.sum().clamp(min=1e-12)  # a kind that the batch lacks leaves its share to the others

@@ -19,11 +19,12 @@ from dcal_core.storage import (
     check_seal,
     disk_errors,
     flush,
+    free_name,
     read_json,
     recover,
     sealed_folder,
 )
-from dcal_core.training.checkpoints import Checkpoint, Run, newest_whole
+from dcal_core.training.checkpoints import Checkpoint, Progress, Run
 
 LEAST_SHARE = 0.5  # of a model's weights that an earlier one must have for it to start from them
 Shapes = dict[str, tuple[int, ...]]
@@ -130,6 +131,35 @@ def weights_of(source: Path) -> Path:
     return saved.path if saved else source
 
 
+def newest_whole(run: RunFolder, own: bool) -> Checkpoint | None:
+    """The newest checkpoint of a run that is as it was sealed; None where there is none.
+
+    A damaged one is named and, in a run of one's own, set aside. Where all are damaged, they stay in place, since a run
+    without checkpoints would count as new, and DamagedError is raised.
+    """
+    damaged = []
+    for checkpoint in run.saved:
+        try:
+            check_seal(checkpoint)
+            facts = read_json(checkpoint / "progress.json")
+            Progress.read(facts, checkpoint / "progress.json")
+        except DamagedError as error:
+            damaged.append((checkpoint, error))
+            continue
+        for odd, error in damaged:
+            print(f"{error} The checkpoint before it is used.")
+            if own:
+                odd.rename(free_name(odd.with_name(f"{odd.name}.damaged")))
+        return Checkpoint(checkpoint, facts)
+    for _, error in damaged:
+        print(error)
+    if damaged:
+        raise DamagedError(
+            f"no checkpoint in {run} is whole: resume=false starts fresh (the run is moved aside), or restore one."
+        )
+    return None
+
+
 def find_source(given: str, folder: RunFolder, agrees: bool) -> Path | None:
     """The folder of a run or of a model that resume_from names, or None; raises ConfigError.
 
@@ -190,7 +220,6 @@ def copy_run(checkpoint: Path, folder: RunFolder) -> None:
 
 
 def shapes_of(model: nn.Module) -> Shapes:
-    """The shape of each tensor of a model, by name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
@@ -213,12 +242,11 @@ def mismatches(ours: Shapes, theirs: Shapes) -> dict[str, str]:
 
 
 def listing(differ: dict[str, str]) -> str:
-    """A line for each tensor in which two models differ."""
     return "".join(f"\n  {name}: {how}" for name, how in sorted(differ.items(), key=lambda one: one[1]))
 
 
 def refuse_stranger(ours: Shapes, folder: Path) -> None:
-    """Raises ConfigError where the model in a folder has too little in common with ours to start from."""
+    """Raise ConfigError where the model in a folder has too little in common with ours to start from."""
     theirs = shapes_in(folder)
     differ = mismatches(ours, theirs)
     common = sum(math.prod(shape) for name, shape in ours.items() if name not in differ)

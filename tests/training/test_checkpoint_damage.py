@@ -11,7 +11,8 @@ from tiny import RUN_CONFIG, Parts, damage, files, names, new_run, same
 
 from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError, StorageError, check_seal, seal, size_of
-from dcal_core.training.checkpoints import Progress, Run, newest_whole
+from dcal_core.training.checkpoints import Progress, Run
+from dcal_core.training.resume import newest_whole
 
 # ---- damage
 

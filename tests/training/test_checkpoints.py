@@ -15,7 +15,8 @@ from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.errors import ConfigError
 from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError, check_seal, seal
-from dcal_core.training.checkpoints import Checkpoint, Progress, Run, load_optimizer, newest_whole
+from dcal_core.training.checkpoints import Checkpoint, Progress, Run, load_optimizer
+from dcal_core.training.resume import newest_whole
 
 WHOLE = Progress(
     batch=7,
