@@ -14,17 +14,28 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from dcal_core.data.twins import LISTED, DataError
 from dcal_core.progress import progress_line
 from dcal_core.storage import whole_file
 
-CACHE_VERSION = 1  # raise it when decoding changes, so that older caches are not used
+CACHE_VERSION = 2  # raise it when decoding changes, so that older caches are not used
 Image.init()  # registers all formats with Pillow, before threads need them
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, which starts another program
 LARGEST = 64_000_000  # pixels; a larger image is taken for a decompression bomb
+DIM = 0.26  # of white; 16-bit samples that reach no more, as those of a 14-bit or 12-bit sensor, would come out dark
+BACKGROUND = "white"  # behind transparent pixels, as in a browser
+UPRIGHT = {  # by EXIF orientation; ImageOps.exif_transpose also writes the other tags anew, and fails where one is odd
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 CHUNK = 256  # images in flight; bounds the memory if the disk is slow
 
 
@@ -85,7 +96,7 @@ def open_images(
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
-    """An image file as [3, size, size] uint8 RGB, upright and without transparency; raises Unreadable."""
+    """An image file as [3, size, size] uint8 RGB, upright, transparent pixels on white; raises Unreadable."""
     image = open_upright(data, 2 * size)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
@@ -93,8 +104,8 @@ def decode(data: bytes, size: int) -> np.ndarray:
 
 
 def open_upright(data: bytes, least: int | None = None) -> Image.Image:
-    """An image file as RGB, upright and without transparency; raises Unreadable. A large JPEG is decoded at 1/2, 1/4 or
-    1/8 of its size if its sides stay at `least` px or more; None: at full size."""
+    """An image file as RGB, upright, transparent pixels on white; raises Unreadable. A large JPEG is decoded at 1/2, 1/4
+    or 1/8 of its size if its sides stay at `least` px or more; None: at full size."""
     if not data:
         raise Unreadable("the file is empty")
     try:
@@ -105,7 +116,10 @@ def open_upright(data: bytes, least: int | None = None) -> Image.Image:
                 raise Unreadable(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
             if least:
                 image.draft(None, (least, least))
-            return _to_rgb(ImageOps.exif_transpose(image))
+            depth = _depth(image)
+            image.load()
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            return _to_rgb(image if turn is None else image.transpose(turn), depth)
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:
@@ -114,15 +128,31 @@ def open_upright(data: bytes, least: int | None = None) -> Image.Image:
         raise Unreadable(f"cannot be decoded: {error}") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _depth(image: Image.Image) -> int:
+    """Bits of a sample, 8 or 16, of an image that is not loaded yet; Pillow cuts colours to their upper 8."""
+    layouts = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
+    deep = any(";16" in str(layout[0]) or layout[-1] == 0xFFFF for layout in layouts)  # the latter: a PPM's white
+    return 16 if deep or image.mode.startswith("I") else 8
+
+
+def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
     if image.mode == "F":
         raise Unreadable("floating-point pixels, which have no agreed range")
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+    if image.mode.startswith("I"):  # grey, which Pillow would clip at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise Unreadable("grey values beyond 16 bits")
         image = Image.fromarray((values >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    colours = image.convert("RGB")
+    brightest = max(high for _, high in colours.getextrema()) / 255
+    if depth == 16 and brightest <= DIM:
+        raise Unreadable(
+            f"samples of 16 bits that reach {brightest:.0%} of white only: scale them to all 16 bits, or to 8"
+        )
+    if not image.has_transparency_data:
+        return colours
+    ground = Image.new("RGBA", image.size, BACKGROUND)
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
 
 
 def read_file(path: Path) -> bytes:

@@ -4,10 +4,11 @@ import pickle
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from dcal_core.data import images as module
 from dcal_core.data.images import Unreadable, decode, open_images
@@ -251,21 +252,108 @@ def test_16_bit_grey_is_scaled_not_clipped():
         np.testing.assert_array_equal(decoded, np.broadcast_to(grey >> 8, (3, SIZE, SIZE)))
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation):
-    turn = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
+def deep_images(white: int) -> dict[str, bytes]:
+    """A ramp from black to `white` in files of 16 bits a sample."""
+    ramp = np.tile(np.linspace(0, white, SIZE), (SIZE, 1)).round().astype(np.uint16)
+    shades = {"grey": ramp, "colour": np.dstack([ramp] * 3), "with alpha": np.dstack([ramp] * 3 + [ramp * 0 + 65535])}
+    files = {
+        f"{name}{ending}": cv2.imencode(ending, shade)[1].tobytes()
+        for name, shade in shades.items()
+        for ending in (".png", ".tiff")
     }
+    files["colour.ppm"] = b"P6 16 16 65535\n" + shades["colour"].astype(">u2").tobytes()
+    files["grey.pgm"] = b"P5 16 16 65535\n" + ramp.astype(">u2").tobytes()
+    files["32 bits.tiff"] = encoded(Image.fromarray(ramp.astype(np.int32)), "TIFF")
+    return files
+
+
+@pytest.mark.parametrize("kind", deep_images(255))
+def test_16_bit_samples_are_refused_where_they_use_fewer_bits(kind):
+    """They would come out dark or black, and what white is cannot be known."""
+    right = decode(deep_images(65535)[kind], SIZE)
+    assert right.max() == 255 and right.min() == 0 and 120 < right.mean() < 135
+    for bits, share in {14: 25, 12: 6, 10: "[12]", 8: 0}.items():
+        with pytest.raises(Unreadable, match=f"16 bits that reach {share}% of white only: scale them"):
+            decode(deep_images(2**bits - 1)[kind], SIZE)
+
+
+def test_the_white_that_a_ppm_states_is_its_white():
+    ramp = np.tile(np.linspace(0, 1023, SIZE), (SIZE, 1)).round().astype(">u2")
+    assert decode(b"P5 16 16 1023\n" + ramp.tobytes(), SIZE).max() == 255
+    assert decode(b"P6 16 16 1023\n" + np.dstack([ramp] * 3).tobytes(), SIZE).max() == 255
+
+
+def see_through(hidden: tuple[int, int, int]) -> dict[str, bytes]:
+    """A grey square; around it, under full transparency, another colour."""
+    rgba = np.full((SIZE, SIZE, 4), 128, np.uint8)
+    rgba[..., 3] = 0
+    rgba[4:12, 4:12, 3] = 255
+    rgba[rgba[..., 3] == 0, :3] = hidden
+    image = Image.fromarray(rgba)
+    palette = Image.fromarray((rgba[..., 3] == 0).astype(np.uint8)).convert("P")
+    palette.putpalette([128, 128, 128, *hidden])
+    return {
+        "RGBA.png": encoded(image),
+        "LA.png": encoded(image.convert("LA")),
+        "palette.png": encoded(palette, transparency=1),
+        "palette.gif": encoded(palette, "GIF", transparency=1),
+        "colour key.png": encoded(image.convert("RGB"), transparency=hidden),
+        "RGBA.webp": encoded(image, "WEBP", lossless=True, exact=True),
+        "RGBA.tiff": encoded(image, "TIFF"),
+    }
+
+
+@pytest.mark.parametrize("kind", see_through((0, 0, 0)))
+def test_transparent_pixels_are_white_whatever_colour_lies_under_them(kind):
+    expected = np.full((3, SIZE, SIZE), 255, np.uint8)
+    expected[:, 4:12, 4:12] = 128
+    for hidden in ((255, 0, 0), (0, 255, 255)):
+        np.testing.assert_array_equal(decode(see_through(hidden)[kind], SIZE), expected)
+
+
+def test_half_transparent_pixels_are_mixed_with_white():
+    image = Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 128))
+    assert np.abs(decode(encoded(image), SIZE).astype(int) - 127).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied(orientation, kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    upright = picture(0).transpose(turn[orientation]) if orientation in turn else picture(0)
-    np.testing.assert_array_equal(decode(encoded(picture(0), exif=exif), SIZE), pixels(upright))
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encoded(picture(0), kind, exif=exif, **options)
+    with Image.open(io.BytesIO(data)) as stored:
+        upright = pixels(ImageOps.exif_transpose(stored))
+    assert (orientation == 1) == np.array_equal(upright, pixels(picture(0)))
+    np.testing.assert_array_equal(decode(data, SIZE), upright)
+
+
+def exif_jpeg(orientation: int, tag: int, kind: int, count: int, value: bytes) -> bytes:
+    """A JPEG, red above and blue below, with the orientation and another tag of any type."""
+    image = Image.new("RGB", (SIZE, SIZE), "red")
+    image.paste("blue", (0, SIZE // 2, SIZE, SIZE))
+    tags = sorted([(0x112, 3, 1, struct.pack("<H", orientation)), (tag, kind, count, value)])
+    entries = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3].ljust(4, b"\0") for entry in tags)
+    return encoded(image, "JPEG", exif=b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
+
+
+@pytest.mark.parametrize(
+    "tag, kind, count, value",
+    [
+        (0x11A, 2, 4, b"72\0"),  # XResolution as text
+        (0x100, 2, 4, b"640\0"),  # ImageWidth as text
+        (0x111, 2, 4, b"8\0"),  # StripOffsets as text
+        (0x132, 5, 1, b"\xff\xff\0\0"),  # DateTime as a fraction beyond the file
+        (0x8769, 4, 1, b"\xff\xff\xff\0"),  # a list of tags beyond the file
+        (0x10F, 99, 1, b"abcd"),  # a type that does not exist
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_odd_tag_that_nobody_needs_is_no_reason_to_refuse(tag, kind, count, value, orientation):
+    plain = decode(exif_jpeg(orientation, 0x10F, 2, 4, b"abc\0"), SIZE)
+    np.testing.assert_array_equal(decode(exif_jpeg(orientation, tag, kind, count, value), SIZE), plain)
+    assert (plain[0, 1, 1] > 200) == (orientation == 1)  # red above
 
 
 def test_large_and_oblong_images_are_resized_whole():
