@@ -1,7 +1,7 @@
 """How parameters are declared, read and refused: flat pydantic classes, each field with a type, a range and a meaning.
 
-papermill passes `-p resume false` as the string "false", and YAML 1.1 reads `1e-4` as a string, so every value is read
-as its field's type, or refused with one sentence.
+papermill passes `-p resume false` as the string "false", and presets are read as text, so every value is read as its
+field's type, or refused with one sentence.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from dcal_core.errors import ConfigError, quoted
 
@@ -44,7 +45,7 @@ class Parameters(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def as_its_type(cls, value: Any, info: ValidationInfo) -> Any:
-        """What pydantic would take too loosely (True as a number) or not at all (" True ", a Path or 2024 as text)."""
+        """What pydantic would take too loosely (True as a number) or not at all (" True ", a Path as text)."""
         kind = cls.model_fields[info.field_name].annotation
         if kind is bool:
             spelled = str(value).strip().lower()
@@ -53,8 +54,10 @@ class Parameters(BaseModel):
             return SPELLED[spelled]
         if isinstance(value, bool | bytes):
             raise ValueError("neither a number nor text")
-        if kind is str and isinstance(value, int | float | Path):
-            return str(value)  # ValueError for thousands of digits
+        if kind is str and isinstance(value, Path):
+            return str(value)
+        if kind is str and isinstance(value, int | float):
+            raise PydanticCustomError("number_for_text", "a number, where text was perhaps meant")
         if isinstance(value, str) and not is_writable_text(value):
             raise ValueError("no file could hold it")
         return value
@@ -137,4 +140,6 @@ def sentence(kind: type[Parameters], error: dict) -> str:
         low, high = limits(field)
         number = quoted(error["input"]).strip("'")  # which may have come as text
         return f"parameter {name}={number}: takes {low:g} to {high:g} ({field.description})."
+    if error["type"] == "number_for_text":  # was it 7 or 007?
+        return f"{given}: takes text, and this is a number: put it in quotes; with papermill, give it by -r."
     return f"{given}: takes {KINDS[field.annotation]} ({field.description})."

@@ -54,6 +54,15 @@ def read_config(values: dict, origin: str) -> Config:
     return read(kind, values)
 
 
+class AsWritten(yaml.SafeLoader):
+    """YAML with numbers and dates left as text, for the parameter's type to decide: YAML 1.1 reads 010 as 8, and 1:30
+    as 90."""
+
+
+for _kind in ("int", "float", "timestamp"):
+    AsWritten.add_constructor(f"tag:yaml.org,2002:{_kind}", yaml.SafeLoader.construct_yaml_str)
+
+
 def presets(params_dir: Path) -> list[str]:
     return sorted(path.stem for path in Path(params_dir).glob("*.yaml"))
 
@@ -65,8 +74,8 @@ def read_preset(preset: str, params_dir: Path) -> dict:
         raise ConfigError(f"preset={preset!r}: takes one of {', '.join(presets(params_dir))}.")
     try:
         text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text) or {}
-        names = [key.value for key, _ in yaml.compose(text, yaml.SafeLoader).value] if values else []
+        values = yaml.load(text, AsWritten) or {}  # noqa: S506 - a SafeLoader
+        names = [key.value for key, _ in yaml.compose(text, AsWritten).value] if values else []
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): put a file there.") from None
     except Exception as error:  # a value that does not fit its tag makes PyYAML raise almost anything

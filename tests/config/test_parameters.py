@@ -125,9 +125,16 @@ def test_a_learning_rate_in_every_spelling(recipe, written, value):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_folder_may_be_given_as_a_path_or_be_called_by_a_number(recipe):
-    for given_value in (Path("some/where"), 2024):
+    for given_value in (Path("some/where"), "2024", "007", "1e3"):
         run_dir = read_one(recipe, "run_dir", given_value)
         assert run_dir == str(given_value) and type(run_dir) is str
+
+
+@pytest.mark.parametrize("value", [7, 1e3, 0.5])
+@pytest.mark.parametrize("name", ["run_dir", "weights", "exclusions", "backbone", "wandb_entity"])
+def test_a_number_for_a_text_is_refused_since_it_may_have_been_007(name, value):
+    with pytest.raises(ConfigError, match=f"parameter {name}={value}: takes text, and this is a number: .* by -r"):
+        read_one("dcal", name, value)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
