@@ -11,7 +11,6 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
 from dcal_core.errors import ConfigError, quoted
 
@@ -57,7 +56,7 @@ class Parameters(BaseModel):
         if kind is str and isinstance(value, Path):
             return str(value)
         if kind is str and isinstance(value, int | float):
-            raise PydanticCustomError("number_for_text", "a number, where text was perhaps meant")
+            raise ValueError("a number, written 7 or 007")
         if isinstance(value, str) and not is_writable_text(value):
             raise ValueError("no file could hold it")
         return value
@@ -140,6 +139,6 @@ def sentence(kind: type[Parameters], error: dict) -> str:
         low, high = limits(field)
         number = quoted(error["input"]).strip("'")  # which may have come as text
         return f"parameter {name}={number}: takes {low:g} to {high:g} ({field.description})."
-    if error["type"] == "number_for_text":  # was it 7 or 007?
+    if field.annotation is str and type(error["input"]) in (int, float):
         return f"{given}: takes text, and this is a number: put it in quotes; with papermill, give it by -r."
     return f"{given}: takes {KINDS[field.annotation]} ({field.description})."

@@ -1,0 +1,67 @@
+"""Why a path names nothing: a name that only looks the same, a link that leads nowhere, a mark that is part of it."""
+
+import difflib
+import os
+import unicodedata
+from pathlib import Path
+
+
+def cause(path: str | Path) -> str:
+    """What is wrong with a path that names nothing, as a clause to end a message with; "" where nothing is seen."""
+    text = str(path)
+    path = Path(os.path.abspath(path))
+    if link := next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None):
+        return f"{link} is a link to {os.readlink(link)}, which is not there"
+    if found := same_looking(path):
+        return f"there is {found}, which differs in {difference(str(path), str(found))}"
+    if text.strip("'\"") != text:
+        return "the quotation marks are part of the name: leave them out"
+    if hidden := [letter for letter in text if unicodedata.category(letter) in ("Cf", "Cc")]:
+        return f"the name holds U+{ord(hidden[0]):04X}, which cannot be seen"
+    folder = next((part for part in path.parents if part.is_dir()), None)
+    if folder is None or folder == Path(folder.anchor):
+        return ""
+    name = path.relative_to(folder).parts[0]
+    near = difflib.get_close_matches(name, names_in(folder), n=1)
+    return f"{folder} is there, and {f'{near[0]!r} in it' if near else 'nothing of that name in it'}"
+
+
+def same_looking(path: Path) -> Path | None:
+    """The path that exists and is the given one but for capitals, Unicode form, blanks, quotation marks or \\ for /."""
+    found = Path(path.anchor)
+    for part in str(path).replace("\\", "/").removeprefix(path.anchor).split("/"):
+        if (found / part).exists():
+            found /= part
+            continue
+        fitting = [name for name in names_in(found) if plain(name) == plain(part)]
+        if len(fitting) != 1:
+            return None
+        found /= fitting[0]
+    return found
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, none where it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def plain(name: str) -> str:
+    """A name as the eye takes it."""
+    visible = "".join(letter for letter in name if unicodedata.category(letter) not in ("Cf", "Cc"))
+    return unicodedata.normalize("NFKC", visible).casefold().strip("'\" ")
+
+
+def difference(given: str, found: str) -> str:
+    """In what two same-looking names differ, in words."""
+    forms = {
+        "the Unicode form of its letters (NFC and NFD)": lambda name: unicodedata.normalize("NFC", name),
+        "capital letters": str.casefold,
+        "\\ in place of /": lambda name: name.replace("\\", "/"),
+    }
+    for words, form in forms.items():
+        if form(given) == form(found):
+            return words
+    return "letters that look alike, blanks or quotation marks"
