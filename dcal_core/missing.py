@@ -22,8 +22,14 @@ def cause(path: str | Path) -> str:
     if folder is None or folder == Path(folder.anchor):
         return ""
     name = path.relative_to(folder).parts[0]
-    near = difflib.get_close_matches(name, names_in(folder), n=1)
-    return f"{folder} is there, and {f'{near[0]!r} in it' if near else 'nothing of that name in it'}"
+    if near := difflib.get_close_matches(name, names_in(folder), n=1):
+        return f"{folder} holds {near[0]!r}"
+    return "" if folder == path.parent else f"{folder} holds no {name!r}"
+
+
+def because(path: str | Path) -> str:
+    """`cause` with a semicolon, to stand behind the path or a reason in a sentence."""
+    return f"; {found}" if (found := cause(path)) else ""
 
 
 def same_looking(path: Path) -> Path | None:

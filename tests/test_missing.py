@@ -51,8 +51,8 @@ def test_a_link_that_leads_nowhere_is_named(folder):
         ('"c.png"', "the quotation marks are part of the name"),
         ("c\u200b.png", "U+200B, which cannot be seen"),
         ("\ufeffc.png", "U+FEFF, which cannot be seen"),
-        ("Facets/a/b.png", "is there, and 'Faces' in it"),
-        ("Faces/a/xyz/1.png", "Faces/a is there, and nothing of that name in it"),
+        ("Facets/a/b.png", "holds 'Faces'"),
+        ("Faces/a/xyz/1.png", "Faces/a holds no 'xyz'"),
     ],
 )
 def test_what_else_can_be_wrong_with_a_name(folder, monkeypatch, given, words):
@@ -67,5 +67,5 @@ def test_two_same_looking_names_decide_nothing(folder):
         assert same_looking(folder / "x.png") is None
 
 
-def test_where_nothing_is_there_no_cause_is_made_up():
-    assert cause("/nowhere/at/all.png") == ""
+def test_where_nothing_is_seen_no_cause_is_made_up(folder):
+    assert cause("/nowhere/at/all.png") == cause(folder / "Faces/a/5.jpeg") == ""

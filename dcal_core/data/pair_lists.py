@@ -1,40 +1,63 @@
 """Lists of image pairs: a text file with one pair per line."""
 
-import re
+import csv
 from pathlib import Path
 
 import numpy as np
 
 from dcal_core.data.groups import join_pairs
 from dcal_core.data.twins import DataError
+from dcal_core.missing import because
 
 
 def read_pairs(file: Path) -> list[tuple[Path, Path]]:
-    """Read a list: two image files per line, separated by a comma, a tab or, if no name contains one, a blank.
+    """Read a list: two image files per line, separated by a tab, a comma or, if no name contains one, blanks.
 
-    Relative paths start at the list's folder. DataError with the first line that is malformed or names no file.
+    Names may stand in quotation marks, as CSV has them, and hold \\ for /, as Windows has it. Relative paths start at
+    the list's folder. A first line without file names is taken for headings, which a line says. DataError with the
+    first line that is malformed or names no file.
     """
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise DataError(f"{file} cannot be read ({reason}): give a text file with two images on each line.") from None
     pairs = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
-        parts = [part.strip() for part in re.split(r"[,\t]" if re.search(r"[,\t]", line) else r"\s+", line.strip())]
+        where = f"{file}, line {number}"
+        parts = split_line(line.strip())
         if len(parts) != 2 or not all(parts):
-            raise DataError(
-                f"{file}, line {number}: {line.strip()[:80]!r}: give two image files, separated by a comma."
-            )
+            raise DataError(f"{where}: {line.strip()[:80]!r}: give two image files, separated by a comma or a tab.")
         found = [Path(file).parent / part for part in parts]
-        if missing := [path for path in found if not path.is_file()]:
-            raise DataError(f"{file}, line {number}: there is no file {missing[0]}: correct the path.")
+        found = [path if path.exists() else Path(str(path).replace("\\", "/")) for path in found]
+        absent = [path for path in found if not path.is_file()]
+        if len(absent) == 2 and not pairs and not any(path.suffix for path in absent):
+            print(f"{where}: {line.strip()[:80]!r} is taken for headings.")
+            continue
+        if absent:
+            raise DataError(f"{where}: there is no file {absent[0]}{because(absent[0])}: correct the path.")
         pairs.append(tuple(found))
     if not pairs:
         raise DataError(f"{file} holds no pair: write two image files on each line, separated by a comma.")
     return pairs
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text in UTF-8, with or without a byte order mark; raises DataError."""
+    try:
+        return Path(file).read_bytes().decode("utf-8-sig").splitlines()
+    except OSError as error:
+        reason = f"{error.strerror}{because(file)}"
+    except UnicodeDecodeError:
+        reason = "not UTF-8: save it as UTF-8"
+    raise DataError(f"{file} cannot be read ({reason}): give a text file with two images on each line.") from None
+
+
+def split_line(line: str) -> list[str]:
+    """The fields of a line; one with an open quotation mark is one field."""
+    separator = next((mark for mark in "\t," if mark in line), " ")
+    try:
+        (fields,) = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
+    except csv.Error:
+        return [line]
+    return [field.strip() for field in fields]
 
 
 def families_of_pairs(pairs: list[tuple[Path, Path]]) -> np.ndarray:
