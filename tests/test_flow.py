@@ -11,7 +11,7 @@ from dcal_core.config.shared import Config
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"errors", "installation", "markdown", "missing", "palette", "progress"},
+    {"errors", "installation", "lettering", "markdown", "missing", "palette", "progress"},
     {"config"},
     {"storage"},
     {"locks"},
