@@ -13,6 +13,7 @@ from dcal_core import storage
 from dcal_core.runs import DECISION_FILE, WEIGHTS_FILE
 from dcal_core.storage import SUMS, DamagedError
 from dcal_core.verification.calibration import Calibration, from_dict
+from dcal_core.verification.metrics import rounded
 from dcal_core.verification.verdicts import VERDICTS, Thresholds, verdicts
 
 WORDS = {"same": "the same person", "undecided": "undecided", "different": "two people"}
@@ -47,7 +48,7 @@ class DecisionRule:
 
     def verdict(self, score: float) -> str:
         """Return same, undecided or different."""
-        number = int(verdicts([score], self.thresholds)[0])
+        number = int(verdicts([rounded(score)], self.thresholds)[0])  # as the scores that the thresholds are from
         return next(verdict for verdict, one in VERDICTS.items() if one == number)
 
     def llr(self, score: float) -> float | None:

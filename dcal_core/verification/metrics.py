@@ -11,7 +11,13 @@ from sklearn.model_selection import GroupKFold
 
 REPORTED_FMR = (1e-1, 5e-2, 1e-2, 1e-3)
 FOLDS = 10
+SCORE_DECIMALS = 5  # of a cosine or logit in float32, whose last digits depend on the batch and the machine
 ROUNDING = 1e-12  # sums of float weights miss exact rates such as 0.1 by a few ulp
+
+
+def rounded(scores: np.ndarray) -> np.ndarray:
+    """A model's scores as far as float32 tells them apart, float64; those that are closer become ties."""
+    return np.round(np.asarray(scores, dtype=np.float64), SCORE_DECIMALS) + 0.0  # no -0.0
 
 
 def checked(scores, genuine, weights=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

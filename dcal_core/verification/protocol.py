@@ -14,7 +14,7 @@ import torch
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.verifier import Features, Verifier
 from dcal_core.verification.encoding import evaluating
-from dcal_core.verification.metrics import family_weights
+from dcal_core.verification.metrics import family_weights, rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def some_of_each_family(pairs: Pairs, genuine: bool, most: int, seed: int) -> np
 def score_pairs(
     model: Verifier, features: Features, pairs: Pairs, block=64, device="cpu", reading: str | None = None
 ) -> np.ndarray:
-    """Return the score of each pair, [P] float64, higher = more alike.
+    """Return the score of each pair, [P] float64, rounded, higher = more alike.
 
     Families are compared one at a time, in squares of at most `block` x `block` images to bound the memory of models
     that compare feature maps; a square of which less than half is wanted is compared pair by pair. model: on `device`
@@ -107,7 +107,7 @@ def score_pairs(
             else:
                 square = model.compare(of(rows), of(columns), reading).float().cpu().numpy()  # [rows, columns]
                 scores[wanted] = square[row, column]
-    return scores
+    return rounded(scores)
 
 
 def _squares(pairs: Pairs, block: int) -> Iterator[np.ndarray]:
@@ -169,7 +169,7 @@ def unrelated_scores(
                 right = features[torch.from_numpy(images[columns])].to(device)
                 square = model.compare(left, right, reading).float().cpu().numpy()  # [rows, columns]
                 row, column = np.nonzero(wanted)
-                found.append((square[wanted].astype(np.float64), family[rows[row]], family[columns[column]]))
+                found.append((rounded(square[wanted]), family[rows[row]], family[columns[column]]))
     return Unrelated(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import adaface_config, dcal_config, model_of
 from toys import Toy, toy_index, toy_store
 
 from dcal_core.data.twins import read_index
 from dcal_core.models.verifier import Features
 from dcal_core.verification import protocol
 from dcal_core.verification.encoding import encode_images
+from dcal_core.verification.metrics import equal_error_rate, rounded
 from dcal_core.verification.protocol import Pairs, score_pairs, some_of_each_family, twin_pairs, unrelated_scores
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
@@ -182,3 +184,24 @@ def test_each_reading_has_its_own_scores(step):
         score_pairs(Toy(), features, pairs, reading="sideways")
     unrelated = unrelated_scores(Toy(), features, index)
     assert np.array_equal(unrelated_scores(Toy(), features, index, reading="reversed").scores, -unrelated.scores)
+
+
+@pytest.mark.parametrize("config", [dcal_config(), dcal_config(similarity="learned"), adaface_config()])
+@pytest.mark.parametrize("encode_batch, block", [(64, 64), (7, 64), (3, 2)])
+def test_what_differs_by_rounding_alone_is_a_tie(config, encode_batch, block):
+    """One picture for all: whatever the batches, no ranking, and an EER of 50 %."""
+    index = toy_index([2] * 6, [3] * 12)
+    model, pairs = model_of(config), twin_pairs(index)
+    store = toy_store(len(index.paths), config.image_size)
+    store.images[:] = store.images[0]
+    features = encode_images(model, store, encode_batch, progress=False)
+    scores = score_pairs(model, features, pairs, block=block)
+    assert len(np.unique(scores)) == 1 and equal_error_rate(scores, pairs.genuine)[0] == 0.5
+    strangers = unrelated_scores(model, features, index, block=block).scores
+    assert np.unique(strangers) == np.unique(scores)
+
+
+def test_rounding_keeps_what_float32_can_tell():
+    scores = np.float32([0.12345, 0.12346, -0.5, 1.0])
+    np.testing.assert_array_equal(rounded(scores), [0.12345, 0.12346, -0.5, 1])
+    np.testing.assert_array_equal(rounded(scores + np.float32(1e-7)), rounded(scores))

@@ -58,6 +58,6 @@ class Toy(Verifier):
         return -1 if reading == "reversed" else 1
 
 
-def toy_store(count):
-    images = np.random.default_rng(0).integers(0, 256, (count, 3, 4, 4), dtype=np.uint8)
+def toy_store(count, size=4):
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
     return ImageStore(images=images, kept=np.arange(count), rejected=[])
