@@ -1,6 +1,5 @@
 """README and docs/: what they link to and quote exists, what is made from the code is current, and commands parse."""
 
-import importlib
 import re
 import shlex
 import subprocess
@@ -13,8 +12,7 @@ import yaml
 import dcal_core
 from benchmarks.ablation import __main__ as ablation
 from benchmarks.speed import __main__ as speed
-from dcal_core.__main__ import COMMANDS
-from dcal_core.commands.session import given_parameters
+from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.config.recipes import check_given
 from dcal_core.errors import UserError
 from dcal_core.installation import presets_folder
@@ -124,9 +122,7 @@ def check_command(line: str, parse) -> None:
     if program == "python" and words[1] == "-m" and words[2] == "dcal_core":
         program, words = "twins", words[2:]
     if program == "twins" and len(words) > 1 and words[1] != "--version":
-        module, function, _ = COMMANDS[words[1]]
-        if words[2:]:
-            parse(getattr(importlib.import_module(module), function), words[2:])
+        given_parameters(read_options(words[1], words[2:]))
     elif program == "twins":
         return
     elif program == "python" and words[1] == "-m":

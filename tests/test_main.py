@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import torch
 import yaml
 
 from dcal_core.commands import train
-from dcal_core.config.recipes import load
+from dcal_core.commands.options import COMMANDS, given_parameters, read_options
+from dcal_core.config.recipes import CLASSES, class_of, load, presets
 from dcal_core.distributed import ENDED, OUTCOMES, read_outcomes
+from dcal_core.installation import presets_folder
 from dcal_core.models.files import load_model
 from dcal_core.training import task
 
+ROOT = Path(__file__).parents[1]
 VALUES = tiny.VALUES | {"validation_share": 0.25, "steps_per_epoch": 2, "epochs": 1}
 
 
@@ -63,7 +67,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["--help"], 0), (["-h"], 0), (["trian"], 2)])
 def test_without_a_command_the_commands_are_listed(command, arguments, status):
     code, out, err = command(*arguments)
-    assert code == status and err == ""
+    assert code == status and err == ("There is no command 'trian'.\n" if arguments == ["trian"] else "")
     assert out.startswith("usage: python -m dcal_core <command> [options]")
     assert [line.split()[0] for line in out.splitlines()[1:]] == [
         "prepare",
@@ -92,8 +96,17 @@ def test_help_of_a_command(command):
     [
         (["-p", "epochz", "3"], "unknown parameter 'epochz' in the given parameters: did you mean epochs?"),
         (["-p", "epochs", "many"], "parameter epochs='many': takes a whole number (epochs)."),
-        (["--preset", "kagle"], "preset='kagle': takes auto or one of adaface_demo, adaface_frozen, "),
-        (["-f", "no/such.yaml"], "preset='such': takes auto or one of ."),
+        (["--preset", "kagle"], "preset='kagle': takes one of auto, adaface_demo, adaface_frozen, "),
+        (["-f", "no/such.yaml"], "-f no/such.yaml: there is no such file"),
+        (["-f", "."], "-f .: there is no such file"),
+        (["--epoch", "3"], "unknown option '--epoch': did you mean epochs?"),
+        (["-p", "epoch", "3"], "unknown parameter 'epoch' in the given parameters: did you mean epochs?"),
+        (["-p", "epoch=3"], "unknown parameter 'epoch' in the given parameters: did you mean epochs?"),
+        (["--Epochs=3"], "unknown option '--Epochs=3': did you mean epochs?"),
+        (["demo"], "unknown option 'demo': python -m dcal_core train --help"),
+        (["-p", "epochs", "1", "-p", "epochs", "2"], "parameter epochs is given more than once: keep one of them."),
+        (["--epochs", "1", "-p", "epochs=1"], "parameter epochs is given more than once: keep one of them."),
+        (["--resume", "perhaps"], "parameter resume='perhaps': takes true or false"),
         (["--preset", "demo", "-p", "families_per_batch", "3", "-p", "nproc", "2"], "families_per_batch=3 cannot be"),
     ],
 )
@@ -103,10 +116,58 @@ def test_what_makes_no_sense_ends_in_one_sentence(command, arguments, sentence):
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize("command_line", [["train", "-p", "epochs"], ["train", "--presets", "x", "y"]])
+@pytest.mark.parametrize("command_line", [["-p", "epochs"], ["-p", "epochs", "3", "lr"], ["--epochs"], ["--preset"]])
 def test_a_command_line_that_cannot_be_read_is_a_usage_error(command, command_line):
-    code, _, err = command(*command_line)
+    code, _, err = command("train", *command_line)
     assert code == 2 and err.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-p", "epochs", "3", "-p", "resume", "false"],
+        ["-p", "epochs=3", "-p", "resume=no"],
+        ["--epochs", "3", "--resume", "false"],
+        ["--epochs=3", "--resume=off"],
+    ],
+)
+def test_parameters_in_every_form_that_people_type(arguments):
+    given, _ = given_parameters(read_options("train", ["--preset", "demo", *arguments]))
+    config = load(given.pop("preset"), presets_folder(), given)
+    assert config.epochs == 3 and config.resume is False
+
+
+def test_a_truth_value_may_stand_alone_and_a_value_may_hold_an_equals_sign():
+    given, _ = given_parameters(read_options("prepare", ["--align", "-p", "run_dir=a=b", "--seed", "7"]))
+    assert given == {"preset": "auto", "align": "true", "run_dir": "a=b", "seed": "7"}
+
+
+@pytest.mark.parametrize("command_name", COMMANDS)
+def test_the_help_lists_presets_parameters_and_an_example_without_torch(command_name):
+    """In a process of its own, since here torch is imported."""
+    asked = f"import sys; from dcal_core.__main__ import main\ntry: main({[command_name, '--help']})\n"
+    code = asked + "finally: sys.stderr.write(str({'torch', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "set()"
+    assert "--epochs N" in done.stdout and "example:\n" in done.stdout and "--max_skipped" not in done.stdout
+    assert all(re.search(rf"^  {preset} +\w", done.stdout, re.M) for preset in presets(presets_folder()))
+
+
+def test_all_parameters_are_listed_on_demand(command):
+    code, out, _ = command("train", "--help-all")
+    names = {name for recipe in CLASSES for name in class_of(recipe).model_fields}
+    assert code == 0 and all(f"--{name} " in out for name in names)
+
+
+def test_a_preset_of_ones_own_may_lie_anywhere_under_three_endings(command, tmp_path):
+    for ending in ("yaml", "yml", "json"):
+        file = tmp_path / f"mine.{ending}"
+        file.write_text('{"epochs": 0}')
+        code, _, err = command("train", "-f", str(file))
+        assert code == 1 and err.startswith("ConfigError: parameter epochs=0: takes 1 to")
+    file = tmp_path / "mine.txt"
+    file.touch()
+    assert "-f " in (err := command("train", "-f", str(file))[2]) and "let its name end in .yaml" in err
 
 
 def test_an_error_of_ours_comes_with_its_traceback(command, preset, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.ablation.effects import as_markdown, draw_effects, effects
 from benchmarks.ablation.rows import ROWS
 from benchmarks.ablation.runs import plan, run_all
-from dcal_core.commands.session import command_parser, given_parameters
+from dcal_core.commands.options import command_parser, given_parameters
 from dcal_core.config.recipes import load
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import TwinData, open_data

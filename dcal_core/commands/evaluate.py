@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dcal_core.commands.session import Session, begin_with_trained, command_parser, given_parameters, other_trained
+from dcal_core.commands.options import given_parameters, read_options
+from dcal_core.commands.session import Session, begin_with_trained, other_trained
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
@@ -199,7 +200,7 @@ def headline(result: dict) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
-    given, params_dir = given_parameters(command_parser("evaluate", "Report on a trained run.").parse_args(arguments))
+    given, params_dir = given_parameters(read_options("evaluate", arguments))
     session = begin_with_trained(TITLE, given, params_dir)
     data = session.open_data(SPLITS)
     systems = score_systems(session, data)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dcal_core.commands.session import Session, begin_with_trained, command_parser, given_parameters
+from dcal_core.commands.options import given_parameters, read_options
+from dcal_core.commands.session import Session, begin_with_trained
 from dcal_core.config.shared import Config
 from dcal_core.data.images import ImageStore, Unreadable, decode, open_images
 from dcal_core.data.pair_lists import families_of_pairs, read_pairs
@@ -153,13 +154,7 @@ def trust_title(trust: dict) -> str:
 
 def main(arguments: list[str]) -> int:
     """What attention.ipynb does, without its browser."""
-    parser = command_parser("explain", "Say where a trained run looks, and how far that can be believed.")
-    images = "two face images, not the test families"
-    same = "list of same-person pairs, two images a line, to compare with --twins"
-    parser.add_argument("--images", nargs=2, type=Path, metavar=("A", "B"), help=images)
-    parser.add_argument("--same", type=Path, help=same)
-    parser.add_argument("--twins", type=Path, help="list of co-twin pairs, to compare with")
-    options = parser.parse_args(arguments)
+    options = read_options("explain", arguments)
     given, params_dir = given_parameters(options)
     if (options.same is None) != (options.twins is None):
         raise ConfigError("--same and --twins are lists to be compared: give both.")

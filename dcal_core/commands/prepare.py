@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, RECORDS, Record, align_split
 from dcal_core.audit.findings import KINDS, Audit, audit_images
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
-from dcal_core.commands.session import Session, choose_preset, command_parser, given_parameters, run_folder
-from dcal_core.config.recipes import load
+from dcal_core.commands.options import given_parameters, read_options
+from dcal_core.commands.session import Session, choose_preset, run_folder
+from dcal_core.config.recipes import load, name_of
 from dcal_core.config.shared import Config
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.images import open_upright
@@ -35,7 +36,7 @@ def begin_audit(given: dict, params_dir: Path) -> Session:
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     config = load(preset, params_dir, given)
     print(banner(TITLE))
-    print(f"Preset {preset}, image_size {config.image_size} px")
+    print(f"Preset {name_of(preset)}, image_size {config.image_size} px")
     return Session(config, run_folder(config.run_dir, "prepare"))
 
 
@@ -194,12 +195,7 @@ def report_alignment(session: Session, audit: Audit) -> None:
 
 def main(arguments: list[str]) -> int:
     """What prepare.ipynb does, without its reviewer; the exit status is 0 also if something was found."""
-    parser = command_parser("prepare", "Check the data of a preset.")
-    parser.add_argument("--align", action="store_true", help="make an aligned copy of it too, as -p align true does")
-    options = parser.parse_args(arguments)
-    given, params_dir = given_parameters(options)
-    if options.align:
-        given["align"] = True
+    given, params_dir = given_parameters(read_options("prepare", arguments))
     session = begin_audit(given, params_dir)
     audit = audit_data(session.config)
     report_audit(session, audit)

@@ -1,13 +1,12 @@
 """How every notebook begins: parameters read and checked, the machine described, the run's folder found."""
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from dcal_core.config.parameters import is_decisive, read
-from dcal_core.config.recipes import check_given, check_names, load, parameters_of, read_preset
+from dcal_core.config.recipes import check_names, load, name_of, parameters_of, read_preset
 from dcal_core.config.shared import Config
 from dcal_core.data.locate import find_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
@@ -15,7 +14,6 @@ from dcal_core.data.twins import DataError
 from dcal_core.distributed import rank
 from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
 from dcal_core.errors import ConfigError
-from dcal_core.installation import presets_folder, program_name
 from dcal_core.runs import RunFolder, find_trained, move_aside, refuse_other_parameters
 from dcal_core.storage import DamagedError, disk_errors, read_json
 
@@ -72,28 +70,6 @@ class Session:
         display(Image(filename=self.keep(figure, name)))
 
 
-def command_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """The options that every command takes; it may add its own."""
-    parser = argparse.ArgumentParser(prog=f"{program_name()} {command}", description=description)
-    parser.add_argument("--preset", default="auto", help="a name in params/, or auto")
-    parser.add_argument("-f", "--file", type=Path, help="a preset's file anywhere else")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
-    return parser
-
-
-def given_parameters(options: argparse.Namespace) -> tuple[dict, Path]:
-    """The parameters given to a command, as a notebook would be given them, and the folder of the presets; raises
-    ConfigError for a misspelt name or an impossible value."""
-    preset = options.preset
-    params_dir = presets_folder()
-    if options.file:
-        preset = options.file.stem
-        params_dir = options.file.parent
-    given = {"preset": preset, **dict(options.p)}
-    check_given(given, params_dir)
-    return given, params_dir
-
-
 def choose_preset(preset: str, data_root: str) -> str:
     """`auto` as the preset for what is there: ViT-B on real data with a GPU, else the small model of the demo."""
     if preset != "auto":
@@ -107,7 +83,7 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
     config = load(preset, params_dir, given)
     print(banner(title))
-    print(f"Preset {preset}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
+    print(f"Preset {name_of(preset)}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
     folder = run_folder(config.run_dir, preset)
     if not rank():
         folder.lock()
@@ -165,4 +141,4 @@ def trained_config(trained: Path, given: dict) -> Config:
 
 def run_folder(run_dir: str, preset: str) -> RunFolder:
     """The folder that `run_dir` names, else one named after the preset among the outputs."""
-    return RunFolder(Path(run_dir).resolve() if run_dir else output_root() / preset)
+    return RunFolder(Path(run_dir).resolve() if run_dir else output_root() / name_of(preset))

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dcal_core.commands.session import Session, begin_training, command_parser, given_parameters
+from dcal_core.commands.options import given_parameters, read_options
+from dcal_core.commands.session import Session, begin_training
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import Split, TwinData, open_data
 from dcal_core.distributed import (
@@ -107,7 +108,7 @@ def train_in_processes(config: Config, folder: RunFolder, data: TwinData) -> tup
     run = Run(folder, config, data["train"].index.fingerprint())
     folder.unlock()  # the first of the launched processes locks it
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "parameters.yaml"
+        file = Path(scratch) / f"{folder.path.name}.yaml"
         while True:
             file.write_text(json.dumps(config.as_dict()))  # JSON is YAML
             try:
@@ -142,9 +143,8 @@ def leave_results(session: Session, run: Run, label: str) -> dict[str, Path | li
 
 def main(arguments: list[str]) -> int:
     """What train.ipynb does: `python -m dcal_core train`, alone or started by torchrun."""
-    options = command_parser("train", "Train a preset's model.").parse_args(arguments)
     try:
-        given, params_dir = given_parameters(options)
+        given, params_dir = given_parameters(read_options("train", arguments))
         join()
         session = begin_training("Train a twin verifier", given, params_dir)
         with main_first():  # it draws or decodes the images, the others find them

@@ -5,6 +5,7 @@ Values come from defaults < `params/<preset>.yaml` < papermill's `-p`, `-f` and 
 
 import difflib
 import pkgutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -12,8 +13,10 @@ import yaml
 from dcal_core.config.parameters import read
 from dcal_core.config.shared import Config
 from dcal_core.errors import ConfigError, quoted
+from dcal_core.missing import because
 
 DEFAULT = "dcal"
+ENDINGS = (".yaml", ".yml", ".json")  # of a preset's file; JSON is YAML
 CLASSES = {  # a recipe's name to the class of its parameters
     "dcal": "dcal_core.config.dcal:DCALConfig",
     "adaface": "dcal_core.config.adaface:AdaFaceConfig",
@@ -42,9 +45,13 @@ def check_names(kind: type[Config], values: dict, origin: str) -> None:
                 f"{name}={quoted(values[name])} in {origin}: without effect in "
                 f"recipe={kind.model_fields['recipe'].default}, it belongs to {' and '.join(owners)}: leave it out."
             )
-        near = difflib.get_close_matches(str(name), kind.model_fields, n=1)
-        advice = f"did you mean {near[0]}?" if near else "docs/parameters.md lists all parameters."
-        raise ConfigError(f"unknown parameter {quoted(name)} in {origin}: {advice}")
+        raise ConfigError(f"unknown parameter {quoted(name)} in {origin}: {nearest(name, kind.model_fields)}")
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """Advice for a parameter's name that is none of these."""
+    near = difflib.get_close_matches(str(name), names, n=1)
+    return f"did you mean {near[0]}?" if near else "docs/parameters.md lists all parameters."
 
 
 def read_config(values: dict, origin: str) -> Config:
@@ -67,17 +74,27 @@ def presets(params_dir: Path) -> list[str]:
     return sorted(path.stem for path in Path(params_dir).glob("*.yaml"))
 
 
+def name_of(preset: str) -> str:
+    """A preset's name, also of one that is given by its file."""
+    return Path(preset).stem if preset.endswith(ENDINGS) else preset
+
+
 def read_preset(preset: str, params_dir: Path) -> dict:
-    """The values in a preset's file as they are written; raises ConfigError."""
-    path = Path(params_dir) / f"{preset}.yaml"
-    if preset not in presets(params_dir):
-        raise ConfigError(f"preset={preset!r}: takes one of {', '.join(presets(params_dir))}.")
+    """The values in a preset's file as they are written. preset: a name in the folder, or a YAML file anywhere; raises
+    ConfigError."""
+    if isinstance(preset, str) and preset.endswith(ENDINGS):
+        path = Path(preset).expanduser()
+    elif preset in presets(params_dir):
+        path = Path(params_dir) / f"{preset}.yaml"
+    else:
+        names = ", ".join(("auto", *presets(params_dir)))
+        raise ConfigError(f"preset={preset!r}: takes one of {names}, or a YAML file.")
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.load(text, AsWritten) or {}  # noqa: S506 - a SafeLoader
         names = [key.value for key, _ in yaml.compose(text, AsWritten).value] if values else []
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): put a file there.") from None
+        raise ConfigError(f"{path} cannot be read ({error.strerror}{because(path)}): put a file there.") from None
     except Exception as error:  # a value that does not fit its tag makes PyYAML raise almost anything
         reason = [type(error).__name__, *str(error).splitlines()][: 2 if str(error) else 1][-1]
         raise ConfigError(f"{path} is not YAML ({reason:.200}): write one `name: value` a line.") from None
@@ -92,7 +109,7 @@ def load(preset: str, params_dir: Path, overrides: dict) -> Config:
     """Defaults, then the preset's file, then the overrides, as one checked Config; raises ConfigError."""
     values = read_preset(preset, params_dir)
     kind = parameters_of(values | overrides)
-    check_names(kind, values, f"{preset}.yaml")
+    check_names(kind, values, f"{name_of(preset)}.yaml")
     check_names(kind, overrides, "the given parameters")
     written = {name: value for name, value in values.items() if name != "recipe"}
     read(kind, written, agreeing=False)  # a wrong value is refused where an override hides it too
@@ -104,10 +121,8 @@ def check_given(given: dict, params_dir: Path) -> None:
     values = dict(given)
     preset = values.pop("preset", "auto")
     kinds = []
-    if preset in presets(params_dir):
+    if preset != "auto":
         kinds.append(parameters_of(read_preset(preset, params_dir) | values))
-    elif preset != "auto":
-        raise ConfigError(f"preset={preset!r}: takes auto or one of {', '.join(presets(params_dir))}.")
     if "recipe" in values:
         kinds.append(parameters_of(values))
     elif preset == "auto" or values.get("run_dir"):  # the recipe is the machine's choice, or that of the run there

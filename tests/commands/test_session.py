@@ -86,7 +86,7 @@ def test_beginning_leaves_nothing_but_a_lock_behind(tmp_path):
 
 @pytest.mark.parametrize("begin", [begin_training, begin_with_trained])
 def test_an_unknown_preset_or_parameter_is_refused(begin, tmp_path):
-    with pytest.raises(ConfigError, match="takes one of adaface_demo, .*, demo"):
+    with pytest.raises(ConfigError, match="takes one of auto, adaface_demo, .*, demo"):
         begin("Title", {"preset": "demoo"}, PARAMS)
     trained(tmp_path / "runs" / "demo")
     with pytest.raises(ConfigError, match="did you mean resume?"):

@@ -207,7 +207,7 @@ def test_a_wrong_value_in_a_preset_is_refused_even_where_a_given_one_would_win(f
 @pytest.mark.parametrize("name", ["demoo", "", "../params/demo", None, 3])
 def test_an_unknown_preset_lists_those_there_are(folder, name):
     preset(folder, "")
-    with pytest.raises(ConfigError, match=r"takes one of chosen, plain\.$") as refusal:
+    with pytest.raises(ConfigError, match=r"takes one of auto, chosen, plain, or a YAML file\.$") as refusal:
         load(name, folder, {})
     assert repr(name) in str(refusal.value)
 
@@ -320,7 +320,7 @@ def test_parameters_that_agree_at_the_limit_are_taken(folder, given_values):
 @pytest.mark.parametrize(
     ("given_values", "complaint"),
     [
-        ({"preset": "demoo"}, r"preset='demoo': takes auto or one of plain\.$"),
+        ({"preset": "demoo"}, r"preset='demoo': takes one of auto, plain, or a YAML file\.$"),
         ({"preset": "plain", "resumee": "true"}, "did you mean resume?"),
         ({"preset": "plain", "width": 16}, "without effect in recipe=dcal, it belongs to adaface"),
         ({"preset": "plain", "width": 7, "run_dir": "there"}, "width=7: takes 8 to 128"),

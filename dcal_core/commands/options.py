@@ -1,0 +1,158 @@
+"""What a command takes from a shell, read and checked before torch is imported."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from dcal_core.config.parameters import choices
+from dcal_core.config.recipes import CLASSES, ENDINGS, check_given, class_of, nearest, presets
+from dcal_core.errors import ConfigError, quoted
+from dcal_core.installation import presets_folder, program_name
+from dcal_core.missing import because
+
+COMMANDS = {  # name, also of its module: what it does, and an example
+    "prepare": ("check the data and write what to leave out", "-p data_root /data/nd-twin"),
+    "train": ("train a preset's model; also what torchrun starts", "--preset demo --epochs 3"),
+    "evaluate": ("report on a trained run, alone or beside others", "--preset demo"),
+    "explain": ("show where a trained run looks, and how far to believe it", "--preset demo --images a.png b.png"),
+}
+OWN = {  # a command's own options
+    "explain": {
+        "--images": dict(nargs=2, type=Path, metavar=("A", "B"), help="two face images, not the test families"),
+        "--same": dict(type=Path, metavar="LIST", help="same-person pairs, two images a line, to compare with --twins"),
+        "--twins": dict(type=Path, metavar="LIST", help="co-twin pairs, to compare with"),
+    }
+}
+SHOWN = {  # the parameters that people change, in --help; --help-all lists the others
+    "data_root",
+    "run_dir",
+    "resume",
+    "resume_from",
+    "epochs",
+    "lr",
+    "image_size",
+    "backbone",
+    "weights",
+    "families_per_batch",
+    "images_per_person",
+    "triplets_per_batch",
+    "nproc",
+    "accumulation",
+    "gradient_checkpointing",
+    "precision",
+    "time_budget_hours",
+    "tracker",
+    "compare",
+    "seed",
+}
+
+
+class Given(argparse.Action):
+    """Collects parameters: `-p name value`, `-p name=value`, `--name value` or, for a truth value, `--name`."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        name, value = self.dest, values
+        if name == "p":
+            parts = values[0].split("=", 1) if len(values) == 1 else values
+            if len(parts) != 2:
+                parser.error(f"-p {' '.join(values)}: give one name and its value, -p name value")
+            name, value = parts
+        namespace.parameters += ((name, value),)
+
+
+def parser_of(command: str, everything: bool = False) -> argparse.ArgumentParser:
+    """The options of one of our commands. everything: the help lists all parameters."""
+    meaning, example = COMMANDS[command]
+    parser = command_parser(command, f"{meaning[0].upper()}{meaning[1:]}.", example, everything)
+    for name, how in OWN.get(command, {}).items():
+        parser.add_argument(name, **how)
+    return parser
+
+
+def command_parser(
+    command: str, description: str, example: str = "", everything: bool = False
+) -> argparse.ArgumentParser:
+    """The options that every command takes; it may add its own."""
+    program = f"{program_name()} {command}"
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} [--preset NAME] [options] [--PARAMETER VALUE ...]",
+        description=description,
+        epilog=f"presets:\n{preset_lines()}\n\nexample:\n  {program} {example}",
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=34, width=118),
+        allow_abbrev=False,
+    )
+    parser.set_defaults(parameters=())
+    parser.add_argument("--help-all", action="store_true", help="list all parameters, with what they take")
+    parser.add_argument("--preset", default="auto", metavar="NAME", help="one of those below, or auto")
+    parser.add_argument("-f", "--file", type=Path, help="a preset of your own, in YAML")
+    parser.add_argument("-p", nargs="+", action=Given, metavar=("NAME", "VALUE"), help="the same as --NAME VALUE")
+    group = parser.add_argument_group("parameters")
+    for name, field in known_fields().items():
+        how = (
+            dict(nargs="?", const="true", metavar="true|false")
+            if field.annotation is bool
+            else dict(metavar=takes(field))
+        )
+        shown = everything or name in SHOWN
+        group.add_argument(f"--{name}", action=Given, help=meaning_of(field) if shown else argparse.SUPPRESS, **how)
+    return parser
+
+
+def known_fields() -> dict[str, FieldInfo]:
+    """The parameters of all recipes, by name."""
+    return {name: field for recipe in reversed(CLASSES) for name, field in class_of(recipe).model_fields.items()}
+
+
+def takes(field: FieldInfo) -> str:
+    """What a parameter takes, in a word."""
+    if choices(field):
+        return "|".join(choices(field))
+    return {int: "N", float: "X"}.get(field.annotation, "TEXT")
+
+
+def meaning_of(field: FieldInfo) -> str:
+    """What a parameter means, as argparse prints it."""
+    return field.description.replace("%", "%%")
+
+
+def preset_lines() -> str:
+    """A line for each preset: the first comment in its file, which says what it needs."""
+    files = {preset: presets_folder() / f"{preset}.yaml" for preset in presets(presets_folder())}
+    abouts = {preset: file.read_text(encoding="utf-8").splitlines()[0] for preset, file in files.items()}
+    return "\n".join(f"  {preset:<16}{about.lstrip('# ')}" for preset, about in abouts.items())
+
+
+def read_options(command: str, arguments: list[str]) -> argparse.Namespace:
+    """The options of one of our commands; ConfigError for what is no option."""
+    if "--help-all" in arguments:
+        parser_of(command, everything=True).print_help()
+        raise SystemExit(0)
+    options, unknown = parser_of(command).parse_known_args(arguments)
+    if unknown:
+        name = unknown[0].removeprefix("--").split("=")[0]
+        advice = nearest(name, known_fields()) if unknown[0].startswith("--") else f"{program_name()} {command} --help"
+        raise ConfigError(f"unknown option {quoted(unknown[0])}: {advice}")
+    return options
+
+
+def given_parameters(options: argparse.Namespace) -> tuple[dict, Path]:
+    """The parameters given to a command, as a notebook would be given them, and the folder of the presets; raises
+    ConfigError for a preset that is not there, a misspelt name or an impossible value."""
+    given = {"preset": options.preset}
+    params_dir = presets_folder()
+    if options.file:
+        file = options.file.expanduser()
+        if not file.is_file():
+            raise ConfigError(f"-f {file}: there is no such file{because(file)}.")
+        if file.suffix not in ENDINGS:
+            raise ConfigError(f"-f {file}: a preset is a YAML file: let its name end in .yaml.")
+        given["preset"] = str(file)
+    for name, value in options.parameters:
+        if name in given:
+            raise ConfigError(f"parameter {name} is given more than once: keep one of them.")
+        given[name] = value
+    check_given(given, params_dir)
+    return given, params_dir
