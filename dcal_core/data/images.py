@@ -104,8 +104,8 @@ def decode(data: bytes, size: int) -> np.ndarray:
 
 
 def open_upright(data: bytes, least: int | None = None) -> Image.Image:
-    """An image file as RGB, upright, transparent pixels on white; raises Unreadable. A large JPEG is decoded at 1/2, 1/4
-    or 1/8 of its size if its sides stay at `least` px or more; None: at full size."""
+    """An image file as RGB, upright, transparent pixels on white; raises Unreadable. A large JPEG is decoded at 1/2,
+    1/4 or 1/8 of its size if its sides stay at `least` px or more; None: at full size."""
     if not data:
         raise Unreadable("the file is empty")
     try:
