@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -438,9 +439,9 @@ def test_a_preset_loads_like_the_same_values_given(tmp_path_factory, values):
     folder = tmp_path_factory.getbasetemp()
     (folder / "any.yaml").touch()
     (folder / "written.yaml").write_text(yaml.safe_dump(values))
-    values = {
-        name: repr(value) if is_text(name) and type(value) in (int, float) else value for name, value in values.items()
-    }
+    plain = (int, float, date)
+    texts = {name: yaml.safe_dump(value).split("\n")[0] for name, value in values.items() if type(value) in plain}
+    values = {name: texts.get(name, value) if is_text(name) else value for name, value in values.items()}
     try:
         config = load("written", folder, {})
     except ConfigError:
