@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from dcal_core.config.parameters import parameter, run_option
+from dcal_core.config.parameters import parameter, run_path
 from dcal_core.config.shared import AdamWCosine, MarginSoftmaxAndTriplets
 from dcal_core.errors import ConfigError
 
@@ -16,7 +16,7 @@ class AdaFaceConfig(AdamWCosine, MarginSoftmaxAndTriplets):
     recipe: Literal["adaface"] = parameter("adaface", "which of the systems is trained")
     backbone: IRBackbone = parameter("ir_50", "an IR network of face recognition")
     image_size: int = parameter(112, "side of the square input, px; a multiple of 16", ge=32, le=1024)
-    weights: str = run_option("", "file of pretrained weights, such as AdaFace's .ckpt")
+    weights: str = run_path("file of pretrained weights, such as AdaFace's .ckpt")
 
     # model
     width: int = parameter(64, "channels of an IR backbone's first stage; published weights have 64", ge=8, le=128)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from dcal_core.config.adaface import IR_BACKBONES
-from dcal_core.config.parameters import parameter, run_option
+from dcal_core.config.parameters import parameter, run_option, run_path
 from dcal_core.config.shared import AdamWCosine, MarginSoftmaxAndTriplets
 from dcal_core.errors import ConfigError
 
@@ -13,7 +13,7 @@ class DCALConfig(AdamWCosine, MarginSoftmaxAndTriplets):
 
     recipe: Literal["dcal"] = parameter("dcal", "which of the systems is trained")
     backbone: str = parameter("vit_base_patch16_224", "a timm vision transformer, or hybrid_tiny (the demo's)")
-    weights: str = run_option("", "file of pretrained weights; empty: attached model, then timm's hub")
+    weights: str = run_path("file of pretrained weights; empty: attached model, then timm's hub")
 
     # augmentation
     mixup_alpha: float = parameter(0.0, "blends two people, with shares from Beta(alpha, alpha); 0: off", ge=0, le=10)

@@ -6,6 +6,7 @@ field's type, or refused with one sentence.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -28,6 +29,11 @@ def run_option(default: Any, description: str, **limits: float) -> Any:
     return Field(default, description=description, json_schema_extra={"decisive": False}, **limits)
 
 
+def run_path(description: str) -> Any:
+    """A `run_option` that names a file or folder, "" for none; `~` stands for the home folder."""
+    return Field("", description=description, json_schema_extra={"decisive": False, "path": True})
+
+
 def is_writable_text(text: str) -> bool:
     """Whether a text can be a file's name or content: no NUL, and no lone surrogate, which JSON can spell."""
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
@@ -45,7 +51,8 @@ class Parameters(BaseModel):
     @classmethod
     def as_its_type(cls, value: Any, info: ValidationInfo) -> Any:
         """What pydantic would take too loosely (True as a number) or not at all (" True ", a Path as text)."""
-        kind = cls.model_fields[info.field_name].annotation
+        field = cls.model_fields[info.field_name]
+        kind = field.annotation
         if kind is bool:
             spelled = str(value).strip().lower()
             if spelled not in SPELLED:
@@ -57,9 +64,11 @@ class Parameters(BaseModel):
             return str(value)
         if kind is str and isinstance(value, int | float):
             raise ValueError("a number, written 7 or 007")
-        if isinstance(value, str) and not is_writable_text(value):
+        if not isinstance(value, str):
+            return value
+        if not is_writable_text(value):
             raise ValueError("no file could hold it")
-        return value
+        return os.path.expanduser(value) if (field.json_schema_extra or {}).get("path") else value
 
     @model_validator(mode="after")
     def check_agreement(self, info: ValidationInfo) -> Self:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from dcal_core.config.parameters import Parameters, parameter, run_option
+from dcal_core.config.parameters import Parameters, parameter, run_option, run_path
 from dcal_core.errors import ConfigError
 
 
@@ -11,21 +11,19 @@ class Config(Parameters):
 
     # run
     recipe: str = parameter(..., "which of the systems is trained")
-    run_dir: str = run_option("", "folder of this run; empty: by preset below the output folder")
+    run_dir: str = run_path("folder of this run; empty: by preset below the output folder")
     resume: bool = run_option(True, "go on from the newest checkpoint; false: move the old run aside")
-    resume_from: str = run_option(
-        "", "folder of an earlier run or model to go on from; empty: the own and the attached ones"
-    )
+    resume_from: str = run_path("folder of an earlier run or model to go on from; empty: the own and the attached ones")
     seed: int = parameter(0, "seed of data split, initialisation, batches and augmentation", ge=0, le=2**31 - 1)
     time_budget_hours: float = run_option(11.0, "wall time after which a run saves and ends, h", ge=0, le=1000)
     nproc: int = run_option(1, "processes that train together, one GPU each", ge=1, le=64)
 
     # data
-    data_root: str = run_option("", "folder with the index files; empty: search the inputs")
+    data_root: str = run_path("folder with the index files; empty: search the inputs")
     image_size: int = parameter(224, "side of the square input, px", ge=32, le=1024)
     validation_share: float = parameter(0.15, "share of the training families held out", ge=0.01, le=0.9)
     max_lost_share: float = run_option(0.01, "share of missing or unreadable images that is tolerated", ge=0, le=1)
-    exclusions: str = run_option("", "file of images to leave out; empty: excluded_images.csv, where prepare wrote it")
+    exclusions: str = run_path("file of images to leave out; empty: excluded_images.csv, where prepare wrote it")
     drop_suggested: bool = run_option(False, "prepare adds to that file what it suggests to leave out, unreviewed")
     align: bool = run_option(False, "prepare makes an aligned copy of the data, to be given as data_root")
     align_size: int = run_option(112, "side of an aligned face, px; AdaFace takes 112", ge=32, le=1024)
@@ -49,7 +47,7 @@ class Config(Parameters):
 
     # model
     backbone: str = parameter(..., "the network that is fine-tuned")
-    weights: str = run_option("", "file of pretrained weights; empty: what the recipe finds")
+    weights: str = run_path("file of pretrained weights; empty: what the recipe finds")
     trust_weights: bool = run_option(
         False, "unpickle `weights`, which may run any code in them: only where you trust their source"
     )

@@ -142,6 +142,14 @@ def test_the_largest_seed_is_kept_to_the_last_digit(recipe):
     assert read_one(recipe, "seed", str(2**31 - 1)) == 2**31 - 1
 
 
+@pytest.mark.parametrize("name", ["run_dir", "resume_from", "data_root", "exclusions", "weights"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_tilde_is_the_home_folder(recipe, name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read_one(recipe, name, "~/twins") == "/home/me/twins"
+    assert read_one(recipe, name, "a~b") == "a~b"
+
+
 # ---- refusals
 
 NONSENSE = [

@@ -164,7 +164,7 @@ def test_a_key_that_is_no_text_is_refused(folder):
         ("run_dir: 12:30", "12:30"),
         ("wandb_entity: 'yes'", "yes"),
         ("tracker: none", "none"),
-        ("weights: '~'", "~"),
+        ("tracker_project: '~'", "~"),
     ],
 )
 def test_a_value_in_a_preset_is_what_its_author_wrote(folder, line, value):
