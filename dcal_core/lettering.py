@@ -8,8 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogFormatter
+from PIL import ImageFont
 
 NO_LETTERS = ("Last Resort", "cm", "STIXSize", "STIXNon")  # families that draw boxes, or have other signs in the places
+
+HIDDEN = ("Cc", "Cf", "Cs")  # Unicode's categories of controls, of marks without a width, and of halves of a letter
 
 
 def as_written(figure: Figure) -> Figure:
@@ -33,14 +36,24 @@ def as_written(figure: Figure) -> Figure:
     return figure
 
 
-def visible(name: str) -> str:
-    """A text with escapes, as Python writes them in ASCII, for what leaves no mark of its own; line breaks stay."""
-    return "".join(letter if letter == "\n" or is_drawn(letter) else ascii(letter)[1:-1] for letter in name)
+def visible(name: str, family: str = "") -> str:
+    """A text with escapes, as Python writes them in ASCII, for what leaves no mark of its own; line breaks stay.
+
+    family: the one font that there is; empty: any that is installed.
+    """
+
+    shown = []
+    for letter in name:
+        font = font_with(letter) if unicodedata.category(letter) not in HIDDEN else None
+        drawn = letter == "\n" or (font and family in ("", font))
+        shown.append(letter if drawn else ascii(letter)[1:-1])
+    return "".join(shown)
 
 
-def is_drawn(letter: str) -> bool:
-    """Whether some font has a letter, and it is no invisible control."""
-    return unicodedata.category(letter) not in ("Cc", "Cf", "Cs") and font_with(letter) is not None
+@functools.cache
+def picture_font(size: float) -> ImageFont.FreeTypeFont:
+    """The figures' font for text that Pillow draws into a picture."""
+    return ImageFont.truetype(findfont(FontProperties()), size)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from scipy.stats import norm, t
 
 from benchmarks.ablation.rows import Row
 from benchmarks.ablation.runs import Trial
+from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import BLUE, VERMILION
 from dcal_core.verification.bootstrap import replicate_eer
@@ -126,7 +127,7 @@ def draw_effects(found: list[dict], label: str) -> Figure:
     differences.set_xlim(-100, 100 * FURTHEST)
     for axes in (errors, differences):
         axes.grid(alpha=0.25)
-    return figure
+    return as_written(figure)
 
 
 def bar(axes, figure: dict, y: float, colour: str) -> None:

@@ -20,6 +20,7 @@ from dcal_core.data.exclusions import FILE, match_exclusions, read_exclusions, r
 from dcal_core.data.images import Unreadable, decode, read_file
 from dcal_core.data.twins import name_some
 from dcal_core.environment import output_root
+from dcal_core.lettering import as_written
 
 SIDE = 224  # px, of a picture
 SLOTS = 6  # pictures side by side
@@ -65,7 +66,7 @@ def draw_findings(audit: Audit, kind: str, most: int = 6) -> Figure:
                 axes.imshow(face(entries[name]))
                 colour = "firebrick" if name in finding.drop else "black"
                 axes.set_title(f"{name}\n{DROP if name in finding.drop else KEEP}", fontsize=7, color=colour)
-    return figure
+    return as_written(figure)
 
 
 def excluded_before(audit: Audit, file: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from dcal_core.data.images import open_upright
 from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes
 from dcal_core.data.twins import DataError
 from dcal_core.environment import banner
+from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import BLUE, GREEN, VERMILION
 from dcal_core.storage import write_text
@@ -120,7 +121,7 @@ def draw_counts(audit: Audit) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-    return figure
+    return as_written(figure)
 
 
 def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Record]]]:
@@ -170,7 +171,7 @@ def draw_alignment(target: Path, records: dict[str, list[Record]], label: str) -
         below.imshow(open_upright((target / record.file).read_bytes()))
     for axes in grid.flat:
         axes.set_axis_off()
-    return figure
+    return as_written(figure)
 
 
 def report_audit(session: Session, audit: Audit) -> None:

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex
+from dcal_core.lettering import as_written
 
 
 def draw_family_sheet(index: TwinIndex, images: ImageStore, label: str, families: int = 4, each: int = 4) -> Figure:
@@ -20,4 +21,4 @@ def draw_family_sheet(index: TwinIndex, images: ImageStore, label: str, families
         axes.imshow(np.concatenate([*faces[:each], gap, *faces[each:]], axis=1))
         axes.set_axis_off()
         axes.set_title("                and co-twin                ".join(family[:2]), fontsize=10)
-    return figure
+    return as_written(figure)

@@ -15,6 +15,7 @@ from dcal_core.explain import paint
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.pair_maps import encode_pairs
 from dcal_core.explain.regions import SPEAKS, SPREAD, speaks, statistics
+from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.models.verifier import Verifier
 from dcal_core.palette import COLOURS
@@ -127,7 +128,7 @@ def draw_comparison(result: dict, name: str, face: np.ndarray, label: str) -> Fi
         _draw_shares(row, what, one["figures"], result["areas"])
     handles, labels = row[0].get_legend_handles_labels()
     charts.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
-    return figure
+    return as_written(figure)
 
 
 def _draw_means(figure, means: dict, face: np.ndarray, name: str) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 
 from dcal_core.explain.catalogue import MAPS
+from dcal_core.lettering import main_font, picture_font, visible
 from dcal_core.verification.words import estimate_in_words, number_text
 
 SIDE = 336  # px: a whole number of px a patch for grids of 7, 8, 12, 14, 16, 21 and 24
@@ -98,9 +99,9 @@ def sheet(pictures: list[np.ndarray], lines: list[str], signed: bool) -> np.ndar
     head = len(lines) * LINE + GAP
     whole = Image.new("RGB", (width, head + SIDE + LINE + GAP), "white")
     draw = ImageDraw.Draw(whole)
-    font = ImageFont.load_default(TEXT)
+    font = picture_font(TEXT)
     for number, line in enumerate(lines):
-        draw.text((GAP, GAP // 2 + number * LINE), line, "black", font)
+        draw.text((GAP, GAP // 2 + number * LINE), visible(line, main_font()), "black", font)
     for number, picture in enumerate(pictures):
         whole.paste(Image.fromarray(picture), (GAP + number * (SIDE + GAP), head))
     below = head + SIDE + GAP // 2

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.paint import full_colour, peak_of, show_colours, show_map, wrapped
 from dcal_core.explain.regions import draw_regions, view_statistics
+from dcal_core.lettering import as_written
 from dcal_core.storage import disk_errors, whole_file, write_text
 
 MARKED = "Outlined in white: the marks that this face has and the other has not."
@@ -65,7 +66,7 @@ def draw_view(view: PairView, names: Sequence[str], title: str) -> Figure:
         column[0].set_title(wrapped(MAPS[name].title, 26), fontsize=10, fontweight="bold")
         _draw_map(view, name, column[:2], column[2])
         _write_below(column[3], MAPS[name].meaning)
-    return figure
+    return as_written(figure)
 
 
 def draw_contact_sheet(views: Sequence[PairView], name: str, titles: Sequence[str], columns: int = 3) -> Figure:
@@ -83,7 +84,7 @@ def draw_contact_sheet(views: Sequence[PairView], name: str, titles: Sequence[st
         maps = [place.add_subplot(cells[1, side]) for side in range(2)]
         _draw_faces(view, faces)
         _draw_map(view, name, maps, place.add_subplot(cells[2, :]))
-    return figure
+    return as_written(figure)
 
 
 def draw_layers(view: PairView, side: int, title: str) -> Figure:
@@ -107,7 +108,7 @@ def draw_layers(view: PairView, side: int, title: str) -> Figure:
         for number, (axes, weights) in enumerate(zip(line[1:], maps, strict=False), start=1):
             show_map(axes, view.faces[side], weights[side])
             axes.set_title(f"{row} {number}", fontsize=9)
-    return figure
+    return as_written(figure)
 
 
 # ---- files

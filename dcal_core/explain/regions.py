@@ -16,6 +16,7 @@ from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, TWIN_SHAPE
 from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.paint import MARKERS, draw_areas, label_rows, show_map, wrapped
+from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import COLOURS
 from dcal_core.verification.words import number_text
@@ -172,7 +173,7 @@ def draw_regions(view: PairView, name: str, regions: dict[str, np.ndarray], titl
     chart.set_xlabel(f"share of “{MAPS[name].title}” (%)", fontsize=10)
     chart.set_xlim(left=-1)
     figure.legend(*chart.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=9)
-    return figure
+    return as_written(figure)
 
 
 def _name_regions(axes: Axes, regions: dict[str, np.ndarray], found: dict) -> None:

@@ -11,6 +11,7 @@ from dcal_core.data.splits import TwinData
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.faithfulness import OWN_MARK, faithfulness
 from dcal_core.explain.paint import GREY, draw_estimate, estimate_text, label_rows, wrapped
+from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.models.verifier import Verifier
 from dcal_core.palette import BLUE
@@ -109,7 +110,7 @@ def draw_faithfulness(result: dict, title: str) -> Figure:
                 inside = "white" if result[name].get("untrustworthy") else colour
                 draw_estimate(axes, number, estimate, factor, color=colour, marker=marker, markerfacecolor=inside)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=9)
-    return figure
+    return as_written(figure)
 
 
 def _legend() -> list[Line2D]:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dcal_core.lettering import as_written
 from dcal_core.palette import COLOURS
 
 
@@ -62,7 +63,7 @@ def draw_losses(history: list[dict], panels: tuple[Panel, ...], label: str) -> F
         for line in panel.lines:
             _plot(axes, history, line.name, line.label, line.style, COLOURS[line.colour])
         _finish(axes, f"{panel.title} ({label})", panel.unit)
-    return figure
+    return as_written(figure)
 
 
 def draw_validation(history: list[dict], label: str) -> Figure:
@@ -80,7 +81,7 @@ def draw_validation(history: list[dict], label: str) -> Figure:
     _finish(areas, f"Validation on held-out families ({label})", "ROC-AUC")
     errors.set_ylim(0, max([60, *(line["EER (%)"] for line in lines)]))
     areas.set_ylim(min([0.5, *(line["validation/auc"] for line in lines)]), 1)
-    return figure
+    return as_written(figure)
 
 
 def _plot(axes: Axes, history: list[dict], name: str, label: str | None, style: str, colour: str) -> None:

@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
+from dcal_core.lettering import as_written
 from dcal_core.palette import BLUE, COLOURS, VERMILION
 from dcal_core.verification.bootstrap import resolvable_fmr, roc_band
 from dcal_core.verification.metrics import error_rates
@@ -68,7 +69,7 @@ def draw_histogram(result: dict, test: Scored) -> Figure:
         axes.stairs(density, bins, fill=True, **look)
     axes.axvline(threshold, color=MARK, linestyle="--", label=f"threshold {threshold:.3f}, frozen")
     _legend(figure)
-    return figure
+    return as_written(figure)
 
 
 def _draw_band(axes: Axes, x, low, high) -> None:
@@ -89,7 +90,7 @@ def draw_roc(result: dict, test: Scored, draws=1000) -> Figure:
     axes.plot(100 * eer, 100 * (1 - eer), "o", color=IMPOSTOR, markersize=8, label=f"EER {eer:.1%}")
     _diagonal(axes, "chance")
     _legend(figure)
-    return figure
+    return as_written(figure)
 
 
 def _deviate(rates) -> np.ndarray:
@@ -124,7 +125,7 @@ def draw_det(result: dict, tests: list[Scored], draws=1000) -> Figure:
     axes.set_yticks(ticks, names)
     axes.set(xlim=ticks[[0, -1]], ylim=ticks[[0, -1]], aspect="equal")
     _legend(figure)
-    return figure
+    return as_written(figure)
 
 
 def draw_systems(result: dict) -> Figure:
@@ -146,7 +147,7 @@ def draw_systems(result: dict) -> Figure:
     for axes in (errors, gaps):
         axes.tick_params(labelsize=10)
         axes.grid(alpha=0.25)
-    return figure
+    return as_written(figure)
 
 
 def _draw_estimate(axes: Axes, row: int, estimate: dict) -> None:
@@ -182,7 +183,7 @@ def draw_reliability(result: dict) -> Figure:
         axes.annotate(f"{one['count']:,}", (x, value), (7, -4), textcoords="offset points", fontsize=9)
         name = None  # one entry in the legend
     _legend(figure)
-    return figure
+    return as_written(figure)
 
 
 def draw_confusable(result: dict, images) -> Figure:
@@ -206,4 +207,4 @@ def draw_confusable(result: dict, images) -> Figure:
             verdict = "right" if pair["matched"] == pair["genuine"] else "WRONG"
             people = " / ".join(dict.fromkeys(pair["people"]))
             axes.set_title(f"{people}\nscore {pair['score']:.3f}, {verdict}", fontsize=11)
-    return figure
+    return as_written(figure)
