@@ -155,14 +155,15 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
 
 def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator[tuple[str, Figure]]:
     """Each figure of the report with its name."""
-    test = systems[0].test
-    yield "scores", plots.draw_histogram(result, test)
-    yield "roc", plots.draw_roc(result, test)
-    yield "det", plots.draw_det(result, [one.test for one in systems])
+    first = systems[0]
+    scores, genuine, family = first.test.labelled
+    yield "scores", plots.draw_histogram(scores, genuine, family, first.threshold, data.label)
+    yield "roc", plots.draw_roc(scores, genuine, family, data.label)
+    yield "det", plots.draw_det({one.name: one.test.scores for one in systems}, genuine, family, data.label)
     if len(systems) > 1:
         yield "systems", plots.draw_systems(result)
     if result["calibration"].get("reliability"):
-        yield "reliability", plots.draw_reliability(result)
+        yield "reliability", plots.draw_reliability(result["calibration"], genuine, family, data.label)
     yield "confusable", plots.draw_confusable(result, data["test"].images)
 
 

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from scored_cases import FAMILIES
 
+from dcal_core.lettering import visible
 from dcal_core.verification.plots import (
     draw_confusable,
     draw_det,
@@ -14,7 +16,6 @@ from dcal_core.verification.plots import (
     draw_roc,
     draw_systems,
 )
-from dcal_core.verification.protocol import Pairs, Scored
 
 
 class Noise:
@@ -23,16 +24,15 @@ class Noise:
 
 
 def figures(ours, result, label):
-    test = ours.test
-    noisier = replace(test, scores=test.scores + np.random.default_rng(0).normal(size=len(test.scores)))
-    result = result | {"data": label}
-    result["systems"] = [result["systems"][0], result["systems"][1] | {"name": "noisier"}]
+    scores, pairs = ours.test.scores, ours.test.pairs
+    what = scores, pairs.genuine, pairs.family
+    systems = {"ours": scores, "noisier": scores + np.random.default_rng(0).normal(size=len(scores))}
     return {
-        "histogram": draw_histogram(result, test),
-        "roc": draw_roc(result, test, draws=20),
-        "det": draw_det(result, [test, noisier], draws=20),
-        "reliability": draw_reliability(result),
-        "confusable": draw_confusable(result, Noise()),
+        "histogram": draw_histogram(*what, 0.7, label),
+        "roc": draw_roc(*what, label, draws=20),
+        "det": draw_det(systems, pairs.genuine, pairs.family, label, draws=20),
+        "reliability": draw_reliability(result["calibration"], pairs.genuine, pairs.family, label),
+        "confusable": draw_confusable(result | {"data": label}, Noise()),
     }
 
 
@@ -97,12 +97,11 @@ def test_captions_name_people_scores_and_mistakes(result):
         assert f"{people}\nscore {pair['score']:.3f}, {verdict}" in captions
 
 
-def test_figures_stand_one_family_and_perfect_scores(result, tmp_path):
-    pairs = Pairs(np.arange(4), np.arange(4) + 1, np.array([True, True, False, False]), np.zeros(4))
-    test = Scored(None, pairs, np.array([3.0, 4, 1, 2]))
-    draw_roc(result, test).savefig(tmp_path / "figure.png")
-    draw_det(result, [test]).savefig(tmp_path / "figure.png")
-    draw_histogram(result, test).savefig(tmp_path / "figure.png")
+def test_figures_stand_one_family_and_perfect_scores(tmp_path):
+    scores, genuine, family = np.array([3, 4, 1, 2]), np.array([1, 1, 0, 0]), np.zeros(4)
+    draw_roc(scores, genuine, family, "SYNTHETIC").savefig(tmp_path / "figure.png")
+    draw_det({"perfect": scores}, genuine, family, "SYNTHETIC").savefig(tmp_path / "figure.png")
+    draw_histogram(scores, genuine, family, 2.5, "SYNTHETIC").savefig(tmp_path / "figure.png")
 
 
 def test_no_global_figures_are_left(ours, result):
@@ -110,3 +109,28 @@ def test_no_global_figures_are_left(ours, result):
 
     figures(ours, result, "SYNTHETIC")
     assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("families", [2, 5, 40])
+def test_no_rate_in_the_legend_is_above_100_percent(families):
+    """With fewer than 30 co-twin comparisons, no FMR can be resolved."""
+    genuine = np.tile([True, False], 4 * families)
+    scores = genuine + np.random.default_rng(0).normal(size=len(genuine))
+    figure = draw_det({"run": scores}, genuine, np.arange(len(genuine)) // 8, "data", draws=100)
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert all(float(rate) <= 100 for word in words for rate in re.findall(r"([\d.]+)%", word))
+    assert ("no FMR is resolvable with so few pairs" in words) == (4 * families < 30)
+
+
+@pytest.mark.parametrize("name", ["cash $1 and $2", "$$50001", "张伟", "a_b|<c>"])
+def test_names_are_drawn_as_they_are(name, tmp_path):
+    scores, genuine, family = np.array([3, 4, 1, 2]), np.array([1, 1, 0, 0]), np.zeros(4)
+    for figure in (
+        draw_roc(scores, genuine, family, name),
+        draw_det({name: scores}, genuine, family, name),
+        draw_histogram(scores, genuine, family, 2.5, name),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure.savefig(tmp_path / "figure.png")
+        assert f"({visible(name)})" in figure.axes[0].get_title()
