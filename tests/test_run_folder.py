@@ -28,7 +28,14 @@ GIVEN = {
     "families_per_batch": 2,
     "images_per_person": 2,
 }
-ARGUMENTS = [word for name, value in GIVEN.items() for word in ("-p", name, str(value))]
+
+
+def arguments(values: dict) -> list[str]:
+    """Parameters as they are given to a command."""
+    return [word for name, value in values.items() for word in ("-p", name, str(value))]
+
+
+ARGUMENTS = arguments(GIVEN)
 
 
 class LaterConfig(DCALConfig):
@@ -110,7 +117,8 @@ def test_the_copy_of_a_model_that_an_evaluation_has_left_is_moved_aside_by_a_new
     run = unpack(tmp_path)
     shutil.rmtree(run.last)
     (run.best / DECISION_FILE).write_text("{}")
-    assert train.main(["--preset", "demo", *ARGUMENTS, "-p", "run_dir", str(run), "-p", "epochs", "1"]) == 0
+    shorter = arguments(GIVEN | {"epochs": 1})
+    assert train.main(["--preset", "demo", *shorter, "-p", "run_dir", str(run)]) == 0
     assert f"is now in {run}.old1" in capsys.readouterr().out
     assert (RunFolder(tmp_path / "demo.old1").best / DECISION_FILE).is_file()
     assert not (run.best / DECISION_FILE).exists() and run.saved[0] == run.checkpoint(2)
