@@ -9,6 +9,7 @@ A source is a script in jupytext's percent format with one cell tagged `paramete
     # <embed dcal_core>                                  the library, in one hidden cell per package
     # <embed dcal_core/models/dcal.py: DCAL, DCAL.norm>  these definitions, in a cell of their own instead
     ![What comes out](pictures/train.png)                this picture, kept in the notebook
+    <presets>                                            a list of the presets, each with what it needs
 
 A file given in such pieces names every definition once, in order, and what stands above them as `imports`. The same
 sources give the same bytes under every version of jupytext and nbformat.
@@ -24,6 +25,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
+from dcal_core.config.recipes import needs_of_presets
 from notebooks_src.builder.closure import CELLS, BuildError, core_files, read
 from notebooks_src.builder.pieces import core_text, cut, digest
 
@@ -81,6 +83,12 @@ def with_pictures(cell: dict, folder: Path) -> dict:
 
     source = PICTURE.sub(attach, cell["source"]) if cell["cell_type"] == "markdown" else cell["source"]
     return cell | {"source": source} | ({"attachments": attachments} if attachments else {})
+
+
+def with_presets(cell: dict, root: Path) -> dict:
+    """The cell with the list of presets in the place of its marker."""
+    lines = [f"- `{preset}`: {needs}" for preset, needs in needs_of_presets(root / "params").items()]
+    return cell | {"source": cell["source"].replace("<presets>", "\n".join(lines))}
 
 
 def library_cells(files: list[Path], script: Path, root: Path) -> list[dict]:
@@ -148,7 +156,8 @@ def script_cells(script: Path, root: Path, thin: bool) -> tuple[list[dict], dict
     for i, cell in enumerate(notebook.cells):
         kept = {key: cell.metadata[key] for key in KEPT_METADATA & cell.metadata.keys()}
         if i not in marks:
-            cells.append(with_pictures(make_cell(cell.cell_type, cell.source, kept), script.parent))
+            made = make_cell(cell.cell_type, cell.source, kept)
+            cells.append(with_presets(with_pictures(made, script.parent), root))
         elif i not in library:
             path = marks[i][1]
             cells.append(piece_cell(path, pieces[path], shown[path], kept, root, thin))

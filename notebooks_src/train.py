@@ -18,22 +18,30 @@
 # %% [markdown]
 # ## Parameters
 # The `preset` chooses the model and how it is trained: **DCAL**, Dual Cross-Attention Learning on a vision transformer,
-# or **AdaFace**, a face network (the presets `adaface_...`). Values here, or given by `papermill -p name value`, win
-# over the preset. Every parameter in `dcal_core/config` can be added to this cell, whether it is listed or not.
+# or **AdaFace**, a face network.
+#
+# <presets>
+#
+# Values here, or given by `papermill -p name value`, win over the preset; `None` leaves a value to it. These are the
+# parameters that people change: every other one (`docs/parameters.md`) can be added to this cell.
 
 # %% tags=["parameters"]
-preset = "auto"  # auto, demo, kaggle_t4x2, kaggle_p100, local_2080ti, adaface_demo, adaface_full, adaface_frozen
-resume = True  # continue from the newest checkpoint; False: set the old run aside and start fresh
-seed = 0  # of the split, the initialisation and the batches
+preset = "auto"  # auto: kaggle_t4x2 where there are data and a GPU, else demo
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
+resume = True  # continue from the newest checkpoint; False: set the old run aside and start fresh
 resume_from = ""  # an earlier run to continue; empty: this run's own, or an attached one
-# Remove the # to win over the preset:
-# epochs = 100  # each of steps_per_epoch batches, or once over all families
-# time_budget_hours = 11.0  # then the run saves and ends; Kaggle stops a session after 12
-# nproc = 2  # GPUs; 2 uses both of a T4 x2
-# image_size = 224  # px
-# lr = 5.0e-5  # learning rate of the backbone
+seed = 0  # of the split, the initialisation and the batches
+# None leaves it to the preset:
+epochs = None  # each of steps_per_epoch batches, or once over all families
+lr = None  # peak learning rate of the backbone, such as 5e-5
+image_size = None  # side of the square input, px
+families_per_batch = None  # the batch of DCAL: families x 2 siblings x images_per_person
+triplets_per_batch = None  # the batch of AdaFace: triplets x 3 images
+weights = None  # file of pretrained weights
+nproc = None  # GPUs that train together; 2 uses both of a T4 x2
+time_budget_hours = None  # then the run saves and ends; Kaggle stops a session after 12
+tracker = None  # none, wandb or mlflow
 
 # %%
 # <embed dcal_core>

@@ -280,6 +280,30 @@ def test_parameters_are_told_from_other_names(project, tmp_path):
     assert "given {'size': 4, 'more': 'x'}" in run_cells(notebook, tmp_path / "run")
 
 
+def test_parameters_are_read_anew_when_all_cells_run_again_in_one_kernel(project, tmp_path):
+    """Run All again, with a value changed, one added and one taken out."""
+    notebook = built(project)
+    texts = "size = 3\nodd = 'x'\nepochs = None\n", "size = 5\nmore = 'y'\nepochs = 2\n"
+    times = [
+        json.loads(json.dumps(notebook["cells"]).replace("size = 3  # images", json.dumps(t)[1:-1])) for t in texts
+    ]
+    notebook["cells"] = times[0] + times[1]
+    given = [line for line in run_cells(notebook, tmp_path / "run") if line.startswith("given")]
+    assert given == ["given {'size': 3, 'odd': 'x'}", "given {'size': 5, 'more': 'y', 'epochs': 2}"]
+
+    alone = [cell for cell in built(project)["cells"] if "given = {" in "".join(cell["source"])]
+    notebook["cells"] += alone  # without the cell before the parameters
+    with pytest.raises(AssertionError, match="choose Run All"):
+        run_cells(notebook, tmp_path / "alone")
+
+
+def test_the_presets_are_listed_with_what_each_needs(project):
+    listed = SCRIPT.replace("# # A tiny notebook", "# # A tiny notebook\n#\n# <presets>\n#\n# More.")
+    write(project, {"notebooks_src/tiny.py": listed, "params/large.yaml": "# for a GPU: data\n# an hour\nsize: 9\n"})
+    lines = "- `large`: for a GPU: data\n- `small`: one minute on a CPU"
+    assert "".join(built(project)["cells"][1]["source"]) == f"# A tiny notebook\n\n{lines}\n\nMore."
+
+
 def test_awkward_sources_are_written_to_the_byte(project, tmp_path):
     write(project, {"dcal_core/size.py": AWKWARD + "SIZE = 3\n", "params/odd.yaml": "é: '{CORE_DIR} $HOME'\n"})
     notebook = built(project)

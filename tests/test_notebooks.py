@@ -1,5 +1,6 @@
 """The notebooks, run as a user runs them: by papermill, in an empty folder, with the embedded library."""
 
+import ast
 import base64
 import json
 import os
@@ -8,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from papermill import inspect_notebook
 
 from build_notebooks import build
+from dcal_core.config.recipes import CLASSES, class_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -179,6 +182,25 @@ def test_a_parameter_that_makes_no_sense_stops_the_notebook_with_a_sentence(fold
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 1 and sentence in done.stderr
     assert "Traceback" not in done.stdout and sentence in done.stdout  # what stands below the cell
+
+
+CHANGED = ["epochs", "lr", "image_size", "families_per_batch", "triplets_per_batch", "weights", "nproc"]
+CHANGED += ["time_budget_hours", "tracker"]
+
+
+def test_papermill_finds_what_people_change_in_the_parameters_cell(folder):
+    """So it does not warn of an unknown parameter; and what is None there is the preset's."""
+    (folder / "inspected.ipynb").write_text(json.dumps(built("train")))
+    found = inspect_notebook(folder / "inspected.ipynb")
+    ways = ["preset", "data_root", "run_dir", "resume", "resume_from", "seed"]
+    assert [*found] == [*ways, *CHANGED] and all(one["help"] for one in found.values())
+    assert [name for name, one in found.items() if one["default"] == "None"] == CHANGED
+    known = {name for recipe in CLASSES for name in class_of(recipe).model_fields}
+    assert {*found} <= {"preset", *known}
+    command = [sys.executable, "-c", f"{CHECK}\nprint(shell.user_ns['given'])", "inspected.ipynb", "epochs = 3"]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [*ast.literal_eval(done.stdout.splitlines()[-1])] == ["preset", *ways[1:], "epochs"]
 
 
 @pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "attention"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from dcal_core.config.parameters import choices
-from dcal_core.config.recipes import CLASSES, ENDINGS, check_given, class_of, nearest, presets
+from dcal_core.config.recipes import CLASSES, ENDINGS, check_given, class_of, nearest, needs_of_presets
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.installation import presets_folder, program_name
 from dcal_core.missing import because
@@ -119,10 +119,8 @@ def meaning_of(field: FieldInfo) -> str:
 
 
 def preset_lines() -> str:
-    """A line for each preset: the first comment in its file, which says what it needs."""
-    files = {preset: presets_folder() / f"{preset}.yaml" for preset in presets(presets_folder())}
-    abouts = {preset: file.read_text(encoding="utf-8").splitlines()[0] for preset, file in files.items()}
-    return "\n".join(f"  {preset:<16}{about.lstrip('# ')}" for preset, about in abouts.items())
+    """A line for each preset, which says what it needs."""
+    return "\n".join(f"  {preset:<16}{needs}" for preset, needs in needs_of_presets(presets_folder()).items())
 
 
 def read_options(command: str, arguments: list[str]) -> argparse.Namespace:

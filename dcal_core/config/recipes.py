@@ -74,6 +74,13 @@ def presets(params_dir: Path) -> list[str]:
     return sorted(path.stem for path in Path(params_dir).glob("*.yaml"))
 
 
+def needs_of_presets(params_dir: Path) -> dict[str, str]:
+    """What each preset trains and needs, by its name: the first comment in its file."""
+    files = {preset: Path(params_dir) / f"{preset}.yaml" for preset in presets(params_dir)}
+    first = {preset: file.read_text(encoding="utf-8").partition("\n")[0] for preset, file in files.items()}
+    return {preset: line.removeprefix("#").strip() for preset, line in first.items()}
+
+
 def name_of(preset: str) -> str:
     """A preset's name, also of one that is given by its file."""
     return Path(preset).stem if preset.endswith(ENDINGS) else preset
