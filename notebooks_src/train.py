@@ -236,8 +236,8 @@ run, progress = train_run(session.config, session.folder, data)
 
 # %% [markdown]
 # ## Curves
-# The twin losses (dashed) should fall and level off. The identity losses (solid) tell all people apart, fall slowly and
-# count by `softmax_weight`. A triplet whose co-twin is farther away than the same person, by the margin, has no loss, so
+# The total is the loss that the progress bar shows. The twin losses should fall and level off. The identity losses tell all
+# people apart, fall slowly and count by `softmax_weight`. A triplet whose co-twin is farther away than the same person, by the margin, has no loss, so
 # the active share falls and training slows down. The curves of a run that has stopped early are marked *unfinished*.
 
 # %%
@@ -250,7 +250,7 @@ display(Image(filename=left["loss_curves"]))
 
 # %% [markdown]
 # If the EER of the held-out families rises again while the losses fall, the network learns its training families by
-# heart.
+# heart. These families choose the epoch, so their EER flatters the model: `evaluate.ipynb` measures it on others.
 
 # %%
 display(Image(filename=left["validation_curves"]))

@@ -98,14 +98,14 @@ def as_text(figure: dict, form: str) -> str:
 
 def draw_effects(found: list[dict], label: str) -> Figure:
     """Each row's EER on the left, its seeds as dots; on the right its EER relative to its reference row's."""
-    figure = Figure(figsize=(12, 1.6 + 0.42 * len(found)), layout="constrained")
+    figure = Figure(figsize=(13, 2 + 0.42 * len(found)), layout="constrained")
     figure.suptitle(
         f"Ablation ({label}): EER on unseen families, 95 % intervals over families and seeds\n"
         "SA: self-attention, GLCA: global-local, PWCA: pair-wise cross-attention",
         fontsize=12,
     )
-    names = {line["row"]: line["meaning"].split(" (")[0] for line in found}
-    errors, differences = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    names = {line["row"]: line["meaning"] for line in found}
+    errors, differences = figure.subplots(1, 2, width_ratios=(3, 2))
     for y, line in enumerate(found):
         errors.plot([100 * eer for eer in line["seeds"].values()], [y] * len(line["seeds"]), ".", color="#888888")
         bar(errors, line["eer"], y, BLUE)
@@ -114,18 +114,21 @@ def draw_effects(found: list[dict], label: str) -> Figure:
             bar(differences, line["relative"], y, VERMILION if shown else "#888888")
             if line["relative"]["low"] > FURTHEST:
                 differences.plot(100 * FURTHEST, y, ">", color=VERMILION, clip_on=False)
-            text = f"than {names[line['against']]}"
-            differences.annotate(text, (1.04, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-    errors.set_yticks(range(len(found)), [line["meaning"] for line in found], fontsize=9)
-    errors.invert_yaxis()
-    errors.set_xlabel("EER (%), mean over seeds;\ngrey dots: single seeds")
+    rows = range(len(found))
+    references = [f"than {names[line['against']]}" if "difference" in line else "" for line in found]
+    errors.set_yticks(rows, list(names.values()), fontsize=9)
+    differences.set_yticks(rows, references, fontsize=9)
+    differences.yaxis.tick_right()
+    errors.set_xlabel("EER (%), mean over seeds\ngrey dots: single seeds")
     errors.set_xscale("log")
-    errors.set_xticks(ticks := [1, 2, 5, 10, 20, 50], [str(tick) for tick in ticks])
+    errors.set_xticks(ticks := [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50], [f"{tick:g}" for tick in ticks])
+    errors.set_xlim(left=ticks[0])
     errors.minorticks_off()
-    differences.set_xlabel("EER lower or higher (%), arrow: beyond 200 %;\ncoloured: the interval excludes 0")
+    differences.set_xlabel("EER lower or higher (%)\ncoloured: the interval excludes 0\narrow: beyond 200 %")
     differences.axvline(0, color="#222222", linewidth=1)
     differences.set_xlim(-100, 100 * FURTHEST)
     for axes in (errors, differences):
+        axes.set_ylim(len(found) - 0.5, -0.5)  # the first row on top
         axes.grid(alpha=0.25)
     return as_written(figure)
 

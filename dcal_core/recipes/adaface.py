@@ -26,11 +26,7 @@ class AdaFaceRecipe(AdamWCosineRecipe):
 
     config: AdaFaceConfig
     curves = (
-        Panel(
-            "Training losses",
-            "loss",
-            (Line("embedding/identity", "identity", 3), Line("embedding/twin", "twin", 3, "--")),
-        ),
+        Panel("Identity loss", "loss", (Line("embedding/identity", "identity", 3),)),
         Panel(
             "Triplets",
             "distance, share, loss",

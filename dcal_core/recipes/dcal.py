@@ -12,18 +12,21 @@ from dcal_core.training.objectives import DCALObjective
 from dcal_core.training.recipe import Part
 
 BRANCHES = {"sa": "SA", "glca": "GLCA", "pwca": "PWCA"}
-LOSSES = [
-    Line(f"{branch}/{loss}", f"{label} {loss}", colour, style)
-    for colour, (branch, label) in enumerate(BRANCHES.items())
-    for loss, style in (("identity", "-"), ("twin", "--"))
-]
+
+
+def lines_of(loss: str) -> tuple[Line, ...]:
+    """A loss of each branch."""
+    return tuple(Line(f"{branch}/{loss}", label, colour) for colour, (branch, label) in enumerate(BRANCHES.items()))
 
 
 class DCALRecipe(AdamWCosineRecipe):
     """Trains the three branches of DCAL together."""
 
     config: DCALConfig
-    curves = (Panel("Training losses", "loss", (*LOSSES, Line("similarity/verification", "learned similarity", 3))),)
+    curves = (
+        Panel("Identity losses", "loss", lines_of("identity")),
+        Panel("Twin losses", "loss", (*lines_of("twin"), Line("similarity/verification", "learned similarity", 3))),
+    )
 
     @property
     def skips_layers(self) -> bool:

@@ -31,6 +31,14 @@ class Panel:
     lines: tuple[Line, ...]
 
 
+TOTAL = Panel("Total loss", "loss", (Line("loss", "total, as in the progress bar", 0),))
+ROOM = 0.05  # beyond the highest and the lowest marker, as a share of the axis
+KINDER = (
+    "These families choose the epoch and later the threshold, so they flatter the model: "
+    "its error on test families is usually higher."
+)
+
+
 def by_epoch(history: list[dict]) -> list[dict]:
     """The lines of metrics.jsonl as one dictionary for each epoch: `epoch`, the number of its last `batch`, the `lr`
     there, the steps `skipped`, every figure of training as its mean over the batches, and the validation."""
@@ -57,9 +65,11 @@ def summed_up(name: str, values: tuple[float, ...], batches: tuple[int, ...]) ->
 
 
 def draw_losses(history: list[dict], panels: tuple[Panel, ...], label: str) -> Figure:
-    """The figures of training by epoch, from the lines of metrics.jsonl, one panel beside the other."""
-    figure = Figure(figsize=(7 if len(panels) == 1 else 5 * len(panels), 4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    """The figures of training by epoch, from the lines of metrics.jsonl: the total, then each panel that has any."""
+    logged = {name for line in history for name in line}
+    found = [one for one in (TOTAL, *panels) if logged.intersection(line.name for line in one.lines)] or [TOTAL]
+    figure = Figure(figsize=(max(7, 4.5 * len(found)), 4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         for line in panel.lines:
             _plot(axes, history, line.name, line.label, line.style, COLOURS[line.colour])
         _finish(axes, f"{panel.title} ({label})", panel.unit)
@@ -68,7 +78,7 @@ def draw_losses(history: list[dict], panels: tuple[Panel, ...], label: str) -> F
 
 def draw_validation(history: list[dict], label: str) -> Figure:
     """EER and ROC-AUC on the held-out families by epoch, from the lines of metrics.jsonl."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     errors, areas = figure.subplots(1, 2)
     lines = [line | {"EER (%)": 100 * line["validation/eer"]} for line in history if "validation/eer" in line]
     if lines:
@@ -77,10 +87,13 @@ def draw_validation(history: list[dict], label: str) -> Figure:
         _plot(errors, lines, "EER (%)", None, "o-", COLOURS[0])
         _plot(errors, [best], "EER (%)", label_of_best, "o", COLOURS[1])
         _plot(areas, lines, "validation/auc", None, "o-", COLOURS[0])
-    _finish(errors, f"Validation on held-out families ({label})", "EER (%)")
-    _finish(areas, f"Validation on held-out families ({label})", "ROC-AUC")
-    errors.set_ylim(0, max([60, *(line["EER (%)"] for line in lines)]))
-    areas.set_ylim(min([0.5, *(line["validation/auc"] for line in lines)]), 1)
+    _finish(errors, f"EER on held-out families ({label})", "EER (%)")
+    _finish(areas, f"ROC-AUC on held-out families ({label})", "ROC-AUC")
+    highest = max((line["EER (%)"] for line in lines), default=50) or 1
+    below = 1 - min((line["validation/auc"] for line in lines), default=0.5) or 0.01
+    errors.set_ylim(-ROOM * highest, (1 + ROOM) * highest)  # no marker is cut, not even at 0 or 1
+    areas.set_ylim(1 - (1 + ROOM) * below, 1 + ROOM * below)
+    figure.supxlabel(KINDER, fontsize=9)
     return as_written(figure)
 
 

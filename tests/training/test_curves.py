@@ -67,59 +67,76 @@ def lines_of(axes) -> dict[str, list]:
     return {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
 
 
+def panels_of(history, recipe) -> dict:
+    """The axes of the losses by the title, without the data."""
+    axes = rendered(draw_losses(history, recipe.curves, "SYNTHETIC")).axes
+    assert all(one.get_title().endswith(" (SYNTHETIC)") for one in axes)
+    return {one.get_title().removesuffix(" (SYNTHETIC)"): one for one in axes}
+
+
 def test_curves_are_labelled_with_data_and_units():
-    (losses,) = rendered(draw_losses(HISTORY, DCALRecipe.curves, "SYNTHETIC")).axes
-    errors, areas = rendered(draw_validation(HISTORY, "SYNTHETIC")).axes
-    for axes in (losses, errors, areas):
+    losses = draw_losses(HISTORY, DCALRecipe.curves, "SYNTHETIC").axes
+    validated = draw_validation(HISTORY, "SYNTHETIC").axes
+    for axes in (*losses, *validated):
         assert "SYNTHETIC" in axes.get_title() and axes.get_xlabel() == "epoch"
-    assert [axes.get_ylabel() for axes in (losses, errors, areas)] == ["loss", "EER (%)", "ROC-AUC"]
+    assert [axes.get_ylabel() for axes in (*losses, *validated)] == ["loss"] * 3 + ["EER (%)", "ROC-AUC"]
+    titles = [axes.get_title() for axes in (*losses, *validated)]
+    assert len(set(titles)) == len(titles)
 
 
-def test_curves_show_what_was_logged():
-    (losses,) = draw_losses(HISTORY, DCALRecipe.curves, "SYNTHETIC").axes
-    errors, areas = draw_validation(HISTORY, "SYNTHETIC").axes
-    assert lines_of(losses) == {
-        "SA identity": [[0.5, 4.0], [1.0, 3.0]],
-        "SA twin": [[0.5, 0.5], [1.0, 0.4]],
-        "PWCA twin": [[1.0, 0.6]],
+def test_losses_of_different_size_have_axes_of_their_own_beside_the_total():
+    panels = panels_of(HISTORY, DCALRecipe)
+    assert {title: lines_of(axes) for title, axes in panels.items()} == {
+        "Total loss": {"total, as in the progress bar": [[0.5, 2.0], [1.0, -1.0]]},
+        "Identity losses": {"SA": [[0.5, 4.0], [1.0, 3.0]]},
+        "Twin losses": {"SA": [[0.5, 0.5], [1.0, 0.4]], "PWCA": [[1.0, 0.6]]},
     }
+    assert [text.get_text() for text in panels["Twin losses"].get_legend().get_texts()] == ["SA", "PWCA"]
+
+
+def test_validation_shows_what_was_logged_and_why_it_flatters():
+    figure = draw_validation(HISTORY, "SYNTHETIC")
+    errors, areas = figure.axes
     assert np.allclose(errors.lines[0].get_xydata(), [[1, 30], [2, 25], [3, 28]])
     assert np.allclose(errors.lines[1].get_xydata(), [[2, 25]])
     assert errors.get_legend_handles_labels()[1] == ["best: 25.0 %, epoch 2"]
     assert np.allclose(areas.lines[0].get_xydata(), [[1, 0.8], [2, 0.9], [3, 0.85]])
+    assert "flatter the model" in figure.get_supxlabel()
 
 
 def test_triplets_show_their_distances_beside_the_losses():
-    losses, triplets = rendered(draw_losses(TRIPLETS, AdaFaceRecipe.curves, "SYNTHETIC")).axes
-    assert lines_of(losses) == {"identity": [[0.5, 7.0]], "twin": [[0.5, 0.3], [1.0, 0.2]]}
-    assert lines_of(triplets) == {
-        "distance to the same person": [[0.5, 0.4], [1.0, 0.3]],
-        "distance to the co-twin": [[0.5, 0.5], [1.0, 0.6]],
-        "share of triplets with a loss": [[0.5, 0.9], [1.0, 0.7]],
-        "mean loss of all triplets": [[0.5, 0.3], [1.0, 0.2]],
+    panels = panels_of(TRIPLETS, AdaFaceRecipe)
+    assert {title: lines_of(axes) for title, axes in panels.items()} == {
+        "Total loss": {"total, as in the progress bar": [[0.5, 1.7], [1.0, 0.2]]},
+        "Identity loss": {"identity": [[0.5, 7.0]]},
+        "Triplets": {
+            "distance to the same person": [[0.5, 0.4], [1.0, 0.3]],
+            "distance to the co-twin": [[0.5, 0.5], [1.0, 0.6]],
+            "share of triplets with a loss": [[0.5, 0.9], [1.0, 0.7]],
+            "mean loss of all triplets": [[0.5, 0.3], [1.0, 0.2]],
+        },
     }
-    assert "SYNTHETIC" in triplets.get_title() and triplets.get_legend() is not None
-
-
-def test_the_legend_names_every_loss():
-    (losses,) = draw_losses(HISTORY, DCALRecipe.curves, "SYNTHETIC").axes
-    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["SA identity", "SA twin", "PWCA twin"]
+    assert panels["Triplets"].get_legend() is not None
+    without = [{name: value for name, value in line.items() if "identity" not in name} for line in TRIPLETS]
+    assert list(panels_of(without, AdaFaceRecipe)) == ["Total loss", "Triplets"]  # no empty panel
 
 
 @pytest.mark.parametrize("history", [HISTORY[:2], HISTORY[2:], []], ids=["no validation", "no losses", "nothing"])
 def test_a_history_that_lacks_something_is_drawn_without_it(history):
-    (losses,) = rendered(draw_losses(history, DCALRecipe.curves, "SYNTHETIC")).axes
+    losses = panels_of(history, DCALRecipe)["Total loss"]
     errors, areas = rendered(draw_validation(history, "SYNTHETIC")).axes
     assert bool(losses.lines) == any("loss" in line for line in history)
     assert bool(errors.lines) == bool(areas.lines) == any("validation/eer" in line for line in history)
     assert "SYNTHETIC" in errors.get_title() and errors.get_ylabel() == "EER (%)"
 
 
-def test_curves_of_a_random_model_stay_within_the_axes():
-    history = [{"batch": 10, "epoch": 1, "validation/eer": 0.7, "validation/auc": 0.2}]
-    errors, areas = draw_validation(history, "SYNTHETIC").axes
-    assert errors.get_ylim()[0] <= 70 <= errors.get_ylim()[1]
-    assert areas.get_ylim()[0] <= 0.2 <= areas.get_ylim()[1]
+@pytest.mark.parametrize(("eer", "auc"), [(0.7, 0.2), (0.0, 1.0), (1.0, 0.0), (0.002, 0.9999)])
+def test_no_marker_of_the_validation_is_cut(eer, auc):
+    history = [{"batch": 10, "epoch": 1, "validation/eer": eer, "validation/auc": auc}]
+    for axes, value in zip(draw_validation(history, "SYNTHETIC").axes, (100 * eer, auc), strict=True):
+        low, high = axes.get_ylim()
+        pixels = 0.03 * (high - low)  # about a marker's radius
+        assert low + pixels < value < high - pixels
 
 
 def test_each_panel_of_a_recipe_is_drawn_with_its_title_unit_colours_and_styles():
@@ -127,7 +144,8 @@ def test_each_panel_of_a_recipe_is_drawn_with_its_title_unit_colours_and_styles(
         Panel("First", "loss", (Line("a", "the a", 0, "--"), Line("not logged", "nothing", 1))),
         Panel("Second", "share", (Line("b", "the b", 2),)),
     )
-    first, second = rendered(draw_losses([{"epoch": 1, "a": 3.0, "b": 0.5, "c": 7.0}], panels, "SYNTHETIC")).axes
+    figure = rendered(draw_losses([{"epoch": 1, "a": 3.0, "b": 0.5, "c": 7.0}], panels, "SYNTHETIC"))
+    first, second = figure.axes  # without a total, since none was logged
     assert [axes.get_title() for axes in (first, second)] == ["First (SYNTHETIC)", "Second (SYNTHETIC)"]
     assert [axes.get_ylabel() for axes in (first, second)] == ["loss", "share"]
     assert lines_of(first) == {"the a": [[1, 3.0]]} and lines_of(second) == {"the b": [[1, 0.5]]}

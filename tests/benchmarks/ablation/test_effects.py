@@ -1,5 +1,7 @@
 """The ablation's statistics: paired over families and seeds, told by scores whose effects are known."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,7 +110,20 @@ def test_table_and_figure_name_every_row(found, tmp_path):
     figure = draw_effects(lines, "SYNTHETIC")
     assert "SYNTHETIC" in figure.get_suptitle()
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [line["meaning"] for line in lines]
+    references = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    assert references == ["", "than plain: without it", "than plain: without it"]
     figure.savefig(tmp_path / "figure.png")
+
+
+def test_no_text_of_the_published_figure_is_cut_off_or_lies_on_another():
+    published = json.loads((Path(__file__).parents[3] / "docs" / "ablation.json").read_text(encoding="utf-8"))
+    figure = draw_effects(published["rows"], published["data"])
+    figure.draw_without_rendering()
+    page = figure.bbox
+    labels = [text for axes in figure.axes for text in (axes.xaxis.label, *axes.get_yticklabels())]
+    boxes = [label.get_window_extent() for label in labels if label.get_text()]
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1 for box in boxes)
+    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
 
 
 def test_a_run_that_has_not_begun_to_learn_does_not_decide_the_relative_effect():
