@@ -48,16 +48,19 @@ def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Fig
     fmr = np.mean(scores[~genuine] >= threshold)
     fnmr = np.mean(scores[genuine] < threshold)
     bins = np.histogram_bin_edges(scores, bins=50)
-    for part, colour, hatch, name in (
-        (genuine, GENUINE, None, f"genuine: {fnmr:.1%} below the threshold (FNMR)"),
-        (~genuine, IMPOSTOR, "////", f"co-twins: {fmr:.1%} at or above it (FMR)"),
+    densities = [np.histogram(scores[part], bins, density=True)[0] for part in (genuine, ~genuine)]
+    floor = min(density[density > 0].min() for density in densities) / 2
+    for density, colour, hatch, name in (
+        (densities[0], GENUINE, None, f"genuine: {fnmr:.1%} below the threshold (FNMR)"),
+        (densities[1], IMPOSTOR, "////", f"co-twins: {fmr:.1%} at or above it (FMR)"),
     ):
-        density, _ = np.histogram(scores[part], bins, density=True)
         look = {"facecolor": to_rgba(colour, 0.3), "edgecolor": colour, "hatch": hatch, "label": name}
-        axes.stairs(density, bins, fill=True, **look)
+        axes.stairs(np.maximum(density, floor), bins, baseline=floor, fill=True, **look)
     axes.axvline(threshold, color=MARK, linestyle="--", label=f"threshold {threshold:.3f}, frozen")
+    axes.set_yscale("log")  # else the few errors beside the threshold are too low to see
+    axes.set_ylim(bottom=floor)
     axes.set_xlabel("score (higher = more alike)", fontsize=11)
-    axes.set_ylabel("density (per unit of score)", fontsize=11)
+    axes.set_ylabel("density (per unit of score), logarithmic", fontsize=11)
     _legend(figure)
     return as_written(figure)
 
@@ -67,19 +70,44 @@ def _draw_band(axes: Axes, x, low, high) -> None:
     axes.fill_between(x, low, high, color=GENUINE, alpha=0.2, linewidth=0, label=name)
 
 
+def _shade_unresolved(axes: Axes, genuine, family, place=lambda rate: rate) -> None:
+    """A grey area over the FMR that the families cannot resolve; place: where an axis has a rate."""
+    limit = resolvable_fmr(int((~genuine).sum()), len(np.unique(family[~genuine])))
+    name = f"FMR below {limit:.1%}: not resolvable" if limit < 1 else "no FMR is resolvable with so few pairs"
+    first, last = axes.get_xlim()
+    end = np.clip(place(limit), first, last)
+    axes.axvspan(first, end, color=MARK, alpha=0.08, linewidth=0, label=name)
+
+
+def _rate_ticks(least: float) -> list[float]:
+    """Round rates from the least one to 1, in steps of 1, 2, 5, or of 10 where that would be too many."""
+    decades = np.arange(np.floor(np.log10(least)), 1)
+    steps = (1, 2, 5) if len(decades) < 5 else (1,)
+    return [rate for decade in decades for step in steps if least <= (rate := round(step * 10**decade, 12)) <= 1]
+
+
 def draw_roc(scores, genuine, family, label: str, draws=1000, seed=0) -> Figure:
-    """ROC with its 95 % band over families, its area, and the point of equal errors."""
+    """ROC over a logarithmic FMR with its 95 % band over families, its area, and the point of equal errors."""
     figure, axes = _axes("ROC", label, genuine, family, height=6)
+    genuine = np.asarray(genuine, dtype=bool)
+    family = np.asarray(family)
     _, fmr, fnmr = error_rates(scores, genuine)
-    grid = np.linspace(0, 1, 201)
+    least = min(0.1, 0.5 / (~genuine).sum())  # half of one false match stands for none
+    grid = np.geomspace(least, 1, 200)
     low, high = roc_band(scores, genuine, family, grid, draws, seed)
     eer, _ = equal_error_rate(scores, genuine)
-    _draw_band(axes, 100 * grid, 100 * low, 100 * high)
-    axes.plot(100 * fmr, 100 * (1 - fnmr), color=GENUINE, label=f"AUC {roc_auc(scores, genuine):.3f}")
-    axes.plot(100 * eer, 100 * (1 - eer), "o", color=IMPOSTOR, markersize=8, label=f"EER {eer:.1%}")
-    axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label="chance")
-    axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
-    axes.set_xlabel("FMR: co-twins taken for one person (%)", fontsize=11)
+    _draw_band(axes, grid, 100 * low, 100 * high)
+    curve = {"color": GENUINE, "drawstyle": "steps-post", "label": f"AUC {roc_auc(scores, genuine):.3f}"}
+    axes.plot(np.maximum(fmr, least), 100 * (1 - fnmr), **curve)
+    axes.plot(max(eer, least), 100 * (1 - eer), "o", color=IMPOSTOR, markersize=8, label=f"EER {eer:.1%}")
+    axes.plot(grid, 100 * grid, color=MARK, linestyle=":", linewidth=1, label="chance")
+    axes.set_xscale("log")
+    axes.set(xlim=(least, 1.05), ylim=(-1, 101))
+    _shade_unresolved(axes, genuine, family)
+    ticks = _rate_ticks(least)
+    axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("FMR: co-twins taken for one person (%), logarithmic", fontsize=11)
     axes.set_ylabel("TAR: genuine pairs accepted (%)", fontsize=11)
     _legend(figure)
     return as_written(figure)
@@ -93,7 +121,7 @@ def _deviate(rates) -> np.ndarray:
 def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=1000, seed=0) -> Figure:
     """DET curves of named scores [P] on normal-deviate axes (Martin et al. 1997), the first with its 95 % band.
 
-    The FMR that the families cannot resolve is shaded.
+    The axes end where all curves have left them. The FMR that the families cannot resolve is shaded.
     """
     figure, axes = _axes("DET", label, genuine, family, height=6)
     genuine = np.asarray(genuine, dtype=bool)
@@ -101,20 +129,22 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
     grid = np.geomspace(DET_TICKS[0], DET_TICKS[-1], 200)
     low, high = roc_band(next(iter(systems.values())), genuine, family, grid, draws, seed)
     _draw_band(axes, _deviate(grid), _deviate(1 - high), _deviate(1 - low))
+    furthest = 0
     for look, (name, scores) in zip(cycle(LOOKS), systems.items(), strict=False):
         _, fmr, fnmr = error_rates(scores, genuine)
         eer, _ = equal_error_rate(scores, genuine)
+        furthest = max(furthest, fnmr[fmr >= DET_TICKS[0]].max(), fmr[fnmr >= DET_TICKS[0]].max())
         axes.plot(_deviate(fmr), _deviate(fnmr), **look, drawstyle="steps-post", label=f"{name}: EER {eer:.1%}")
         axes.plot(_deviate(eer), _deviate(eer), "o", color=look["color"], markersize=7)
-    limit = resolvable_fmr(int((~genuine).sum()), len(np.unique(family[~genuine])))
-    unresolved = f"FMR below {limit:.1%}: not resolvable" if limit < 1 else "no FMR is resolvable with so few pairs"
-    ticks = _deviate(DET_TICKS)
-    end = np.clip(_deviate(limit), ticks[0], ticks[-1])
-    axes.axvspan(ticks[0], end, color=MARK, alpha=0.08, linewidth=0, label=unresolved)
-    names = [f"{100 * rate:g}" for rate in DET_TICKS]
+    axes.plot([], [], "o", color=MARK, markersize=7, label="dots: equal errors (EER)")
+    last = min(max(np.searchsorted(DET_TICKS, furthest), DET_TICKS.index(0.1)), len(DET_TICKS) - 1)
+    shown = DET_TICKS[: last + 1]
+    ticks = _deviate(shown)
+    axes.set(xlim=ticks[[0, -1]], ylim=ticks[[0, -1]], aspect="equal")
+    _shade_unresolved(axes, genuine, family, _deviate)
+    names = [f"{100 * rate:g}" for rate in shown]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
-    axes.set(xlim=ticks[[0, -1]], ylim=ticks[[0, -1]], aspect="equal")
     axes.set_xlabel("FMR: co-twins taken for one person (%)", fontsize=11)
     axes.set_ylabel("FNMR: genuine pairs rejected (%)", fontsize=11)
     _legend(figure)
@@ -167,18 +197,22 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
     """
     figure, axes = _axes("Reliability of the calibrated verifier", label, genuine, family, height=6)
     shown = [one for one in calibration["reliability"] if one["observed"]]
-    axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label="perfect calibration")
+    right = "perfect: below it, one person is predicted too often"
+    axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label=right)
     for number, one in enumerate(shown):
         x = 100 * one["posterior"]
         observed = one["observed"]
+        y = 100 * observed["value"]
         name = "observed, with 95 % interval over families" if number == 0 else None
         if observed["low"] is not None:
-            axes.plot([x, x], [100 * observed["low"], 100 * observed["high"]], color=GENUINE, linewidth=2)
-        axes.plot(x, 100 * observed["value"], "o", color=GENUINE, label=name)
-        axes.annotate(
-            f"{one['count']:,}", (x, 100 * observed["value"]), (7, -4), textcoords="offset points", fontsize=9
-        )
-    axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
+            axes.plot([x, x], [100 * observed["low"], 100 * observed["high"]], color=GENUINE, linewidth=1.5, alpha=0.6)
+        axes.plot(x, y, "o", color=GENUINE, label=name)
+        aside, side = (-7, "right") if x > 50 else (7, "left")  # never out of the frame
+        up = 2 if y < 5 else -10 if y > 95 else -4
+        look = {"textcoords": "offset points", "ha": side, "fontsize": 9}
+        axes.annotate(f"{one['count']:,}", (x, y), (aside, up), **look)
+    axes.plot([], [], " ", label="numbers: comparisons")
+    axes.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal")
     axes.set_xlabel("predicted probability that both images show one person (%)", fontsize=11)
     axes.set_ylabel("share of genuine pairs, both kinds equally frequent (%)", fontsize=11)
     _legend(figure)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from scored_cases import FAMILIES
 
 from dcal_core.lettering import visible
+from dcal_core.verification.metrics import equal_error_rate
 from dcal_core.verification.plots import (
     draw_confusable,
     draw_det,
@@ -134,3 +135,62 @@ def test_names_are_drawn_as_they_are(name, tmp_path):
             warnings.simplefilter("error")
             figure.savefig(tmp_path / "figure.png")
         assert f"({visible(name)})" in figure.axes[0].get_title()
+
+
+def good_case(families=30, each=20):
+    """A good verifier, few of whose scores overlap: scores, genuine, family."""
+    random = np.random.default_rng(1)
+    genuine = np.tile([True, False], families * each)
+    scores = 4 * genuine + random.normal(size=len(genuine))
+    return scores, genuine, np.repeat(np.arange(families), 2 * each)
+
+
+def test_rare_scores_beyond_the_threshold_are_high_enough_to_see():
+    scores, genuine, family = good_case()
+    axes = draw_histogram(scores, genuine, family, 2.0, "data").axes[0]
+    low, high = axes.transData.inverted().transform(axes.get_window_extent().get_points())[:, 1]
+    for hill, part in zip(axes.patches, (genuine, ~genuine), strict=False):
+        values, edges, _ = hill.get_data()
+        count, _ = np.histogram(scores[part], edges)
+        rarest = np.log(values[count > 0].min() / low) / np.log(high / low)
+        assert rarest > 0.05  # of the height, for a single comparison
+
+
+@pytest.mark.parametrize("families", [2, 30])
+def test_the_roc_spreads_small_fmrs_and_its_legend_has_the_point_of_equal_errors(families, tmp_path):
+    scores, genuine, family = good_case(families)
+    figure = draw_roc(scores, genuine, family, "data", draws=20)
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log" and "%" in axes.get_xlabel()
+    least = axes.get_xlim()[0]
+    assert 0 < least < 1 / (~genuine).sum()  # a single false match is on the axis
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert 2 <= len(labels) <= 15 and labels[-1] == "100"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    eer = equal_error_rate(scores, genuine)[0]
+    assert f"EER {eer:.1%}" in names and any("resolvable" in name for name in names)
+    figure.savefig(tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize(("apart", "most"), [(4.0, 20), (2.0, 80), (0.0, 80)])
+def test_the_det_ends_where_its_curves_do(apart, most):
+    scores, genuine, family = good_case()
+    figure = draw_det({"run": scores - (4 - apart) * genuine}, genuine, family, "data", draws=20)
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert float(labels[-1]) == most
+    assert "dots: equal errors (EER)" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_numbers_of_the_reliability_plot_lie_within_its_frame():
+    bins = [(0.001, 0.0), (0.04, 0.02), (0.5, 1.0), (0.96, 0.98), (0.999, 1.0)]
+    bins = [
+        {"posterior": posterior, "count": 1_234_567, "observed": {"value": observed, "low": 0.0, "high": 1.0}}
+        for posterior, observed in bins
+    ]
+    figure = draw_reliability({"reliability": bins}, np.array([True, False]), np.zeros(2), "data")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    frame = axes.get_window_extent()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(bins)
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 < b.y0 and b.y1 < frame.y1 for b in boxes)
