@@ -10,7 +10,9 @@ def cause(path: str | Path) -> str:
     """What is wrong with a path that names nothing, as a clause to end a message with; "" where nothing is seen."""
     text = str(path)
     path = Path(os.path.abspath(path))
-    if link := next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None):
+    if link := next(
+        (part for part in (path, *path.parents) if os.path.islink(part) and not os.path.exists(part)), None
+    ):
         return f"{link} is a link to {os.readlink(link)}, which is not there"
     if found := same_looking(path):
         return f"there is {found}, which differs in {difference(str(path), str(found))}"
@@ -18,7 +20,7 @@ def cause(path: str | Path) -> str:
         return "the quotation marks are part of the name: leave them out"
     if hidden := [letter for letter in text if unicodedata.category(letter) in ("Cf", "Cc")]:
         return f"the name holds U+{ord(hidden[0]):04X}, which cannot be seen"
-    folder = next((part for part in path.parents if part.is_dir()), None)
+    folder = next((part for part in path.parents if os.path.isdir(part)), None)
     if folder is None or folder == Path(folder.anchor):
         return ""
     name = path.relative_to(folder).parts[0]
@@ -36,7 +38,7 @@ def same_looking(path: Path) -> Path | None:
     """The path that exists and is the given one but for capitals, Unicode form, blanks, quotation marks or \\ for /."""
     found = Path(path.anchor)
     for part in str(path).replace("\\", "/").removeprefix(path.anchor).split("/"):
-        if (found / part).exists():
+        if os.path.exists(found / part):  # False too for a name that is too long, where Path.exists raises
             found /= part
             continue
         fitting = [name for name in names_in(found) if plain(name) == plain(part)]

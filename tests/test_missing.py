@@ -69,3 +69,7 @@ def test_two_same_looking_names_decide_nothing(folder):
 
 def test_where_nothing_is_seen_no_cause_is_made_up(folder):
     assert cause("/nowhere/at/all.png") == cause(folder / "Faces/a/5.jpeg") == ""
+
+
+def test_a_name_too_long_for_a_file_has_no_cause(tmp_path):
+    assert cause(tmp_path / ("a" * 1000) / "b") == f"{tmp_path} holds no {'a' * 1000!r}"

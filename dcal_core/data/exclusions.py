@@ -15,6 +15,7 @@ from pathlib import Path
 from dcal_core.config.parameters import is_writable_text
 from dcal_core.data.locate import folders_below
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
+from dcal_core.missing import because
 from dcal_core.storage import write_text
 
 FILE = "excluded_images.csv"
@@ -26,7 +27,9 @@ def read_exclusions(file: Path) -> dict[str, str]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{file}: {error.strerror}: correct the path, or write the list with prepare.") from None
+        raise DataError(
+            f"{file}: {error.strerror}{because(file)}: correct the path, or write the list with prepare."
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: byte {error.start} is not UTF-8: save the list as CSV in UTF-8.") from None
     if "\0" in text:

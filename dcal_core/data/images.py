@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from PIL import ExifTags, Image
 
 from dcal_core.data.twins import LISTED, DataError
+from dcal_core.missing import because
 from dcal_core.progress import progress_line
 from dcal_core.storage import whole_file
 
@@ -162,7 +163,7 @@ def read_file(path: Path) -> bytes:
             raise Unreadable("cannot be read: not a file")
         return path.read_bytes()
     except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}") from None
+        raise Unreadable(f"cannot be read: {error.strerror}{because(path)}") from None
 
 
 def _digest(path: Path) -> str | Unreadable:

@@ -1,61 +1,136 @@
 """Finding a data set's files: its index files below the inputs, and each image below the data root."""
 
+import difflib
 import os
+import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
+from dcal_core.data.twins import LISTED, DataError, TwinIndex, name_some, path_parts, written_parts
+from dcal_core.missing import because, cause, difference, names_in, plain, same_looking
 
 PARTS = ("dataset_infor", "twin_pairs")
 INDEX_FILES = tuple(f"{split}_{part}.json" for split in ("train", "test") for part in PARTS)
-SEARCH_DEPTH = 6  # inputs are nested like datasets/<owner>/<slug>/<folder>/<folder>
+ALIKE = 0.85  # of two names, from 0 to 1; Hugging Face's dataset_info.json reaches 0.8
 
 
-def folders_below(roots: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder below the roots, down to SEARCH_DEPTH, with the names of its files; links are not followed."""
-    for root in {Path(os.path.realpath(root)) for root in roots}:
-        for folder, folders, files in os.walk(root):
-            if len(Path(folder).relative_to(root).parts) >= SEARCH_DEPTH:
-                folders.clear()
+def folders_below(roots: Sequence[Path], closed: list[OSError] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder below the roots with the names of its files; `closed` takes the error of each that cannot be listed.
+
+    Links are followed, also out of the roots, but not to folders above them. A folder comes once under each of its
+    names, so that links in a circle end.
+    """
+    closed = [] if closed is None else closed
+    seen: set[tuple[str, str]] = set()
+    for root in dict.fromkeys(map(os.path.abspath, roots)):
+        if not _is_new(root, "", seen):
+            continue
+        for folder, folders, files in os.walk(root, onerror=closed.append, followlinks=True):
+            folders[:] = [name for name in sorted(folders) if _is_new(os.path.join(folder, name), root, seen)]
             yield Path(folder), files
 
 
+def _is_new(folder: str, root: str, seen: set[tuple[str, str]]) -> bool:
+    """Whether a folder has not been seen under its name, and is no link to the root or above it; notes it as seen."""
+    real = os.path.realpath(folder)
+    name = real, os.path.basename(folder)
+    if name in seen or (root and os.path.islink(folder) and Path(os.path.realpath(root)).is_relative_to(real)):
+        return False
+    seen.add(name)
+    return True
+
+
 def find_indexes(roots: Sequence[Path]) -> Path | None:
-    """The folder below `roots` that holds the four index files, or None; DataError if several folders hold them, or if
-    a folder holds only some of them."""
-    found = {}  # folder -> the index files that it lacks
+    """The folder below `roots` that holds the four index files, or None where there is nothing of the kind.
+
+    DataError if several folders hold them, or if there is what may be a data set and cannot be used: some of the files,
+    or files of nearly these names; a link that leads nowhere; a folder that cannot be listed; an archive of them.
+    """
+    found = {}  # real folder -> its path and the index files that it lacks
     for folder, files in folders_below(roots):
-        if not set(INDEX_FILES).isdisjoint(files):
-            found[folder] = [name for name in INDEX_FILES if name not in files]
-    complete = sorted(str(folder) for folder, lacking in found.items() if not lacking)
+        if any(map(is_like_an_index, files)):
+            lacking = [name for name in INDEX_FILES if name not in files]
+            found.setdefault(os.path.realpath(folder), (folder, lacking))
+    complete = sorted(str(folder) for folder, lacking in found.values() if not lacking)
     if len(complete) > 1:
         complete = name_some(complete, "folder", "folders")
         raise DataError(f"The index files are in {complete}: give the one to use as the data root.")
-    if found and not complete:
-        folder, lacking = next(iter(found.items()))
+    if complete:
+        return Path(complete[0])
+    if found:
+        folder, lacking = min(found.values(), key=lambda one: len(one[1]))
         raise DataError(
-            f"{folder} lacks {name_some(lacking, 'file', 'files')}: put the four index files in one folder."
+            f"{folder} lacks {name_some(lacking, 'file', 'files')}{_other_names(folder, lacking)}: put the four index "
+            "files under these names in one folder."
         )
-    return Path(complete[0]) if complete else None
+    refuse_what_hides_data(roots)
+    return None
+
+
+def _other_names(folder: Path, lacking: Sequence[str]) -> str:
+    """What the files that a folder lacks may be called there, with a semicolon."""
+    if looking_alike := [name for name in lacking if same_looking(folder / name)]:
+        return because(folder / looking_alike[0])
+    near = [name for name in names_in(folder) if is_like_an_index(name) and name not in INDEX_FILES]
+    return f"; it holds {', '.join(map(repr, near[:LISTED]))}" if near else ""
+
+
+def is_like_an_index(name: str) -> bool:
+    """Whether a file's name is that of an index file, or nearly."""
+    stem, ending = os.path.splitext(plain(name))
+    stems = [os.path.splitext(file)[0] for file in INDEX_FILES]
+    likely = ending == ".json" and ("twin" in stem or "dataset" in stem)  # a glance, since difflib is slow
+    return likely and bool(difflib.get_close_matches(stem, stems, n=1, cutoff=ALIKE))
+
+
+def refuse_what_hides_data(roots: Sequence[Path]) -> None:
+    """DataError where a data set may be behind something below the roots that cannot be opened."""
+    cure = "mend it, remove it, or give another folder as data_root"
+    closed: list[OSError] = []
+    for root in roots:
+        if os.path.islink(root) and not os.path.exists(root):
+            raise DataError(f"{cause(root)}: {cure}.")
+    for folder, files in folders_below([root for root in roots if os.path.isdir(root)], closed):
+        for place in (folder / file for file in files):
+            if place.is_symlink() and not place.exists():
+                raise DataError(f"{cause(place)}, and it may be the data: {cure}.")
+            if place.suffix.lower() == ".zip" and is_archive_of_indexes(place):
+                raise DataError(f"{place} is an archive with index files in it: unpack it.")
+    if closed:
+        raise DataError(f"{closed[0].filename} cannot be searched for data ({closed[0].strerror}): {cure}.")
+
+
+def is_archive_of_indexes(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(is_like_an_index(path_parts(name)[-1]) for name in archive.namelist() if path_parts(name))
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def find_images(index: TwinIndex, root: Path) -> list[list[str]]:
     """For each image the files below `root` that share the most path parts with the end of its entry, person folder
-    and file name at least; DataError if `root` is not a folder."""
+    and file name at least; DataError if `root` is not a folder.
+
+    A file whose name differs as same-looking names do (see `missing`) is found where no other one fits, and a line says
+    how many there are.
+    """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
-        raise DataError(f"{index.name}: {root} is not a folder: give the one with the images as the data root.")
+        raise DataError(
+            f"{index.name}: {root} is not a folder{because(root)}: give the one with the images as data_root."
+        )
     entries = [path_parts(path) for path in index.paths]
-    places = _places(root, entries)
+    alike = _places(root, entries)
+    exact = [[place for place in alike.get(_key(entry), []) if _ends_as(place, entry)] for entry in entries]
+    taken = {place for places in exact for place in places}
     found = []
-    for entry in entries:
-        candidates = places.get(entry[-2:], [])
-        if len(candidates) > 1:
-            tails = [len(os.path.commonprefix([entry[::-1], path_parts(place)[::-1]])) for place in candidates]
-            candidates = [place for place, tail in zip(candidates, tails, strict=True) if tail == max(tails)]
-        found.append(candidates)
+    for entry, places in zip(entries, exact, strict=True):
+        candidates = places or [place for place in alike.get(_key(entry), []) if place not in taken]
+        found.append(_of_longest_tail(candidates, entry))
+    _say_what_differs(index, found)
     return found
 
 
@@ -85,26 +160,69 @@ def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIn
     if len(missing) > max_lost_share * total:
         raise DataError(
             f"{index.name}: {len(missing):,} of {total:,} images not under {root}, more than "
-            f"max_lost_share={max_lost_share:g}, first {missing[0]!r:.200}: attach them, give the folder above, or "
-            "raise it."
+            f"max_lost_share={max_lost_share:g}, first {missing[0]!r:.200}{_why_missing(missing[0], root)}: attach "
+            "them, give the folder above, or raise it."
         )
     return replace(index.take(found), paths=tuple(map(Path, files)))
 
 
 def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, str], list[str]]:
-    """The files below `root` by (folder, file name) of the entries; links that lead out of it are not followed."""
-    real_root = os.path.realpath(root)
-    wanted = defaultdict(set)
-    for *_, folder, file in entries:
-        wanted[folder].add(file)
+    """The files below `root` by `_key`, where an entry has that key."""
+    wanted = {_key(entry) for entry in entries}
+    folders = {folder for folder, _ in wanted}
     closed: list[OSError] = []
     places = defaultdict(list)
-    for folder, _, files in os.walk(root, onerror=closed.append):
-        name = os.path.basename(folder)
-        for file in wanted.get(name, set()).intersection(files):
-            place = os.path.join(folder, file)
-            if not os.path.islink(place) or Path(os.path.realpath(place)).is_relative_to(real_root):
-                places[name, file].append(place)
+    for folder, files in folders_below([root], closed):
+        is_wanted = plain(folder.name) in folders
+        for file in files:
+            # An archive from Windows, unpacked elsewhere, leaves files named folder\file.
+            if is_wanted or "\\" in file:
+                place = os.path.join(folder, file)
+                if (key := _key(path_parts(place))) in wanted:
+                    places[key].append(place)
     if closed:
         print(f"not searched: {name_some([str(error.filename) for error in closed], 'folder', 'folders')}")
     return {key: sorted(found) for key, found in places.items()}
+
+
+def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Folder and file name as the eye takes them."""
+    return tuple(map(plain, parts[-2:]))
+
+
+def _ends_as(place: str, entry: tuple[str, ...]) -> bool:
+    return path_parts(place)[-2:] == entry[-2:]
+
+
+def _of_longest_tail(places: Sequence[str], entry: tuple[str, ...]) -> list[str]:
+    """The places that share the most parts with the end of an entry, a file once."""
+    tails = [(_shared_end(path_parts(place), entry), _shared_end(path_parts(place), entry, plain)) for place in places]
+    longest = [place for place, tail in zip(places, tails, strict=True) if tail == max(tails)]
+    return list({os.path.realpath(place): place for place in reversed(longest)}.values())[::-1]
+
+
+def _shared_end(a: Sequence[str], b: Sequence[str], form: Callable[[str], str] = str) -> int:
+    return len(os.path.commonprefix([[form(part) for part in reversed(parts)] for parts in (a, b)]))
+
+
+def _say_what_differs(index: TwinIndex, found: Sequence[Sequence[str]]) -> None:
+    """Print how many images have been found under other names than the index has, if any."""
+    pairs = [
+        ("/".join(written_parts(path)[-2:]), files[0]) for path, files in zip(index.paths, found, strict=True) if files
+    ]
+    others = [(given, file) for given, file in pairs if "/".join(written_parts(file)[-2:]) != given]
+    if others:
+        given, file = others[0]
+        kinds = {difference(given, "/".join(written_parts(file)[-2:])): None for given, file in others}
+        many = f"{len(others):,} {'image' if len(others) == 1 else 'images'}"
+        print(
+            f"{index.name}: {many} found under names that differ from the index in {' or '.join(kinds)}, first "
+            f"{file!r:.200} for {given!r:.200}"
+        )
+
+
+def _why_missing(path: str, root: Path) -> str:
+    """Why an image is not below the root, with a semicolon."""
+    *_, person, file = path_parts(path)
+    folders = [folder for folder, _ in folders_below([root]) if plain(folder.name) == plain(person)]
+    return because(folders[0] / file) if folders else f"; no folder there is named {person!r:.80}"

@@ -13,6 +13,7 @@ from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.locate import PARTS, find_indexes, resolve_paths
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts, read_index
 from dcal_core.environment import input_roots, output_root, scratch_root
+from dcal_core.missing import because
 
 TEST_IMAGES = 8  # per drawn person of the test split
 SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
@@ -49,11 +50,12 @@ class TwinData:
 def open_root(config: Config) -> Path:
     """The folder of the index files if they are attached, else of drawn twins; prints that they are drawn.
 
-    DataError if `data_root` is given and has no index files.
+    DataError if `data_root` is given and has no index files, or if there is what may be a data set (`find_indexes`).
     """
     root = find_indexes(input_roots(config.data_root))
     if root is None and config.data_root:
-        what = "no train_dataset_infor.json in it or below" if Path(config.data_root).is_dir() else "no such folder"
+        there = Path(config.data_root).is_dir()
+        what = "no train_dataset_infor.json in it or below" if there else f"no such folder{because(config.data_root)}"
         raise DataError(f"data_root={config.data_root}: {what}: correct it, or leave it out to search the inputs.")
     if root is None:
         print(DRAWN)

@@ -4,8 +4,10 @@
 connected component of the pairs, so triplets, which are listed as three pairs, are one family.
 """
 
+import codecs
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ import numpy as np
 from dcal_core.config.parameters import is_writable_text
 from dcal_core.data.groups import join_pairs, members
 from dcal_core.errors import UserError, quoted
+from dcal_core.missing import because, difference, plain
 
 LISTED = 5  # entries that a message names; the others are counted
 
@@ -37,7 +40,7 @@ class TwinIndex:
 
     def fingerprint(self) -> str:
         """A hash of the people and their images' file names; it does not depend on the folders."""
-        names = [f"{self.people[p]}/{Path(path).name}" for p, path in zip(self.person_of, self.paths, strict=True)]
+        names = [f"{self.people[p]}/{path_parts(path)[-1]}" for p, path in zip(self.person_of, self.paths, strict=True)]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
     def images_of(self, person: int) -> np.ndarray:
@@ -72,10 +75,11 @@ class TwinIndex:
 
 def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
     """Read one split from its two index files, a map of person ids to image paths and a list of pairs of these ids;
-    image paths stay as they are written there. DataError for other contents."""
+    image paths stay as they are written there, ids get Unicode's form NFC. DataError for other contents."""
     images = _read_json(images_json)
     pairs = _read_json(pairs_json)
     _check_images(images, images_json)
+    images, pairs = _in_one_form(images, images_json, pairs, pairs_json)
     _check_pairs(pairs, pairs_json, images, images_json)
     people = tuple(sorted(images))
     number = {person: place for place, person in enumerate(people)}
@@ -107,9 +111,11 @@ def _read_json(file: Path) -> object:
     except DataError:
         raise
     except OSError as error:
-        fault = error.strerror
+        fault = f"{error.strerror}{because(file)}"
     except UnicodeDecodeError as error:
         fault = f"byte {error.start} is not UTF-8"
+        if file.read_bytes().startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            fault = "it is UTF-16, by its byte order mark: save it as UTF-8"
     except (ValueError, RecursionError) as error:
         fault = f"not JSON, {error}"
     raise DataError(f"{file}: {fault}: download the index files again or give the folder that holds them.")
@@ -144,6 +150,36 @@ def _check_images(images: object, file: Path) -> None:
             owner[parts] = person
 
 
+def _in_one_form(images: dict, images_json: Path, pairs: object, pairs_json: Path) -> tuple[dict, object]:
+    """Both files' contents with all ids in Unicode's form NFC; a line says how many of the pairs' ids had another form
+    than the people's. DataError if two people's ids differ in form alone."""
+    written = {}  # id in NFC -> as the file of people has it
+    for person in images:
+        if (other := written.setdefault(_nfc(person), person)) != person:
+            raise DataError(
+                f"{images_json}: {ascii(other)} and {ascii(person)} differ in {difference(other, person)} alone: join "
+                "their images under one of them, or rename one."
+            )
+    images = {person: images[one] for person, one in written.items()}
+    if not isinstance(pairs, list):
+        return images, pairs
+    ids = {person for pair in pairs if isinstance(pair, list) for person in pair if isinstance(person, str)}
+    if others := sorted(person for person in ids if written.get(_nfc(person), person) != person):
+        print(
+            f"{pairs_json}: {name_some(others, 'id', 'ids')}: these differ from {images_json.name} in "
+            f"{difference(others[0], written[_nfc(others[0])])} alone and are taken for the same people."
+        )
+    pairs = [
+        [_nfc(one) if isinstance(one, str) else one for one in pair] if isinstance(pair, list) else pair
+        for pair in pairs
+    ]
+    return images, pairs
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
 def _check_pairs(pairs: object, file: Path, people: dict, images_json: Path) -> None:
     if not isinstance(pairs, list) or not pairs:
         raise DataError(f"{file}: not a list of pairs of person ids, or empty: write such a list.")
@@ -153,13 +189,28 @@ def _check_pairs(pairs: object, file: Path, people: dict, images_json: Path) -> 
             raise DataError(f"{where}, not a list of two person ids: write them as two strings.")
         for person in pair:
             if person not in people:
-                raise DataError(f"{where}, but {images_json} lacks {quoted(person)}: add the person or drop the pair.")
+                near = next(
+                    (
+                        f"; it has {quoted(other)}, which differs in {difference(person, other)}"
+                        for other in people
+                        if plain(other) == plain(person)
+                    ),
+                    "",
+                )
+                raise DataError(
+                    f"{where}, but {images_json} lacks {quoted(person)}{near}: add the person or drop the pair."
+                )
         if pair[0] == pair[1]:
             raise DataError(f"{where}, a person paired with themself: write the co-twin's id.")
 
 
 def path_parts(path: str | Path) -> tuple[str, ...]:
-    """The folders and the name of a path, separated by / or, in an index from Windows, by \\."""
+    """The folders and the name of a path, separated by / or, in an index from Windows, by \\, in Unicode's form NFC."""
+    return tuple(map(_nfc, written_parts(path)))
+
+
+def written_parts(path: str | Path) -> tuple[str, ...]:
+    """`path_parts` in the Unicode form in which they are written."""
     return tuple(part for part in str(path).replace("\\", "/").split("/") if part not in ("", "."))
 
 

@@ -221,3 +221,9 @@ def test_lists_are_found_as_deep_as_inputs_are_nested(tmp_path):
     deep = listed(tmp_path / "input/notebooks/owner/prepare/prepare", "10/10d1.jpg")
     here = listed(tmp_path / "runs/prepare", "10/10d1.jpg")
     assert find_lists([tmp_path / "runs/prepare", tmp_path / "input", tmp_path]) == [deep, here]
+
+
+def test_a_list_in_another_unicode_form_than_the_index_holds(tmp_path):
+    paths = ["x/\u00e9/a.jpg", "x/e\u0301/b.jpg"]
+    excluded = ["e\u0301/a.jpg", "\u00e9/b.jpg"]
+    assert match_exclusions(excluded, paths, tmp_path) == ({"e\u0301/a.jpg": 0, "\u00e9/b.jpg": 1}, [])

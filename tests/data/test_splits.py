@@ -139,6 +139,24 @@ def test_a_data_root_without_data_is_an_error_and_not_a_reason_to_draw(tmp_path)
             open_data(DCALConfig(**TINY, data_root=str(root)))
 
 
+@pytest.mark.parametrize("spoil", ["link", "partial", "renamed", "folder"])
+def test_no_twins_are_drawn_where_the_data_is_there_and_unusable(attached, tmp_path, monkeypatch, spoil):
+    monkeypatch.setattr(splits, "draw_twins", lambda config: pytest.fail("drawn"))
+    index = attached / "train_twin_pairs.json"
+    if spoil == "link":
+        attached.rename(tmp_path / "moved")
+        attached.symlink_to(tmp_path / "away")
+    elif spoil == "partial":
+        index.unlink()
+    elif spoil == "renamed":
+        index.rename(attached / "Train_Twin_Pairs.json")
+    else:
+        (tmp_path / "data").rename(tmp_path / "moved")
+        (tmp_path / "data").symlink_to(tmp_path / "away")
+    with pytest.raises(DataError, match="is a link to|lacks 1 file"):
+        open_data(CONFIG)
+
+
 def test_an_image_that_cannot_be_read_leaves_index_and_images_consistent(attached, capsys):
     files = sorted((attached / "train").rglob("*.png"))
     whole = open_data(DCALConfig(**TINY))

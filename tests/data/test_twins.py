@@ -1,11 +1,14 @@
 import json
 import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dcal_core.data.locate import INDEX_FILES, find_indexes, resolve_paths
+from dcal_core.data.images import Unreadable, read_file
+from dcal_core.data.locate import INDEX_FILES, find_indexes, folders_below, resolve_paths
 from dcal_core.data.splits import check_disjoint, split_families
 from dcal_core.data.twins import DataError, TwinIndex, read_index
 
@@ -286,14 +289,147 @@ def test_windows_paths_are_found(tmp_path):
     assert len(resolve_paths(index, tmp_path, 0.0).paths) == 2
 
 
-def test_links_are_not_followed_out_of_the_root(tmp_path):
+@pytest.mark.parametrize("linked", ["", "faces", "faces/10", "faces/10/10d1.jpg"])
+def test_links_are_followed_out_of_the_root(tmp_path, linked):
     index = small_index(tmp_path)
+    away = tmp_path / "away"
     root = tmp_path / "root"
-    lay_out(tmp_path / "elsewhere", index.paths)
-    lay_out(root, index.paths[1:])
-    (root / "linked").symlink_to(tmp_path / "elsewhere")
-    (root / "10" / "10d1.jpg").symlink_to(tmp_path / "elsewhere" / "10" / "10d1.jpg")
-    assert len(resolve_paths(index, root, max_lost_share=0.1).paths) == 10
+    lay_out(root / "faces", index.paths)
+    shutil.move(root / linked, away)
+    (root / linked).symlink_to(away)
+    assert len(resolve_paths(index, root, max_lost_share=0.0).paths) == len(index.paths)
+
+
+def test_a_person_folder_that_is_a_link_within_the_data_is_found(tmp_path):
+    index = small_index(tmp_path)
+    lay_out(tmp_path / "root", index.paths)
+    (tmp_path / "root" / "10").rename(tmp_path / "root" / "0-store")  # comes first
+    (tmp_path / "root" / "10").symlink_to("0-store")
+    assert len(resolve_paths(index, tmp_path / "root", max_lost_share=0.0).paths) == len(index.paths)
+
+
+def test_one_file_by_two_ways_is_not_ambiguous(tmp_path):
+    index = small_index(tmp_path)
+    lay_out(tmp_path / "root", index.paths)
+    (tmp_path / "root" / "again").symlink_to(tmp_path / "root" / "10")
+    (tmp_path / "root" / "old").mkdir()
+    (tmp_path / "root" / "old" / "10").symlink_to(tmp_path / "root" / "10")
+    (tmp_path / "root" / "old" / "11").symlink_to(tmp_path / "root" / "11")
+    assert len(resolve_paths(index, tmp_path / "root", max_lost_share=0.0).paths) == len(index.paths)
+
+
+def test_links_in_a_circle_end(tmp_path):
+    root = tmp_path / "root"
+    names = [f"folder{number}" for number in range(8)]
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for other in names:
+            (root / name / f"to_{other}").symlink_to(root / other)
+        (root / name / "up").symlink_to(root)
+        (root / name / "top").symlink_to(tmp_path)
+    found = [folder.relative_to(root).as_posix() for folder, _ in folders_below([root])]
+    assert len(found) == 1 + 2 * len(names) and set(names) <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("listed", "on_disk", "words"),
+    [
+        ("\u00e910/a.jpg", "e\u030110/a.jpg", "NFC and NFD"),
+        ("10/e\u0301.jpg", "10/\u00e9.jpg", "NFC and NFD"),
+        ("10/a.jpg", "10/a.JPG", "capital letters"),
+        ("10/a.JPEG", "10/A.jpeg", "capital letters"),
+        ("p10/a.jpg", "P10/a.jpg", "capital letters"),
+        ("10/a.jpg", "10/a.jpg ", "blanks"),
+        ("\ufeff10/a.jpg", "10/a.jpg", "look alike"),
+        ("x\\p10\\a.jpg", "P10/a.jpg", "capital letters"),
+    ],
+)
+def test_same_looking_names_are_found_and_told(tmp_path, capsys, listed, on_disk, words):
+    index = read_index(*written(tmp_path, {"10": [listed], "11": ["11/b.jpg"]}, [["10", "11"]]), "train")
+    lay_out(tmp_path / "root", [on_disk, "11/b.jpg"])
+    resolved = resolve_paths(index, tmp_path / "root", max_lost_share=0.0)
+    assert resolved.paths[0] == tmp_path / "root" / on_disk
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "differ" in line]
+    assert said.startswith("train: 1 image found under names that differ") and words in said
+
+
+def test_an_exact_name_goes_before_one_that_looks_the_same(tmp_path, capsys):
+    images = {"10": ["10/a.jpg", "10/A.jpg"], "11": ["11/b.jpg"]}
+    index = read_index(*written(tmp_path, images, [["10", "11"]]), "train")
+    lay_out(tmp_path, ["10/a.jpg", "10/A.jpg", "11/b.jpg", "11/B.jpg"])
+    assert resolve_paths(index, tmp_path, 0.0).paths == tuple(tmp_path / path for path in index.paths)
+    assert "differ" not in capsys.readouterr().out
+    (tmp_path / "10" / "A.jpg").unlink()
+    with pytest.raises(DataError, match="1 of 3 images not under"):  # and not a.jpg for both
+        resolve_paths(index, tmp_path, 0.0)
+
+
+def test_several_same_looking_files_are_refused_with_both(tmp_path):
+    index = read_index(*written(tmp_path, {"10": ["10/a.jpg"], "11": ["11/b.jpg"]}, [["10", "11"]]), "train")
+    lay_out(tmp_path, ["10/A.jpg", "10/a.JPG", "11/b.jpg"])
+    with pytest.raises(DataError, match=r"10/A\.jpg' and '.*10/a\.JPG' equally well"):
+        resolve_paths(index, tmp_path, 0.0)
+
+
+def test_files_of_an_archive_from_windows_are_found(tmp_path):
+    index = read_index(*written(tmp_path, {"10": ["s/10/a.jpg"], "11": ["s/11/b.jpg"]}, [["10", "11"]]), "train")
+    files = [tmp_path / "set\\10\\a.jpg", tmp_path / "set\\11\\b.jpg"]
+    for file in files:
+        file.touch()
+    assert resolve_paths(index, tmp_path, 0.0).paths == tuple(files)
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "cause"),
+    [
+        ("10/a.png", "10 holds 'a.png'"),
+        ("person10/a.jpg", "no folder there is named '10'"),
+        ("10/-> nowhere", "is a link to nowhere, which is not there"),
+    ],
+)
+def test_the_cause_of_a_missing_image_is_named(tmp_path, on_disk, cause):
+    index = read_index(*written(tmp_path, {"10": ["10/a.jpg"], "11": ["11/b.jpg"]}, [["10", "11"]]), "train")
+    lay_out(tmp_path / "root", [on_disk.replace("-> nowhere", "c.jpg"), "11/b.jpg"])
+    if "->" in on_disk:
+        (tmp_path / "root" / "10" / "a.jpg").symlink_to("nowhere")
+        files = resolve_paths(index, tmp_path / "root", 0.0).paths
+        with pytest.raises(Unreadable, match=cause):
+            read_file(files[0])
+        return
+    with pytest.raises(DataError, match=cause):
+        resolve_paths(index, tmp_path / "root", 0.0)
+
+
+def test_ids_of_another_unicode_form_in_the_pairs_are_the_same_people(tmp_path, capsys):
+    images = {"\u00e910": ["10/a.jpg"], "e\u030111": ["11/b.jpg"], "12": ["12/c.jpg"], "13": ["13/c.jpg"]}
+    pairs = [["e\u030110", "e\u030111"], ["12", "13"]]
+    index = read_index(*written(tmp_path, images, pairs), "train")
+    assert index.families == (("12", "13"), ("\u00e910", "\u00e911"))
+    assert (
+        "1 id: 'e\u030110': these differ from train_dataset_infor.json in the Unicode form" in capsys.readouterr().out
+    )
+    other = read_index(
+        *written(tmp_path, {"e\u030110": ["x/a.jpg"], "14": ["14/a.jpg"]}, [["14", "e\u030110"]]), "test"
+    )
+    with pytest.raises(DataError, match="share 1 person"):  # one form in either split
+        check_disjoint(index, other)
+
+
+def test_two_people_whose_ids_look_the_same_are_refused(tmp_path):
+    images = {"\u00e910": ["10/a.jpg"], "e\u030110": ["11/b.jpg"]}
+    with pytest.raises(DataError, match=r"infor\.json: '\\xe910' and 'e\\u030110' differ in the Unicode form"):
+        read_index(*written(tmp_path, images, [["\u00e910", "e\u030110"]]), "train")
+
+
+def test_an_id_that_the_people_write_with_a_capital_is_named(tmp_path):
+    images = {"P10": ["10/a.jpg"], "11": ["11/b.jpg"]}
+    with pytest.raises(DataError, match="lacks 'p10'; it has 'P10', which differs in capital letters"):
+        read_index(*written(tmp_path, images, [["p10", "11"]]), "train")
+
+
+def test_an_index_in_utf_16_is_named(tmp_path):
+    with pytest.raises(DataError, match="it is UTF-16, by its byte order mark: save it as UTF-8"):
+        read_index(*written(tmp_path, json.dumps(IMAGES).encode("utf-16")), "train")
 
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path):
@@ -301,35 +437,85 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path):
         resolve_paths(small_index(tmp_path), tmp_path / "nowhere", 0.0)
 
 
-@pytest.mark.parametrize("nesting", ["", "nd-twin", "datasets/owner/nd-twin/ND_TWIN_Dataset_224/inner"])
-def test_index_files_are_found_in_nested_inputs(tmp_path, nesting):
-    folder = tmp_path / nesting
+def indexes_in(folder: Path, names=INDEX_FILES) -> Path:
+    """A folder with empty files of the index's names."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in INDEX_FILES:
+    for name in names:
         (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("nesting", ["", "nd-twin", "datasets/owner/nd-twin/ND_TWIN_Dataset_224/inner", "a/" * 20])
+def test_index_files_are_found_in_nested_inputs(tmp_path, nesting):
+    folder = indexes_in(tmp_path / nesting)
     assert find_indexes([tmp_path / "missing", tmp_path, folder]) == folder
 
 
+def test_index_files_behind_links_are_found_once(tmp_path):
+    away = indexes_in(tmp_path / "away" / "nd-twin")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "nd-twin").symlink_to(away)
+    assert find_indexes([data]) == data / "nd-twin"
+    (data / "the-same").symlink_to(away)
+    assert find_indexes([data]) == data / "nd-twin"
+    (tmp_path / "linked").symlink_to(data)
+    assert find_indexes([tmp_path / "linked"]) == tmp_path / "linked" / "nd-twin"
+
+
 def test_no_index_files_are_none(tmp_path):
-    deep = tmp_path.joinpath(*"abcdefg")
-    deep.mkdir(parents=True)
-    for name in INDEX_FILES:
-        (deep / name).touch()
+    (tmp_path / "photos").mkdir()
+    for name in ("dataset_info.json", "twins.json", "train_twin_pairs.txt", "photos/weights.zip"):
+        (tmp_path / name).touch()
     assert find_indexes([tmp_path]) is None
     assert find_indexes([]) is None
 
 
 def test_several_or_partial_index_folders_are_refused(tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        for name in INDEX_FILES:
-            (tmp_path / folder / name).touch()
+    indexes_in(tmp_path / "one")
+    indexes_in(tmp_path / "two")
     with pytest.raises(DataError, match=r"2 folders: '.*one', '.*two': give the one to use"):
         find_indexes([tmp_path])
     os.remove(tmp_path / "two" / INDEX_FILES[3])
     assert find_indexes([tmp_path]) == tmp_path / "one"
     with pytest.raises(DataError, match="two lacks 1 file: 'test_twin_pairs.json': put"):
         find_indexes([tmp_path / "two"])
+
+
+@pytest.mark.parametrize(
+    ("instead", "words"),
+    [
+        ("Train_Twin_Pairs.json", "there is .*Train_Twin_Pairs.json, which differs in capital letters"),
+        ("train_twin_pairs.JSON", "which differs in capital letters"),
+        ("train_twin_pairs (1).json", "holds 'train_twin_pairs \\(1\\).json'"),
+        ("train-twin-pairs.json", "holds 'train-twin-pairs.json'"),
+        ("train_twin_pair.json", "holds 'train_twin_pair.json'"),
+    ],
+)
+@pytest.mark.parametrize("others", [True, False])
+def test_index_files_of_nearly_these_names_are_refused(tmp_path, instead, words, others):
+    indexes_in(tmp_path, [name for name in INDEX_FILES if others and name != "train_twin_pairs.json"])
+    (tmp_path / instead).touch()
+    with pytest.raises(DataError, match=f"lacks {1 if others else 4} file.*'train_twin_pairs.json'.*{words}"):
+        find_indexes([tmp_path])
+
+
+def test_what_may_hide_the_data_is_refused(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "nd-twin").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(
+        DataError, match=r"nd-twin is a link to .*unmounted, which is not there, and it may be the data"
+    ):
+        find_indexes([data])
+    (data / "nd-twin").unlink()
+    with zipfile.ZipFile(data / "nd-twin.zip", "w") as archive:
+        archive.writestr("nd-twin/train_twin_pairs.json", "[]")
+    with pytest.raises(DataError, match=r"nd-twin\.zip is an archive with index files in it: unpack it"):
+        find_indexes([data])
+    (tmp_path / "linked").symlink_to("nowhere")
+    with pytest.raises(DataError, match="linked is a link to nowhere"):
+        find_indexes([tmp_path / "linked"])
 
 
 @needs_real_index
