@@ -13,10 +13,10 @@ import numpy as np
 
 from dcal_core.audit.duplicates import ALIKE, RADIUS, same_shots
 from dcal_core.audit.facts import Entry, read_entries
+from dcal_core.audit.gate import LEAST_SIDE, least_side
 from dcal_core.data.groups import join_pairs
 from dcal_core.data.twins import TwinIndex, path_parts
 
-LEAST_SIDE = 32  # px; a smaller face shows nothing that tells twins apart
 CONVENTION = 0.9  # share of the files that must be named after their person before another name counts as a finding
 KINDS = {  # kind of finding -> what it means; the most serious first
     "across_splits": "people in both train and test: training refuses them, take them out of one",
@@ -78,7 +78,7 @@ class Audit:
 
     def as_dict(self) -> dict:
         """The audit without its entries, as plain JSON values."""
-        thresholds = {"tiny_px": _tiny(self.image_size), "hash_bits": RADIUS, "correlation": ALIKE}
+        thresholds = {"tiny_px": least_side(self.image_size), "hash_bits": RADIUS, "correlation": ALIKE}
         counts = {kind: len(self.of_kind(kind)) for kind in KINDS}
         head = {"data": self.data, "root": str(self.root), "image_size": self.image_size, "thresholds": thresholds}
         return head | {"splits": self.splits, "counts": counts, "findings": [asdict(f) for f in self.findings]}
@@ -95,15 +95,11 @@ def audit_images(indexes: Sequence[TwinIndex], root: Path, image_size: int, data
         *_about_people(indexes, splits),
         *_about_files(entries),
         *_about_names(entries),
-        *_about_pixels(entries, _tiny(image_size)),
+        *_about_pixels(entries, least_side(image_size)),
         *_about_likeness(entries),
     ]
     findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: within a kind, in index order
     return Audit(data, root, image_size, tuple(entries), splits, tuple(findings))
-
-
-def _tiny(image_size: int) -> int:
-    return max(LEAST_SIDE, image_size // 2)
 
 
 def _count(index: TwinIndex, entries: Sequence[Entry]) -> dict:

@@ -6,19 +6,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dcal_core.audit.gate import Gate, open_picture
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, begin_with_trained
 from dcal_core.config.shared import Config
-from dcal_core.data.images import ImageStore, Unreadable, decode, open_images
+from dcal_core.data.images import ImageStore, open_images
+from dcal_core.data.locate import find_images, find_indexes
 from dcal_core.data.pair_lists import families_of_pairs, read_pairs
-from dcal_core.data.splits import SYNTHETIC
+from dcal_core.data.splits import SYNTHETIC, drawn_root, read_indexes
 from dcal_core.data.twins import DataError
-from dcal_core.environment import gpu_verdict, scratch_root
+from dcal_core.environment import gpu_verdict, input_roots, scratch_root
 from dcal_core.errors import ConfigError
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.comparison import compare_groups, comparison_table, draw_comparison, mean_face, quick_maps
 from dcal_core.explain.explorer import Explorer
-from dcal_core.explain.pair_figures import write_pair
+from dcal_core.explain.pair_figures import stem_of, write_figure, write_pair
 from dcal_core.explain.regions import ARCFACE, DRAWN, face_regions
 from dcal_core.explain.trust import conclusions, draw_faithfulness, faithfulness_table, measure_maps
 from dcal_core.models.files import load_model
@@ -84,20 +86,41 @@ def write_view(folder: Path, view: PairView, label: str, answer: str) -> list[Pa
     return write_pair(folder, view, "", label, regions_of(SYNTHETIC in label, view.faces.shape[1]), answer)
 
 
+def gate_of(session: Session, drawn: bool) -> Gate:
+    """What looks at pictures that the user gives before the session's model compares them."""
+    run = RunFolder.around(session.trained)
+    people = set(run.people()) if run.trained_on.is_file() else set()
+    return Gate(DRAWN if drawn else ARCFACE, people, training_images(session.config, people, drawn))
+
+
+def training_images(config: Config, people: set[str], drawn: bool) -> list[Path] | None:
+    """The images of the people that a model was trained on; None where their data set is not here or not whole."""
+    try:
+        root = drawn_root(config) if drawn else find_indexes(input_roots(config.data_root))
+        if root is None or not people:
+            return None
+        index, _ = read_indexes(root)
+        places = zip(index.person_of, find_images(index, root), strict=True)
+        return [Path(file) for person, files in places if index.people[person] in people for file in files]
+    except DataError:
+        return None
+
+
 def explain_files(session: Session, files: list[Path]) -> list[Path]:
-    """Explain two aligned face images, as files."""
+    """Explain two aligned face images, as files; DataError, with the reason, for two that cannot be compared."""
     model = trained_model(session)
-    faces = []
-    for file in files:
-        try:
-            faces.append(torch.from_numpy(decode(file.read_bytes(), model.image_size)))
-        except (OSError, Unreadable) as error:
-            raise DataError(f"{file} cannot be read ({error}): give an aligned face image.") from None
-    view = PairView(model, torch.stack(faces), tuple(map(str, files)))
+    label = label_of_given(session)
+    pictures = [open_picture(file, model.image_size) for file in files]
+    found = gate_of(session, SYNTHETIC in label).look(*pictures)
+    print("".join(f"{sentence}\n" for sentence in [*found.doubts, *found.unchecked]), end="")
+    if found.stops:
+        raise DataError(f"No verdict: {' '.join(found.stops)}")
+    faces = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])
+    view = PairView(model, faces, tuple(picture.name for picture in pictures))
     rule = rule_of(session)
     answer = rule.sentence(view.score) if rule else f"score {view.score:.2f}"
     print(answer)
-    return write_view(session.folder.explained, view, label_of_given(session), answer)
+    return write_view(session.folder.explained / "images", view, label, answer)
 
 
 def label_of_given(session: Session) -> str:
@@ -106,8 +129,15 @@ def label_of_given(session: Session) -> str:
 
 
 def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
-    """Compare listed pairs of one person with listed pairs of co-twins, as files."""
+    """Compare listed pairs of one person with listed pairs of co-twins, as files in a folder named after the lists;
+    DataError for a pair that is in both."""
     lists = [read_pairs(same), read_pairs(twins)]
+    first, second = ({tuple(sorted(map(str, pair))) for pair in one} for one in lists)
+    if both := sorted(first & second):
+        raise DataError(
+            f"{same} and {twins}: {len(both)} {'pair' if len(both) == 1 else 'pairs'} in both lists, first "
+            f"{' and '.join(both[0])}: a pair shows one person or two."
+        )
     joined = [pair for one in lists for pair in one]
     paths, place = np.unique([str(path) for pair in joined for path in pair], return_inverse=True)
     images = open_images(list(paths), session.config.image_size, scratch_root() / "decoded", max_lost_share=0.0)
@@ -116,15 +146,16 @@ def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
     pairs = Pairs(a, b, genuine, families_of_pairs(joined))
     label = label_of_given(session)
     comparison = compare_kinds(trained_model(session), images, pairs, SYNTHETIC in label)
-    return write_comparison(session, comparison, images, label)
+    folder = session.folder.explained / "lists" / stem_of((str(same), str(twins)))
+    return write_comparison(folder, folder, comparison, images, label)
 
 
-def write_comparison(session: Session, comparison: dict, images: ImageStore, label: str) -> list[Path]:
-    """Print how the two kinds of pairs differ, and write it with its figures."""
-    files = [write_result(session.folder.explained, "comparison", {"data": label} | comparison)]
+def write_comparison(folder: Path, figures: Path, comparison: dict, images: ImageStore, label: str) -> list[Path]:
+    """Print how the two kinds of pairs differ, and write it to one folder and its figures to another."""
+    files = [write_result(folder, "comparison", {"data": label} | comparison)]
     face = mean_face(images)
     for name in comparison["maps"]:
-        files.append(session.keep(draw_comparison(comparison, name, face, label), f"comparison_{name}"))
+        files.append(write_figure(figures / f"comparison_{name}.png", draw_comparison(comparison, name, face, label)))
     print(f"\n{comparison_table(comparison, 'distinctive')}\n")
     return files
 
@@ -138,7 +169,8 @@ def explain_test(session: Session) -> list[Path]:
         pair = explorer.confusing(turn)
         files += write_view(session.folder.explained, explorer.view(*pair), explorer.label, explorer.judged(*pair))
     comparison = compare_kinds(explorer.model, explorer.images, sampled(explorer, config), explorer.data.synthetic)
-    files += write_comparison(session, comparison, explorer.images, explorer.label)
+    explained, figures = session.folder.explained, session.folder.figures
+    files += write_comparison(explained, figures, comparison, explorer.images, explorer.label)
     trust = measure_maps(explorer.model, explorer.data, config.pairs_per_family, seed=config.seed)
     files.append(write_result(session.folder.explained, "faithfulness", trust))
     files.append(session.keep(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness"))

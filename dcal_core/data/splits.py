@@ -130,10 +130,15 @@ def open_split(index: TwinIndex, root: Path, config: Config) -> Split:
     return Split(index.take(images.kept), images)
 
 
+def drawn_root(config: Config) -> Path:
+    """The folder of the drawn twins that the config asks for, whether they are drawn yet or not."""
+    amount = f"{config.synthetic_families}x2x{config.synthetic_images}_{config.synthetic_test_families}"
+    return scratch_root() / f"drawn_twins_{amount}_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
+
+
 def draw_twins(config: Config) -> Path:
     """Draw the twins that the config asks for, unless they are there; returns their folder."""
-    amount = f"{config.synthetic_families}x2x{config.synthetic_images}_{config.synthetic_test_families}"
-    root = scratch_root() / f"drawn_twins_{amount}_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
+    root = drawn_root(config)
     shared = {"size": config.image_size, "difficulty": config.synthetic_difficulty, "seed": 0}
     for split, families, images in (
         ("train", config.synthetic_families, config.synthetic_images),

@@ -121,6 +121,15 @@ def stem_of(names: tuple[str, str]) -> str:
     return "_".join(part or "image" for part in safe)
 
 
+def write_figure(file: Path, figure: Figure) -> Path:
+    """Write a figure as PNG, whole or not at all, and return the file."""
+    with disk_errors(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as new:
+        figure.savefig(new, format="png", dpi=110)
+    return file
+
+
 def write_pair(
     folder: Path, view: PairView, title: str, label: str, regions: dict[str, np.ndarray], answer: str | None = None
 ) -> list[Path]:
@@ -135,12 +144,7 @@ def write_pair(
         if set(names) <= set(view.kinds):
             figures[ending] = draw_view(view, names, title)
     figures["discriminative_regions"] = draw_regions(view, "distinctive", regions, title)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{stem}_{ending}.png" for ending in figures]
-    for file, figure in zip(files, figures.values(), strict=True):
-        with whole_file(file) as new:
-            figure.savefig(new, format="png", dpi=110)
+    files = [write_figure(folder / f"{stem}_{ending}.png", figure) for ending, figure in figures.items()]
     found = {"data": label, "images": list(view.names), "score": view.score, "answer": answer}
     found["maps"] = view_statistics(view, regions)
     files.append(folder / f"{stem}_attention_stats.json")

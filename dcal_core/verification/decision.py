@@ -56,13 +56,20 @@ class DecisionRule:
         return None if self.calibration is None else float(self.calibration.llr([score])[0])
 
     def sentence(self, score: float) -> str:
-        """Return the score, the verdict and the likelihood ratio in words."""
+        """Return the score, the verdict and the likelihood ratio in words, with its limit where it is reached."""
         text = f"score {score:.2f}: {WORDS[self.verdict(score)]}"
         llr = self.llr(score)
         if llr is None:
             return text
         likelier = "one person than for two" if llr >= 0 else "two people than for one"
-        return f"{text}; {math.exp(abs(llr)):.2g} times likelier for {likelier}"
+        return f"{text}; {math.exp(abs(llr)):.2g} times likelier for {likelier}{self.limit(score)}"
+
+    def limit(self, score: float) -> str:
+        """Return why the likelihood ratio of a score goes no further, in brackets; "" where it is below its limit."""
+        families = self.calibration.families
+        if not math.isclose(abs(self.llr(score)), math.log(families)):
+            return ""
+        return f" (at most {families:,}, because {families:,} families were there to calibrate on)"
 
     def as_dict(self) -> dict:
         """Return plain JSON values, as they stand in the model's folder."""

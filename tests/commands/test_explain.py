@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dcal_core.__main__ import main
 from dcal_core.commands.train import train_run
@@ -91,10 +92,49 @@ def test_lists_of_pairs_are_compared(trained, capsys, tmp_path):
     same, twins = tmp_path / "same.txt", tmp_path / "twins.txt"
     same.write_text("\n".join(f"{images[16 * k]},{images[16 * k + 1]}" for k in range(3)))
     twins.write_text("\n".join(f"{images[16 * k + j]},{images[16 * k + 8]}" for k in range(3) for j in range(2)))
+    own = [trained / "run/explained/comparison.json", *(trained / "run/figures").glob("*.png")]
+    before = {file: file.read_bytes() for file in own}
     assert explain("--same", same, "--twins", twins) == 0
-    found = json.loads((trained / "run/explained/comparison.json").read_text())
+    folder = trained / "run/explained/lists" / f"{tmp_path.name}_same_{tmp_path.name}_twins"
+    found = json.loads((folder / "comparison.json").read_text())
+    assert (folder / "comparison_distinctive.png").is_file()
+    assert {file: file.read_bytes() for file in before} == before  # the run's own comparison is untouched
     assert found["pairs"] == {"same": 3, "twins": 6} and found["families"] == {"same": 3, "twins": 3, "both": 3}
     assert "left cheek" in capsys.readouterr().out
+
+
+def test_a_pair_in_both_lists_is_refused(trained, capsys, tmp_path):
+    images = images_of(trained)
+    same, twins = tmp_path / "same.txt", tmp_path / "twins.txt"
+    same.write_text(f"{images[0]},{images[1]}")
+    twins.write_text(f"{images[1]},{images[0]}")
+    assert explain("--same", same, "--twins", twins) == 1
+    assert "1 pair in both lists, first " in capsys.readouterr().err
+    assert explain("--same", same, "--twins", same) == 1
+
+
+def test_pictures_that_cannot_be_compared_have_no_verdict_and_no_files(trained, capsys, tmp_path):
+    image = images_of(trained)[0]
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    shutil.copy(image, tmp_path / "copy.png")
+    for name, reason in (("black.png", "is of one colour: it shows no face"), ("copy.png", "are one file or its copy")):
+        assert explain("--images", image, tmp_path / name) == 1
+        printed = capsys.readouterr()
+        assert "No verdict: " in printed.err and reason in printed.err and "score" not in printed.out
+    assert not [*(trained / "run/explained/images").glob("*copy*"), *(trained / "run/explained/images").glob("*black*")]
+
+
+def test_doubts_are_said_before_the_score(trained, capsys, tmp_path):
+    learnt = sorted((trained / "runs/scratch").glob("drawn_twins*/train/*/*.png"))
+    run = RunFolder(trained / "run")
+    known = next(file for file in learnt if file.parent.name in run.people())
+    other = next(file for file in learnt if file.parent.name not in run.people())
+    shutil.copy(known, tmp_path / "holiday.png")
+    Image.open(other).resize((60, 40)).save(tmp_path / "wide.png")
+    assert explain("--images", tmp_path / "holiday.png", tmp_path / "wide.png") == 0
+    printed = capsys.readouterr().out
+    for doubt in ("holiday.png is an image that the model was trained on", "wide.png is not square: 60 x 40 px"):
+        assert 0 < printed.index(doubt) < printed.index("\nscore ")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,13 @@ def test_verdict_likelihood_ratio_and_sentence(rule):
     assert rule.sentence(1.0).startswith("score 1.00: the same person; ")
 
 
+def test_a_likelihood_ratio_at_its_limit_says_why(rule):
+    families = rule.calibration.families
+    why = f"at most {families}, because {families} families were there to calibrate on"
+    llrs = {score: abs(rule.llr(score)) for score in (-50.0, 0.4, 50.0)}
+    assert [why in rule.sentence(score) for score in llrs] == [True, False, True], llrs
+
+
 def test_without_a_calibration_the_verdict_stands_alone(rule):
     bare = replace(rule, calibration=None)
     assert bare.llr(0.3) is None and bare.sentence(0.3) == "score 0.30: undecided"

