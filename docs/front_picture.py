@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
-from dcal_core.commands.explain import open_explorer
+from dcal_core.commands.maps import open_explorer
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.paint import show_map

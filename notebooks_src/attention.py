@@ -36,7 +36,7 @@ pairs_per_family = 1  # of each kind, to measure the maps on; more: surer and sl
 # ## Where this runs
 
 # %%
-from dcal_core.commands.explain import TITLE
+from dcal_core.commands.maps import TITLE
 from dcal_core.commands.session import begin_with_trained
 
 session = begin_with_trained(TITLE, given, PARAMS_DIR)
@@ -47,7 +47,7 @@ session = begin_with_trained(TITLE, given, PARAMS_DIR)
 # `decision.json`, which `evaluate.ipynb` saves beside the model.
 
 # %%
-from dcal_core.commands.explain import open_explorer
+from dcal_core.commands.maps import open_explorer
 
 explorer = open_explorer(session)
 index, label = explorer.index, explorer.label
@@ -111,7 +111,7 @@ if parts:
 
 # %%
 from dcal_core.explain.regions import draw_regions
-from dcal_core.commands.explain import regions_of
+from dcal_core.commands.maps import regions_of
 
 regions = regions_of(explorer.data.synthetic, explorer.model.image_size)
 session.show(draw_regions(view, "distinctive", regions, heading), "co-twins_regions")
@@ -130,7 +130,7 @@ display(Markdown(statistics_table(shown, view.names)))
 # The maps as pictures, and the numbers as JSON, in files:
 
 # %%
-from dcal_core.commands.explain import write_view
+from dcal_core.commands.maps import write_view
 
 print(*write_view(session.folder.explained, view, label, explorer.judged(*pair)), sep="\n")
 
@@ -164,7 +164,7 @@ session.show(draw_contact_sheet(views, "distinctive", titles, columns=2), "famil
 # should change with what is compared. Bars are 95 % intervals over families.
 
 # %%
-from dcal_core.commands.explain import compare_kinds, sampled, write_result
+from dcal_core.commands.maps import compare_kinds, sampled, write_result
 from dcal_core.explain.comparison import draw_comparison, mean_face
 
 pairs = sampled(explorer, session.config)
@@ -226,7 +226,7 @@ print(write_result(session.folder.explained, "faithfulness", trust))
 
 # %%
 from dcal_core.explain.trust import draw_faithfulness
-from dcal_core.commands.explain import trust_title
+from dcal_core.commands.maps import trust_title
 
 session.show(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness")
 

@@ -1,0 +1,107 @@
+"""What attention.ipynb and the command `explain` share: a trained run's model, its pairs, and files of maps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dcal_core.audit.gate import Gate
+from dcal_core.commands.session import Session
+from dcal_core.config.shared import Config
+from dcal_core.data.images import ImageStore
+from dcal_core.data.locate import find_images, find_indexes
+from dcal_core.data.splits import SYNTHETIC, drawn_root, read_indexes
+from dcal_core.data.twins import DataError
+from dcal_core.environment import gpu_verdict, input_roots
+from dcal_core.explain.catalogue import MAPS, PairView
+from dcal_core.explain.comparison import compare_groups, quick_maps
+from dcal_core.explain.explorer import Explorer
+from dcal_core.explain.pair_figures import write_pair
+from dcal_core.explain.regions import ARCFACE, DRAWN, face_regions
+from dcal_core.models.files import load_model
+from dcal_core.runs import DECISION_FILE, RunFolder
+from dcal_core.storage import write_text
+from dcal_core.verification.decision import DecisionRule, read_rule
+from dcal_core.verification.protocol import Pairs, some_of_each_family
+
+TITLE = "Where does the verifier look?"
+
+
+def trained_model(session: Session) -> torch.nn.Module:
+    """The session's model, on the GPU where one is fit."""
+    return load_model(session.trained).to("cuda" if gpu_verdict()[0] else "cpu")
+
+
+def rule_of(session: Session) -> DecisionRule | None:
+    """What a score of the session's model means; before an evaluation None, and a line says so."""
+    rule = read_rule(session.trained)
+    if rule is None:
+        print(
+            f"No {session.trained / DECISION_FILE}, so scores come without a verdict: run evaluate first to have them."
+        )
+    return rule
+
+
+def open_explorer(session: Session) -> Explorer:
+    """The session's model on its test families."""
+    data = session.open_data(("test",))
+    return Explorer(trained_model(session), data, rule_of(session), session.config.encode_batch)
+
+
+def regions_of(drawn: bool, size: int) -> dict[str, np.ndarray]:
+    """The parts of an aligned face of `size` pixels, as drawings or as photographs have them."""
+    return face_regions(DRAWN if drawn else ARCFACE, size)
+
+
+def compare_kinds(model: torch.nn.Module, images: ImageStore, pairs: Pairs, drawn: bool) -> dict:
+    """Every quick map of the model, on same-person pairs against co-twins."""
+    first = PairView(model, images.batch([pairs.a[0], pairs.b[0]]), ("", ""))
+    maps = quick_maps(model, images, pairs, [name for name in first.kinds if MAPS[name].quick])
+    return compare_groups(maps, pairs, regions_of(drawn, model.image_size))
+
+
+def sampled(explorer: Explorer, config: Config) -> Pairs:
+    """`pairs_per_family` pairs of each kind from each test family."""
+    pairs = explorer.scored.pairs
+    places = [some_of_each_family(pairs, genuine, config.pairs_per_family, config.seed) for genuine in (True, False)]
+    return pairs.take(np.concatenate(places))
+
+
+def write_result(folder: Path, name: str, result: dict) -> Path:
+    """Write a result as JSON, and return the file."""
+    file = folder / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return file
+
+
+def write_view(folder: Path, view: PairView, label: str, answer: str) -> list[Path]:
+    """Write the pictures and the statistics of a pair, and return the files."""
+    return write_pair(folder, view, "", label, regions_of(SYNTHETIC in label, view.faces.shape[1]), answer)
+
+
+def trust_title(trust: dict) -> str:
+    """The title of the figure of faithfulness: which data, and how much of it."""
+    counted = f"{trust['pairs']:,} co-twin pairs of {trust['families']:,} families"
+    return f"How far each map can be believed ({trust['data']}): {counted}"
+
+
+def gate_of(session: Session, drawn: bool) -> Gate:
+    """What looks at pictures that the user gives before the session's model compares them."""
+    run = RunFolder.around(session.trained)
+    people = set(run.people()) if run.trained_on.is_file() else set()
+    return Gate(DRAWN if drawn else ARCFACE, people, training_images(session.config, people, drawn))
+
+
+def training_images(config: Config, people: set[str], drawn: bool) -> list[Path] | None:
+    """The images of the people that a model was trained on; None where their data set is not here or not whole."""
+    try:
+        root = drawn_root(config) if drawn else find_indexes(input_roots(config.data_root))
+        if root is None or not people:
+            return None
+        index, _ = read_indexes(root)
+        places = zip(index.person_of, find_images(index, root), strict=True)
+        return [Path(file) for person, files in places if index.people[person] in people for file in files]
+    except DataError:
+        return None
