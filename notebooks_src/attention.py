@@ -18,6 +18,8 @@
 # 4. **All test families**: pairs of co-twins against pairs of one person.
 # 5. **Browse** any pair by hand.
 # 6. **What to believe**: what each map can and cannot be trusted for.
+#
+# A GPU is worth its hours here for a ViT-B: measuring the maps runs the model thousands of times.
 
 # %% [markdown]
 # ## Parameters

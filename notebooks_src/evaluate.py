@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   kaggle: {accelerator: nvidiaTeslaT4, isGpuEnabled: true}
+#   kaggle: {accelerator: none, isGpuEnabled: false}
 # ---
 
 # %% [markdown]
@@ -10,7 +10,8 @@
 #
 # How often does the trained model confuse identical twins, and how sure is that number? This notebook takes the model
 # that `train.ipynb` saved, in the same place or attached as its output, and scores all pairs of images of families that
-# the model has never seen. It writes `report.html` and `report.json` into the folder of the run.
+# the model has never seen. It writes `report.html` and `report.json` into the folder of the run. No GPU is needed: each
+# image is encoded once.
 #
 # Pairs are **genuine** (two images of one person) or **co-twins** (one image of each sibling). Unrelated people are left
 # out of all tables but one, since they are easy and would flatter the result.

@@ -13,7 +13,8 @@
 # drawn twins, in minutes on a CPU, and marks every result SYNTHETIC.
 #
 # On Kaggle: choose *Settings > Accelerator > GPU T4 x2*, attach the ND-TWINS dataset (*Add Input*), switch the internet
-# on, or attach the weights of the backbone, then *Run All*.
+# on, or attach the weights of the backbone, then *Run All*. The presets use one of the two T4s, since nobody has tried
+# both yet: `nproc = 2` does.
 
 # %% [markdown]
 # ## Parameters
@@ -255,18 +256,17 @@ display(Image(filename=left["loss_curves"]))
 # %%
 display(Image(filename=left["validation_curves"]))
 
+# %% [markdown]
+# ## What has come out
+
 # %%
-best = f"Best validation EER {progress.best_eer:.1%} ({data.label})"
-if progress.finished:
-    print(f"{best}, {progress.seconds / 60:.1f} min of training")
-    print(f"Model: {run.folder.best}", *left["exported"], sep="\n")
-else:
-    print(
-        f"Training is NOT finished: {progress.batch} batches done. Run all again to continue."
-    )
-    print("On Kaggle, attach this notebook's output to the next session first.")
+from dcal_core.commands.train import tell_outcome
+
 if progress.skipped:
     print(f"{progress.skipped} steps had no finite loss or gradient and were skipped.")
+if run.folder.best.is_dir():
+    print(f"Model: {run.folder.best}", *left["exported"], sep="\n")
+tell_outcome(run, progress, data.label)
 
 # %% [markdown]
 # ## Next

@@ -197,8 +197,10 @@ def test_a_preset_is_trained_and_a_second_time_nothing_is_left(command, preset, 
     code, out, err = command("train", "-f", preset, "-p", "seed", "3", "-p", "lr", "1e-4")
     folder = tmp_path / "runs" / "small"
     assert code == 0 and "Traceback" not in err
-    best = re.escape(str(folder / "checkpoints"))
-    assert re.search(rf"\nBest validation EER \d+\.\d% \(SYNTHETIC\), 2 batches, in {best}\n$", out)
+    said = (
+        rf"Best validation EER \d+\.\d% \(SYNTHETIC\), 2 batches, \d\.\d min of training, in {re.escape(str(folder))}"
+    )
+    assert re.search(rf"\n{said}\n$", out)
     assert "Preset small, seed 3" in out
     saved = json.loads((folder / "config.json").read_text())
     assert (saved["seed"], saved["lr"], saved["families_per_batch"]) == (3, 1e-4, 2)

@@ -42,6 +42,7 @@ for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
     if cell["source"][0].startswith("# Use the library"):
         break
 """
+NOTEBOOKS = ("prepare", "train", "evaluate", "attention")
 pytestmark = pytest.mark.notebook
 
 
@@ -60,14 +61,20 @@ def environment():
     return os.environ | {"HF_HUB_OFFLINE": "1", "no_proxy": "*", "https_proxy": "http://127.0.0.1:9"}
 
 
-def papermill(folder, name, notebook, parameters):
-    """The cells of a notebook that papermill's command has executed in a folder."""
+def execute(folder, name, notebook, parameters, **variables):
+    """The cells of a notebook that papermill's command has executed in a folder, and the process that has done it."""
     (folder / f"{name}_built.ipynb").write_text(json.dumps(notebook))
     arguments = [part for name, value in parameters.items() for part in ("-p", name, str(value))]
     command = [sys.executable, "-m", "papermill", f"{name}_built.ipynb", f"{name}.ipynb", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment() | variables, capture_output=True, text=True)
+    return json.loads((folder / f"{name}.ipynb").read_text())["cells"], done
+
+
+def papermill(folder, name, notebook, parameters):
+    """The cells of a notebook that papermill's command has executed to its end."""
+    cells, done = execute(folder, name, notebook, parameters)
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / f"{name}.ipynb").read_text())["cells"]
+    return cells
 
 
 def pictures_in(cells):
@@ -97,45 +104,63 @@ def test_the_audit_writes_its_report(folder):
 
 
 @pytest.fixture(scope="module")
-def trained(folder):
-    """train.ipynb in one kernel, its story run three times: the time is up at once; the same run goes on; and another
-    recipe. Returns the cells of each."""
+def stopped(folder):
+    """The cells of train.ipynb whose time is up at once, and papermill's process."""
+    return execute(folder, "stopped", built("train"), SMALL | {"time_budget_hours": 0})
+
+
+@pytest.fixture(scope="module")
+def trained(folder, stopped):
+    """train.ipynb in one kernel, its story run twice: the stopped run goes on; and another recipe. Returns the cells of
+    each."""
     notebook = built("train")
     sources = ["".join(cell["source"]) for cell in notebook["cells"]]
     story = notebook["cells"][sources.index("## Where this runs") :]
-    for number, parameters in enumerate((SMALL | {"resume": "true"}, FACE)):
-        change = {"cell_type": "code", "source": [f"given = {parameters}"], "metadata": {}, "outputs": []}
-        again = [change | {"execution_count": None, "id": "change"}, *story]
-        notebook["cells"] += [cell | {"id": f"{cell['id']}-{number}"} for cell in again]
-    cells = papermill(folder, "train", notebook, SMALL | {"time_budget_hours": 0})
+    change = {"cell_type": "code", "source": [f"given = {FACE}"], "metadata": {}, "outputs": []}
+    again = [change | {"execution_count": None, "id": "change"}, *story]
+    notebook["cells"] += [cell | {"id": f"{cell['id']}-again"} for cell in again]
+    cells = papermill(folder, "train", notebook, SMALL | {"resume": "true"})
     starts = [i for i, cell in enumerate(cells) if "".join(cell["source"]) == "## Where this runs"]
-    return cells[: starts[1]], cells[starts[1] : starts[2]], cells[starts[2] :]
+    return cells[: starts[1]], cells[starts[1] :]
 
 
-def test_training_that_stops_early_ends_well_and_shows_its_curves_so_far(folder, trained):
-    printed = text_of(trained[0])
-    assert "(embedded)" in printed and "Time budget used up: saved after 1 batches" in printed
-    assert "Training is NOT finished: 1 batches done. Run all again to continue." in printed
+def test_training_that_stops_early_shows_its_curves_and_papermill_says_so_last(folder, stopped):
+    cells, done = stopped
+    printed = text_of(cells)
+    assert "(embedded)" in printed and "Time budget used up: saved after 1 batch" in printed
     assert "Best validation EER" not in printed
-    assert len(pictures_in(trained[0])) == 3  # the families, and curves of one batch
+    assert len(pictures_in(cells)) == 3  # the families, and curves of one batch
+    (error,) = [output for cell in cells for output in cell.get("outputs", []) if output["output_type"] == "error"]
+    sentence = "Training is NOT finished: 1 batch done, best validation EER so far: none yet. All of it is saved in"
+    assert error["evalue"].startswith(sentence) and "Kaggle" not in error["evalue"]
+    assert error["traceback"] == [f"Unfinished: {error['evalue']}"]  # below the cell it stands alone
+    assert done.returncode == 1 and done.stderr.rstrip().splitlines()[-1] == error["traceback"][0]
+    assert cells.index(next(cell for cell in cells if error in cell.get("outputs", []))) >= len(cells) - 2
 
 
-def test_training_goes_on_where_it_stopped(folder, trained):
-    printed = text_of(trained[1])
-    assert "Going on from" in printed and "1 batches done" in printed and "Best validation EER" in printed
+def test_papermill_says_last_why_it_was_refused(folder):
+    wrong = SMALL | {"run_dir": "none", "data_root": "nowhere"}
+    _, done = execute(folder, "refused", built("train"), wrong)
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("DataError: ") and "nowhere" in last
+
+
+def test_training_goes_on_where_it_stopped(folder, stopped, trained):
+    printed = text_of(trained[0])
+    assert "Going on from" in printed and "1 batch" in printed and "Best validation EER" in printed
     assert "NOT finished" not in printed
     progress = json.loads(next(folder.glob("out/checkpoints/last/*/progress.json")).read_text())
     assert progress["finished"] and progress["batch"] == 6
-    assert pictures_in(trained[1]) == figures_of(folder / "out", "families", "loss_curves", "validation_curves")
-    assert pictures_in(trained[1])[1:] != pictures_in(trained[0])[1:]
+    assert pictures_in(trained[0]) == figures_of(folder / "out", "families", "loss_curves", "validation_curves")
+    assert pictures_in(trained[0])[1:] != pictures_in(stopped[0])[1:]
     assert len(json.loads((folder / "out/training_log.json").read_text())["epochs"]) == 2
 
 
 def test_adaface_trains_in_the_same_notebook_and_exports_its_weights(folder, trained):
     (weights,) = (folder / "face/models").glob("twin_tuned_ir18_full_100pct_margin0.3_epoch*.ckpt")
-    printed = text_of(trained[2])
+    printed = text_of(trained[1])
     assert weights.name in printed and "Best validation EER" in printed
-    assert pictures_in(trained[2]) == figures_of(folder / "face", "families", "loss_curves", "validation_curves")
+    assert pictures_in(trained[1]) == figures_of(folder / "face", "families", "loss_curves", "validation_curves")
 
 
 def test_evaluation_writes_the_report_with_systems_side_by_side(folder, trained):
@@ -203,7 +228,7 @@ def test_papermill_finds_what_people_change_in_the_parameters_cell(folder):
     assert [*ast.literal_eval(done.stdout.splitlines()[-1])] == ["preset", *ways[1:], "epochs"]
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "attention"])
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_story_is_told_in_small_cells_each_after_a_word(name):
     cells = [cell for cell in built(name)["cells"] if "core" not in cell["metadata"].get("tags", [])]
     assert cells[0]["cell_type"] == "markdown" and cells[0]["attachments"]  # what comes out is seen first
@@ -213,6 +238,17 @@ def test_a_story_is_told_in_small_cells_each_after_a_word(name):
         if cell["cell_type"] == "code":
             most = 60 if lines[0].startswith("# ====") else 25  # the model's own parts are as long as they are
             assert len(lines) <= most and max(map(len, lines)) <= (121 if most == 60 else 116), lines
+
+
+def test_a_gpu_is_asked_for_where_the_model_runs_thousands_of_times():
+    asked = {name: built(name)["metadata"]["kaggle"]["isGpuEnabled"] for name in NOTEBOOKS}
+    assert asked == {"prepare": False, "train": True, "evaluate": False, "attention": True}
+    firsts = {name: " ".join("".join(built(name)["cells"][0]["source"]).split()) for name in NOTEBOOKS}
+    assert [name for name, first in firsts.items() if "o GPU is needed" in first] == [
+        "prepare",
+        "evaluate",
+    ]
+    assert "The presets use one of the two T4s" in firsts["train"] and "A GPU is worth" in firsts["attention"]
 
 
 def test_preparing_data_carries_no_model_and_no_training():

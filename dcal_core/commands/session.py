@@ -12,7 +12,7 @@ from dcal_core.data.locate import find_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError
 from dcal_core.distributed import rank
-from dcal_core.environment import banner, gpu_verdict, input_roots, output_root
+from dcal_core.environment import banner, gpu_verdict, input_roots, on_kaggle, output_root
 from dcal_core.errors import ConfigError
 from dcal_core.runs import RunFolder, find_trained, move_aside, refuse_other_parameters
 from dcal_core.storage import DamagedError, disk_errors, read_json
@@ -70,17 +70,21 @@ class Session:
         display(Image(filename=self.keep(figure, name)))
 
 
-def choose_preset(preset: str, data_root: str) -> str:
-    """`auto` as the preset for what is there: ViT-B on real data with a GPU, else the small model of the demo."""
+def choose_preset(preset: str, data_root: str, trains: bool = False) -> str:
+    """`auto` as the preset for what is there: ViT-B on real data with a GPU, else the small model of the demo.
+
+    trains: a notebook that does not may run without the GPU on Kaggle, where the one that does has had it.
+    """
     if preset != "auto":
         return preset
-    return "kaggle_t4x2" if gpu_verdict()[0] and find_indexes(input_roots(data_root)) else "demo"
+    gpu = gpu_verdict()[0] or (on_kaggle() and not trains)
+    return "kaggle_t4x2" if gpu and find_indexes(input_roots(data_root)) else "demo"
 
 
 def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     """Describe the machine, read the parameters of a run to train, lock its folder; raises ConfigError, LockedError."""
     given = dict(given)
-    preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
+    preset = choose_preset(given.pop("preset"), given.get("data_root", ""), trains=True)
     config = load(preset, params_dir, given)
     print(banner(title))
     print(f"Preset {name_of(preset)}, seed {config.seed}, time budget {config.time_budget_hours:g} h")

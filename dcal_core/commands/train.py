@@ -1,6 +1,7 @@
 """What train.ipynb and `python -m dcal_core train` do: train a recipe, in one process or several."""
 
 import json
+import math
 import sys
 import tempfile
 import traceback
@@ -25,7 +26,7 @@ from dcal_core.distributed import (
     main_first,
     rank,
 )
-from dcal_core.environment import TimeBudget, gpu_verdict, input_roots
+from dcal_core.environment import TimeBudget, gpu_verdict, input_roots, is_interactive, on_kaggle
 from dcal_core.errors import ConfigError, UserError
 from dcal_core.models.files import new_model
 from dcal_core.recipes.catalogue import recipe_of
@@ -39,6 +40,10 @@ from dcal_core.training.task import start_accelerator
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import score_pairs, twin_pairs
+
+
+class Unfinished(UserError):
+    """Training that has stopped before its end; nothing is lost, and the next session goes on."""
 
 
 def validator(config: Config, split: Split):
@@ -141,6 +146,28 @@ def leave_results(session: Session, run: Run, label: str) -> dict[str, Path | li
     }
 
 
+def outcome(run: Run, progress: Progress, label: str) -> str:
+    """What training has come to, in a sentence or two."""
+    eer = f"{progress.best_eer:.1%} ({label})" if math.isfinite(progress.best_eer) else "none yet"
+    done = f"{progress.batch} batch" if progress.batch == 1 else f"{progress.batch} batches"
+    if progress.finished:
+        return f"Best validation EER {eer}, {done}, {progress.seconds / 60:.1f} min of training, in {run.folder}"
+    attach = "attach this notebook's output to the next session (Add Input > Notebook Output), then "
+    return (
+        f"Training is NOT finished: {done} done, best validation EER so far: {eer}. All of it is saved in "
+        f"{run.folder}: {attach if on_kaggle() else ''}run all again to go on."
+    )
+
+
+def tell_outcome(run: Run, progress: Progress, label: str) -> None:
+    """Print what training has come to, below a notebook's cell; raises Unfinished instead under papermill, whose last
+    line and exit status then say it."""
+    sentence = outcome(run, progress, label)
+    if not (progress.finished or is_interactive() or on_kaggle()):  # Kaggle would keep no output of a failed notebook
+        raise Unfinished(sentence)
+    print(sentence)
+
+
 def main(arguments: list[str]) -> int:
     """What train.ipynb does: `python -m dcal_core train`, alone or started by torchrun."""
     try:
@@ -160,8 +187,7 @@ def main(arguments: list[str]) -> int:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     if launched() or session.config.nproc == 1:  # else the first of the launched processes has printed it
-        best = f"{progress.best_eer:.1%} ({data.label})"
-        print(f"Best validation EER {best}, {progress.batch} batches, in {run.folder.checkpoints}", flush=True)
+        print(outcome(run, progress, data.label), flush=True)
     leave()
     leave_outcome()
     return 0

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dcal_core.commands import session, train
-from dcal_core.commands.train import leave_results, main, train_run, validator
+from dcal_core.commands.train import Unfinished, leave_results, main, tell_outcome, train_run, validator
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.config.recipes import load
 from dcal_core.data import splits
@@ -292,7 +292,7 @@ def test_the_command_trains_a_preset_with_the_given_parameters(shell, data, tmp_
     params = Path(train.__file__).parents[2] / "params"
     assert shell == [(load("demo", params, {"epochs": 3, "run_dir": "here"}), tmp_path / "here", data)]
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "12.5%" in last and data.label in last and str(tmp_path / "here" / "checkpoints") in last
+    assert "12.5%" in last and data.label in last and str(tmp_path / "here") in last
 
 
 @pytest.mark.parametrize(("finished", "process", "leaves"), [(True, 0, 1), (False, 0, 0), (True, 1, 0)])
@@ -314,6 +314,34 @@ def test_a_recipe_that_no_other_project_reads_leaves_a_log_and_curves(data, tmp_
     (epoch,) = json.loads(left["training_log"].read_text())["epochs"]
     assert epoch["batch"] == 2 and epoch["validation/eer"] == run.history()[-1]["validation/eer"]
     assert left["loss_curves"].is_file() and left["validation_curves"].is_file()
+
+
+PLACES = {  # whether somebody is there, whether it is Kaggle
+    "in Jupyter": (True, False),
+    "on Kaggle": (True, True),
+    "by Save & Run All": (False, True),
+    "by papermill": (False, False),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_training_has_come_to_is_told_so_that_it_is_read(monkeypatch, capsys, tmp_path, place, finished):
+    somebody, kaggle = PLACES[place]
+    monkeypatch.setattr(train, "is_interactive", lambda: somebody)
+    monkeypatch.setattr(train, "on_kaggle", lambda: kaggle)
+    run = SimpleNamespace(folder=RunFolder(tmp_path / "run"))
+    progress = Progress(batch=1, finished=finished, best_eer=0.25 if finished else float("inf"))
+    if place == "by papermill" and not finished:  # its console shows nothing but errors
+        with pytest.raises(Unfinished) as error:
+            tell_outcome(run, progress, "SYNTHETIC")
+        said = str(error.value)
+    else:
+        tell_outcome(run, progress, "SYNTHETIC")
+        said = capsys.readouterr().out
+    assert str(tmp_path / "run") in said and "inf" not in said and "1 batches" not in said
+    assert ("25.0% (SYNTHETIC)" in said, "none yet" in said, "NOT finished" in said) == (finished, *[not finished] * 2)
+    assert ("Add Input" in said) == (kaggle and not finished)
 
 
 def test_the_command_takes_a_presets_file_from_anywhere(shell, tmp_path):
