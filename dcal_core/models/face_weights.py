@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.models.iresnet import BLOCKS, STRIDE, IResNet
-from dcal_core.models.weight_files import read_state
+from dcal_core.models.weight_files import largest, preferred, read_states
 from dcal_core.storage import write_bytes
 
 BACKBONE = ("input_layer.", "body.", "output_layer.")
@@ -57,20 +57,28 @@ def read_face_weights(file: Path, trust: bool = False) -> FaceWeights:
 
     Counts of batches that an older file lacks are 0, and `origin` says so.
     """
-    found = read_state(file, trust)
+    states = read_states(file, trust)
     try:
-        return recognise(found.get("model_state_dict", found))
+        return recognise(state_of(states))
     except ValueError as error:
         cure = "give a whole checkpoint of ir_18, ir_34, ir_50 or ir_101"
         raise ConfigError(f"weights={file} {error}: {cure}.") from None
 
 
+def state_of(states: dict[str, dict]) -> dict:
+    """The dictionary in a file with a backbone in it, else that of most tensors; raises ValueError where several have
+    one."""
+    having = [place for place, state in states.items() if any(name.endswith(FIRST) for name in state)]
+    having = preferred(having)
+    if len(having) > 1:
+        raise ValueError(f"holds {len(having)} backbones, under {quoted(having)}")
+    return states[having[0] if having else largest(states)]
+
+
 def recognise(found: dict[str, Tensor]) -> FaceWeights:
     """The backbone in a state dict; raises ValueError with what is wrong."""
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise ValueError("holds no tensors by name")
     prefix = prefix_of(found)
-    origin, colour_order = ORIGINS[prefix.replace("module.", "")]
+    origin, colour_order = ORIGINS[bare(prefix)]
     names = [name for name in found if name.startswith(tuple(prefix + part for part in BACKBONE))]
     state = {name.removeprefix(prefix): found[name] for name in names}
     check_tensors(state)
@@ -85,10 +93,15 @@ def recognise(found: dict[str, Tensor]) -> FaceWeights:
     return FaceWeights(state=state, colour_order=colour_order, origin=origin, ignored=ignored, **sizes)
 
 
+def bare(prefix: str) -> str:
+    """A prefix without those of wrappers: data parallel, and torch.compile."""
+    return prefix.replace("module.", "").replace("_orig_mod.", "")
+
+
 def prefix_of(names: Iterable[str]) -> str:
-    """What stands before the backbone's names, with the `module.` of a data-parallel wrapper."""
+    """What stands before the backbone's names, with the prefixes of wrappers."""
     found = [name.removesuffix(FIRST) for name in names if name.endswith(FIRST)]
-    known = [prefix for prefix in found if prefix.replace("module.", "") in ORIGINS]
+    known = [prefix for prefix in found if bare(prefix) in ORIGINS]
     if not known:
         raise ValueError(f"holds no {FIRST}, with which AdaFace's backbones begin, but {quoted([*names])}")
     if len(known) > 1:

@@ -166,7 +166,9 @@ def test_what_a_file_lacks_of_an_eva_model_is_named(tmp_path, kind, lacking):
     given = make_eva(kind).state_dict()
     del given[lacking]
     save_file(given, tmp_path / "weights.safetensors")
-    with pytest.raises(ConfigError, match=rf"lacks 1 tensors of some_name, first {lacking}: give another file\."):
+    with pytest.raises(
+        ConfigError, match=rf"lacks 1 of \d+ tensors of some_name, first {lacking} \[.*holds \d+ tensors, first '"
+    ):
         load_weights("some_name", make_eva(kind), tmp_path / "weights.safetensors")
 
 
@@ -189,7 +191,7 @@ def without_one_norm(state):
 
 
 def of_another_library(state):
-    return {"vit.encoder." + name: tensor for name, tensor in state.items()}
+    return {name.replace("blocks", "vit.encoder.layer"): tensor for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize("change", [without_one_norm, of_another_library])
@@ -211,9 +213,9 @@ def test_weights_of_another_backbone_and_damaged_ones_are_refused(tmp_path, name
 
 
 def test_weights_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"weights=.*gone\.pth: there is no such file\."):
+    with pytest.raises(ConfigError, match=r"weights=.*gone\.pth: there is no such file\. "):
         new_model(config(weights=str(tmp_path / "gone.pth")), [])
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="is a folder"):
         new_model(config(weights=str(tmp_path)), [])
 
 
