@@ -10,24 +10,32 @@ export GOMP_SPINCOUNT ?= 5000
 # What one layer frees the next one takes; given back to the system in between, each page would be made anew.
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
-PIP := .venv/bin/pip install --quiet --disable-pip-version-check
+PIP := .venv/bin/pip install --disable-pip-version-check
+# uv finds out which build of PyTorch the machine needs; without a GPU that is 5 GB less than what pip takes. Whoever
+# gives pip an index of their own keeps it.
+UV := $(if $(PIP_INDEX_URL),,$(shell command -v uv))
+define install
+	@$(if $(UV),$(UV) pip install --python .venv/bin/python --torch-backend auto $(1) \
+		|| { echo "uv cannot install that from PyTorch's index: pip does it from its own."; $(PIP) $(1); },$(PIP) $(1))
+endef
 PAPERMILL := .venv/bin/papermill --no-progress-bar --log-output
 QUIETLY := grep --line-buffered -vE '^(Input Notebook|Output Notebook|Executing|Ending|Black|\[IPKernelApp|<IPython)|^$$'
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
-.PHONY: demo test test-browser bench ablation lint notebooks docs
+.PHONY: demo test test-browser bench ablation lint notebooks docs clean
 
 .venv/installed: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	@echo "Installing into .venv: some minutes and, where pip takes a CUDA build of PyTorch, about 6 GB."
-	$(PIP) --editable .
+	@echo "Installing into .venv with $(if $(UV),uv,pip): 2 to 10 minutes, and 2 GB, or 6.5 GB with a CUDA build of PyTorch" \
+		"$(if $(UV),(taken only where there is a GPU for it).,(which pip takes on Linux: docs/running.md says how it does not).)"
+	$(call install,--editable .)
 	touch $@
 
 .venv/installed-tests: .venv/installed tests/requirements.txt requirements-faces.txt
-	$(PIP) --editable ".[test]"
-	$(PIP) --no-deps insightface==2.1  # only for the photographs that it carries
+	$(call install,--editable ".[test]")
+	$(call install,--no-deps insightface==2.1)  # only for the photographs that it carries
 	touch $@
 
 # Drawn twins, CPU, about four minutes: trains, evaluates and explains; SEED=1 for another run beside it, and
@@ -85,3 +93,11 @@ notebooks: .venv/installed
 docs: .venv/installed
 	.venv/bin/python docs/list_parameters.py
 	.venv/bin/python docs/house.py
+
+# What can be made again: drawn faces, decoded images and the caches of tools. Runs, and what trackers keep, stay.
+clean:
+	@[ ! -e runs/scratch ] || du -sh runs/scratch
+	rm -rf runs/scratch build
+	find . -name .venv\* -prune -o -type d \
+		\( -name __pycache__ -o -name .pytest_cache -o -name .ruff_cache -o -name .hypothesis -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +

@@ -90,10 +90,12 @@ if not shown:
 
 # %%
 from dcal_core.commands.prepare import exclusion_list, write_audit
+from dcal_core.commands.session import scratch_size
 
 listing = exclusion_list(session)
 print(f"Report: {write_audit(audit, session.folder.path)}")
 print(f"{len(audit.suggested()):,} images suggested to be dropped ({audit.data})")
+print(scratch_size())
 
 # %% [markdown]
 # ## Review

@@ -260,8 +260,10 @@ display(Image(filename=left["validation_curves"]))
 # ## What has come out
 
 # %%
+from dcal_core.commands.session import scratch_size
 from dcal_core.commands.train import tell_outcome
 
+print(scratch_size())
 if progress.skipped:
     print(f"{progress.skipped} steps had no finite loss or gradient and were skipped.")
 if run.folder.best.is_dir():

@@ -13,7 +13,7 @@ from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, RECORDS, Record
 from dcal_core.audit.findings import KINDS, Audit, audit_images
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
 from dcal_core.commands.options import given_parameters, read_options
-from dcal_core.commands.session import Session, choose_preset, run_folder
+from dcal_core.commands.session import Session, choose_preset, run_folder, scratch_size
 from dcal_core.config.recipes import load, name_of
 from dcal_core.config.shared import Config
 from dcal_core.data.exclusions import FILE
@@ -202,6 +202,7 @@ def main(arguments: list[str]) -> int:
     report_audit(session, audit)
     if session.config.align:
         report_alignment(session, audit)
+    print(scratch_size())
     return 0
 
 

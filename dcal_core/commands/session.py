@@ -1,5 +1,7 @@
 """How every notebook begins: parameters read and checked, the machine described, the run's folder found."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from dcal_core.data.locate import find_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError
 from dcal_core.distributed import rank
-from dcal_core.environment import banner, gpu_verdict, input_roots, on_kaggle, output_root
+from dcal_core.environment import banner, gpu_verdict, input_roots, on_kaggle, output_root, scratch_root
 from dcal_core.errors import ConfigError
 from dcal_core.runs import RunFolder, find_trained, move_aside, refuse_other_parameters
 from dcal_core.storage import DamagedError, disk_errors, read_json
@@ -141,6 +143,16 @@ def trained_config(trained: Path, given: dict) -> Config:
                 "leave it out."
             )
     return config.replace(**{name: getattr(now, name) for name in given})
+
+
+def scratch_size() -> str:
+    """A line on the folder of what can be made again."""
+    size = 0
+    for folder, _, names in os.walk(scratch_root()):
+        for name in names:
+            with suppress(OSError):  # another process has deleted it by now
+                size += os.stat(os.path.join(folder, name)).st_size
+    return f"Drawn faces and decoded images: {size / 1e6:,.0f} MB in {scratch_root()}, which can be deleted."
 
 
 def run_folder(run_dir: str, preset: str) -> RunFolder:

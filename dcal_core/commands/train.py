@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dcal_core.commands.options import given_parameters, read_options
-from dcal_core.commands.session import Session, begin_training
+from dcal_core.commands.session import Session, begin_training, scratch_size
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import Split, TwinData, open_data
 from dcal_core.distributed import (
@@ -187,6 +187,7 @@ def main(arguments: list[str]) -> int:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     if launched() or session.config.nproc == 1:  # else the first of the launched processes has printed it
+        print(scratch_size())
         print(outcome(run, progress, data.label), flush=True)
     leave()
     leave_outcome()

@@ -281,3 +281,16 @@ def test_a_model_without_word_of_whom_it_was_trained_on_is_refused(tmp_path, ref
     best = trained(tmp_path / "run")
     with refused(DataError, tmp_path / "run" / "trained_on.json", "attach the whole run"):
         Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run"), best).open_data(("test",))
+
+
+def test_the_size_of_what_can_be_made_again_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(session, "scratch_root", lambda: tmp_path / "scratch")
+    assert session.scratch_size().startswith("Drawn faces and decoded images: 0 MB in ")  # nothing there yet
+    for name in ("decoded/a.npy", "drawn_twins/train/b.png"):
+        (tmp_path / "scratch" / name).parent.mkdir(parents=True)
+        (tmp_path / "scratch" / name).write_bytes(bytes(600_000))
+    (tmp_path / "scratch/gone").symlink_to(tmp_path / "nowhere")
+    assert (
+        session.scratch_size()
+        == f"Drawn faces and decoded images: 1 MB in {tmp_path / 'scratch'}, which can be deleted."
+    )
