@@ -202,6 +202,6 @@ def test_what_differs_by_rounding_alone_is_a_tie(config, encode_batch, block):
 
 
 def test_rounding_keeps_what_float32_can_tell():
-    scores = np.float32([0.12345, 0.12346, -0.5, 1.0])
-    np.testing.assert_array_equal(rounded(scores), [0.12345, 0.12346, -0.5, 1])
-    np.testing.assert_array_equal(rounded(scores + np.float32(1e-7)), rounded(scores))
+    scores = np.float32([0.123456, 0.123457, -0.5, 1.0])
+    np.testing.assert_array_equal(rounded(scores), [0.123456, 0.123457, -0.5, 1])
+    np.testing.assert_array_equal(rounded(scores + np.float32(6e-8)), rounded(scores))
