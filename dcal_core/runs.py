@@ -38,6 +38,7 @@ class RunFolder:
         self.trained_on = self.path / "trained_on.json"
         self.started_from = self.path / "started_from.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
         self.training_log = self.path / "training_log.json"
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / "last"

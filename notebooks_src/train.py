@@ -42,7 +42,7 @@ triplets_per_batch = None  # the batch of AdaFace: triplets x 3 images
 weights = None  # file of pretrained weights
 nproc = None  # GPUs that train together; 2 uses both of a T4 x2
 time_budget_hours = None  # then the run saves and ends; Kaggle stops a session after 12
-tracker = None  # none, wandb or mlflow
+tracker = None  # none, wandb, mlflow or tensorboard
 
 # %%
 # <embed dcal_core>

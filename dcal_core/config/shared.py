@@ -93,7 +93,7 @@ class Config(Parameters):
     pairs_per_family: int = run_option(
         1, "pairs of each kind from each test family on which attention maps are measured", ge=1, le=1000
     )
-    tracker: Literal["none", "wandb", "mlflow"] = run_option("none", "experiment tracker")
+    tracker: Literal["none", "wandb", "mlflow", "tensorboard"] = run_option("none", "experiment tracker")
     tracker_project: str = run_option("dcal-twin-verification", "project or experiment in the tracker")
     wandb_entity: str = run_option("", "wandb team; empty: your own")
     mlflow_uri: str = run_option("http://localhost:5000", "MLflow server")

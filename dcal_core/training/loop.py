@@ -93,8 +93,8 @@ class Trainer:
         self.batches.cut(max(self.batches.parts, progress.parts))  # as the session before found that it must
         on_device = partial(torch.tensor, device=self.device)
         self.recent = [{name: on_device(value) for name, value in row.items()} for row in progress.recent]
-        run_name = self.run.folder.path.name
-        self.tracker = Tracker() if rank() else open_tracker(self.config, run_name, progress.tracker_run)
+        folder = self.run.folder
+        self.tracker = Tracker() if rank() else open_tracker(self.config, folder, progress.tracker_run, progress.batch)
         progress.tracker_run = self.tracker.run_id or progress.tracker_run
         self.saved = time.monotonic()
         self.began = self.saved - progress.seconds

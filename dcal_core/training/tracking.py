@@ -1,13 +1,17 @@
 """Experiment trackers, which may fail, hang, be missing or out of reach without ending a run."""
 
+import json
 import os
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import urlparse
 
 from accelerate.tracking import MLflowTracker, WandBTracker
 
 from dcal_core.config.shared import Config
 from dcal_core.environment import TimedThread, reachable, redacted, secret
+from dcal_core.runs import RunFolder
 
 OPEN_WAIT_S = 60  # how long a tracker may take
 LOG_WAIT_S = 20
@@ -18,7 +22,7 @@ MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_
 
 
 class Tracker:
-    """Passes metrics on to one of Accelerate's trackers, or to none; the first failure or time-out is printed once and
+    """Passes metrics on to one of the trackers, or to none; the first failure or time-out is printed once and
     ends the tracking. run_id: with it a later session continues the curves."""
 
     def __init__(self, tracker=None, thread: TimedThread | None = None, run_id: str = "", cure: str = ""):
@@ -43,17 +47,21 @@ class Tracker:
         self.attempt(FINISH_WAIT_S, "finish")
 
 
-def open_tracker(config: Config, run_name: str, run_id: str) -> Tracker:
+def open_tracker(config: Config, folder: RunFolder, run_id: str, batch: int = 0) -> Tracker:
     """The tracker that the config names, its mode chosen before its first call; prints one line if it cannot be had.
-    run_id: of an earlier session of this run with the same tracker, or empty."""
+    run_id: of an earlier session of this run with the same tracker, or empty. batch: where training goes on."""
     if config.tracker == "none":
         return Tracker()
     kind, _, earlier = run_id.partition(":")
     earlier = earlier if kind == config.tracker else ""
     thread = TimedThread()
-    opening = {"wandb": wandb_tracker, "mlflow": mlflow_tracker}[config.tracker]
+    opening = {
+        "wandb": partial(wandb_tracker, config, folder.path.name, earlier),
+        "mlflow": partial(mlflow_tracker, config, folder.path.name, earlier),
+        "tensorboard": partial(tensorboard_tracker, folder.tensorboard, batch),
+    }
     try:
-        opened, own_id, cure = thread.call(OPEN_WAIT_S, opening, config, run_name, earlier)
+        opened, own_id, cure = thread.call(OPEN_WAIT_S, opening[config.tracker])
     except Exception as error:  # as above
         print(f"No tracking by {config.tracker} ({redacted(error)}); metrics.jsonl has every figure.")
         return Tracker()
@@ -120,3 +128,33 @@ def mlflow_tracker(config: Config, run_name: str, run_id: str) -> tuple[MLflowTr
     tracker = MLflowTracker(config.tracker_project, run_id=run_id or None, run_name=run_name)
     tracker.start()
     return tracker, tracker.active_run.info.run_id, ""
+
+
+class TensorBoardLog:
+    """A log for TensorBoard. Accelerate's tracker would leave a further, empty run beside it for the parameters."""
+
+    def __init__(self, folder: Path, batch: int):
+        from torch.utils.tensorboard import SummaryWriter  # which few runs need
+
+        # TensorBoard drops what a session that was killed has logged behind the checkpoint.
+        self.writer = SummaryWriter(folder, purge_step=batch + 1 if batch else 0)
+
+    def store_init_configuration(self, values: dict) -> None:
+        self.writer.add_text("parameters", f"```json\n{json.dumps(values, indent=1)}\n```")
+        self.writer.flush()
+
+    def log(self, figures: dict[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def finish(self) -> None:
+        self.writer.close()
+
+
+def tensorboard_tracker(folder: Path, batch: int) -> tuple[TensorBoardLog, str, str]:
+    """A TensorBoard log in the run's folder, which goes on at a batch; the folder's name is its id."""
+    try:
+        return TensorBoardLog(folder, batch), folder.name, ""
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install tensorboard") from None

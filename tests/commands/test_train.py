@@ -316,6 +316,19 @@ def test_a_recipe_that_no_other_project_reads_leaves_a_log_and_curves(data, tmp_
     assert left["loss_curves"].is_file() and left["validation_curves"].is_file()
 
 
+def test_a_run_in_two_sessions_has_one_curve_in_tensorboard(data, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config, folder = changed(tracker="tensorboard", steps_per_epoch=4), RunFolder(tmp_path / "run")
+    _, progress = train_run(config.replace(time_budget_hours=0), folder, data)
+    assert not progress.finished
+    run, _ = train_run(config, folder, data)
+    events = reader.EventAccumulator(str(folder.tensorboard))
+    events.Reload()
+    for name in ("loss", "lr", "validation/eer"):
+        kept = [(row["batch"], pytest.approx(row[name])) for row in run.history() if name in row]
+        assert kept and [(one.step, one.value) for one in events.Scalars(name)] == kept
+
+
 PLACES = {  # whether somebody is there, whether it is Kaggle
     "in Jupyter": (True, False),
     "on Kaggle": (True, True),

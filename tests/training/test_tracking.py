@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,12 @@ from accelerate import PartialState
 from wandb.cli import cli as wandb_cli
 
 from dcal_core.config.dcal import DCALConfig
+from dcal_core.runs import RunFolder
 from dcal_core.training import tracking
 from dcal_core.training.tracking import Tracker, open_tracker
+
+DEMO = RunFolder(Path("demo"))
+NAMES = ["wandb", "mlflow", "tensorboard"]
 
 
 class Recorder:
@@ -99,7 +104,7 @@ def test_a_tracker_that_hangs_while_it_opens_costs_one_line(monkeypatch, capsys)
     monkeypatch.setattr(tracking, "OPEN_WAIT_S", 0.1)
     never = threading.Event()
     monkeypatch.setattr(tracking, "wandb_tracker", lambda *_: never.wait(60))
-    assert open_tracker(DCALConfig(tracker="wandb"), "demo", "").tracker is None
+    assert open_tracker(DCALConfig(tracker="wandb"), DEMO, "").tracker is None
     (line,) = lines(capsys)
     assert "No tracking by wandb (TimeoutError" in line
     never.set()
@@ -114,13 +119,13 @@ def test_all_calls_come_from_one_thread():
     assert len(threads) == 3 and len({*threads}) == 1 and threads[0] != threading.get_ident()
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])  # TensorBoard's log is where the run is
 def test_a_later_session_goes_on_with_its_run_and_not_with_another_trackers(monkeypatch, name):
     asked = []
-    monkeypatch.setattr(tracking, f"{name}_tracker", lambda *given: asked.append(given[2]) or (Recorder(), "id", ""))
-    later = open_tracker(DCALConfig(tracker=name), "demo", f"{name}:earlier")
+    monkeypatch.setattr(tracking, f"{name}_tracker", lambda *given: asked.append(given[-1]) or (Recorder(), "id", ""))
+    later = open_tracker(DCALConfig(tracker=name), DEMO, f"{name}:earlier")
     assert later.tracker.calls == []  # the parameters are there, and MLflow takes none twice
-    open_tracker(DCALConfig(tracker=name), "demo", "another:earlier")
+    open_tracker(DCALConfig(tracker=name), DEMO, "another:earlier")
     assert asked == ["earlier", ""]
 
 
@@ -140,7 +145,7 @@ def test_an_interruption_is_not_swallowed(monkeypatch):
 
 
 def test_no_tracker_takes_figures_silently(capsys):
-    tracker = open_tracker(DCALConfig(tracker="none"), "demo", "id")
+    tracker = open_tracker(DCALConfig(tracker="none"), DEMO, "id")
     assert tracker.tracker is None
     tracker.log({"loss": 1.0}, 10)
     tracker.finish()
@@ -150,22 +155,22 @@ def test_no_tracker_takes_figures_silently(capsys):
 # ---- opening
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_parameters_are_recorded_first(monkeypatch, name):
     recorder, config = Recorder(), DCALConfig(tracker=name)
     monkeypatch.setattr(tracking, f"{name}_tracker", lambda *_: (recorder, "new", ""))
-    tracker = open_tracker(config, "demo", "")
+    tracker = open_tracker(config, DEMO, "")
     assert tracker.run_id == f"{name}:new"
     assert tracker.tracker is recorder and recorder.calls == [("store_init_configuration", config.as_dict())]
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_tracker_that_cannot_be_opened_costs_one_line(monkeypatch, capsys, name):
     def fail(*_):
         raise RuntimeError("refused\nby the server")
 
     monkeypatch.setattr(tracking, f"{name}_tracker", fail)
-    tracker = open_tracker(DCALConfig(tracker=name), "demo", "id")
+    tracker = open_tracker(DCALConfig(tracker=name), DEMO, "id")
     tracker.log({"loss": 1.0}, 10)
     tracker.finish()
     (line,) = lines(capsys)
@@ -174,7 +179,7 @@ def test_a_tracker_that_cannot_be_opened_costs_one_line(monkeypatch, capsys, nam
 
 def test_a_tracker_that_refuses_the_parameters_costs_one_line(monkeypatch, capsys):
     monkeypatch.setattr(tracking, "wandb_tracker", lambda *_: (Recorder("store_init_configuration"), "new", ""))
-    tracker = open_tracker(DCALConfig(tracker="wandb"), "demo", "id")
+    tracker = open_tracker(DCALConfig(tracker="wandb"), DEMO, "id")
     tracker.log({"loss": 1.0}, 10)
     assert len(lines(capsys)) == 1
 
@@ -262,7 +267,7 @@ def test_the_command_to_send_a_run_later_is_one_that_this_wandb_takes(monkeypatc
 
 
 def test_wandb_without_key_and_network_keeps_its_figures_for_later(capsys, tmp_path):
-    tracker = open_tracker(DCALConfig(tracker="wandb"), "demo", "")
+    tracker = open_tracker(DCALConfig(tracker="wandb"), DEMO, "")
     kind, run_id = tracker.run_id.split(":")
     assert tracker.tracker is not None and kind == "wandb"
     tracker.log({"loss": 1.0}, 10)
@@ -312,7 +317,7 @@ class Server:
 
 
 def test_mlflow_without_a_server_costs_one_line(capsys):
-    tracker = open_tracker(DCALConfig(tracker="mlflow"), "demo", "")
+    tracker = open_tracker(DCALConfig(tracker="mlflow"), DEMO, "")
     assert tracker.tracker is None
     (line,) = lines(capsys)
     assert "no MLflow server at http://localhost:5000" in line
@@ -320,7 +325,7 @@ def test_mlflow_without_a_server_costs_one_line(capsys):
 
 def test_mlflow_without_its_package_costs_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "mlflow", None)  # importing it raises ModuleNotFoundError
-    tracker = open_tracker(DCALConfig(tracker="mlflow", mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db"), "demo", "id")
+    tracker = open_tracker(DCALConfig(tracker="mlflow", mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db"), DEMO, "id")
     assert tracker.tracker is None
     (line,) = lines(capsys)
     assert "mlflow" in line and ("ModuleNotFoundError" in line or "ImportError" in line)
@@ -332,10 +337,75 @@ def test_mlflow_with_a_server_gets_parameters_and_figures(monkeypatch, capsys, u
     monkeypatch.setitem(sys.modules, "mlflow", server)
     monkeypatch.setattr(tracking, "reachable", lambda host, port: asked.append((host, port)) or True)
     config = DCALConfig(tracker="mlflow", mlflow_uri=uri, tracker_project="twins")
-    tracker = open_tracker(config, "demo", "")
+    tracker = open_tracker(config, DEMO, "")
     assert lines(capsys) == [] and tracker.tracker is not None and tracker.run_id == "mlflow:some-id"
     tracker.log({"loss": 1.0}, 10)
     tracker.finish()
     assert server.uri == uri and server.metrics == [(10, {"loss": 1.0})] and server.ended == 1
     assert server.parameters == config.as_dict()
     assert asked == ([("tracking.example", 5000)] if uri.startswith("http") else [])
+
+
+# ---- TensorBoard
+
+
+def logged(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves that TensorBoard shows for a folder of logs."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(folder), size_guidance={reader.SCALARS: 0})
+    events.Reload()
+    return {name: [(one.step, one.value) for one in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def session_of(folder: RunFolder, run_id: str, batch: int, figures: dict[int, float]) -> str:
+    """One session of a run that goes on at a batch and logs figures; ends as a killed one does, and returns its id."""
+    tracker = open_tracker(DCALConfig(tracker="tensorboard"), folder, run_id, batch)
+    for step, loss in figures.items():
+        tracker.log({"loss": loss, "lr": 0.5}, step)
+    return tracker.run_id
+
+
+def test_tensorboard_gets_figures_and_parameters_in_the_runs_folder(capsys, tmp_path):
+    pytest.importorskip("tensorboard")
+    folder = RunFolder(tmp_path / "run")
+    tracker = open_tracker(DCALConfig(tracker="tensorboard", seed=7), folder, "")
+    assert tracker.run_id == "tensorboard:tensorboard"
+    tracker.log({"loss": 1.0}, 10)
+    tracker.log({"loss": float("nan"), "validation/eer": 0.25}, 20)
+    tracker.finish()
+    curves = logged(folder.tensorboard)
+    assert curves["validation/eer"] == [(20, 0.25)] and [step for step, _ in curves["loss"]] == [10, 20]
+    (file,) = folder.tensorboard.iterdir()  # one run, and none beside it for the parameters
+    assert b'"seed": 7' in file.read_bytes() and lines(capsys) == []
+
+
+def test_a_resumed_run_has_one_tensorboard_curve_without_doubled_steps(tmp_path):
+    pytest.importorskip("tensorboard")
+    folder = RunFolder(tmp_path / "run")
+    run_id = session_of(folder, "", 0, {10: 1.0, 20: 0.9})  # killed before its first checkpoint
+    run_id = session_of(folder, run_id, 0, {10: 1.1, 20: 0.8, 30: 0.7, 40: 0.6})  # saved at 30, killed at 40
+    run_id = session_of(folder, run_id, 30, {40: 0.5, 50: 0.4})
+    session_of(folder, run_id, 50, {60: 0.3})
+    found = [(step, round(value, 3)) for step, value in logged(folder.tensorboard)["loss"]]
+    assert found == [(10, 1.1), (20, 0.8), (30, 0.7), (40, 0.5), (50, 0.4), (60, 0.3)]
+
+
+def test_tensorboard_without_its_package_costs_one_line_with_the_cure(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    tracker = open_tracker(DCALConfig(tracker="tensorboard"), RunFolder(tmp_path / "run"), "")
+    assert tracker.tracker is None
+    (line,) = lines(capsys)
+    assert "No tracking by tensorboard" in line and "pip install tensorboard" in line and "metrics.jsonl" in line
+
+
+def test_a_tensorboard_folder_that_cannot_be_written_costs_one_line(capsys, tmp_path):
+    pytest.importorskip("tensorboard")
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.tensorboard.touch()  # a file stands there
+    tracker = open_tracker(DCALConfig(tracker="tensorboard"), folder, "")
+    tracker.log({"loss": 1.0}, 10)
+    assert tracker.tracker is None
+    (line,) = lines(capsys)
+    assert "tensorboard" in line and "metrics.jsonl" in line
