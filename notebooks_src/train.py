@@ -196,9 +196,9 @@ session = begin_training("Train a twin verifier", given, PARAMS_DIR)
 # face, and no face of a co-twin, is both trained on and validated on.
 
 # %%
-from dcal_core.data.splits import open_data
+from dcal_core.commands.train import open_training_data
 
-data = open_data(session.config, ("train", "validation"))
+data = open_training_data(session.config)
 for name, split in data.splits.items():
     index = split.index
     families, people = len(index.families), len(index.people)

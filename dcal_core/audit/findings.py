@@ -15,10 +15,12 @@ from dcal_core.audit.duplicates import ALIKE, RADIUS, same_shots
 from dcal_core.audit.facts import Entry, read_entries
 from dcal_core.audit.gate import LEAST_SIDE, least_side
 from dcal_core.data.groups import join_pairs
-from dcal_core.data.twins import TwinIndex, path_parts
+from dcal_core.data.splits import too_little
+from dcal_core.data.twins import DataError, TwinIndex, path_parts
 
 CONVENTION = 0.9  # share of the files that must be named after their person before another name counts as a finding
 KINDS = {  # kind of finding -> what it means; the most serious first
+    "too_little": "too few families with pairs: training and evaluation refuse such data",
     "across_splits": "people in both train and test: training refuses them, take them out of one",
     "leak": "one shot in train and in test",
     "like_co_twin": "one shot under a person and the co-twin: most likely one of the two is mislabelled",
@@ -84,14 +86,18 @@ class Audit:
         return head | {"splits": self.splits, "counts": counts, "findings": [asdict(f) for f in self.findings]}
 
 
-def audit_images(indexes: Sequence[TwinIndex], root: Path, image_size: int, data: str) -> Audit:
+def audit_images(
+    indexes: Sequence[TwinIndex], root: Path, image_size: int, data: str, split: Callable | None = None
+) -> Audit:
     """Read every image of the indexes below `root` and collect the findings.
 
-    image_size: px, the side of the model's inputs. data: the name of the data. DataError if `root` is not a folder.
+    image_size: px, the side of the model's inputs. data: the name of the data. split: from the train index to what is
+    trained and what is validated on, None for no such cut. DataError if `root` is not a folder.
     """
     entries = read_entries(indexes, root, image_size)
     splits = {index.name: _count(index, [entry for entry in entries if entry.split == index.name]) for index in indexes}
     findings = [
+        *_about_amount(indexes, splits, split),
         *_about_people(indexes, splits),
         *_about_files(entries),
         *_about_names(entries),
@@ -123,6 +129,20 @@ def _range(values: Iterable[int]) -> dict[str, float | None]:
     if not values:
         return {"min": None, "median": None, "max": None}
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+
+
+def _about_amount(indexes: Sequence[TwinIndex], splits: dict[str, dict], split: Callable | None) -> Iterator[Finding]:
+    """What training and evaluation refuse for want of pairs, counted by the images that can be read."""
+    for index in indexes:
+        images_of = splits[index.name]["images_of"]
+        try:
+            parts = split(index) if split and index.name == "train" else [index]
+        except DataError as error:
+            yield Finding("too_little", str(error), ())
+            continue
+        for part in parts:
+            if reason := too_little(part, np.array([images_of[person] for person in part.people])):
+                yield Finding("too_little", reason, ())
 
 
 def _about_people(indexes: Sequence[TwinIndex], splits: dict[str, dict]) -> Iterator[Finding]:

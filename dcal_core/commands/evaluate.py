@@ -25,7 +25,6 @@ from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.fusion import fit_fusion
-from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.page import write_page
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json
@@ -33,7 +32,6 @@ from dcal_core.verification.words import difference_in_words, estimate_in_words
 
 TITLE = "Evaluate a twin verifier"
 SPLITS = ("validation", "test")
-FEWEST_FAMILIES = 3  # with which the thresholds of a verdict can be chosen
 
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
@@ -113,14 +111,8 @@ def fuse(systems: list[System]) -> System:
 
 
 def evaluate_systems(session: Session, data: TwinData, systems: list[System], code: str) -> dict:
-    """The result of the first system, compared with the others; UserError if too few families set a threshold."""
+    """The result of the first system, compared with the others."""
     config = session.config
-    held_out = systems[0].validation.pairs
-    if families_of_rarer_class(held_out.genuine, held_out.family) < FEWEST_FAMILIES:
-        raise UserError(
-            f"fewer than {FEWEST_FAMILIES} validation families have pairs of one person and of co-twins, too few to "
-            "set a threshold on: train with a larger validation_share."
-        )
     options = {"draws": config.bootstrap_draws, "seed": config.seed}
     result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
     about = {"created": f"{datetime.now(UTC):%Y-%m-%d}", "code": code, "fingerprint": config.fingerprint()}

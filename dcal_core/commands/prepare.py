@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from dcal_core.config.recipes import load, name_of
 from dcal_core.config.shared import Config
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.images import open_upright
-from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes
+from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes, split_families
 from dcal_core.data.twins import DataError
 from dcal_core.environment import banner
 from dcal_core.lettering import as_written
@@ -44,7 +45,8 @@ def begin_audit(given: dict, params_dir: Path) -> Session:
 def audit_data(config: Config) -> Audit:
     """Audit the data that training would use, even data that it would refuse; DataError for malformed index files."""
     root = open_root(config)
-    return audit_images(read_indexes(root), root, config.image_size, label_of(root))
+    split = partial(split_families, validation_share=config.validation_share, seed=config.seed)
+    return audit_images(read_indexes(root), root, config.image_size, label_of(root), split)
 
 
 def exclusion_list(session: Session) -> Path:
@@ -95,7 +97,8 @@ def first_findings(audit: Audit) -> Iterator[str]:
         findings = audit.of_kind(kind)
         for finding in findings[:LISTED]:
             what = finding.images or finding.people
-            yield f"{kind}: {', '.join(what[:4])}{' ...' if len(what) > 4 else ''}: {finding.reason}"
+            named = f"{', '.join(what[:4])}{' ...' if len(what) > 4 else ''}: " if what else ""
+            yield f"{kind}: {named}{finding.reason}"
         if len(findings) > LISTED:
             yield f"{kind}: {len(findings) - LISTED:,} more in audit.json"
 

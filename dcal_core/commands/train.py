@@ -14,7 +14,8 @@ from torch import nn
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, begin_training, scratch_size
 from dcal_core.config.shared import Config
-from dcal_core.data.splits import Split, TwinData, open_data
+from dcal_core.data.splits import Split, TwinData, open_data, refuse_too_little
+from dcal_core.data.twins import TwinIndex
 from dcal_core.distributed import (
     LaunchError,
     broadcast,
@@ -57,6 +58,18 @@ def validator(config: Config, split: Split):
         return {"eer": equal_error_rate(scores, pairs.genuine)[0], "auc": roc_auc(scores, pairs.genuine)}
 
     return validate
+
+
+def open_training_data(config: Config) -> TwinData:
+    """The data to train and validate on; DataError, before an image is decoded, where a split is too small."""
+    recipe = recipe_of(config)
+
+    def check(index: TwinIndex) -> None:
+        refuse_too_little(index)
+        if index.name == "train":
+            recipe.check_index(index)
+
+    return open_data(config, ("train", "validation"), check)
 
 
 def train_run(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, Progress]:
@@ -175,7 +188,7 @@ def main(arguments: list[str]) -> int:
         join()
         session = begin_training("Train a twin verifier", given, params_dir)
         with main_first():  # it draws or decodes the images, the others find them
-            data = open_data(session.config, ("train", "validation"))
+            data = open_training_data(session.config)
         run, progress = train_run(session.config, session.folder, data)
         if progress.finished and not rank():
             leave_results(session, run, data.label)

@@ -133,12 +133,7 @@ class FamilyBatches(Batches):
         cutmix_alpha: float = 0.0,
         **shared: int,  # seed, parts, rank and world
     ):
-        self.families = [people for people in members(index.family_of) if len(people) >= SIBLINGS]
-        if len(self.families) < families_per_batch:
-            raise DataError(
-                f"{len(self.families)} families with twins in the {index.name} split are too few for "
-                f"families_per_batch={families_per_batch}: lower it, or lower validation_share."
-            )
+        self.families = families_to_draw(index, families_per_batch)
         images_per_group = SIBLINGS * images_per_person
         super().__init__(
             store,
@@ -192,6 +187,17 @@ class FamilyBatches(Batches):
         """Another person's image for each image of one rank's share of a part, [b]."""
         families = self.groups_per_batch // (self.parts * self.world)
         return draw_partners(families, self.images_per_person, policy, self.random(*key))
+
+
+def families_to_draw(index: TwinIndex, families_per_batch: int) -> list[np.ndarray]:
+    """The people of each family with co-twins; DataError if they are too few for a batch."""
+    families = [people for people in members(index.family_of) if len(people) >= SIBLINGS]
+    if len(families) < families_per_batch:
+        raise DataError(
+            f"{len(families)} families with twins in the {index.name} split are too few for "
+            f"families_per_batch={families_per_batch}: lower it, or lower validation_share."
+        )
+    return families
 
 
 def draw_partners(families: int, images: int, policy: str, random: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The data of a run as train, validation and test splits: attached index files, else drawn twins."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,11 @@ from dcal_core.missing import because
 
 TEST_IMAGES = 8  # per drawn person of the test split
 SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
+FEWEST = {  # families with pairs of one person, and with co-twins, that a split needs, and what for
+    "train": (1, "to learn from"),
+    "validation": (3, "to set the thresholds of a verdict"),
+    "test": (2, "to measure errors"),
+}
 DRAWN = (
     "Data: drawn twins, so every result is SYNTHETIC. For your own, attach a dataset (Add Input) or give data_root: "
     "train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json, test_twin_pairs.json and the images."
@@ -98,6 +103,35 @@ def split_families(index: TwinIndex, validation_share: float, seed: int) -> tupl
     return index.select_families(training), replace(index.select_families(held_out), name="validation")
 
 
+def families_with_pairs(images_of: np.ndarray, family_of: np.ndarray) -> tuple[int, int]:
+    """How many families have two images of one person, and how many have images of co-twins. images_of: images of each
+    person; family_of: family of each, [people]."""
+    genuine = np.unique(family_of[images_of >= 2])
+    _, siblings = np.unique(family_of[images_of >= 1], return_counts=True)
+    return len(genuine), int((siblings >= 2).sum())
+
+
+def too_little(index: TwinIndex, images_of: np.ndarray | None = None) -> str:
+    """Why a split gives too few pairs to work with, in numbers and with the cure; "" if there are enough. images_of:
+    usable images of each person, None for all."""
+    images_of = np.bincount(index.person_of) if images_of is None else images_of
+    genuine, twins = families_with_pairs(images_of, index.family_of)
+    fewest, purpose = FEWEST[index.name]
+    if min(genuine, twins) >= fewest:
+        return ""
+    file, more = ("train", "raise validation_share, or ") if index.name == "validation" else (index.name, "")
+    return (
+        f"{index.name}: {genuine:,} of {len(index.families):,} families have two images of one person, {twins:,} have "
+        f"images of co-twins, and it takes {fewest} of each {purpose}: {more}add images and pairs to the {file} index."
+    )
+
+
+def refuse_too_little(index: TwinIndex) -> None:
+    """DataError where a split gives too few pairs, by `too_little`."""
+    if reason := too_little(index):
+        raise DataError(reason)
+
+
 def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
     """DataError if both splits contain the same person or image path."""
     cure = "take them out of one of the two."
@@ -113,13 +147,25 @@ def label_of(root: Path) -> str:
     return SYNTHETIC if is_drawn(root) else root.name
 
 
-def open_data(config: Config, names: Sequence[str] = ("train", "validation", "test")) -> TwinData:
+def open_data(
+    config: Config,
+    names: Sequence[str] = ("train", "validation", "test"),
+    check: Callable[[TwinIndex], None] = refuse_too_little,
+) -> TwinData:
     """Find or draw the data, check it, leave out excluded images, hold out validation families and decode the splits
-    that are asked for."""
+    that are asked for.
+
+    check: refuses an index by a DataError; it sees every split before an image is decoded, and those that are asked for
+    again without the images that are lost.
+    """
     root = open_root(config)
     train, test = reviewed_indexes(root, config)
-    train, validation = split_families(train, config.validation_share, config.seed)
-    splits = {index.name: open_split(index, root, config) for index in (train, validation, test) if index.name in names}
+    indexes = (*split_families(train, config.validation_share, config.seed), test)
+    for index in indexes:
+        check(index)
+    splits = {index.name: open_split(index, root, config) for index in indexes if index.name in names}
+    for split in splits.values():
+        check(split.index)
     return TwinData(root, label_of(root), splits)
 
 

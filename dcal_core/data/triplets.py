@@ -55,7 +55,7 @@ class TripletBatches(Batches):
         self.pairs = sibling_pairs(index)
         self.pair_ends = triplets_of_pairs(index, self.pairs).cumsum()
         self.possible = possible_triplets(index)
-        _check_possible(self.possible, index)
+        _say_what_is_left_out(self.possible, index)
         self.chosen = np.ceil(self.possible * train_percentage / 100).astype(np.int64)  # [families]
         self.total = int(self.chosen.sum())
         super().__init__(
@@ -128,13 +128,23 @@ def triplets_of_pairs(index: TwinIndex, pairs: np.ndarray) -> np.ndarray:
     return own * (own - 1) * others
 
 
-def _check_possible(possible: np.ndarray, index: TwinIndex) -> None:
-    without = int((possible == 0).sum())
-    why = f"{without} of {len(possible)} {index.name} families have no person with two images and a co-twin"
-    if without == len(possible):
+def refuse_no_triplets(index: TwinIndex) -> None:
+    """DataError if no family has a person with two images and a co-twin."""
+    possible = possible_triplets(index)
+    if not possible.any():
+        why = _without_triplets(possible, index)
         raise DataError(f"{why}, so there are no triplets: add images or pairs to the index.")
-    if without:
-        print(f"{why}, so they give no triplets and are left out.")
+
+
+def _say_what_is_left_out(possible: np.ndarray, index: TwinIndex) -> None:
+    refuse_no_triplets(index)
+    if not possible.all():
+        print(f"{_without_triplets(possible, index)}, so they give no triplets and are left out.")
+
+
+def _without_triplets(possible: np.ndarray, index: TwinIndex) -> str:
+    without = int((possible == 0).sum())
+    return f"{without} of {len(possible)} {index.name} families have no person with two images and a co-twin"
 
 
 def permuted(place: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from torch import nn
 
 from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.data.splits import Split
-from dcal_core.data.triplets import TripletBatches
+from dcal_core.data.triplets import TripletBatches, refuse_no_triplets
+from dcal_core.data.twins import TwinIndex
 from dcal_core.models.face_weights import write_face_weights
 from dcal_core.models.files import load_model
 from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
@@ -38,6 +39,10 @@ class AdaFaceRecipe(AdamWCosineRecipe):
             ),
         ),
     )
+
+    def check_index(self, index: TwinIndex) -> None:
+        """Raise DataError where no family gives a triplet."""
+        refuse_no_triplets(index)
 
     def batches(self, split: Split) -> TripletBatches:
         """Triplets of two images of a person and one of the co-twin, a share of all that each family has."""

@@ -4,8 +4,9 @@ from torch import nn
 
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.augmentation import blend_people
-from dcal_core.data.batches import FamilyBatches
+from dcal_core.data.batches import FamilyBatches, families_to_draw
 from dcal_core.data.splits import Split
+from dcal_core.data.twins import TwinIndex
 from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
 from dcal_core.training.curves import Line, Panel
 from dcal_core.training.objectives import DCALObjective
@@ -32,6 +33,10 @@ class DCALRecipe(AdamWCosineRecipe):
     def skips_layers(self) -> bool:
         """Without a partner in some of the steps, PWCA's neck and losses get no gradient there."""
         return 0 < self.config.pwca_prob < 1
+
+    def check_index(self, index: TwinIndex) -> None:
+        """Raise DataError where there are fewer families with co-twins than a batch takes."""
+        families_to_draw(index, self.config.families_per_batch)
 
     def batches(self, split: Split) -> FamilyBatches:
         """Families x two siblings x images, with partners for the pair-wise branch."""

@@ -110,6 +110,7 @@ def short(images) -> tuple[str, ...]:
 
 
 EXPECTED = {  # kind: images or people of each finding, and those suggested to drop
+    "too_little": [],
     "across_splits": [(("10010",), ())],
     "leak": [
         (("10010d03", "10010d03"), ("10010d03",)),
@@ -185,7 +186,7 @@ def test_data_without_any_image_is_audited_too(clean, tmp_path):
     for name in clean.glob("*.json"):
         shutil.copy(name, tmp_path)
     lost = audit_images(read_indexes(tmp_path), tmp_path, SIZE, "nothing")
-    assert {finding.kind for finding in lost.findings} == {"missing", "few_images"}
+    assert {finding.kind for finding in lost.findings} == {"too_little", "missing", "few_images"}
     assert len(lost.of_kind("missing")) == 16 and lost.splits["test"]["shorter_side_px"]["median"] is None
     json.dumps(lost.as_dict(), allow_nan=False)
 

@@ -19,6 +19,7 @@ from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
+from dcal_core.data.twins import DataError
 from dcal_core.errors import UserError
 from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Features, Verifier
@@ -173,15 +174,11 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert evaluation.short_names(folders[1:]) == ["seed0", "seed1"]
 
 
-def test_too_few_validation_families_are_a_sentence():
-    session, data = begun()
-    (system,) = score_systems(session, data)
-    held_out = system.validation
-    kept = held_out.pairs.family < 2
-    pairs = replace(held_out.pairs, **{name: value[kept] for name, value in vars(held_out.pairs).items()})
-    few = replace(system, validation=replace(held_out, pairs=pairs, scores=held_out.scores[kept]))
-    with pytest.raises(UserError, match="fewer than 3 validation families .* larger validation_share"):
-        evaluate_systems(session, data, [few], "code")
+def test_too_few_families_are_a_sentence_before_an_image_is_decoded(monkeypatch):
+    monkeypatch.setattr(splits, "open_split", lambda *_: pytest.fail("decoded"))
+    few = "test: 1 of 1 families have two images of one person, 1 have images of co-twins, and it takes 2 of each"
+    with pytest.raises(DataError, match=few):
+        begun(synthetic_test_families=1)
 
 
 def evaluated(*options, run="a"):

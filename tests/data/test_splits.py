@@ -1,13 +1,16 @@
 """The data of a run: drawn twins or attached ones, cut by family, decoded, and never taken for what they are not."""
 
+import json
 import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
+from dcal_core.commands.train import open_training_data
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
@@ -18,7 +21,7 @@ from dcal_core.data.splits import open_data, open_root
 from dcal_core.data.twins import DataError
 
 FAMILIES, IMAGES, TEST_FAMILIES = 8, 3, 2
-TINY = dict(image_size=32, synthetic_families=FAMILIES, synthetic_images=IMAGES, validation_share=0.25)
+TINY = dict(image_size=32, synthetic_families=FAMILIES, synthetic_images=IMAGES, validation_share=0.4)
 TINY |= dict(synthetic_test_families=TEST_FAMILIES)
 CONFIG = DCALConfig(**TINY)
 
@@ -75,11 +78,11 @@ def test_without_data_twins_are_drawn_and_called_synthetic(capsys, scratch):
 def test_splits_hold_all_families_and_their_images_in_order(capsys):
     data = open_data(CONFIG)
     assert {name: len(split.index.families) for name, split in data.splits.items()} == {
-        "train": 6,
-        "validation": 2,
+        "train": 5,
+        "validation": 3,
         "test": TEST_FAMILIES,
     }
-    assert len(data["train"].index.paths) == 6 * 2 * IMAGES
+    assert len(data["train"].index.paths) == 5 * 2 * IMAGES
     assert_consistent(data)
 
 
@@ -210,7 +213,7 @@ def test_a_given_list_is_obeyed_and_changes_the_fingerprint(drawn, tmp_path):
 
 def test_drawn_twins_do_not_take_the_list_of_other_data(drawn, tmp_path, capsys):
     write_exclusions(tmp_path / "runs/prepare" / FILE, {"90004/90004d13.jpg": "why"})
-    assert len(open_data(CONFIG)["train"].index.paths) == 6 * 2 * IMAGES
+    assert len(open_data(CONFIG)["train"].index.paths) == 5 * 2 * IMAGES
     assert f"{FILE} is ignored: none of the 1 images it names is in this data." in capsys.readouterr().out
 
 
@@ -230,3 +233,71 @@ def test_a_stale_or_missing_list_stops_before_anything_is_read(attached, tmp_pat
         open_data(CONFIG)
     with pytest.raises(DataError, match="nowhere.csv: No such file"):
         open_data(DCALConfig(**TINY, exclusions="nowhere.csv"))
+
+
+# ---- too little to score
+
+
+def with_images(root: Path, split: str, people, most: int) -> None:
+    """Leave some people of an index no more than so many images."""
+    file = root / f"{split}_dataset_infor.json"
+    index = json.loads(file.read_text())
+    file.write_text(json.dumps({one: paths[: most if one in people else None] for one, paths in index.items()}))
+
+
+@pytest.mark.parametrize("recipe", [tiny.dcal_config, tiny.adaface_config])
+@pytest.mark.parametrize(
+    ("whose", "words"),
+    [
+        ("train", "train: 0 of 5 families have two images of one person, 5 have images of co-twins"),
+        ("validation", "validation: 0 of 3 families .* takes 3 of each .*: raise validation_share, or add images"),
+        ("one family of validation", "validation: 2 of 3 families"),
+        ("test", "test: 0 of 2 families .* takes 2 of each to measure errors: add images and pairs to the test index"),
+    ],
+)
+def test_people_with_one_image_each_are_refused_before_an_image_is_decoded(attached, monkeypatch, recipe, whose, words):
+    people = {name: split.index.people for name, split in open_data(CONFIG).splits.items()}
+    people["one family of validation"] = people["validation"][:2]
+    with_images(attached, "test" if whose == "test" else "train", people[whose], 1)
+    monkeypatch.setattr(splits, "open_images", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=words):
+        open_training_data(recipe(**TINY, data_root=str(attached)))
+
+
+def test_a_single_family_or_people_without_co_twins_are_refused(attached, monkeypatch):
+    monkeypatch.setattr(splits, "open_images", lambda *_: pytest.fail("decoded"))
+    config = DCALConfig(**TINY, data_root=str(attached))
+    for file, kept, words in (
+        ("test_twin_pairs.json", 1, "test: 3 of 3 families have two images of one person, 1 have images of co-twins"),
+        ("train_twin_pairs.json", 2, "validation: 1 of 1 families"),
+        ("train_twin_pairs.json", 0, "not a list of pairs of person ids, or empty"),
+    ):
+        pairs = (attached / file).read_text()
+        (attached / file).write_text(json.dumps(json.loads(pairs)[:kept]))
+        with pytest.raises(DataError, match=words):
+            open_data(config)
+        (attached / file).write_text(pairs)
+
+
+def test_pairs_that_an_exclusion_list_takes_are_missed(attached, monkeypatch):
+    held_out = open_data(CONFIG)["validation"].index
+    monkeypatch.setattr(splits, "open_images", lambda *_: pytest.fail("decoded"))
+    lost = [path for person in (0, 1) for path in np.array(held_out.paths)[held_out.images_of(person)[1:]]]
+    write_exclusions(attached / FILE, {f"{path.parent.name}/{path.name}": "why" for path in lost})
+    with pytest.raises(DataError, match="validation: 2 of 3 families have two images"):
+        open_data(DCALConfig(**TINY, data_root=str(attached)))
+
+
+def test_pairs_that_unreadable_images_take_are_missed_before_training(attached):
+    held_out = open_data(CONFIG)["validation"].index
+    for person in (0, 1):
+        for path in np.array(held_out.paths)[held_out.images_of(person)[1:]]:
+            path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="validation: 2 of 3 families have two images"):
+        open_data(DCALConfig(**TINY, data_root=str(attached), max_lost_share=0.9))
+
+
+def test_a_batch_that_the_data_cannot_fill_is_refused_before_an_image_is_decoded(attached, monkeypatch):
+    monkeypatch.setattr(splits, "open_images", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match="5 families .* are too few for families_per_batch=6"):
+        open_training_data(DCALConfig(**TINY, data_root=str(attached), families_per_batch=6))

@@ -23,7 +23,7 @@ from dcal_core.verification.protocol import twin_pairs
 
 PARAMS = Path(__file__).parents[3] / "params"
 TINY = dict(
-    image_size=32, synthetic_families=8, synthetic_images=3, synthetic_test_families=2, validation_share=0.3,
+    image_size=32, synthetic_families=8, synthetic_images=3, synthetic_test_families=2, validation_share=0.4,
     families_per_batch=4, images_per_person=2, steps_per_epoch=2, epochs=1,
 )  # fmt: skip
 pytestmark = pytest.mark.usefixtures("elsewhere")
