@@ -26,10 +26,10 @@ from dcal_core.data.splits import SYNTHETIC
 from dcal_core.data.twins import DataError
 from dcal_core.environment import scratch_root
 from dcal_core.errors import ConfigError
-from dcal_core.explain.catalogue import PairView
+from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.comparison import comparison_table, draw_comparison, mean_face
 from dcal_core.explain.pair_figures import stem_of, write_figure
-from dcal_core.explain.trust import conclusions, draw_faithfulness, faithfulness_table, measure_maps
+from dcal_core.explain.trust import caveats, conclusions_table, draw_faithfulness, faithfulness_table, measure_maps
 from dcal_core.runs import RunFolder
 from dcal_core.verification.protocol import Pairs
 
@@ -50,7 +50,7 @@ def explain_files(session: Session, files: list[Path]) -> list[Path]:
     rule = rule_of(session)
     answer = rule.sentence(view.score) if rule else f"score {view.score:.2f}"
     print(answer)
-    return write_view(session.folder.explained / "images", view, label, answer)
+    return write_view(session, view, label, answer, [*found.doubts, *found.unchecked])
 
 
 def label_of_given(session: Session) -> str:
@@ -85,7 +85,8 @@ def write_comparison(folder: Path, figures: Path, comparison: dict, images: Imag
     files = [write_result(folder, "comparison", {"data": label} | comparison)]
     face = mean_face(images)
     for name in comparison["maps"]:
-        files.append(write_figure(figures / f"comparison_{name}.png", draw_comparison(comparison, name, face, label)))
+        file = figures / f"comparison_{MAPS[name].file_name}.png"
+        files.append(write_figure(file, draw_comparison(comparison, name, face, label)))
     print(f"\n{comparison_table(comparison, 'distinctive')}\n")
     return files
 
@@ -94,17 +95,16 @@ def explain_test(session: Session) -> list[Path]:
     """Explain the test families, as files: confusing pairs, both kinds of pairs compared, and how far to trust maps."""
     explorer = open_explorer(session)
     config = session.config
-    files = []
+    explained, figures = session.folder.explained, session.folder.figures
+    trust = measure_maps(explorer.model, explorer.data, config.pairs_per_family, seed=config.seed)
+    files = [write_result(explained, "faithfulness", trust)]  # the pairs' pages say what it shows
+    files.append(session.keep(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness"))
     for turn in range(min(SHOWN, len(explorer.order))):
         pair = explorer.confusing(turn)
-        files += write_view(session.folder.explained, explorer.view(*pair), explorer.label, explorer.judged(*pair))
+        files += write_view(session, explorer.view(*pair), explorer.label, explorer.judged(*pair))
     comparison = compare_kinds(explorer.model, explorer.images, sampled(explorer, config), explorer.data.synthetic)
-    explained, figures = session.folder.explained, session.folder.figures
     files += write_comparison(explained, figures, comparison, explorer.images, explorer.label)
-    trust = measure_maps(explorer.model, explorer.data, config.pairs_per_family, seed=config.seed)
-    files.append(write_result(session.folder.explained, "faithfulness", trust))
-    files.append(session.keep(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness"))
-    print(faithfulness_table(trust["maps"]), *conclusions(trust["maps"]), sep="\n\n")
+    print(faithfulness_table(trust["maps"]), conclusions_table(trust["maps"]), *caveats(trust["maps"]), sep="\n\n")
     return files
 
 

@@ -1,6 +1,7 @@
 """What attention.ipynb and the command `explain` share: a trained run's model, its pairs, and files of maps."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from dcal_core.explain.pair_figures import write_pair
 from dcal_core.explain.regions import ARCFACE, DRAWN, face_regions
 from dcal_core.models.files import load_model
 from dcal_core.runs import DECISION_FILE, RunFolder
-from dcal_core.storage import write_text
+from dcal_core.storage import read_json, write_text
 from dcal_core.verification.decision import DecisionRule, read_rule
 from dcal_core.verification.protocol import Pairs, some_of_each_family
 
@@ -76,9 +77,18 @@ def write_result(folder: Path, name: str, result: dict) -> Path:
     return file
 
 
-def write_view(folder: Path, view: PairView, label: str, answer: str) -> list[Path]:
-    """Write the pictures and the statistics of a pair, and return the files."""
-    return write_pair(folder, view, "", label, regions_of(SYNTHETIC in label, view.faces.shape[1]), answer)
+def write_view(
+    session: Session, view: PairView, label: str, answer: str, given: Sequence[str] | None = None
+) -> list[Path]:
+    """Write the page, pictures and statistics of a pair, and return the files.
+
+    given: for images that the user gives, what was found before the score; their files have a folder of their own.
+    """
+    folder = session.folder.explained / "images" if given is not None else session.folder.explained
+    measured = session.folder.explained / "faithfulness.json"
+    trust = read_json(measured) if measured.is_file() else None
+    regions = regions_of(SYNTHETIC in label, view.faces.shape[1])
+    return write_pair(folder, view, label, regions, answer, given or (), trust)
 
 
 def trust_title(trust: dict) -> str:

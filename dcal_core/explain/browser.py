@@ -122,7 +122,7 @@ class Browser:
         chosen = [f"{name}{value + 1}" for name, value in self._choice().items() if value is not None]
         patch = [] if c.patch is None else [f"{FACES[c.patch[0]]}_row{c.row.value}_column{c.column.value}"]
         stems = [self.explorer.name(image).replace("/", "_").rpartition(".")[0] for image in (a, b)]
-        file = self.folder / ("_".join([*stems, c.kind.value, *chosen, *patch]) + ".png")
+        file = self.folder / ("_".join([*stems, self.kind.file_name, *chosen, *patch]) + ".png")
         lines = [
             f"{self.explorer.name(a)} and {self.explorer.name(b)} ({self.explorer.label})",
             *self.explorer.judged(a, b).split("\n"),
@@ -130,7 +130,9 @@ class Browser:
         ]
         with disk_errors(file):
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(paint.png(paint.sheet(self._composed()[0], lines, self.kind.signed)))
+            pictures, peak = self._composed()
+            picture = paint.sheet(pictures, lines, self.kind.signed, paint.scale_ends(c.kind.value, peak))
+            file.write_bytes(paint.encoded(picture))
         self._say(f"Saved as {file}.")
 
     # ---- what is drawn
@@ -168,13 +170,7 @@ class Browser:
         c = self.controls
         view = self.view
         maps = view.map(c.kind.value, **self._choice())
-        peak = float(np.abs(maps).max())
-        pictures = []
-        for side, (face, values) in enumerate(zip(view.faces, maps, strict=True)):
-            picture = paint.overlaid(paint.enlarged(face), values, peak or 1.0, self.kind.signed, c.opacity.value)
-            if view.marks is not None and c.marks.value:
-                picture = paint.contoured(picture, view.marks[side])
-            pictures.append(picture)
+        pictures, peak = paint.painted_pair(view, maps, self.kind.signed, c.opacity.value, c.marks.value)
         if c.patch and view.matches is not None:
             side, patch = c.patch
             pictures[side] = paint.framed(pictures[side], patch, c.row.max, dashed=False)
@@ -196,7 +192,7 @@ class Browser:
             self._say("")
         for html_, picture, face, name in zip(c.pictures, pictures, FACES, view.names, strict=True):
             html_.value = paint.image_tag(picture, f"{face} image, {name}, under the map: {self._title()}")
-        low, high = paint.ENDS[kind.signed]
+        low, high = paint.scale_ends(c.kind.value, peak)
         words = kind.meaning if peak else "This map is zero everywhere."
         ramp = paint.image_tag(paint.colour_ramp(kind.signed, paint.SIDE // 2), f"colours from {low} to {high}")
         c.legend.value = f"{low} {ramp} {high}<br>{html.escape(words)}"

@@ -12,12 +12,14 @@ from dcal_core.explain.maps import cls_attention, glca_attention, on_grid, rollo
 from dcal_core.explain.pair_maps import EncodedPairs, encode_pairs, match_map, matches, place_map, tells_apart
 from dcal_core.models.verifier import Verifier
 
+MARKED = "Outlined in white: the marks that this face has and the other has not."
+
 
 @dataclass(frozen=True)
 class Map:
     """A kind of map: `make(pairs)` gives fp32 [2, B, g, g], for the faces of a and of b.
 
-    unit: of its values. signed: + speaks for one person, - for two; else higher is more.
+    unit: of its values, in words. signed: + speaks for one person, - for two; else higher is more.
     quick: costs at most 4 encodings of the pair, and not one for each patch.
     by: 0-based keyword arguments that `make` takes too, "layer" or "head".
     needs: the start of the traced names that it is made from; "" if any model has the map.
@@ -26,11 +28,16 @@ class Map:
     make: Callable[..., Tensor]
     title: str
     meaning: str
-    unit: str = "score"
+    unit: str = "points of score"
     signed: bool = False
     quick: bool = True
     by: tuple[str, ...] = ()
     needs: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The title as a part of a file's name."""
+        return self.title.lower().replace(",", "").replace(" ", "_")
 
     def fits(self, pairs: EncodedPairs) -> bool:
         """Whether the model of these pairs has what the map shows."""
@@ -88,7 +95,7 @@ MAPS = {
         make=match_map,
         title="Matching patches",
         meaning="Whether a patch finds a better (+) or worse (-) match nearby in the other face than most.",
-        unit="cosine",
+        unit="in cosine",
         signed=True,
         needs="q.",
     ),
@@ -97,7 +104,7 @@ MAPS = {
         title="Attention rollout",
         meaning="How much of each patch reaches the summary token through all layers: what GLCA selects by.",
         by=("layer",),
-        unit="share of attention",
+        unit="of all attention",
         needs="q.",
     ),
     "cls_attention": Map(
@@ -105,21 +112,21 @@ MAPS = {
         title="CLS attention",
         meaning="What the summary token attends to: in the last layer, mean of the heads, unless others are chosen.",
         by=("layer", "head"),
-        unit="share of attention",
+        unit="of all attention",
         needs="q.",
     ),
     "selection": Map(
         make=lambda pairs: selection_map(pairs.features, pairs.grid).unflatten(0, (2, -1)),
         title="GLCA selection",
         meaning="The patches that global-local attention looks at again.",
-        unit="selected",
+        unit="(selected)",
         needs="selected",
     ),
     "glca_attention": Map(
         make=_glca_attention,
         title="GLCA attention",
         meaning="What the selected patches attend to when they are looked at again, mean of the heads.",
-        unit="share of attention",
+        unit="of all attention",
         needs="selected",
     ),
 }

@@ -14,7 +14,7 @@ from dcal_core.data.images import ImageStore
 from dcal_core.explain import paint
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.pair_maps import encode_pairs
-from dcal_core.explain.regions import SPEAKS, SPREAD, speaks, statistics
+from dcal_core.explain.regions import SPEAKS, SPREAD, WHOSE_SIDES, speaks, statistics
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.models.verifier import Verifier
@@ -116,33 +116,35 @@ def draw_comparison(result: dict, name: str, face: np.ndarray, label: str) -> Fi
     """One map of `compare_groups`: its mean over the pairs of one person and over those of co-twins, on a face uint8
     [S, S, 3] that stands for all, and the shares of its regions in both groups and their differences."""
     found = result["maps"][name]
-    figure = Figure(figsize=(15.5, 1.2 + 4.2 * len(found["speaks"])), layout="constrained")
+    rows = len(found["speaks"])
+    figure = Figure(figsize=(15.5, 1.9 + 3.5 * rows), layout="constrained")
     pairs = result["pairs"]
     families = result["families"]
     counted = f"{pairs['same']:,} pairs of one person, {pairs['twins']:,} of co-twins, {families['both']:,} families"
     figure.suptitle(f"{MAPS[name].title} ({label})\n{counted}", fontsize=12)
-    pictures, charts = figure.subfigures(1, 2, width_ratios=(1, 1.6))
-    _draw_means(pictures, found["means"], face, name)
-    rows = charts.subplots(len(found["speaks"]), 2, sharey=True, squeeze=False)
-    for row, (what, one) in zip(rows, found["speaks"].items(), strict=True):
+    pictures, charts = figure.subfigures(1, 2, width_ratios=(1.1 / rows, 1.6))
+    _draw_means(pictures, found["means"], face, name, rows)
+    cells = charts.subplots(rows, 2, sharey=True, squeeze=False)
+    for row, (what, one) in zip(cells, found["speaks"].items(), strict=True):
         _draw_shares(row, what, one["figures"], result["areas"])
-    handles, labels = row[0].get_legend_handles_labels()
+    charts.suptitle(WHOSE_SIDES, fontsize=9)
+    handles, labels = cells[0, 0].get_legend_handles_labels()
     charts.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
     return as_written(figure)
 
 
-def _draw_means(figure, means: dict, face: np.ndarray, name: str) -> None:
-    cells = figure.add_gridspec(2, 2, height_ratios=(1, 0.04))
+def _draw_means(figure, means: dict, face: np.ndarray, name: str, rows: int) -> None:
+    """Both mean maps, beside one another or in two rows, above what their colours mean."""
+    grid = figure.add_gridspec(rows + 1, 2 // rows, height_ratios=(*[1] * rows, 0.04))
     peak = paint.peak_of(np.array([*means.values()]))
     signed = MAPS[name].signed
     for side, (group, weights) in enumerate(means.items()):
-        axes = figure.add_subplot(cells[0, side])
+        axes = figure.add_subplot(grid[divmod(side, 2 // rows)])
         paint.show_map(axes, face, np.array(weights), signed, peak)
         axes.set_title(f"mean map, {GROUPS[group]}", fontsize=10)
         axes.set_anchor("S")  # close to the bar
-    bar = figure.add_subplot(cells[1, :])
-    paint.show_colours(bar, signed)
-    bar.set_xlabel(paint.full_colour(name, peak, None if signed else "times an even spread"), fontsize=9)
+    unit = None if signed else "times an even spread"
+    paint.show_colours(figure.add_subplot(grid[-1, :]), signed, paint.scale_ends(name, peak, unit))
 
 
 def _draw_shares(row: Sequence[Axes], what: str, figures: dict, areas: dict) -> None:

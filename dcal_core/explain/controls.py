@@ -10,7 +10,7 @@ import numpy as np
 from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, FloatSlider, HBox, IntSlider, Layout, RadioButtons, VBox
 
 from dcal_core.explain.catalogue import MAPS
-from dcal_core.explain.paint import SIDE
+from dcal_core.explain.paint import OPACITY, SIDE
 
 FACES = ("first", "second")
 NOTHING = -1  # no head or face chosen; a list with an option of value None begins blank in some sessions (ipywidgets)
@@ -65,7 +65,7 @@ class Controls:
         self.kind = Dropdown(options=[(MAPS[kind].title, kind) for kind in kinds], description="Map", **wide)
         self.layer = Dropdown(options=layers[::-1], description="Layer", **short)
         self.head = Dropdown(options=[("mean of all", NOTHING), *heads], description="Head", **short)
-        self.opacity = FloatSlider(0.7, min=0, max=1, step=0.05, description="Opacity", **slide)
+        self.opacity = FloatSlider(OPACITY, min=0, max=1, step=0.05, description="Opacity", **slide)
         sides = [("none", NOTHING), *((f"the {face} image", side) for side, face in enumerate(FACES))]
         self.side = Dropdown(options=sides, description="Patch of", **wide)
         self.row = IntSlider(1, 1, grid, description="Row", **slide)

@@ -1,7 +1,8 @@
 """Maps painted over faces, for figures and for the browser, and charts of estimates with their intervals.
 
 Colours are perceptually even (viridis). Only signed maps have two sides: purple speaks for one person, orange for two
-(PuOr, which colour-blind eyes tell apart). The larger a value, the more it covers the face.
+(PuOr, which colour-blind eyes tell apart). The larger a value, the more it covers the face, which is grey, so that
+colour means the map alone, and stays visible, so that a mark can be seen through it.
 S: side of a picture, px; g: patches along it. Pictures are RGB uint8 [S, S, 3].
 """
 
@@ -17,17 +18,17 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 
-from dcal_core.explain.catalogue import MAPS
+from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.lettering import main_font, picture_font, visible
 from dcal_core.verification.words import estimate_in_words, number_text
 
 SIDE = 336  # px: a whole number of px a patch for grids of 7, 8, 12, 14, 16, 21 and 24
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SCALES = {False: colormaps["viridis"], True: colormaps["PuOr"]}  # by whether the map is signed
-ENDS = {False: ("little", "much"), True: ("speaks for two people", "speaks for one person")}
+ENDS = {False: ("none", "most"), True: ("two people", "one person")}  # what both ends of the colours mean
 FRAME, DASH = 4, 6  # px
 GAP, LINE, BAR, TEXT = 16, 24, 14, 15  # px, of a saved view
-OPACITY = 0.85  # of the largest weight in figures
+OPACITY = 0.6  # of the largest weight
 GREY = "#777777"
 MARKERS = ("o", "s")
 
@@ -51,17 +52,20 @@ def coloured(strength: np.ndarray, signed: bool) -> np.ndarray:
     return colours.astype(np.float32)
 
 
+def smoothed(values: np.ndarray, side: int) -> np.ndarray:
+    """A map [g, g] as fp32 [side, side]: each value at the middle of its patch, and linear between them."""
+    patches = Image.fromarray(np.asarray(values, np.float32))
+    return np.asarray(patches.resize((side, side), Image.Resampling.BILINEAR))
+
+
 def overlaid(picture: np.ndarray, values: np.ndarray, peak: float, signed: bool, opacity: float) -> np.ndarray:
-    """A picture under a map [g, g]: colour tells the value, and the further that is from 0, the more it covers.
+    """A picture in grey under a map [g, g]: colour tells the value, and the further that is from 0, the more it covers.
 
     peak: the size of the value, above 0, that has the last colour and covers as much as `opacity`, from 0 to 1.
     """
-    strength = np.clip(values / peak, -1 if signed else 0, 1).astype(np.float32)
+    strength = np.clip(smoothed(values, len(picture)) / float(peak), -1 if signed else 0, 1)
     cover = opacity * np.abs(strength)[..., None]
-    place = np.arange(len(picture)) * len(values) // len(picture)  # the patch of each row of pixels
-    left = (1 - cover)[place][:, place]
-    added = (cover * coloured(strength, signed) + 0.5)[place][:, place]  # + 0.5 to round
-    return (left * picture + added).astype(np.uint8)
+    return ((1 - cover) * greyed(picture) + cover * coloured(strength, signed) + 0.5).astype(np.uint8)  # + 0.5 to round
 
 
 def framed(picture: np.ndarray, patch: int, grid: int, dashed: bool) -> np.ndarray:
@@ -87,14 +91,29 @@ def contoured(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
     return picture
 
 
+def painted_pair(
+    view: PairView, maps: np.ndarray, signed: bool, opacity: float = OPACITY, outlined: bool = True
+) -> tuple[list[np.ndarray], float]:
+    """Both faces of a pair under their maps [2, g, g], with their marks if `outlined`, and the size of the value with
+    the last colour, the same for both; 0 for maps of nothing."""
+    peak = float(np.abs(maps).max())
+    pictures = []
+    for side, (face, values) in enumerate(zip(view.faces, maps, strict=True)):
+        picture = overlaid(enlarged(face), values, peak or 1.0, signed, opacity)
+        if outlined and view.marks is not None:
+            picture = contoured(picture, view.marks[side])
+        pictures.append(picture)
+    return pictures, peak
+
+
 def colour_ramp(signed: bool, width: int) -> np.ndarray:
     """The colours from the least value to the most, uint8 [BAR, width, 3]."""
     row = coloured(np.linspace(-1 if signed else 0, 1, width), signed)
     return np.broadcast_to(np.rint(row).astype(np.uint8), (BAR, width, 3))
 
 
-def sheet(pictures: list[np.ndarray], lines: list[str], signed: bool) -> np.ndarray:
-    """Pictures side by side under lines of text, above what the colours mean, uint8 [height, width, 3]."""
+def sheet(pictures: list[np.ndarray], lines: list[str], signed: bool, ends: tuple[str, str]) -> np.ndarray:
+    """Pictures side by side under lines of text, above what both ends of the colours mean, uint8 [height, width, 3]."""
     width = len(pictures) * (SIDE + GAP) + GAP
     head = len(lines) * LINE + GAP
     whole = Image.new("RGB", (width, head + SIDE + LINE + GAP), "white")
@@ -108,23 +127,24 @@ def sheet(pictures: list[np.ndarray], lines: list[str], signed: bool) -> np.ndar
     left = width // 2 - SIDE // 4
     right = width // 2 + SIDE // 4
     whole.paste(Image.fromarray(colour_ramp(signed, SIDE // 2)), (left, below + 4))
-    low, high = ENDS[signed]
+    low, high = ends
     draw.text((left - 8, below), low, "black", font, anchor="ra")
     draw.text((right + 8, below), high, "black", font, anchor="la")
     return np.asarray(whole)
 
 
-def png(picture: np.ndarray) -> bytes:
-    """A picture as PNG, compressed lightly to be quick."""
+def encoded(picture: np.ndarray, form: str = "PNG") -> bytes:
+    """A picture as a PNG, compressed lightly to be quick, or as a JPEG, a tenth as large."""
     out = io.BytesIO()
-    Image.fromarray(picture).save(out, "PNG", compress_level=1)
+    options = {"compress_level": 1} if form == "PNG" else {"quality": 90}
+    Image.fromarray(picture).save(out, form, **options)
     return out.getvalue()
 
 
-def image_tag(picture: np.ndarray, description: str) -> str:
+def image_tag(picture: np.ndarray, description: str, form: str = "PNG") -> str:
     """A picture as HTML, with a description for screen readers."""
-    data = base64.b64encode(png(picture)).decode()
-    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
+    data = base64.b64encode(encoded(picture, form)).decode()
+    return f'<img alt="{html.escape(description)}" src="data:image/{form.lower()};base64,{data}">'
 
 
 # ---- faces in figures
@@ -153,7 +173,7 @@ def show_map(
 
     peak: as `overlaid`, by default the map's own. Positions on the axes are pixels of the face.
     """
-    picture = overlaid(greyed(enlarged(face)), weights, peak or peak_of(weights), signed, opacity)
+    picture = overlaid(enlarged(face), weights, peak or peak_of(weights), signed, opacity)
     if marks is not None:
         picture = contoured(picture, marks)
     end = len(face) - 0.5
@@ -161,18 +181,19 @@ def show_map(
     axes.set_axis_off()
 
 
-def show_colours(axes: Axes, signed: bool) -> None:
-    """A bar of the colours, with a word for each end."""
+def scale_ends(name: str, peak: float, unit: str | None = None) -> tuple[str, str]:
+    """What both ends of the colours of a map of this name mean: a word and the value; unit: if not the map's own."""
+    low, high = ENDS[MAPS[name].signed]
+    value = f"{peak:.2g} {unit or MAPS[name].unit}"
+    return (f"{low}: -{value}", f"{high}: +{value}") if MAPS[name].signed else (f"{low}: 0", f"{high}: {value}")
+
+
+def show_colours(axes: Axes, signed: bool, ends: tuple[str, str]) -> None:
+    """A bar of the colours, with what both ends mean below it."""
     axes.imshow(colour_ramp(signed, SIDE), aspect="auto")
     axes.set(xticks=[], yticks=[])
-    low, high = ("two people", "one person") if signed else ("none", "most")
-    axes.text(0, -0.4, low, ha="left", va="top", fontsize=9, transform=axes.transAxes)
-    axes.text(1, -0.4, high, ha="right", va="top", fontsize=9, transform=axes.transAxes)
-
-
-def full_colour(name: str, peak: float, unit: str | None = None) -> str:
-    """What the full colour of a map of this name stands for, in words; unit: if not the map's own."""
-    return f"full colour: {'±' if MAPS[name].signed else ''}{peak:.2g} ({unit or MAPS[name].unit})"
+    for x, text, side in zip((0, 1), ends, ("left", "right"), strict=True):
+        axes.text(x, -0.4, text.replace(": ", "\n"), ha=side, va="top", fontsize=8.5, transform=axes.transAxes)
 
 
 # ---- estimates, {"value", "low", "high"}

@@ -1,7 +1,6 @@
 """One pair of faces as figures, and as files: its pictures and the numbers behind them.
 
-Under a map a face is grey, so that colour means the map alone. Each face has a scale of its own, to show where its map
-is strongest however strong the other's is; how strong stands below it.
+Both faces of a pair are on one scale: a colour means the same in both, here and in the browser.
 """
 
 import json
@@ -13,35 +12,38 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dcal_core.explain.catalogue import MAPS, PairView
-from dcal_core.explain.paint import full_colour, peak_of, show_colours, show_map, wrapped
+from dcal_core.explain.catalogue import MAPS, MARKED, PairView
+from dcal_core.explain.paint import ENDS, peak_of, scale_ends, show_colours, show_map, wrapped
+from dcal_core.explain.pair_page import pair_page
 from dcal_core.explain.regions import draw_regions, view_statistics
 from dcal_core.lettering import as_written
 from dcal_core.storage import disk_errors, whole_file, write_text
 
-MARKED = "Outlined in white: the marks that this face has and the other has not."
 PICTURES = {"attention_rollout": ("rollout",), "glca_attention": ("selection", "glca_attention")}  # if the model can
+ABOUT_LAYERS = (
+    "Top: what has reached the summary token (CLS) up to a layer. Middle: what CLS attends to in that layer alone, "
+    "mean of its heads. Below: each head of the last layer."
+)
 LONGEST = 100  # bytes of a file name that each image's name may take
 
 
 # ---- figures
 
 
-def _write_below(axes: Axes, text: str) -> None:
+def _write_in(axes: Axes, text: str, width: int = 30) -> None:
     """Text in place of a picture."""
     axes.set_axis_off()
-    words = axes.text(0.5, 1, wrapped(text, 30), ha="center", va="top", fontsize=9, transform=axes.transAxes)
-    words.set_in_layout(False)
+    axes.text(0.5, 1, wrapped(text, width), ha="center", va="top", fontsize=9, transform=axes.transAxes)
 
 
-def _draw_map(view: PairView, name: str, faces: Sequence[Axes], bar: Axes) -> None:
-    """One kind of map over both faces, and its colours."""
-    signed = MAPS[name].signed
-    for side, (axes, weights) in enumerate(zip(faces, view.map(name), strict=True)):
-        show_map(axes, view.faces[side], weights, signed, marks=None if view.marks is None else view.marks[side])
-        words = full_colour(name, peak_of(weights))
-        axes.text(0.5, -0.02, words, ha="center", va="top", fontsize=8.5, transform=axes.transAxes)
-    show_colours(bar, signed)
+def _draw_map(view: PairView, name: str, faces: Sequence[Axes]) -> float:
+    """One kind of map over both faces; returns the value that has the last colour in both."""
+    maps = view.map(name)
+    peak = peak_of(maps)
+    for side, (axes, weights) in enumerate(zip(faces, maps, strict=True)):
+        marks = None if view.marks is None else view.marks[side]
+        show_map(axes, view.faces[side], weights, MAPS[name].signed, peak, marks)
+    return peak
 
 
 def _draw_faces(view: PairView, faces: Sequence[Axes]) -> None:
@@ -55,36 +57,52 @@ def _draw_faces(view: PairView, faces: Sequence[Axes]) -> None:
 def draw_view(view: PairView, names: Sequence[str], title: str) -> Figure:
     """A pair, one face above the other, and beside them its maps of these names, with what they mean below."""
     columns = 1 + len(names)
-    figure = Figure(figsize=(max(2.6 * columns, 6), 8), layout="constrained")
+    below = ["The two faces." if view.marks is None else MARKED, *(MAPS[name].meaning for name in names)]
+    lines = max(wrapped(text, 30).count("\n") + 1 for text in below)
+    figure = Figure(figsize=(max(2.6 * columns, 6), 7.2 + 0.15 * lines), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.06)
     figure.suptitle(wrapped(title, 30 * columns), fontsize=12)
-    grid = figure.subplots(4, columns, squeeze=False, height_ratios=(1, 1, 0.05, 0.36))
+    grid = figure.subplots(4, columns, squeeze=False, height_ratios=(1, 1, 0.05, 0.055 * lines))
     _draw_faces(view, grid[:2, 0])
     grid[2, 0].set_axis_off()
-    _write_below(grid[3, 0], "The two faces." if view.marks is None else MARKED)
+    for axes, text in zip(grid[3], below, strict=True):
+        _write_in(axes, text)
     for name, column in zip(names, grid[:, 1:].T, strict=True):
         column[0].set_title(wrapped(MAPS[name].title, 26), fontsize=10, fontweight="bold")
-        _draw_map(view, name, column[:2], column[2])
-        _write_below(column[3], MAPS[name].meaning)
+        peak = _draw_map(view, name, column[:2])
+        show_colours(column[2], MAPS[name].signed, scale_ends(name, peak))
     return as_written(figure)
 
 
-def draw_contact_sheet(views: Sequence[PairView], name: str, titles: Sequence[str], columns: int = 3) -> Figure:
-    """Many pairs with one kind of map: for each pair the two faces side by side, and below them their maps."""
+def draw_contact_sheet(
+    views: Sequence[PairView], name: str, titles: Sequence[str], label: str, columns: int = 2
+) -> Figure:
+    """Many pairs with one kind of map: for each pair both faces, their maps, and what the last colour stands for.
+
+    label: what the data is called.
+    """
     columns = min(columns, len(views))
     rows = -(-len(views) // columns)
-    figure = Figure(figsize=(4.4 * columns, 5.4 * rows + 0.9), layout="constrained")
     kind = MAPS[name]
+    figure = Figure(figsize=(7.6 * columns, 2.9 * rows + 1), layout="constrained")
     marked = any(view.marks is not None for view in views)
-    figure.suptitle(wrapped(f"{kind.title}. {kind.meaning} {MARKED if marked else ''}", 46 * columns), fontsize=11)
-    for place, view, title in zip(figure.subfigures(rows, columns, squeeze=False).flat, views, titles, strict=False):
-        place.suptitle(wrapped(title, 46), fontsize=10, fontweight="bold")
-        cells = place.add_gridspec(3, 2, height_ratios=(1, 1, 0.05))
-        faces = [place.add_subplot(cells[0, side]) for side in range(2)]
-        maps = [place.add_subplot(cells[1, side]) for side in range(2)]
-        _draw_faces(view, faces)
-        _draw_map(view, name, maps, place.add_subplot(cells[2, :]))
+    head = f"{label}: {kind.title}. {kind.meaning} {MARKED if marked else ''}"
+    figure.suptitle(wrapped(head, 90 * columns), fontsize=11)
+    pairs, foot = figure.subfigures(2, 1, height_ratios=(2.9 * rows, 0.4))
+    for place, view, title in zip(pairs.subfigures(rows, columns, squeeze=False).flat, views, titles, strict=False):
+        cells = place.subplots(1, 4)
+        _draw_faces(view, cells[:2])
+        peak = _draw_map(view, name, cells[2:])
+        cells[2].set_title(f"Strongest: {peak:.2g} {kind.unit}", fontsize=9, loc="left")
+        place.suptitle(wrapped(title, 88), fontsize=10, fontweight="bold")
+    show_colours(foot.add_axes((0.2, 0.6, 0.6, 0.25)), kind.signed, _ends_of_each(kind.signed, "pair"))
     return as_written(figure)
+
+
+def _ends_of_each(signed: bool, each: str) -> tuple[str, str]:
+    """What the ends of the colours mean where each pair or map has a scale of its own."""
+    low, high = ENDS[signed]
+    return low, f"{high} (each {each} has its own scale)"
 
 
 def draw_layers(view: PairView, side: int, title: str) -> Figure:
@@ -97,17 +115,20 @@ def draw_layers(view: PairView, side: int, title: str) -> Figure:
         "last layer, head": [view.map("cls_attention", layer=depth - 1, head=head) for head in range(heads)],
     }
     columns = 1 + max(depth, heads)
-    figure = Figure(figsize=(max(1.75 * columns, 7), 6), layout="constrained")
+    figure = Figure(figsize=(max(1.75 * columns, 7), 6.4), layout="constrained")
     figure.suptitle(wrapped(title, 100), fontsize=12)
-    grid = figure.subplots(3, columns, squeeze=False)
+    grid = figure.subplots(4, columns, squeeze=False, height_ratios=(1, 1, 1, 0.06))
     for axes in grid.flat:
         axes.set_axis_off()
     grid[0, 0].imshow(view.faces[side])
     grid[0, 0].set_title(wrapped(view.names[side], 20), fontsize=9)
-    for line, (row, maps) in zip(grid, rows.items(), strict=True):
+    _write_in(grid[1, 0], ABOUT_LAYERS, 24)
+    for line, (row, maps) in zip(grid, rows.items(), strict=False):
         for number, (axes, weights) in enumerate(zip(line[1:], maps, strict=False), start=1):
             show_map(axes, view.faces[side], weights[side])
             axes.set_title(f"{row} {number}", fontsize=9)
+    bar = figure.add_subplot(grid[3, 0].get_gridspec()[3, 1:])
+    show_colours(bar, False, _ends_of_each(False, "map"))
     return as_written(figure)
 
 
@@ -131,22 +152,29 @@ def write_figure(file: Path, figure: Figure) -> Path:
 
 
 def write_pair(
-    folder: Path, view: PairView, title: str, label: str, regions: dict[str, np.ndarray], answer: str | None = None
+    folder: Path,
+    view: PairView,
+    label: str,
+    regions: dict[str, np.ndarray],
+    answer: str,
+    notes: Sequence[str] = (),
+    trust: dict | None = None,
 ) -> list[Path]:
-    """Write a pair's pictures and statistics, and return the files; the statistics come last: with them, all are there.
-
-    label: what the data is called; regions: as `face_regions`; answer: what the score means, in words.
-    """
+    """Write a pair's page, pictures and statistics, and return the files; the statistics come last: with them, all are
+    there. regions: as `face_regions`; the others as `pair_page`."""
     stem = stem_of(view.names)
-    title = f"{title} ({label}): {answer or f'score {view.score:.2f}'}"
-    figures = {"pair_attention": draw_contact_sheet([view], "distinctive", [title])}
+    title = f"{label}: {answer}"
+    figures = {"pair_attention": draw_contact_sheet([view], "distinctive", [answer], label)}
     for ending, names in PICTURES.items():
         if set(names) <= set(view.kinds):
             figures[ending] = draw_view(view, names, title)
     figures["discriminative_regions"] = draw_regions(view, "distinctive", regions, title)
     files = [write_figure(folder / f"{stem}_{ending}.png", figure) for ending, figure in figures.items()]
+    statistics = view_statistics(view, regions)
+    files.append(folder / f"{stem}.html")
+    write_text(files[-1], pair_page(view, label, answer, statistics, notes, trust))
     found = {"data": label, "images": list(view.names), "score": view.score, "answer": answer}
-    found["maps"] = view_statistics(view, regions)
+    found["maps"] = statistics
     files.append(folder / f"{stem}_attention_stats.json")
     write_text(files[-1], json.dumps(found, indent=1, allow_nan=False))
     return files

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, label
 
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, TWIN_SHAPE
 from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 from dcal_core.explain.catalogue import MAPS, PairView
-from dcal_core.explain.paint import MARKERS, draw_areas, label_rows, show_map, wrapped
+from dcal_core.explain.paint import MARKERS, draw_areas, label_rows, peak_of, show_map, wrapped
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import COLOURS
@@ -28,6 +28,7 @@ SPREAD = {  # shares that `statistics` gives, by their names in tables
     "centre_y": "centre, from above",
 }
 SPEAKS = {"all": "the map", "same": "what speaks for one person", "different": "what speaks for two people"}
+WHOSE_SIDES = "Left and right are the picture's. Elsewhere: hair, ears, temples, neck, clothes, background."
 TOP = 0.1  # of the patches, in `concentration`
 EMPTY = "the map is zero everywhere"
 ARCFACE = TEMPLATE / TEMPLATE_SIDE  # of an aligned photograph
@@ -157,12 +158,13 @@ def view_statistics(view: PairView, regions: dict[str, np.ndarray]) -> dict:
 def draw_regions(view: PairView, name: str, regions: dict[str, np.ndarray], title: str) -> Figure:
     """The regions of both faces with their shares of an unsigned map, and beside them these against their areas."""
     figure = Figure(figsize=(13, 5), layout="constrained")
-    figure.suptitle(wrapped(title, 120), fontsize=12)
+    figure.suptitle(wrapped(f"{title}\n{WHOSE_SIDES}", 120), fontsize=12)
     *faces, chart = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     weights = view.map(name)
+    peak = peak_of(weights)
     label_rows(chart, list(regions))
     for side, axes in enumerate(faces):
-        show_map(axes, view.faces[side], weights[side])
+        show_map(axes, view.faces[side], weights[side], peak=peak)
         axes.set_title(wrapped(view.names[side], 44), fontsize=10)
         found = statistics(weights[side], regions)["regions"]
         _name_regions(axes, regions, found)
@@ -185,7 +187,8 @@ def _name_regions(axes: Axes, regions: dict[str, np.ndarray], found: dict) -> No
             axes.contour(inside, levels=[0.5], colors="white", linewidths=0.9)
             row, column = _label_place(inside)
             share = found[region]["share"]
-            axes.text(column, row, region if share is None else f"{region}\n{100 * share:.0f} %", **words)
+            name = f"both {region}" if label(inside)[1] > 1 else region
+            axes.text(column, row, name if share is None else f"{name}\n{100 * share:.0f} %", **words)
 
 
 def _label_place(inside: np.ndarray) -> np.ndarray:

@@ -35,8 +35,8 @@ COLUMNS = {  # figure of `faithfulness`: its head, its unit
     "pointing": ("hottest patch on a true mark", "%"),
     "energy": ("map on true marks / their area", "score"),
     "average_precision": ("average precision", "%"),
-    "deletion": ("deletion, over random", "score"),
-    "insertion": ("insertion, over random", "score"),
+    "deletion": ("score gained by covering it first, over random", "score"),
+    "insertion": ("score lost by showing it first, over random", "score"),
     "randomisation": ("like the map of shuffled weights", "score"),
 }
 PRIOR = "usual_places"  # the baseline that knows where marks usually are, and nothing about this face
@@ -144,8 +144,8 @@ def beats(figure: str, found: dict, baselines: dict[str, dict]) -> bool | None:
     return None if not highs else low is not None and low > max(highs)
 
 
-def conclusion(name: str, result: dict) -> str:
-    """A sentence on one map of the result of `faithfulness`: whether to trust it, for what, and by which figures.
+def trusted_for(name: str, result: dict) -> str:
+    """What a map of the result of `faithfulness` can be trusted for, in words.
 
     Insertion tells what decides the score. Deletion does not: any order from the middle outwards beats a random one.
     """
@@ -153,33 +153,36 @@ def conclusion(name: str, result: dict) -> str:
     baselines = {other: one for other, one in result.items() if other not in MAPS}
     points = beats("pointing", found, baselines)
     decides = beats("insertion", found, baselines)
-    if found["untrustworthy"]:
-        verdict = "not to be trusted: it hardly changes when the model forgets all that it has learnt"
-    elif points and decides:
-        verdict = "trust it to point at what differs"
-    elif points:
-        verdict = "it points at what differs, though the score may not hang on it"
-    elif decides:
-        verdict = "trust it to say what the score hangs on" + ", not where the faces differ" * (points is False)
-    else:
-        verdict = "shows how the model works; that it says why these two differ is not shown"
-    evidence = f"what it names {'alone brings the score back' if decides else 'does not surely bring the score back'}"
-    if points is not None:
-        share = estimate_in_words(found["localisation"]["pointing"], "%")
-        evidence = f"its hottest patch lies on a true mark in {share}; {evidence}"
-    return f"**{MAPS[name].title}**: {verdict} ({evidence})."
+    if found.get("untrustworthy"):
+        return "nothing: it hardly changes when the model forgets all that it has learnt"
+    if points and decides:
+        return "pointing at what differs, and what the score hangs on"
+    if points:
+        return "pointing at what differs; that the score hangs on it is not shown"
+    if decides:
+        return "what the score hangs on" + ", not where the faces differ" * (points is False)
+    return "how the model works; that it says why these two differ is not shown"
 
 
-def conclusions(result: dict) -> list[str]:
-    """What each map can be trusted for, then what none of them shows."""
-    sentences = [conclusion(name, result) for name in MAPS if name in result]
+def conclusions_table(result: dict) -> str:
+    """What each map of the result of `faithfulness` can be trusted for, with the two figures that say so."""
+    columns = [one for one in ("pointing", "insertion") if any(figure_of(found, one) for found in result.values())]
+    rows = []
+    for name in filter(MAPS.__contains__, ranked(result)):
+        figures = (estimate_text(figure_of(result[name], column), COLUMNS[column][1]) for column in columns)
+        rows.append([f"**{MAPS[name].title}**", trusted_for(name, result), *figures])
+    return table(["map", "trust it for", *(COLUMNS[column][0] for column in columns)], rows)
+
+
+def caveats(result: dict) -> list[str]:
+    """What none of the maps shows, and what pointing has to be compared with."""
     if PRIOR in result:
         prior = estimate_in_words(result[PRIOR]["localisation"]["pointing"], "%")
-        sentences.append(f"For comparison: knowing only where marks usually are, one points at a mark in {prior}.")
+        first = f"For comparison: knowing only where marks usually are, one points at a mark in {prior}."
     else:
-        sentences.append("Nobody has marked where these faces truly differ, so no map is shown to point at it here.")
+        first = "Nobody has marked where these faces truly differ, so no map is shown to point at it here."
     return [
-        *sentences,
+        first,
         "No map proves that the verdict is right: a wrong verdict has maps as clear as a right one.",
         "A map is about this model; another one, or an examiner, may find other differences.",
     ]

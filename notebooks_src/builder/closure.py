@@ -74,12 +74,13 @@ def imported_files(source: str, place: str, root: Path) -> set[Path]:
 def core_files(script: Path, root: Path) -> list[Path]:
     """Every dcal_core file that a script needs, directly or through another, in order of path.
 
-    With them goes `__main__.py`, by which training in several processes starts each of them.
+    With training goes `__main__.py`, by which it starts each of several processes.
     """
     found = imported_files(read(script), script.relative_to(root).as_posix(), root)
     if found:
         found |= imported_files(read(CELLS / "use.py"), "use.py", root)
-        found |= {path for path in [root / "dcal_core/__main__.py"] if path.is_file()}
+    if root / "dcal_core/commands/train.py" in found:
+        found.add(root / "dcal_core/__main__.py")
     pending = list(found)
     while pending:
         path = pending.pop()

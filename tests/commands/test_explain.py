@@ -97,7 +97,7 @@ def test_lists_of_pairs_are_compared(trained, capsys, tmp_path):
     assert explain("--same", same, "--twins", twins) == 0
     folder = trained / "run/explained/lists" / f"{tmp_path.name}_same_{tmp_path.name}_twins"
     found = json.loads((folder / "comparison.json").read_text())
-    assert (folder / "comparison_distinctive.png").is_file()
+    assert (folder / "comparison_what_tells_them_apart.png").is_file()
     assert {file: file.read_bytes() for file in before} == before  # the run's own comparison is untouched
     assert found["pairs"] == {"same": 3, "twins": 6} and found["families"] == {"same": 3, "twins": 3, "both": 3}
     assert "left cheek" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from dcal_core.explain import browser as module
 from dcal_core.explain.browser import Browser
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.controls import lights
-from dcal_core.explain.paint import FRAME, SIDE, contoured, framed, overlaid
+from dcal_core.explain.paint import FRAME, OPACITY, SIDE, contoured, framed, overlaid
 
 CELL = SIDE // GRID
 
@@ -38,22 +38,21 @@ def shown(browser: Browser) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(source)))) for source in sources]
 
 
-def composed(browser: Browser, name: str, opacity=0.7, marks=True, **choice) -> list[np.ndarray]:
-    """What should be shown, patch by patch, from what the view says."""
+def composed(browser: Browser, name: str, opacity=OPACITY, marks=True, **choice) -> list[np.ndarray]:
+    """What should be shown, from what the view says: values lie at the middles of patches, and linear between them."""
     view = browser.explorer.view(*browser.pair)
     maps, pictures = view.map(name, **choice), []
     peak = np.abs(maps).max()
+    middles, places = (np.arange(GRID) + 0.5) * CELL - 0.5, np.arange(SIDE)
     for side in range(2):
         face = Image.fromarray(view.faces[side]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        picture = np.asarray(face).astype(float)
-        for row in range(GRID):
-            for column in range(GRID):
-                value = maps[side, row, column] / peak
-                at = (value + 1) / 2 if MAPS[name].signed else max(value, 0)
-                colour = colormaps["PuOr" if MAPS[name].signed else "viridis"](float(at))[:3]
-                cover = opacity * (abs(value) if MAPS[name].signed else max(value, 0))
-                part = np.s_[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-                picture[part] = (1 - cover) * picture[part] + cover * 255 * np.array(colour)
+        grey = np.asarray(face) @ (0.299, 0.587, 0.114)
+        rows = np.array([np.interp(places, middles, row) for row in maps[side] / peak])
+        value = np.array([np.interp(places, middles, column) for column in rows.T]).T
+        value = value if MAPS[name].signed else value.clip(min=0)
+        colour = colormaps["PuOr" if MAPS[name].signed else "viridis"]((value + 1) / 2 if MAPS[name].signed else value)
+        cover = opacity * np.abs(value)[..., None]
+        picture = (1 - cover) * grey[..., None] + cover * 255 * colour[..., :3]
         if marks and view.marks is not None:
             mask = Image.fromarray(view.marks[side]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             mask, square = np.asarray(mask), np.ones((3, 3))
@@ -65,23 +64,32 @@ def composed(browser: Browser, name: str, opacity=0.7, marks=True, **choice) -> 
 
 def check(browser: Browser, *given, **choice) -> None:
     for picture, expected in zip(shown(browser), composed(browser, *given, **choice), strict=True):
-        assert np.abs(picture - expected).max() <= 1.01
+        off = np.abs(picture - expected)
+        assert off.max() <= 3 and (off <= 1.01).mean() > 0.95  # colours have 256 steps, fp32 may fall on another
 
 
 # ---- pictures
 
 
-def test_a_map_colours_its_patches_by_value_and_covers_by_size():
-    grey = np.full((4, 4, 3), 100, np.uint8)
-    values = np.array([[2.0, 0.0], [1.0, 0.0]])
-    picture = overlaid(grey, values, peak=2.0, signed=False, opacity=0.5)
+def test_a_map_colours_by_value_and_covers_by_size():
+    face = np.full((8, 8, 3), 100, np.uint8)
+    values = np.array([[2.0, 0.0], [1.0, 0.0]])  # a patch is 4 px, so its middle lies between the second and third
+    picture = overlaid(face, values, peak=2.0, signed=False, opacity=0.5)
     last, middle = (255 * np.array(colormaps["viridis"](at)[:3]) for at in (1.0, 0.5))
-    assert (picture[:, 2:] == 100).all()
+    assert (picture[:, 6:] == 100).all()
     np.testing.assert_allclose(picture[:2, :2], np.broadcast_to(50 + 0.5 * last, (2, 2, 3)), atol=0.51)
-    np.testing.assert_allclose(picture[2:, :2], np.broadcast_to(75 + 0.25 * middle, (2, 2, 3)), atol=0.51)
-    signed = overlaid(grey, np.array([[-1.0, 1.0], [0.0, 0.0]]), peak=1.0, signed=True, opacity=1.0)
-    for column, at in ((0, 0.0), (2, 1.0)):
+    np.testing.assert_allclose(picture[6:, :2], np.broadcast_to(75 + 0.25 * middle, (2, 2, 3)), atol=0.51)
+    assert len(np.unique(picture[0, :, 0])) > 4  # no edge where one patch ends
+    signed = overlaid(face, np.array([[-1.0, 1.0], [0.0, 0.0]]), peak=1.0, signed=True, opacity=1.0)
+    for column, at in ((0, 0.0), (7, 1.0)):
         np.testing.assert_allclose(signed[0, column], 255 * np.array(colormaps["PuOr"](at)[:3]), atol=0.51)
+
+
+def test_a_mark_stays_visible_under_the_strongest_colour():
+    face = np.full((8, 8, 3), 180, np.uint8)
+    face[3:5, 3:5] = 20
+    picture = overlaid(face, np.ones((2, 2)), peak=1.0, signed=False, opacity=OPACITY)
+    assert (picture[0, 0].astype(int) - picture[4, 4] > 50).all()
 
 
 @pytest.mark.parametrize(("side", "grid"), [(SIDE, 14), (40, 3)])
@@ -248,11 +256,8 @@ def test_pictures_and_colours_are_described(browser):
     first, second = browser.controls.pictures
     name = browser.explorer.view(*browser.pair).names[1]
     assert f'alt="second image, {name}, under the map: Matching patches"' in second.value
-    assert browser.controls.legend.value.startswith("speaks for two people <img alt=")
-    assert (
-        "speaks for one person" in browser.controls.legend.value
-        and MAPS["match"].meaning in browser.controls.legend.value
-    )
+    legend = browser.controls.legend.value
+    assert legend.startswith("two people: -") and "one person: +" in legend and MAPS["match"].meaning in legend
 
 
 def test_a_map_of_nothing_is_said(browser, monkeypatch):

@@ -1,6 +1,12 @@
+import json
+from pathlib import Path
+
 import pytest
 
-from dcal_core.explain.trust import beats, conclusion, conclusions
+from dcal_core.explain.catalogue import MAPS
+from dcal_core.explain.trust import beats, caveats, conclusions_table, trusted_for
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def between(low, high):
@@ -17,22 +23,23 @@ BASELINES = {
     "centre": found((0.1, 0.2), (0.1, 0.2)),
     "usual_places": {"localisation": {"pointing": between(0.6, 0.7)}},
 }
-TRUSTED = "trust it to point at what differs (its hottest patch lies on a true mark in 85.0 %"
 
 
 @pytest.mark.parametrize(
     ("one", "words"),
     [
-        (found((0.8, 0.9)), TRUSTED),
-        (found((0.65, 0.9)), "trust it to say what the score hangs on, not where the faces differ"),
-        (found((0.8, 0.9), (0.15, 0.4)), "it points at what differs, though the score may not hang on it"),
-        (found((0.1, 0.2), (0.15, 0.4)), "that it says why these two differ is not shown"),
-        (found((0.8, 0.9), untrustworthy=True), "not to be trusted: it hardly changes"),
+        (found((0.8, 0.9)), "pointing at what differs, and what the score hangs on"),
+        (found((0.65, 0.9)), "what the score hangs on, not where the faces differ"),
+        (found((0.8, 0.9), (0.15, 0.4)), "pointing at what differs; that the score hangs on it is not shown"),
+        (found((0.1, 0.2), (0.15, 0.4)), "how the model works; that it says why these two differ is not shown"),
+        (
+            found((0.8, 0.9), untrustworthy=True),
+            "nothing: it hardly changes when the model forgets all that it has learnt",
+        ),
     ],
 )
 def test_a_map_is_trusted_for_what_was_shown_of_it(one, words):
-    said = conclusion("rollout", {"rollout": one, **BASELINES})
-    assert said.startswith("**Attention rollout**: ") and words in said
+    assert trusted_for("rollout", {"rollout": one, **BASELINES}) == words
 
 
 def test_every_baseline_must_be_beaten_beyond_doubt():
@@ -44,13 +51,46 @@ def test_every_baseline_must_be_beaten_beyond_doubt():
 
 def test_on_photographs_no_map_is_said_to_point():
     result = {"distinctive": found(), "rollout": found(insertion=(-1, 1)), "random": found(insertion=(0, 0))}
-    assert "trust it to say what the score hangs on (what it names alone" in conclusion("distinctive", result)
-    assert "shows how the model works" in conclusion("rollout", result)
-    said = conclusions(result)
-    assert len(said) == 2 + 3 and "Nobody has marked" in said[2] and "points at a mark in" not in "".join(said)
+    assert trusted_for("distinctive", result) == "what the score hangs on"
+    assert "how the model works" in trusted_for("rollout", result)
+    assert "hottest patch" not in conclusions_table(result)
+    assert "Nobody has marked" in caveats(result)[0] and "points at a mark in" not in "".join(caveats(result))
 
 
 def test_all_maps_and_the_prior_are_spoken_of():
-    said = conclusions({"rollout": found((0.1, 0.2)), "distinctive": found((0.8, 0.9)), **BASELINES})
-    assert [text.split("**")[1] for text in said[:2]] == ["What tells them apart", "Attention rollout"]
-    assert "points at a mark in 65.0 % (60.0 to 70.0 %)" in said[2] and len(said) == 5
+    result = {"rollout": found((0.1, 0.2)), "distinctive": found((0.8, 0.9)), **BASELINES}
+    best, worst = conclusions_table(result).splitlines()[2:]  # the best first
+    assert (
+        best.startswith("| **What tells them apart**")
+        and "pointing at what differs" in best
+        and "85.0 % (80.0 to 90.0 %)" in best
+    )
+    assert worst.startswith("| **Attention rollout**")
+    assert "points at a mark in 65.0 % (60.0 to 70.0 %)" in caveats(result)[0]
+
+
+def as_found(figures):
+    """A map's figures of docs/maps.json, [value, low, high], as a result of `faithfulness` has them."""
+    record = {name: dict(zip(("value", "low", "high"), one, strict=True)) for name, one in figures.items()}
+    return record | {"localisation": {"pointing": record["pointing"]}}
+
+
+def test_the_documents_say_what_was_measured():
+    """The table of docs/explanations.md, from docs/maps.json by the same rule as in the notebook."""
+    seeds = [
+        {name: as_found(one) for name, one in maps.items()}
+        for maps in json.loads((DOCS / "maps.json").read_text())["seeds"].values()
+    ]
+    page = (DOCS / "explanations.md").read_text()
+    for name in ("occlusion", "distinctive", "contribution"):
+        (words,) = {trusted_for(name, result) for result in seeds}
+        assert f"| {MAPS[name].title} | {words} |" in page
+    others = [
+        trusted_for(name, result)
+        for result in seeds
+        for name in MAPS
+        if name not in ("occlusion", "distinctive", "contribution")
+    ]
+    assert sum(words.startswith("how the model works") for words in others) == len(others) - 1 == 6 * 5 - 1
+    assert "| the other six | how the model works; that it says why these two differ is not shown |" in page
+    assert trusted_for("rollout", seeds[4]).startswith("pointing at what differs; ")

@@ -9,7 +9,17 @@ from tiny_models import GRID, SIZE, make_images, make_model
 
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.comparison import compare_groups, comparison_table, draw_comparison
-from dcal_core.explain.paint import contoured, enlarged, greyed, overlaid, peak_of, show_colours, show_map
+from dcal_core.explain.paint import (
+    OPACITY,
+    contoured,
+    enlarged,
+    greyed,
+    overlaid,
+    peak_of,
+    scale_ends,
+    show_colours,
+    show_map,
+)
 from dcal_core.explain.pair_figures import draw_contact_sheet, draw_layers, draw_view
 from dcal_core.explain.regions import DRAWN, draw_regions, face_regions, statistics, statistics_table, view_statistics
 from dcal_core.explain.trust import draw_faithfulness, faithfulness_table, ranked
@@ -43,7 +53,7 @@ def drawn(figure):
 
 def painted(face, weights, signed, peak=None, marks=None):
     """A face under a map, as the painter makes it; `test_browser.py` holds the painter against its definition."""
-    picture = overlaid(greyed(enlarged(face)), np.array(weights), peak or peak_of(weights), signed, 0.85)
+    picture = overlaid(enlarged(face), np.array(weights), peak or peak_of(weights), signed, OPACITY)
     return picture if marks is None else contoured(picture, marks)
 
 
@@ -62,19 +72,21 @@ def test_a_map_lies_on_the_pixels_of_its_face():
     (image,) = axes.get_images()
     assert image.get_extent() == [-0.5, SIZE - 0.5, SIZE - 0.5, -0.5]
     picture = image.get_array()
-    half = len(picture) // 2
-    assert np.array_equal(picture[:half, :half], greyed(enlarged(face))[:half, :half])  # nothing over it
-    hot = picture[half:, half:].reshape(-1, 3).astype(float)
-    left = 0.2 * greyed(enlarged(face))[half:, half:].reshape(-1, 3)
+    quarter = len(picture) // 4
+    assert np.array_equal(picture[:quarter, :quarter], greyed(enlarged(face))[:quarter, :quarter])  # nothing over it
+    hot = picture[-quarter:, -quarter:].reshape(-1, 3).astype(float)
+    left = 0.2 * greyed(enlarged(face))[-quarter:, -quarter:].reshape(-1, 3)
     assert np.allclose(hot - left, 0.8 * 255 * np.array((0.993, 0.906, 0.144)), atol=2)  # viridis ends in yellow
 
 
 def test_the_colours_of_a_signed_map_run_from_orange_to_purple():
     axes = Figure().add_subplot()
-    show_colours(axes, signed=True)
+    show_colours(axes, True, scale_ends("contribution", 0.41))
     row = axes.get_images()[0].get_array()[0].astype(int)
     assert row[0, 0] > 2 * row[0, 2] and row[-1, 2] > row[-1, 0]  # two people, one person
-    assert [text.get_text() for text in axes.texts] == ["two people", "one person"]
+    assert [text.get_text() for text in axes.texts] == [
+        "two people\n-0.41 points of score", "one person\n+0.41 points of score",
+    ]  # fmt: skip
 
 
 def test_the_peak_is_the_largest_size_and_never_zero():
@@ -90,26 +102,34 @@ def test_a_view_is_drawn_with_titles_meanings_and_marks(view):
     assert [axes.get_title() for axes in cells[0, 1:]] == [MAPS[name].title for name in names]
     words = words_of(figure)
     assert all(MAPS[name].meaning in words for name in names)
-    assert {"two people", "one person", "none", "most"} <= {text.get_text() for axes in cells[2] for text in axes.texts}
+    ends = {text.get_text().split("\n")[0] for axes in cells[2] for text in axes.texts}
+    assert ends == {"two people", "one person", "none", "most"}
     for side in (0, 1):
         assert np.array_equal(cells[side, 0].get_images()[0].get_array(), view.faces[side])
         for name, axes in zip(names, cells[side, 1:], strict=True):
-            weights = view.map(name)[side]  # each face on its own scale, and outlines of its own marks
-            expected = painted(view.faces[side], weights, MAPS[name].signed, marks=view.marks[side])
+            weights, peak = view.map(name)[side], abs(view.map(name)).max()  # one scale, and outlines of its own marks
+            expected = painted(view.faces[side], weights, MAPS[name].signed, peak, view.marks[side])
             assert np.array_equal(axes.get_images()[0].get_array(), expected)
-            assert f"{abs(weights).max():.2g} (" in axes.texts[0].get_text()
-            bare = painted(view.faces[side], weights, MAPS[name].signed)
+            assert f"{peak:.2g} {MAPS[name].unit}" in words
+            bare = painted(view.faces[side], weights, MAPS[name].signed, peak)
             assert np.array_equal(bare, expected) == (side == 1)  # only one face has a mark
     drawn(figure)
 
 
 def test_a_contact_sheet_shows_all_pairs(view):
-    figure = draw_contact_sheet([view] * 4, "match", [f"pair {n}" for n in range(4)], columns=3)
-    assert [place.get_suptitle() for place in figure.subfigs] == ["pair 0", "pair 1", "pair 2", "pair 3", "", ""]
-    assert MAPS["match"].meaning in words_of(figure) and "two people" in words_of(figure)
-    for place in figure.subfigs[:4]:
+    figure = draw_contact_sheet([view] * 3, "match", [f"pair {n}" for n in range(3)], "SYNTHETIC")
+    assert figure.get_suptitle().startswith("SYNTHETIC: Matching patches")
+    places = figure.subfigs[0].subfigs
+    assert [place.get_suptitle() for place in places] == ["pair 0", "pair 1", "pair 2", ""]
+    words = words_of(figure)
+    assert MAPS["match"].meaning in words and words.count("two people") == 1  # one bar of colours
+    peak = abs(view.map("match")).max()
+    assert words.count(f"Strongest: {peak:.2g} in cosine") == 3
+    for place in places[:3]:
         assert [axes.get_title() for axes in place.axes[:2]] == list(view.names)
-        assert [len(axes.get_images()) for axes in place.axes[:5]] == [1] * 5
+        for side, axes in enumerate(place.axes[2:]):
+            expected = painted(view.faces[side], view.map("match")[side], True, peak, view.marks[side])
+            assert np.array_equal(axes.get_images()[0].get_array(), expected)
     drawn(figure)
 
 
@@ -119,7 +139,8 @@ def test_regions_are_drawn_with_their_shares(view):
     for side, axes in enumerate(faces):
         found = statistics(view.map("rollout")[side], REGIONS)["regions"]
         for name in REGIONS.keys() - {"elsewhere"}:
-            assert f"{name}\n{100 * found[name]['share']:.0f} %" in [text.get_text() for text in axes.texts]
+            name_shown = f"both {name}" if name in ("brows", "eyes") else name
+            assert f"{name_shown}\n{100 * found[name]['share']:.0f} %" in [text.get_text() for text in axes.texts]
         assert np.allclose(chart.lines[side].get_xdata(), [100 * one["share"] for one in found.values()])
     assert np.allclose(chart.lines[2].get_xdata(), [100 * inside.mean() for inside in REGIONS.values()])
     assert [label.get_text() for label in chart.get_yticklabels()] == list(REGIONS)
@@ -139,7 +160,7 @@ def test_a_comparison_shows_both_groups(name):
     pictures, charts = figure.subfigs
     means = result["maps"][name]["means"]
     peak = max(abs(np.array(mean)).max() for mean in means.values())
-    for axes, mean in zip(pictures.axes, means.values(), strict=False):
+    for axes, mean in zip(pictures.axes, means.values(), strict=False):  # the bar of colours comes last
         expected = painted(np.zeros((SIZE, SIZE, 3), np.uint8), mean, MAPS[name].signed, peak)  # one scale
         assert np.array_equal(axes.get_images()[0].get_array(), expected)
     assert len(charts.axes) == 2 * len(result["maps"][name]["speaks"])
@@ -233,7 +254,8 @@ def test_statistics_as_a_table(view):
 
 def test_layers_are_drawn_by_depth_and_by_head(view):
     figure = draw_layers(view, 0, "Attention in one.png (SYNTHETIC)")
-    titles = [axes.get_title() for axes in figure.axes if axes.get_images()]
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert "none" in words_of(figure) and "summary token" in words_of(figure)
     depth, heads = view.depth
     assert titles[0].replace("\n", "") == "90004/one.png" and len(titles) == 1 + 2 * depth + heads
     assert titles[1] == "rollout up to layer 1" and titles[-1] == f"last layer, head {heads}"

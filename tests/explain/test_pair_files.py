@@ -22,11 +22,12 @@ def test_all_that_is_shown_of_a_pair_is_written(tmp_path):
     view, folder = PairView(make_model(), FACES, NAMES), tmp_path / "new/pair"
     folder.mkdir(parents=True)
     (folder / f"{STEM}_attention_rollout.png").write_bytes(b"of another run")
-    files = write_pair(folder, view, "Co-twins", "SYNTHETIC", REGIONS, "two people")
+    files = write_pair(folder, view, "SYNTHETIC", REGIONS, "two people")
     endings = ["pair_attention.png", "attention_rollout.png", "glca_attention.png", "discriminative_regions.png"]
-    assert files == [folder / f"{STEM}_{e}" for e in [*endings, "attention_stats.json"]]
+    names = [*(f"{STEM}_{ending}" for ending in endings), f"{STEM}.html", f"{STEM}_attention_stats.json"]
+    assert files == [folder / name for name in names]
     assert sorted(files) == sorted(folder.iterdir())  # and nothing half written
-    for file in files[:-1]:
+    for file in files[:-2]:
         with Image.open(file) as picture:
             assert picture.format == "PNG" and min(picture.size) > 400
             assert len(np.unique(np.asarray(picture))) > 50
@@ -39,11 +40,11 @@ def test_all_that_is_shown_of_a_pair_is_written(tmp_path):
 def test_a_model_without_attention_is_told_by_its_score(tmp_path):
     model = Brightness()
     model.grid, model.anything = GRID, torch.nn.Parameter(torch.zeros(1))
-    files = write_pair(tmp_path, PairView(model, FACES, ("a.png", "b.png")), "Two images", "mine", REGIONS)
+    files = write_pair(tmp_path, PairView(model, FACES, ("a.png", "b.png")), "mine", REGIONS, "two people")
     assert [file.name for file in files] == [
-        "a_b_pair_attention.png", "a_b_discriminative_regions.png", "a_b_attention_stats.json",
+        "a_b_pair_attention.png", "a_b_discriminative_regions.png", "a_b.html", "a_b_attention_stats.json",
     ]  # fmt: skip
-    assert json.loads(files[-1].read_text())["answer"] is None
+    assert json.loads(files[-1].read_text())["answer"] == "two people"
 
 
 def test_a_picture_on_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
@@ -55,7 +56,7 @@ def test_a_picture_on_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     before.write_bytes(b"whole")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
     with pytest.raises(StorageError, match="no room on the disk"):
-        write_pair(tmp_path, PairView(make_model(), FACES, NAMES), "Co-twins", "SYNTHETIC", REGIONS)
+        write_pair(tmp_path, PairView(make_model(), FACES, NAMES), "SYNTHETIC", REGIONS, "two people")
     assert [*tmp_path.iterdir()] == [before] and before.read_bytes() == b"whole"
 
 
@@ -63,7 +64,7 @@ def test_a_folder_that_is_a_file_is_said(tmp_path):
     (tmp_path / "taken").write_text("")
     view = PairView(make_model(), FACES, NAMES)
     with pytest.raises(StorageError, match="taken cannot be written"):
-        write_pair(tmp_path / "taken", view, "Co-twins", "SYNTHETIC", REGIONS)
+        write_pair(tmp_path / "taken", view, "SYNTHETIC", REGIONS, "two people")
 
 
 @pytest.mark.parametrize(
