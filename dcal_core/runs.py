@@ -11,6 +11,7 @@
 <run>/models/                     the best model in other projects' formats
 <run>/figures/                    pictures as PNG
 <run>/report.json, report.html    the evaluation
+<run>/scores.csv                  every pair of it with its score
 <run>/explained/                  maps of single pairs and of many
 <run>/lock                        held by the process that trains
 """
@@ -47,6 +48,7 @@ class RunFolder:
         self.figures = self.path / "figures"
         self.report = self.path / "report.json"
         self.report_page = self.path / "report.html"
+        self.scores = self.path / "scores.csv"
         self.explained = self.path / "explained"
         self.lock_file = self.path / "lock"
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from dcal_core.config.parameters import KINDS, choices, is_decisive, limits
 from dcal_core.config.recipes import CLASSES, class_of
 from dcal_core.config.shared import Config
-from dcal_core.markdown import table
+from dcal_core.markdown import markdown_table
 
 PAGE = Path(__file__).parent / "parameters.md"
 START = """\
@@ -67,7 +67,7 @@ def page() -> str:
     for name, fields in sorted(found.items(), key=lambda item: -len(item[1])):
         title = "Every system" if name in Config.model_fields else "Only " + " and ".join(f"`{one}`" for one in fields)
         sections.setdefault(title, []).append(row(name, fields))
-    return "\n".join([START, *(f"## {title}\n\n{table(HEAD, rows)}\n" for title, rows in sections.items())])
+    return "\n".join([START, *(f"## {title}\n\n{markdown_table(HEAD, *rows)}\n" for title, rows in sections.items())])
 
 
 if __name__ == "__main__":

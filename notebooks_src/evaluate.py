@@ -10,8 +10,8 @@
 #
 # How often does the trained model confuse identical twins, and how sure is that number? This notebook takes the model
 # that `train.ipynb` saved, in the same place or attached as its output, and scores all pairs of images of families that
-# the model has never seen. It writes `report.html` and `report.json` into the folder of the run. No GPU is needed: each
-# image is encoded once.
+# the model has never seen. It writes `report.html`, `report.json` and `scores.csv`, every pair with its score, into the
+# folder of the run. No GPU is needed: each image is encoded once.
 #
 # Pairs are **genuine** (two images of one person) or **co-twins** (one image of each sibling). Unrelated people are left
 # out of all tables but one, since they are easy and would flatter the result.
@@ -65,20 +65,36 @@ systems = score_systems(session, data)
 result = evaluate_systems(session, data, systems, CORE_HASH)
 
 # %% [markdown]
-# ## The verdict
-# The answer that a user gets: *same*, *different*, or *undecided* if the score says too little. Each number has a 95 %
-# interval from a bootstrap over families, since pairs of one family are not independent of each other.
+# ## How often is it wrong?
+# At the threshold that the validation families have set, with a 95 % interval from a bootstrap over families, since pairs
+# of one family are not independent of each other. The EER comes second: nobody knows its threshold beforehand.
+
+# %%
+from dcal_core.verification import statements
+
+print(
+    statements.headline(result),
+    statements.equal_errors(result),
+    statements.flattery(result),
+    sep="\n",
+)
+
+# %% [markdown]
+# ## What does it answer?
+# The answer that a user gets: *same*, *different*, or *undecided* if the score says too little.
 
 # %%
 from IPython.display import Image, Markdown, display
 
 from dcal_core.verification.report_tables import (
+    calibration_table,
     metrics_table,
     security_table,
     systems_table,
     verdict_table,
 )
 
+print(statements.limits(result))
 display(verdict_table(result))
 
 # %% [markdown]
@@ -89,24 +105,27 @@ display(verdict_table(result))
 # - *TAR at FMR x*: the share of genuine pairs accepted at the threshold that accepts a share x of the co-twin pairs. If a
 #   single family could change it much, it is *not resolvable*.
 #
-# The two columns differ if families have different numbers of images.
+# Where families have different numbers of images, a second column lets every family count the same.
 
 # %%
 display(metrics_table(result))
 
 # %% [markdown]
-# The further apart the two hills, the better the verifier. Whatever lies on the wrong side of the threshold is an error.
+# The less the two hills overlap, the better the verifier. Whatever lies on the wrong side of the threshold is an error; the
+# density is logarithmic, so that a few errors can be seen.
 
 # %%
 from dcal_core.commands.evaluate import draw_report
 
 drawn = draw_report(result, systems, data)
 pictures = {name: session.keep(figure, name) for name, figure in drawn}
+print(statements.separation(result))
 display(Image(filename=pictures["scores"]))
 
 # %% [markdown]
 # ## ROC and DET curves
-# The ROC shows the share of genuine pairs accepted at each false match rate, with its 95 % interval as a band. The DET
+# The ROC shows the share of genuine pairs accepted at each false match rate, with its 95 % interval as a band. In the grey
+# area, a single family could decide the figure. The DET
 # shows both error rates on normal-deviate axes, which spread the small rates out.
 
 # %%
@@ -121,57 +140,58 @@ display(Image(filename=pictures["det"]))
 # runs, `baseline` a face embedding that was never trained on twins, and `fuse` a fusion of all of them.
 
 # %%
-from dcal_core.verification.words import difference_in_words
-
 if "systems" in pictures:
+    print(*statements.comparison(result), sep="\n")
     display(systems_table(result["systems"]))
     display(Image(filename=pictures["systems"]))
 else:
-    print("One system only.")
-print(*map(difference_in_words, result["differences"]), sep="\n")
+    print("One system only: nothing to compare it with.")
 
 # %% [markdown]
-# ## How sure is a score?
+# ## Can the probabilities be trusted?
 # The calibration turns a score into a likelihood ratio: how many times more likely this score is for one person than for
 # co-twins. *Cllr* is its cost in bits: 0 if it is perfect, 1 if it is useless; *Cllr min* is the part due to the scores
 # themselves. In the plot, points on the diagonal mean that the stated probabilities are right.
 
 # %%
-from dcal_core.verification.report_tables import calibration_table
-
+print(statements.trust(result), statements.tendency(result), sep="\n")
 display(calibration_table(result))
 if "reliability" in pictures:
     display(Image(filename=pictures["reliability"]))
 
 # %% [markdown]
-# ## Safe against strangers, but against twins?
+# ## How safe is it against a twin?
 # A face recognition system is usually set so that strangers rarely match. The *twin FMR* says how often a co-twin gets
 # through such a system.
 
 # %%
+print(statements.safety(result))
 display(security_table(result))
 
 # %% [markdown]
-# ## The worst mistakes
+# ## Which pairs does it get wrong?
 # The co-twins with the highest scores, and the images of one person with the lowest. Look at pose, light and blur before
 # blaming the model.
 
 # %%
+print(statements.mistakes(result))
 display(Image(filename=pictures["confusable"]))
 
 # %% [markdown]
-# ## Conditions and limits
+# ## What do these figures hold for?
 
 # %%
-display(Markdown("\n".join(f"- {sentence}" for sentence in result["conditions"])))
+from dcal_core.markdown import literal
+
+display(Markdown("\n".join(f"- {literal(sentence)}" for sentence in result["conditions"])))
 
 # %% [markdown]
 # ## Report
-# Everything above as one page, `report.html`, and as numbers, `report.json`.
+# Everything above as one page, `report.html`, and as numbers, `report.json`; every pair with its score in `scores.csv`.
 
 # %%
-from dcal_core.commands.evaluate import headline, write_report
+from dcal_core.commands.evaluate import write_report
 
-files = write_report(session, result, pictures)
-print(headline(result))
+files = write_report(session, result, pictures, systems[0], data)
+print(statements.headline(result))
 print("Report:", *files)

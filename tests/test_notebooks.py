@@ -176,7 +176,7 @@ def test_evaluation_writes_the_report_with_systems_side_by_side(folder, trained)
     assert pictures_in(cells) == kept
     page = (folder / "out/report.html").read_text()
     assert "SYNTHETIC DATA" in page and "31 families" in page and "EER" in text_of(cells)
-    assert "Compared with other systems" in page
+    assert "How good is it beside other systems?" in page
 
 
 def test_attention_leads_from_an_image_to_what_to_believe(folder, trained):

@@ -1,5 +1,7 @@
 """evaluate.ipynb and `twins evaluate`: score verifiers on the same test people and write a report."""
 
+import csv
+import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,12 +12,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+import dcal_core
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, begin_with_trained, other_trained
 from dcal_core.config.shared import Config
-from dcal_core.data.splits import TwinData, read_indexes
+from dcal_core.data.splits import SYNTHETIC, TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
 from dcal_core.errors import UserError
+from dcal_core.installation import commit
 from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
 from dcal_core.runs import WEIGHTS_FILE, RunFolder
@@ -28,7 +32,8 @@ from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.page import write_page
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json
-from dcal_core.verification.words import difference_in_words, estimate_in_words
+from dcal_core.verification.score_list import write_scores
+from dcal_core.verification.statements import comparison, equal_errors, headline, trust
 
 TITLE = "Evaluate a twin verifier"
 SPLITS = ("validation", "test")
@@ -36,7 +41,7 @@ SPLITS = ("validation", "test")
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
     """The session's run, the runs of `compare`, the baseline, and the fusion of each model's own answer, as asked."""
-    folders = [Path(name.strip()).resolve() for name in session.config.compare.split(",") if name.strip()]
+    folders = [Path(name).resolve() for name in listed(session.config.compare)]
     others = [other_trained(folder, session.config) for folder in folders]
     names = short_names([RunFolder.around(one.trained).path for one in (session, *others)])
     by_model = [score_run(names[0], session, data)]
@@ -47,6 +52,11 @@ def score_systems(session: Session, data: TwinData) -> list[System]:
         by_model.append(score_model("SFace", about, SFace(), data, session.config))
     systems = [system for readings in by_model for system in readings]
     return [*systems, fuse([readings[0] for readings in by_model])] if session.config.fuse else systems
+
+
+def listed(text: str) -> list[str]:
+    """The names between commas; one that contains a comma stands in double quotes."""
+    return [name.strip() for line in csv.reader([text], skipinitialspace=True) for name in line if name.strip()]
 
 
 def short_names(folders: list[Path]) -> list[str]:
@@ -79,12 +89,13 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
             scored[reading][split] = Scored(index, pairs, scores)
     if "found" in features.parts:
         about += f"; it found a face in {int(features.parts['found'].sum()):,} of {len(features):,} test images"
+    size = sum(weight.numel() for weight in model.parameters())
     systems = []
     for number, (reading, of_splits) in enumerate(scored.items()):
         unrelated = unrelated_scores(model, features, index, device=device, reading=reading)
         own_name = f"{name}, {reading}" if number else name
         own_about = about if len(scored) == 1 else f"{about}; its reading {reading}"
-        systems.append(System(own_name, own_about, **of_splits, unrelated=unrelated, weights=weights))
+        systems.append(System(own_name, own_about, **of_splits, unrelated=unrelated, weights=weights, size=size))
     return systems
 
 
@@ -110,13 +121,37 @@ def fuse(systems: list[System]) -> System:
     return System("fused", f"weights of the standardised scores: {weights}", **fused)
 
 
-def evaluate_systems(session: Session, data: TwinData, systems: list[System], code: str) -> dict:
-    """The result of the first system, compared with the others."""
+def evaluate_systems(session: Session, data: TwinData, systems: list[System], library: str = "") -> dict:
+    """The result of the first system, compared with the others. library: hash of the library inside a notebook."""
     config = session.config
-    options = {"draws": config.bootstrap_draws, "seed": config.seed}
+    options = {"draws": config.bootstrap_draws, "seed": config.seed, "root": data.root}
     result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
-    about = {"created": f"{datetime.now(UTC):%Y-%m-%d}", "code": code, "fingerprint": config.fingerprint()}
-    return result | about | {"model": str(session.trained), "conditions": conditions(config, data, systems)}
+    run = RunFolder.around(session.trained)
+    model = f"{run.path.name}/{session.trained.relative_to(run.path).as_posix()}"  # not where it is on this machine
+    return result | {
+        "synthetic": SYNTHETIC in (data.label, run.data()),
+        "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "device": device_name(),
+        "model": model,
+        "code": code_of(library),
+        "fingerprint": config.fingerprint(),
+        "conditions": conditions(config, data, systems),
+    }
+
+
+def code_of(library: str) -> str:
+    """The version of the code, its commit in a checkout, and the hash of a notebook's library."""
+    parts = [
+        f"dcal_core {dcal_core.__version__}",
+        f"commit {commit()}" * bool(commit()),
+        f"library {library}" * bool(library),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def device_name() -> str:
+    """What the scores were computed on."""
+    return torch.cuda.get_device_name(0) if gpu_verdict()[0] else f"CPU ({platform.machine()})"
 
 
 def conditions(config: Config, data: TwinData, systems: list[System]) -> list[str]:
@@ -159,12 +194,16 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
     yield "confusable", plots.draw_confusable(result, data["test"].images)
 
 
-def write_report(session: Session, result: dict, pictures: dict[str, Path]) -> list[Path]:
-    """Write report.json and report.html to the run's folder, and the decision rule to the model's."""
-    files = [session.folder.report, session.folder.report_page]
+def write_report(
+    session: Session, result: dict, pictures: dict[str, Path], system: System, data: TwinData
+) -> list[Path]:
+    """Write report.json, report.html and scores.csv to the run's folder, and the decision rule to the model's."""
+    rule = rule_of_report(result)
+    files = [session.folder.report, session.folder.report_page, session.folder.scores]
     write_json(files[0], result)
     write_page(files[1], result, pictures)
-    return files + keep_rule(session, rule_of_report(result))
+    write_scores(files[2], [system.validation, system.test], rule, data.root)
+    return files + keep_rule(session, rule)
 
 
 def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
@@ -186,22 +225,18 @@ def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
     return [write_rule(rule, model, session.folder.best)]
 
 
-def headline(result: dict) -> str:
-    """The EER with its interval, and the data."""
-    return f"EER {estimate_in_words(result['metrics']['eer'], '%')}, {result['data']}"
-
-
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     given, params_dir = given_parameters(read_options("evaluate", arguments))
     session = begin_with_trained(TITLE, given, params_dir)
     data = session.open_data(SPLITS)
     systems = score_systems(session, data)
-    result = evaluate_systems(session, data, systems, code="checkout")
+    result = evaluate_systems(session, data, systems)
     pictures = {name: session.keep(figure, name) for name, figure in draw_report(result, systems, data)}
-    tables = (report_tables.verdict_table, report_tables.metrics_table, report_tables.security_table)
-    for text in (*(table(result) for table in tables), report_tables.systems_table(result["systems"])):
-        print(f"\n{text}")
-    print("", *map(difference_in_words, result["differences"]), headline(result), sep="\n")
-    print("Report:", *write_report(session, result, pictures))
+    for table in (report_tables.verdict_table, report_tables.metrics_table, report_tables.security_table):
+        print(f"\n{table(result)}")
+    if len(systems) > 1:
+        print("", report_tables.systems_table(result["systems"]), "", *comparison(result), sep="\n")
+    print("", trust(result), headline(result), equal_errors(result), sep="\n")
+    print("Report:", *write_report(session, result, pictures, systems[0], data))
     return 0

@@ -143,8 +143,10 @@ def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
 
 
 def label_of(root: Path) -> str:
-    """The name of a folder's data on every figure and in every result."""
-    return SYNTHETIC if is_drawn(root) else root.name
+    """The name of a folder's data on every figure and in every result; only drawn data is called SYNTHETIC."""
+    if is_drawn(root):
+        return SYNTHETIC
+    return f"folder {root.name}" if root.name == SYNTHETIC else root.name
 
 
 def open_data(

@@ -15,6 +15,7 @@ from dcal_core.storage import SUMS, DamagedError
 from dcal_core.verification.calibration import Calibration, from_dict
 from dcal_core.verification.metrics import rounded
 from dcal_core.verification.verdicts import VERDICTS, Thresholds, verdicts
+from dcal_core.verification.words import ratio_text
 
 WORDS = {"same": "the same person", "undecided": "undecided", "different": "two people"}
 
@@ -62,7 +63,7 @@ class DecisionRule:
         if llr is None:
             return text
         likelier = "one person than for two" if llr >= 0 else "two people than for one"
-        return f"{text}; {math.exp(abs(llr)):.2g} times likelier for {likelier}{self.limit(score)}"
+        return f"{text}; {ratio_text(math.exp(abs(llr)))} times likelier for {likelier}{self.limit(score)}"
 
     def limit(self, score: float) -> str:
         """Return why the likelihood ratio of a score goes no further, in brackets; "" where it is below its limit."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, UndefinedError
 
 from dcal_core.storage import write_text
-from dcal_core.verification import report_tables, words
+from dcal_core.verification import report_tables, statements, words
 from dcal_core.verification.page_template import PAGE
 
 FIGURES = {
     "systems": "EER of each system, and the first one's minus each, with 95 % intervals",
-    "scores": "Histograms of the scores of genuine and of co-twin comparisons, with the threshold",
-    "roc": "ROC curve: share of genuine pairs accepted against share of co-twins accepted, with its 95 % band",
+    "scores": "Histograms of genuine and of co-twin scores with a logarithmic density, and the threshold",
+    "roc": "ROC curve: share of genuine pairs accepted against the logarithm of the FMR, with its 95 % band",
     "det": "DET curve: false non-match rate against false match rate on normal-deviate axes, with its 95 % band",
     "reliability": "Reliability diagram: predicted probability of one person against its observed share",
     "confusable": "Photographs of the most confusable pairs: co-twins above, pairs of one person below",
@@ -35,15 +35,50 @@ def _check_figures(result: dict, figures: dict) -> None:
         raise ValueError(f"the report takes the figures {', '.join(wanted)}, got {', '.join(figures) or 'none'}")
 
 
+QUESTIONS = {
+    "answers": "What does the system answer?",
+    "scores": "How far apart are one person and twins?",
+    "others": "How good is it beside other systems?",
+    "trust": "Can the probabilities be trusted?",
+    "twins": "How safe is it against a twin?",
+    "mistakes": "Which pairs does it get wrong?",
+    "limits": "What do these figures hold for?",
+    "metrics": "All metrics",
+}
+ANSWERS = {
+    "headline": statements.headline,
+    "answers": statements.limits,
+    "scores": statements.separation,
+    "trust": statements.trust,
+    "tendency": statements.tendency,
+    "largest_ratio": statements.largest_ratio,
+    "twins": statements.safety,
+    "mistakes": statements.mistakes,
+    "flattery": statements.flattery,
+    "others": statements.comparison,
+}
+
+
+def questions_of(result: dict) -> dict[str, str]:
+    """The page's headings, by their anchors; one system is compared with none."""
+    return {name: text for name, text in QUESTIONS.items() if name != "others" or len(result["systems"]) > 1}
+
+
+def answers_of(result: dict) -> dict:
+    """What the page says first below each of its headings."""
+    return {name: answer(result) for name, answer in ANSWERS.items()}
+
+
 def write_page(path, result: dict, figures: dict[str, bytes | Path]) -> None:
     """Write the report of a result with its figures, PNG files or their bytes, whole or not at all.
 
-    result: as `report.evaluate` gives it, and the texts `created` (ISO date), `model`, `code`, `fingerprint` and
-    `conditions` (sentences). figures: one for each of FIGURES; not `systems` for a single one, not `reliability`
-    without a calibration. ValueError if the result lacks something or holds a value that cannot be shown.
+    result: as `report.evaluate` gives it, and `synthetic`, whether drawn faces are in it, the texts `created` (date and
+    time), `device`, `model`, `code` and `fingerprint`, and `conditions` (sentences). figures: one for each of FIGURES;
+    not `systems` for a single one, not `reliability` without a calibration. ValueError if the result lacks something or
+    holds a value that cannot be shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    tools = (words.number_text, words.range_text, words.estimate_in_words, words.difference_in_words)
+    tools = (words.number_text, words.range_text, words.estimate_in_words)
     environment.filters |= {tool.__name__: tool for tool in tools}
     try:
         _check_figures(result, figures)
@@ -55,7 +90,9 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path]) -> None:
             "security": report_tables.security_table(result),
             "systems": report_tables.systems_table(result["systems"]),
         }
-        page = environment.from_string(PAGE).render(result, figures=images, tables=tables)
+        page = environment.from_string(PAGE).render(
+            result, figures=images, tables=tables, answers=answers_of(result), questions=questions_of(result)
+        )
     except (UndefinedError, KeyError) as error:
         raise ValueError(f"the result is not what the report needs: {error}") from None
     path = Path(path)

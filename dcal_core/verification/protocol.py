@@ -7,6 +7,7 @@ Letters: N images, P pairs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,6 +60,12 @@ class Unrelated:
     scores: np.ndarray
     family_a: np.ndarray
     family_b: np.ndarray
+
+
+def image_names(index: TwinIndex, root: Path) -> list[str]:
+    """The images' paths below the data's folder; one that lies elsewhere keeps its own."""
+    paths = map(Path, index.paths)
+    return [path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path) for path in paths]
 
 
 def twin_pairs(index: TwinIndex) -> Pairs:

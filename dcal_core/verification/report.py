@@ -22,7 +22,7 @@ from dcal_core.verification.calibration import (
 )
 from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates
-from dcal_core.verification.protocol import Scored, Unrelated
+from dcal_core.verification.protocol import Scored, Unrelated, image_names
 from dcal_core.verification.security import security
 from dcal_core.verification.verdicts import verdict_rates, verdict_thresholds
 from dcal_core.verification.words import COMPARED
@@ -35,7 +35,7 @@ CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
 class System:
     """A verifier that has scored its validation families, the test families and unrelated people among those.
 
-    weights: SHA-256 of the model's weights, "" for a baseline and for a fusion.
+    weights: SHA-256 of the model's weights, "" for a baseline and for a fusion. size: how many weights it has.
     """
 
     name: str
@@ -44,11 +44,17 @@ class System:
     test: Scored
     unrelated: Unrelated
     weights: str = ""
+    size: int = 0
 
     @cached_property
+    def equal_errors(self) -> tuple[float, float]:
+        """The EER on the validation families, and its threshold."""
+        return equal_error_rate(self.validation.scores, self.validation.pairs.genuine)
+
+    @property
     def threshold(self) -> float:
         """The score of equal errors on the validation families."""
-        return equal_error_rate(self.validation.scores, self.validation.pairs.genuine)[1]
+        return self.equal_errors[1]
 
     def calibration(self, kind: str) -> Calibration:
         """From scores to log likelihood ratios, fitted on the validation families; each family counts the same."""
@@ -61,14 +67,21 @@ class System:
 
 
 def evaluate(
-    systems: list[System], label: str, *, error: float, calibration: str, draws: int = 1000, seed: int = 0
+    systems: list[System],
+    label: str,
+    *,
+    error: float,
+    calibration: str,
+    draws: int = 1000,
+    seed: int = 0,
+    root: Path = Path(),
 ) -> dict:
     """Return the result of the first system and how the others differ from it, ready for `write_json`.
 
     label: the data set's name, or SYNTHETIC. error: the share of wrong verdicts in each class that is allowed on
-    validation families. calibration: a key of CALIBRATIONS. `metrics` counts every comparison the same, as publications
-    do, `metrics_per_family` every family. ValueError if the families are too few, or if systems have scored different
-    test pairs.
+    validation families. calibration: a key of CALIBRATIONS. root: the data's folder, below which images are named.
+    `metrics` counts every comparison the same, as publications do, `metrics_per_family` every family. ValueError if the
+    families are too few, or if systems have scored different test pairs.
     """
     system = systems[0]
     test = system.test
@@ -76,17 +89,17 @@ def evaluate(
     source = f"equal error rate of {len(system.validation.index.families)} validation families"
     return {
         "data": label,
-        "system": {"name": system.name, "about": system.about},
+        "system": {"name": system.name, "about": system.about, "size": system.size},
         "weights": system.weights,
         "split": test.index.name,
-        "threshold": {"value": system.threshold, "source": source},
+        "threshold": {"value": system.threshold, "source": source, "eer": system.equal_errors[0]},
         "metrics": summarise(drawn[0]),
         "metrics_per_family": summarise(system.replicates(draws, seed, even=True)),
         "calibration": calibrate(system, calibration, draws, seed),
         "verdict": judge(system, error, draws, seed),
         "security": security(*test.labelled, system.unrelated, draws=draws, seed=seed),
         "curve": _curve(test),
-        "confusable": most_confusable(test, system.threshold),
+        "confusable": most_confusable(test, system.threshold, root=root),
         **compare(systems, drawn),
     }
 
@@ -134,14 +147,16 @@ def _curve(test: Scored) -> dict[str, list[float]]:
     return {"threshold": thresholds[kept].tolist(), "fmr": fmr[kept].tolist(), "fnmr": fnmr[kept].tolist()}
 
 
-def most_confusable(test: Scored, threshold: float, count=4) -> list[dict]:
+def most_confusable(test: Scored, threshold: float, count=4, root: Path = Path()) -> list[dict]:
     """Return the highest-scoring co-twin pairs, then the lowest-scoring genuine pairs, one per family each.
 
-    Each holds `images` (two indices), `paths`, `people`, `score`, `genuine`, and `matched` at the threshold.
+    Each holds `images` (two indices), `paths` below the root, `people`, `score`, `genuine`, and `matched` at the
+    threshold.
     """
     scores = test.scores
     pairs = test.pairs
     index = test.index
+    names = image_names(index, root)
     found = []
     for genuine, wrongness in ((False, scores), (True, -scores)):
         order = np.argsort(-wrongness, kind="stable")
@@ -152,7 +167,7 @@ def most_confusable(test: Scored, threshold: float, count=4) -> list[dict]:
             found.append(
                 {
                     "images": images,
-                    "paths": [str(index.paths[image]) for image in images],
+                    "paths": [names[image] for image in images],
                     "people": [index.people[index.person_of[image]] for image in images],
                     "score": float(scores[position]),
                     "genuine": genuine,

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from dcal_core.markdown import table
+from dcal_core.markdown import literal, table
+from dcal_core.verification.statements import largest_ratio
 from dcal_core.verification.words import COMPARED, estimate_in_words, metric_name, metric_unit, number_text
 
 
@@ -37,41 +38,48 @@ class Table:
 
 
 def metrics_table(result: dict) -> Table:
-    """Every metric twice: each comparison counts the same, and each family counts the same."""
+    """Every metric where each comparison counts the same and, where that is not the same, where each family does.
+
+    FNMR at an FMR is 1 - TAR, so it has no row.
+    """
     counts = result["metrics"]["counts"]
     threshold = result["threshold"]
-    rows = [
-        [metric_name(name)]
-        + [Estimate(result[weighting][name], metric_unit(name)) for weighting in ("metrics", "metrics_per_family")]
-        for name in result["metrics"]
-        if name != "counts"
-    ]
+    names = [name for name in result["metrics"] if name != "counts" and not name.startswith("fnmr_at")]
+    by_comparison, by_family = (
+        [Estimate(result[weighting][name], metric_unit(name)) for name in names]
+        for weighting in ("metrics", "metrics_per_family")
+    )
+    columns = {"each comparison counts the same": by_comparison, "each family counts the same": by_family}
+    if list(map(str, by_comparison)) == list(map(str, by_family)):
+        columns = {"value, 95 % interval": by_comparison}
     return Table(
         "All metrics, with 95 % intervals",
-        ["metric", "each comparison counts the same", "each family counts the same"],
-        rows,
-        before=f"**{result['data']}**: {counts['genuine']:,} genuine and {counts['impostor']:,} co-twin comparisons of "
-        f"{counts['families']} families. Threshold {threshold['value']:.3f}: {threshold['source']}.",
+        ["metric", *columns],
+        [list(row) for row in zip(map(metric_name, names), *columns.values(), strict=True)],
+        before=f"**{literal(result['data'])}**: {counts['genuine']:,} genuine and {counts['impostor']:,} co-twin "
+        f"comparisons of {counts['families']} families. Threshold {threshold['value']:.3f}: {threshold['source']}.",
     )
 
 
 def verdict_table(result: dict) -> Table:
     """How often each kind of pair is called same, undecided and different."""
     verdict = result["verdict"]
-    answers = ("same", "undecided", "different")
+    thresholds = verdict["thresholds"]
+    answers = ["same", "undecided", "different"]
+    after = f"The limits were set for {thresholds['source']}."
+    if thresholds["different_below"] == thresholds["same_from"]:
+        answers.remove("undecided")
+    else:
+        after = f"Of the pairs that got a verdict, {estimate_in_words(verdict['wrong'], '%')} are wrong. {after}"
     rows = []
-    for kind, name, looks in (
-        ("genuine", "one person", ("good", "", "bad")),
-        ("impostor", "co-twins", ("bad", "", "good")),
-    ):
-        shares = [Estimate(verdict[kind][answer], "%", look) for answer, look in zip(answers, looks, strict=True)]
-        rows.append([name, *shares])
+    for kind, name, right in (("genuine", "one person", "same"), ("impostor", "co-twins", "different")):
+        looks = {answer: "good" if answer == right else "bad" for answer in answers} | {"undecided": ""}
+        rows.append([name, *(Estimate(verdict[kind][answer], "%", looks[answer]) for answer in answers)])
     return Table(
         "Of all pairs of a kind, the share that gets each answer, with its 95 % interval",
-        ["pairs of", "“same”", "“undecided”", "“different”"],
+        ["pairs of", *(f"“{answer}”" for answer in answers)],
         rows,
-        after=f"Of the pairs that got a verdict, {estimate_in_words(verdict['wrong'], '%')} are wrong. The limits were "
-        f"set for {verdict['thresholds']['source']}.",
+        after=after,
     )
 
 
@@ -83,7 +91,9 @@ def calibration_table(result: dict) -> Table:
     rows = [[found["kind"], Estimate(found["cllr"], "bits")]]
     rows += [[f"{kind}, not used", Estimate(cost, "bits")] for kind, cost in found["others"].items()]
     rows += [["Cllr min: the scores' own part", Estimate(found["cllr_min"], "bits")]]
-    return Table("What wrong or timid likelihood ratios cost", ["calibration", "Cllr"], rows)
+    return Table(
+        "What wrong or timid likelihood ratios cost", ["calibration", "Cllr"], rows, after=largest_ratio(result)
+    )
 
 
 def security_table(result: dict) -> Table:
@@ -92,13 +102,13 @@ def security_table(result: dict) -> Table:
         [
             number_text(line["fmr"], "%"),
             "" if line["threshold"] is None else number_text(line["threshold"], "score"),
-            *(Estimate(line[name], "%") for name in ("unrelated_fmr", "twin_fmr", "fnmr")),
+            *(Estimate(line[name], "%") for name in ("twin_fmr", "fnmr")),
         ]
         for line in result["security"]
     ]
     return Table(
         "Thresholds that are set on unrelated people, and the error rates there",
-        ["FMR aimed at, unrelated", "threshold", "FMR, unrelated", "FMR, co-twins", "FNMR"],
+        ["FMR, unrelated people", "threshold", "FMR, co-twins", "FNMR"],
         rows,
     )
 
@@ -123,8 +133,8 @@ def mistakes_table(result: dict) -> Table:
                 "one person" if pair["genuine"] else "co-twins",
                 f"{'match' if pair['matched'] else 'no match'}{wrong}",
                 number_text(pair["score"], "score"),
-                ", ".join("/".join(path.split("/")[-2:]) for path in pair["paths"]),
+                *pair["paths"],
             ]
         )
     caption = "The pairs in the picture, at most one of each kind from a family"
-    return Table(caption, ["really", "answer", "score", "images"], rows)
+    return Table(caption, ["really", "answer", "score", "one image", "the other"], rows)

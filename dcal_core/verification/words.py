@@ -27,6 +27,20 @@ def number_text(value: float, unit: str) -> str:
     return f"{value:.3f}" + (" bits" if unit == "bits" else "")
 
 
+def apart(low: float, high: float) -> tuple[str, str]:
+    """Two scores as texts, with three decimals or, where these are equal, as many as tell the scores apart."""
+    for decimals in range(3, 18):
+        texts = f"{low:.{decimals}f}", f"{high:.{decimals}f}"
+        if texts[0] != texts[1] or low == high:
+            return texts
+    return repr(low), repr(high)
+
+
+def ratio_text(ratio: float) -> str:
+    """A likelihood ratio of at least 1 as text: two digits, or all before the point."""
+    return f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:,.0f}"
+
+
 def range_text(low: float, high: float, unit: str) -> str:
     """The two ends of an interval as text, the unit given once: "1.5 to 5.0 %"."""
     return f"{number_text(low, unit).removesuffix(unit).rstrip()} to {number_text(high, unit)}"

@@ -1,6 +1,7 @@
 """Evaluation from trained runs to the report: what stands beside what, and what is refused."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import dcal_core
 from dcal_core.__main__ import main
 from dcal_core.commands import evaluate as evaluation
 from dcal_core.commands.evaluate import SPLITS, draw_report, evaluate_systems, score_systems
@@ -154,6 +156,40 @@ def test_the_command_leaves_a_report_that_names_all_systems(capsys):
     assert f"EER {100 * report['metrics']['eer']['value']:.1f} %" in printed and "between a and b" in printed
     scores = score_systems(*begun())[0].test
     assert report["metrics"]["eer"]["value"] == pytest.approx(equal_error_rate(scores.scores, scores.pairs.genuine)[0])
+
+
+def test_the_report_tells_code_device_and_model_and_no_folder_of_this_machine(capsys):
+    evaluated("-p", "compare", "b")
+    report = json.loads(Path("a/report.json").read_text())
+    assert report["model"] == "a/checkpoints/best" and report["synthetic"] is True
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", report["created"]) and report["device"]
+    assert report["code"].startswith(f"dcal_core {dcal_core.__version__}")
+    weights = load_model(Path("a/checkpoints/best")).parameters()
+    assert report["system"]["size"] == sum(weight.numel() for weight in weights)
+    for file in ("report.json", "report.html", "scores.csv"):
+        assert str(Path.cwd()) not in (Path("a") / file).read_text(encoding="utf-8"), file
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-3].endswith("for two people.") and printed[-2].startswith("EER ") and "scores.csv" in printed[-1]
+
+
+def test_one_system_is_no_comparison(capsys):
+    evaluated()
+    printed = capsys.readouterr().out
+    assert "| system" not in printed and "other systems" not in Path("a/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", []),
+        ("a", ["a"]),
+        ("a, b,c ,", ["a", "b", "c"]),
+        ('"x, y",b', ["x, y", "b"]),
+        ("a|b, $1, שלום, <i>", ["a|b", "$1", "שלום", "<i>"]),
+    ],
+)
+def test_compared_runs_may_have_any_names(text, names):
+    assert evaluation.listed(text) == names
 
 
 def test_figures_are_those_that_the_page_takes():

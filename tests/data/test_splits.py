@@ -301,3 +301,10 @@ def test_a_batch_that_the_data_cannot_fill_is_refused_before_an_image_is_decoded
     monkeypatch.setattr(splits, "open_images", lambda *_: pytest.fail("decoded"))
     with pytest.raises(DataError, match="5 families .* are too few for families_per_batch=6"):
         open_training_data(DCALConfig(**TINY, data_root=str(attached), families_per_batch=6))
+
+
+@pytest.mark.parametrize("name", ["SYNTHETIC", "ND-TWINS", "my SYNTHETIC set", "a|b $1"])
+def test_real_data_is_never_taken_for_drawn_twins_by_its_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    label = splits.label_of(tmp_path / name)
+    assert name in label and not splits.TwinData(tmp_path / name, label, {}).synthetic

@@ -39,11 +39,17 @@ def test_verdict_likelihood_ratio_and_sentence(rule):
     assert rule.sentence(1.0).startswith("score 1.00: the same person; ")
 
 
-def test_a_likelihood_ratio_at_its_limit_says_why(rule):
-    families = rule.calibration.families
-    why = f"at most {families}, because {families} families were there to calibrate on"
-    llrs = {score: abs(rule.llr(score)) for score in (-50.0, 0.4, 50.0)}
-    assert [why in rule.sentence(score) for score in llrs] == [True, False, True], llrs
+def test_a_likelihood_ratio_at_its_limit_says_why_it_goes_no_further(rule):
+    for calibration in (fit_logistic(*CASE), fit_isotonic(*CASE), replace(rule.calibration, families=30)):
+        families = calibration.families
+        capped = replace(rule, calibration=calibration)
+        for score in (-99.0, 99.0):
+            limit = f"(at most {families}, because {families} families were there to calibrate on)"
+            kinds = "one person than for two" if score > 0 else "two people than for one"
+            assert capped.sentence(score).endswith(f"{families} times likelier for {kinds} {limit}")
+        middle = -rule.calibration.intercept / rule.calibration.slope
+        assert "at most" not in rule.sentence(middle)
+    assert "1,200 times likelier" in replace(rule, calibration=replace(rule.calibration, families=1200)).sentence(99.0)
 
 
 def test_without_a_calibration_the_verdict_stands_alone(rule):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dcal_core.verification.bootstrap import replicate, summarise
-from dcal_core.verification.page import FIGURES, write_page
+from dcal_core.verification.page import FIGURES, QUESTIONS, answers_of, write_page
 from dcal_core.verification.words import (
     COMPARED,
     METRICS,
@@ -31,6 +31,8 @@ def metrics(eer=0.032):
     return {
         **{name: estimate(0.9, 0.85, 0.95) for name in METRICS},
         **rates,
+        "fmr": estimate(0.036, 0.006, 0.19),
+        "fnmr": estimate(0.012, 0.004, 0.039),
         "eer": estimate(eer, eer / 2, 2 * eer),
         "tar_at_fmr_0.01": UNRESOLVED,
         "counts": {"genuine": 1736, "impostor": 1984, "families": 31, "draws": 1000},
@@ -43,17 +45,22 @@ def result():
     answers = {"same": estimate(0.931, 0.9, 0.96), "undecided": share, "different": share}
     return {
         "data": "SYNTHETIC",
+        "synthetic": True,
+        "system": {"name": "demo", "about": "small", "size": 821_987},
+        "weights": "7dc2640b283f8ad0",
         "split": "test",
-        "created": "2026-01-31",
-        "model": "runs/demo/checkpoints/best",
+        "created": "2026-01-31 12:34 UTC",
+        "device": "CPU (x86_64)",
+        "model": "demo/checkpoints/best",
         "code": "c0de",
         "fingerprint": "f1n9e4",
-        "threshold": {"value": 0.512, "source": "equal error rate of 18 validation families"},
+        "threshold": {"value": 0.512, "source": "equal error rate of 18 validation families", "eer": 0.002},
         "metrics": metrics(),
         "metrics_per_family": metrics(0.031),
         "calibration": {"cllr": estimate(0.2, 0.1, 0.3), "cllr_min": estimate(0.15, 0.1, 0.2), "kind": "logistic"},
         "verdict": {
-            "thresholds": {"different_below": 0.4, "same_from": 0.6, "error": 0.1, "source": "18 validation families"},
+            "thresholds": {"different_below": 0.4, "same_from": 0.6, "error": 0.1, "source": "18 validation families"}
+            | {"families": 18},
             "genuine": answers,
             "impostor": answers,
             "wrong": share,
@@ -86,7 +93,7 @@ class Reader(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.tags, self.texts, self.open = [], [], []
+        self.tags, self.texts, self.open, self.isolated = [], [], [], []
         self.feed(page)
         self.text = " ".join(" ".join(self.texts).split())
 
@@ -101,6 +108,8 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] != "style":
             self.texts.append(data)
+        if self.open and self.open[-1] == "bdi":
+            self.isolated.append(data)
 
 
 @pytest.fixture
@@ -117,42 +126,84 @@ def read(tmp_path, figures):
 
 def test_first_screen_says_how_good_how_sure_and_on_what(read, result):
     text = read(result).text
-    first = text[: text.index("Compared with")]
-    assert "About 3.2 of 100 pairs of photographs are judged wrongly" in first
-    assert "anywhere from 1.6 to 6.4 of 100" in first
-    assert "EER , 3.2 % (1.6 to 6.4 %)" in first and "31 families" in first
+    first = text[: text.index("How far apart are one person and twins? In")]
+    errors = "3.6 of 100 pairs of co-twins (0.6 to 19.0) are taken for one person, and 1.2 of 100 pairs of one person "
+    assert f"Verification report {errors}(0.4 to 3.9) for two people." in first
+    assert first.index(errors) < first.index("both are 3.2 % (1.6 to 6.4 %): the equal error rate")
+    assert "31 families" in first
     assert "93.1 % 90.0 to 96.0 %" in first
     assert "0.512" in first and "equal error rate of 18 validation families" in first
 
 
 def test_sections_stand_in_their_order(read, result):
     text = read(result).text
-    order = ("SYNTHETIC DATA", "answers", "Compared with", "error curves", "probabilities", "against a twin")
-    order += ("worst mistakes", "Conditions", "All metrics")
-    places = [text.index(words) for words in order]
+    places = [text.index("SYNTHETIC DATA"), *(text.rindex(question) for question in QUESTIONS.values())]
     assert places == sorted(places)
+
+
+def test_every_question_is_answered_at_once_and_can_be_jumped_to(read, result):
+    page = read(result)
+    answers = answers_of(result)
+    for name, question in QUESTIONS.items():
+        if question.endswith("?") and name not in ("others", "limits"):
+            assert f"{question} {answers[name]}" in page.text
+    assert f"{QUESTIONS['others']} {answers['others'][0]}" in page.text
+    anchors = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+    assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 8
+
+
+def test_one_system_is_compared_with_none(read, result):
+    page = read(result | {"systems": result["systems"][:1], "differences": []})
+    assert "other systems" not in page.text and "SFace" not in page.text
+
+
+def test_the_foot_names_model_code_time_and_device_but_no_folder_of_this_machine(read, result):
+    foot = read(result).text.split("ROC-AUC")[-1]
+    for words in ("demo/checkpoints/best", "821,987 weights", "c0de", "2026-01-31 12:34 UTC", "CPU (x86_64)", "f1n9e4"):
+        assert words in foot
+
+
+NAMES = ["a|b", "line\nbreak", "`tick`", "$1", "<b>bold</b>", "שלום", "\u202etxt", "a_b*c*", "--- # x", "👨‍👩‍👧"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_any_letters_stand_alone_on_the_page(read, result, name):
+    result |= {"data": name, "model": name}
+    result["systems"][1]["name"] = name
+    result["confusable"][0] |= {"paths": [name, f"{name}/{name}"]}
+    page = read(result)
+    isolated = " ".join(page.isolated)
+    assert isolated.count(name) >= 5 and "bold" not in {tag for tag, _ in page.tags}
+    assert "b" not in {tag for tag, _ in page.tags}
 
 
 def test_systems_stand_side_by_side_in_the_columns_that_are_compared(tmp_path, result, figures):
     result["systems"][1]["metrics"] |= {name: estimate(k / 100, None, None) for k, name in enumerate(COMPARED, 1)}
     write_page(tmp_path / "page.html", result, figures)
-    table = (tmp_path / "page.html").read_text(encoding="utf-8").split("Compared with")[1].split("</table>")[0]
-    head, row = re.findall(r'<th scope="col">(.*?)</th>', table), re.findall(r"<td>(.*?)</td>", table.split("SFace")[1])
+    table = (tmp_path / "page.html").read_text(encoding="utf-8").split('<h2 id="others">')[1].split("</table>")[0]
+    head, row = (
+        re.findall(r'<th scope="col">(.*?)</th>', table),
+        re.findall(r"<td>(.*?)</td>", table.split("SFace")[-1]),
+    )
     assert head == ["system", *map(metric_name, COMPARED)]
-    assert row == ["1.0 % (no interval)", "2.0 % (no interval)", "3.0 % (no interval)", "0.040 (no interval)"]
+    values = ["1.0 % (no interval)", "2.0 % (no interval)", "3.0 % (no interval)", "0.040 (no interval)"]
+    assert row == [f"<bdi>{value}</bdi>" for value in values]
 
 
 def test_banner_stands_on_synthetic_data_alone(read, result):
     assert "nothing about accuracy on real twins" in read(result).text
-    assert "nothing about accuracy on real twins" in read(result | {"data": "my SYNTHETIC set"}).text
-    assert "nothing about accuracy on real twins" not in read(result | {"data": "ND-TWINS"}).text
+    assert "nothing about accuracy on real twins" in read(result | {"data": "ND, model trained on SYNTHETIC"}).text
+    real = result | {"synthetic": False, "data": "my SYNTHETIC set"}  # a name decides nothing
+    assert "nothing about accuracy on real twins" not in read(real).text
 
 
 def test_a_system_that_may_be_guessing_is_called_that(read, result):
     result["metrics"]["eer"] = estimate(0.45, 0.38, 0.51)
     assert "Not shown to be better than guessing" in read(result).text
     result["metrics"]["eer"] = estimate(0.1, None, None)
-    assert "cannot be told" in read(result).text and "10.0 % (no interval)" in read(result).text
+    result["metrics"]["fmr"] = estimate(0.5, None, None)
+    assert "cannot be told from so few families: here 50.0 of 100 pairs of co-twins (no" in read(result).text
+    assert "10.0 % (no interval)" in read(result).text
 
 
 def test_page_needs_nothing_but_itself(read, result):
@@ -182,6 +233,7 @@ def test_every_text_is_escaped(read, result):
 
 
 REQUIRED = ("data", "split", "created", "model", "code", "fingerprint", "threshold", "metrics", "metrics_per_family")
+REQUIRED += ("synthetic", "device", "system", "weights")
 REQUIRED += ("calibration", "verdict", "confusable", "conditions", "security", "systems", "differences")
 
 
@@ -216,7 +268,7 @@ def test_nan_is_refused(tmp_path, result, figures):
 
 def test_unresolvable_metrics_show_their_reason(read, result):
     text = read(result).text
-    assert "TAR at FMR 1 % not resolvable with 31 families" in text
+    assert "TAR at FMR 1 % not resolvable with 31 families" in text and "FNMR at FMR" not in text
     assert "0.1 % not resolvable with 31 families" in text  # a threshold on unrelated people
 
 
@@ -226,7 +278,7 @@ def test_takes_what_summarise_gives(read, result):
     result["metrics_per_family"] = result["metrics"]
     result |= {"systems": [], "differences": []}
     text = read(result).text
-    assert "EER , 0.0 %" in text and "3 families of twins" in text
+    assert "both are 0.0 %" in text and "3 families of twins" in text
 
 
 @pytest.mark.parametrize(

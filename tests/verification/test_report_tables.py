@@ -18,7 +18,7 @@ def test_tables_are_whole_and_name_the_data(result):
         widths = {len(row) for row in rows(str(make(result)))}
         assert len(widths) == 1 and "nan" not in str(make(result)), make.__name__
     assert "**SYNTHETIC**" in str(metrics_table(result))
-    names = [metric_name(name) for name in result["metrics"] if name != "counts"]
+    names = [metric_name(name) for name in result["metrics"] if name != "counts" and "fnmr_at" not in name]
     assert [row[0] for row in rows(str(metrics_table(result)))[2:]] == names
     systems = rows(str(systems_table(result["systems"])))
     assert [row[0] for row in systems[2:]] == ["ours", "other"]
@@ -46,4 +46,18 @@ def test_mistakes_name_what_was_answered(result):
     for row, pair in zip(mistakes_table(result).rows, result["confusable"], strict=True):
         assert row[0] == ("one person" if pair["genuine"] else "co-twins")
         assert row[1].endswith("WRONG") == (pair["matched"] != pair["genuine"])
-        assert row[3] == ", ".join(pair["paths"])
+        assert row[3:] == pair["paths"]
+
+
+def test_equal_columns_stand_once(result):
+    assert len(rows(str(metrics_table(result)))[0]) == 2  # all families have one size
+    uneven = result | {"metrics_per_family": result["metrics_per_family"] | {"eer": result["metrics"]["fmr"]}}
+    assert len(rows(str(metrics_table(uneven)))[0]) == 3
+
+
+def test_a_verdict_without_a_range_of_doubt_has_no_such_column(result):
+    verdict = result["verdict"]
+    limits = verdict["thresholds"] | {"different_below": 0.5, "same_from": 0.5}
+    sure = str(verdict_table(result | {"verdict": verdict | {"thresholds": limits}}))
+    assert rows(sure)[0] == ["pairs of", "“same”", "“different”"] and "got a verdict" not in sure
+    assert "“undecided”" in rows(str(verdict_table(result)))[0]

@@ -1,0 +1,166 @@
+"""The statements of a verification report: each of its questions answered in a sentence.
+
+Every function takes a result as `report.evaluate` gives it.
+"""
+
+from dcal_core.verification.words import (
+    apart,
+    difference_in_words,
+    estimate_in_words,
+    number_text,
+    range_text,
+    ratio_text,
+)
+
+
+def headline(result: dict) -> str:
+    """How often the frozen threshold errs on either kind of pair, and whether that is better than chance."""
+    metrics = result["metrics"]
+    twins = of_100(metrics["fmr"], "pairs of co-twins")
+    same = of_100(metrics["fnmr"], "pairs of one person")
+    errors = f"{twins} are taken for one person, and {same} for two people"
+    if metrics["eer"]["high"] is None:
+        return f"How often the system errs cannot be told from so few families: here {errors}."
+    if metrics["eer"]["high"] >= 0.5:
+        return f"Not shown to be better than guessing: {errors}."
+    return f"{errors}."
+
+
+def of_100(estimate: dict, things: str) -> str:
+    """A share of things with its interval: "3.6 of 100 pairs (0.6 to 19.0)"."""
+    share = f"{number_text(estimate['value'], 'of 100')} {things}"
+    if estimate["low"] is None:
+        return f"{share} (no interval)"
+    return f"{share} ({range_text(estimate['low'], estimate['high'], 'of 100').removesuffix(' of 100')})"
+
+
+def equal_errors(result: dict) -> str:
+    """The EER with its interval, and the data."""
+    return f"EER {estimate_in_words(result['metrics']['eer'], '%')}, {result['data']}"
+
+
+def limits(result: dict) -> str:
+    """From which scores each answer is given."""
+    thresholds = result["verdict"]["thresholds"]
+    low = thresholds["different_below"]
+    high = thresholds["same_from"]
+    if low == high:
+        return f"“Same” from a score of {number_text(low, 'score')} and “different” below it; no pair is undecided."
+    low, high = apart(low, high)
+    return f"“Same” from a score of {high}, “different” below {low}, and “undecided” between."
+
+
+def flattery(result: dict) -> str:
+    """Why the EER of the validation families differs from that of the test families."""
+    families = result["verdict"]["thresholds"]["families"]
+    chosen_on = result["threshold"]["eer"]
+    tested = result["metrics"]["eer"]
+    text = f"The EER of the {families} validation families is {number_text(chosen_on, '%')}, that of the "
+    text += f"{result['metrics']['counts']['families']} test families {number_text(tested['value'], '%')}"
+    if chosen_on < tested["value"]:
+        text += ": the former chose the epoch and the threshold, which flatters them"
+    if tested["low"] is not None and tested["low"] <= chosen_on <= tested["high"]:
+        text += "; between so few families, that may be chance"
+    return f"{text}. Only the test families chose nothing, so their figures count."
+
+
+def separation(result: dict) -> str:
+    """How far apart genuine pairs and co-twins score."""
+    area = result["metrics"]["roc_auc"]
+    return f"In {of_100(area, 'cases')}, a pair of one person scores higher than a pair of co-twins."
+
+
+def comparison(result: dict) -> list[str]:
+    """Every difference of the first system from the others, that of the EER first."""
+    return [difference_in_words(one) for one in result["differences"]]
+
+
+def tendency(result: dict) -> str:
+    """Whether the predicted probabilities are rather too high or too low, or "" where too few pairs tell it."""
+    shown = [one for one in result["calibration"].get("reliability") or () if one["observed"]]
+    if not shown:
+        return ""
+    below = sum(one["observed"]["value"] < one["posterior"] for one in shown)
+    words = "too sure of one person" if 2 * below > len(shown) else "too sure of two people"
+    if 2 * below == len(shown):
+        words = "neither too sure of one person nor of two people"
+    text = f"{below} of {len(shown)} points are below the diagonal: on the whole, it is {words}"
+    crossing = sum(covers(one) for one in shown)
+    return f"{text}; the intervals of {crossing} reach the diagonal."
+
+
+def covers(one: dict) -> bool:
+    """Whether the interval of a bin of the reliability plot contains what was predicted."""
+    observed = one["observed"]
+    return observed["low"] is None or observed["low"] <= one["posterior"] <= observed["high"]
+
+
+def overconfident(one: dict) -> bool:
+    """Whether a bin shows, interval and all, less of the likelier answer than was predicted."""
+    if covers(one):
+        return False
+    too_high = one["observed"]["high"] < one["posterior"]
+    return too_high == (one["posterior"] > 0.5)
+
+
+def trust(result: dict) -> str:
+    """Whether the probabilities can be trusted, and why."""
+    found = result["calibration"]
+    if "reason" in found:
+        return f"There are none: {found['reason']}."
+    cost = found["cllr"]
+    words = estimate_in_words(cost, "bits")
+    if cost["value"] >= 1:
+        return f"No, because their cost, a Cllr of {words}, is not below that of no answer at all (1 bit)."
+    shown = [one for one in found.get("reliability") or () if one["observed"]]
+    wrong = sum(map(overconfident, shown))
+    if wrong:
+        of_all = f"{wrong} of {len(shown)} ranges of probability"
+        return f"No, because in {of_all} the likelier answer is right less often than predicted, interval and all."
+    if cost["high"] is None or cost["high"] >= 1:
+        return f"That cannot be told, because the interval of their cost is too wide: a Cllr of {words}."
+    least = found["cllr_min"]
+    if least["high"] is not None and cost["value"] > least["high"]:
+        best = estimate_in_words(least, "bits")
+        return f"No, because they cost more than these scores need: a Cllr of {words} where {best} would do."
+    families = result["metrics"]["counts"]["families"]
+    return (
+        f"Yes, as far as {families} families can show it, because no range of probability is shown to be too sure, and "
+        f"their cost, a Cllr of {words}, is below that of no answer at all (1 bit)."
+    )
+
+
+def largest_ratio(result: dict) -> str:
+    """Where the likelihood ratios stop, and why; "" without a calibration."""
+    fitted = result["calibration"].get("fitted")
+    if not fitted:
+        return ""
+    families = fitted["families"]
+    return (
+        f"A likelihood ratio is at most {ratio_text(families)}, because {families} families were there to "
+        "calibrate on: so few cannot show anything rarer."
+    )
+
+
+def safety(result: dict) -> str:
+    """Whether a threshold that keeps strangers out keeps co-twins out too."""
+    told = [line for line in result["security"] if line["twin_fmr"]["value"] is not None]
+    if not told:
+        return f"That cannot be told: {result['security'][0]['twin_fmr']['reason']}."
+    line = told[0]
+    twins = line["twin_fmr"]
+    seen = f"at a threshold that {number_text(line['fmr'], '%')} of unrelated pairs pass, "
+    seen += f"{estimate_in_words(twins, '%')} of co-twins do"
+    if twins["low"] is None or twins["low"] <= line["fmr"] <= twins["high"]:
+        return f"No difference from unrelated people is shown: {seen}."
+    return f"{'Less' if twins['low'] > line['fmr'] else 'More'} than against unrelated people: {seen}."
+
+
+def mistakes(result: dict) -> str:
+    """How many pairs of either kind the threshold judges wrongly."""
+    metrics = result["metrics"]
+    counts = metrics["counts"]
+    twins = round(metrics["fmr"]["value"] * counts["impostor"])
+    same = round(metrics["fnmr"]["value"] * counts["genuine"])
+    text = f"{twins:,} of {counts['impostor']:,} pairs of co-twins and {same:,} of {counts['genuine']:,} pairs of one "
+    return f"{text}person; the worst of each kind are shown, at most one from a family."

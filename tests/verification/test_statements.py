@@ -1,0 +1,133 @@
+"""The report's statements: each question gets the answer that its figures give, with the reason."""
+
+import copy
+
+import pytest
+
+from dcal_core.verification import statements
+from dcal_core.verification.words import apart, ratio_text
+
+
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def bin_of(posterior, value, low, high):
+    return {"posterior": posterior, "count": 9, "observed": estimate(value, low, high)}
+
+
+@pytest.fixture
+def found(result):
+    """The result, to be changed."""
+    return copy.deepcopy(result)
+
+
+def test_the_headline_has_both_errors_at_the_frozen_threshold(found):
+    found["metrics"] |= {"fmr": estimate(0.036, 0.006, 0.19), "fnmr": estimate(0.012, 0.004, 0.039)}
+    assert statements.headline(found) == (
+        "3.6 of 100 pairs of co-twins (0.6 to 19.0) are taken for one person, and 1.2 of 100 pairs of one person "
+        "(0.4 to 3.9) for two people."
+    )
+    found["metrics"]["eer"] = estimate(0.4, 0.3, 0.5)
+    assert statements.headline(found).startswith("Not shown to be better than guessing: 3.6 of 100")
+    found["metrics"]["eer"] = estimate(0.1, None, None)
+    assert statements.headline(found).startswith("How often the system errs cannot be told")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.8336, 0.8336, "“Same” from a score of 0.834 and “different” below it; no pair is undecided."),
+        (0.4, 0.6, "“Same” from a score of 0.600, “different” below 0.400, and “undecided” between."),
+        (0.83361, 0.83362, "“Same” from a score of 0.83362, “different” below 0.83361, and “undecided” between."),
+        (0.8, 0.8 + 1e-15, "“undecided” between."),
+    ],
+)
+def test_undecided_lies_between_scores_that_differ(found, low, high, words):
+    found["verdict"]["thresholds"] |= {"different_below": low, "same_from": high}
+    assert words in statements.limits(found)
+    if low != high:
+        first, second = apart(low, high)
+        assert first != second and first in statements.limits(found)
+
+
+COST = {"cllr": estimate(0.135, 0.067, 0.264), "cllr_min": estimate(0.082, 0.02, 0.247)}
+CAUTIOUS = [bin_of(0.03, 0.003, 0.0005, 0.02), bin_of(0.97, 0.99, 0.98, 0.999)]
+TOO_SURE = [bin_of(0.03, 0.2, 0.1, 0.3), bin_of(0.97, 0.9, 0.8, 0.99)]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (COST | {"reliability": CAUTIOUS}, "Yes, as far as 12 families can show it, because"),
+        (COST | {"reliability": TOO_SURE}, "No, because in 1 of 2 ranges of probability the likelier answer is right"),
+        (COST | {"reliability": [bin_of(0.97, 0.5, 0.3, 0.7)]}, "No, because in 1 of 1"),
+        (COST | {"cllr": estimate(1.2, 0.8, 1.9)}, "No, because their cost, a Cllr of 1.200 bits"),
+        (COST | {"cllr": estimate(0.9, 0.6, 1.3)}, "That cannot be told, because the interval"),
+        (COST | {"cllr": estimate(0.2, None, None)}, "That cannot be told, because the interval"),
+        (COST | {"cllr": estimate(0.3, 0.2, 0.4)}, "No, because they cost more than these scores need"),
+        (COST | {"reliability": [{"posterior": 0.5, "count": 1, "observed": None}]}, "Yes, as far as"),
+        ({"reason": "scores do not separate"}, "There are none: scores do not separate."),
+    ],
+)
+def test_whether_probabilities_can_be_trusted_is_answered_with_the_reason(found, calibration, words):
+    assert statements.trust(found | {"calibration": calibration}).startswith(words)
+
+
+def test_the_tendency_counts_the_points_below_the_diagonal(found):
+    def told(*bins):
+        return statements.tendency(found | {"calibration": {"reliability": list(bins)}})
+
+    low, high = bin_of(0.5, 0.2, 0.1, 0.6), bin_of(0.5, 0.8, 0.7, 0.9)
+    assert told(low, low, high).startswith(
+        "2 of 3 points are below the diagonal: on the whole, it is too sure of one p"
+    )
+    assert told(low, low, high).endswith("the intervals of 2 reach the diagonal.")
+    assert "too sure of two people" in told(high, high) and "neither" in told(low, high)
+    assert told() == "" and statements.tendency(found | {"calibration": {"reason": "none"}}) == ""
+
+
+def test_the_largest_ratio_is_explained(found):
+    assert "at most 12, because 12 families were there to calibrate on" in statements.largest_ratio(found)
+    assert statements.largest_ratio(found | {"calibration": {"reason": "none"}}) == ""
+    assert [ratio_text(ratio) for ratio in (1.04, 9.96, 30, 99.4, 120, 1234.5)] == [
+        "1",
+        "10",
+        "30",
+        "99",
+        "120",
+        "1,234",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("twins", "words"),
+    [
+        (estimate(0.2, 0.1, 0.4), "Less than against unrelated people: at a threshold that 1.0 % of unrelated pairs"),
+        (estimate(0.026, 0.003, 0.22), "No difference from unrelated people is shown"),
+        (estimate(0.026, None, None), "No difference from unrelated people is shown"),
+        (estimate(0.001, 0.0005, 0.002), "More than against unrelated people"),
+        (
+            {"value": None, "reason": "not resolvable with 9 unrelated comparisons"},
+            "That cannot be told: not resolvable",
+        ),
+    ],
+)
+def test_safety_against_twins_is_compared_with_strangers(found, twins, words):
+    found["security"] = [{"fmr": 0.01, "twin_fmr": twins}]
+    assert statements.safety(found).startswith(words)
+
+
+def test_validation_and_test_eer_are_explained_where_they_differ(found):
+    found["metrics"]["eer"] = estimate(0.022, 0.006, 0.066)
+    found["threshold"]["eer"] = 0.002
+    text = statements.flattery(found)
+    assert "12 validation families is 0.2 %, that of the 12 test families 2.2 %" in text and "flatters" in text
+    assert "chance" not in text
+    found["threshold"]["eer"] = 0.03
+    assert "chance" in statements.flattery(found) and "flatters" not in statements.flattery(found)
+
+
+def test_mistakes_are_counted(found):
+    found["metrics"] |= {"fmr": estimate(0.25, 0, 1), "fnmr": estimate(0.1, 0, 1)}
+    assert statements.mistakes(found).startswith("75 of 300 pairs of co-twins and 24 of 240 pairs of one person")
