@@ -23,7 +23,7 @@ QUIETLY := grep --line-buffered -vE '^(Input Notebook|Output Notebook|Executing|
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
-.PHONY: demo test test-browser bench ablation lint notebooks docs clean
+.PHONY: demo test test-browser bench ablation lint notebooks outputs docs clean
 
 .venv/installed: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -87,6 +87,11 @@ lint: .venv/installed-tests
 	.venv/bin/ruff format --check .
 
 notebooks: .venv/installed
+	.venv/bin/python build_notebooks.py
+
+# What the committed notebooks show, from the demo's finished run.
+outputs: .venv/installed
+	.venv/bin/python -m notebooks_src.builder.outputs runs/demo
 	.venv/bin/python build_notebooks.py
 
 # The pages of docs/ that are made from the code.

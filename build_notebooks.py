@@ -12,7 +12,8 @@ A source is a script in jupytext's percent format with one cell tagged `paramete
     <presets>                                            a list of the presets, each with what it needs
 
 A file given in such pieces names every definition once, in order, and what stands above them as `imports`. The same
-sources give the same bytes under every version of jupytext and nbformat.
+sources give the same bytes under every version of jupytext and nbformat. Outputs come from notebooks_src/outputs, each
+for the very cell that it was printed by.
 """
 
 import argparse
@@ -27,11 +28,13 @@ import nbformat
 
 from dcal_core.config.recipes import needs_of_presets
 from notebooks_src.builder.closure import CELLS, BuildError, core_files, read
+from notebooks_src.builder.outputs import NOTE, kept_outputs
 from notebooks_src.builder.pieces import core_text, cut, digest
 
 ROOT = Path(__file__).resolve().parent
 ADDED = {path.stem: read(path).rstrip() for path in CELLS.glob("*.py")}
-MOST_KB = 600  # Kaggle has refused notebooks above 1 MB, and an executed one carries its pictures too
+MOST_KB = 600  # of cells: text and code, without pictures and outputs
+MOST_KB_SHOWN = 950  # of the whole file; Kaggle has refused notebooks above 1 MB
 MARKER = re.compile(r"# <embed (?:dcal_core|(dcal_core/[\w/.]+): ([\w., ]+))>")
 PICTURE = re.compile(r"(!\[.+?\])\(([\w/.-]+)\)")
 KEPT_METADATA = {"tags", "jupyter", "_kg_hide-input", "_kg_hide-output"}  # the rest is jupytext's bookkeeping
@@ -169,9 +172,22 @@ def script_cells(script: Path, root: Path, thin: bool) -> tuple[list[dict], dict
     return with_parameters(cells, where), notebook.metadata.get("kaggle", {})
 
 
-def check_size(text: str, cells: list[dict], name: str) -> None:
+def with_outputs(cells: list[dict], kept: dict[str, list[dict]], name: str) -> None:
+    """Give each cell the outputs that are kept for it; prints a line on those whose cell has changed since."""
+    for cell in cells:
+        if cell["id"] in kept:
+            cell["outputs"] = kept.pop(cell["id"])
+    if kept:
+        print(f"{name}: cells that have changed since `make demo outputs`, and show none: {len(kept)}")
+
+
+def check_size(notebook: dict, name: str) -> None:
     """Refuse a notebook that is too large for Kaggle."""
-    size = len(text.encode())
+    if (whole := len(as_text(notebook).encode())) > MOST_KB_SHOWN * 1000:
+        raise BuildError(f"{name}: {whole // 1000} KB, and Kaggle takes no more than 1 MB: keep smaller outputs.")
+    cells = [cell | ({"outputs": []} if "outputs" in cell else {}) for cell in notebook["cells"]]
+    cells = [{key: value for key, value in cell.items() if key != "attachments"} for cell in cells]
+    size = len(as_text(notebook | {"cells": cells}).encode())
     if size <= MOST_KB * 1000:
         return
     sizes = Counter()
@@ -188,6 +204,9 @@ def check_size(text: str, cells: list[dict], name: str) -> None:
 def build(script: Path, root: Path = ROOT, thin: bool = False) -> str:
     """The text of the notebook that a script becomes."""
     cells, kaggle = script_cells(script, root, thin)
+    kept = {} if thin else kept_outputs(script.parent / "outputs", script.stem)
+    if kept:
+        next(cell for cell in cells if cell["cell_type"] == "markdown")["source"] += f"\n\n{NOTE}"
     seen = Counter()
     for cell in cells:
         name = digest(cell["cell_type"] + cell["source"], 8)
@@ -196,10 +215,16 @@ def build(script: Path, root: Path = ROOT, thin: bool = False) -> str:
         cell["source"] = cell["source"].splitlines(keepends=True)
     metadata = NOTEBOOK_METADATA | {"kaggle": NOTEBOOK_METADATA["kaggle"] | kaggle}
     notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
-    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    with_outputs(cells, kept, script.stem)
+    text = as_text(notebook)
     nbformat.validate(json.loads(text))
-    check_size(text, cells, f"{script.stem}.ipynb")
+    check_size(notebook, f"{script.stem}.ipynb")
     return text
+
+
+def as_text(notebook: dict) -> str:
+    """A notebook as it is on disk."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def build_all(root: Path, folder: Path, thin: bool) -> dict[Path, str]:

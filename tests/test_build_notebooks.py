@@ -1,8 +1,10 @@
 """The notebook builder: a tiny project is built, compared, checked, and run away from its own folder."""
 
 import base64
+import io
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 import build_notebooks
 from build_notebooks import ROOT, BuildError, build, core_files, main
+from notebooks_src.builder.outputs import keep
 
 SCRIPT = """\
 # ---
@@ -559,6 +563,97 @@ def test_a_project_without_scripts_is_an_error(project):
     (project / "notebooks_src/tiny.py").unlink()
     with pytest.raises(SystemExit, match="notebooks_src/: holds no"):
         main(["--check"], project)
+
+
+# ---- outputs
+
+
+def executed(notebook: dict, run: Path) -> None:
+    """Leave a notebook in a run's folder as papermill does: a cell that has printed, and shown a picture."""
+    picture = io.BytesIO()
+    Image.effect_noise((900, 300), 90).convert("RGB").save(picture, "PNG")
+    said = (
+        f"Drawing\n\rtwins:  50%|###   | 1/2\n\n{run.resolve()}/figures, SYNTHETIC\n{platform.platform(terse=True)}\n"
+    )
+    cell = next(cell for cell in notebook["cells"] if cell["source"] == ['print("again")'])
+    cell["outputs"] = [
+        {"output_type": "stream", "name": "stdout", "text": said},
+        {"output_type": "stream", "name": "stderr", "text": "a warning"},
+        {
+            "output_type": "display_data",
+            "metadata": {},
+            "data": {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": "<Image>"},
+        },
+    ]
+    core = next(cell for cell in notebook["cells"] if "core" in cell["metadata"].get("tags", []))
+    core["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "dcal_core 12345678"}]
+    write(run, {"tiny.ipynb": json.dumps(notebook)})
+
+
+@pytest.fixture
+def kept(project, tmp_path) -> Path:
+    """The project with the outputs of a run."""
+    executed(built(project), tmp_path / "place/runs/demo")
+    keep(tmp_path / "place/runs/demo", project / "notebooks_src/outputs")
+    return project
+
+
+def test_a_notebook_shows_the_kept_outputs_of_the_very_cells_that_made_them(kept, capsys):
+    notebook = built(kept)
+    (cell,) = [cell for cell in notebook["cells"] if cell.get("outputs")]
+    assert cell["source"] == ['print("again")'] and cell["id"].count("-") == 0  # the first of the two
+    printed, shown = cell["outputs"]
+    assert (
+        printed["text"] == f"Drawing\nruns/demo/figures, SYNTHETIC\n{platform.system()}\n"
+    )  # no folder of this machine
+    assert [*shown["data"]] == ["image/png"]
+    picture = base64.b64decode(shown["data"]["image/png"])
+    assert len(picture) <= 22_000 and Image.open(io.BytesIO(picture)).format == "PNG"
+    assert "make demo" in "".join(notebook["cells"][1]["source"]) and capsys.readouterr().out == ""
+    assert build(kept / "notebooks_src/tiny.py", kept) == build(kept / "notebooks_src/tiny.py", kept)
+
+
+def test_a_thin_notebook_and_one_without_kept_outputs_show_none(kept):
+    thin = json.loads(build(kept / "notebooks_src/tiny.py", kept, thin=True))
+    shutil.rmtree(kept / "notebooks_src/outputs")
+    for notebook in (thin, built(kept)):
+        assert not [cell for cell in notebook["cells"] if cell.get("outputs")]
+        assert "make demo" not in json.dumps(notebook)
+
+
+def test_the_outputs_of_a_cell_that_has_changed_are_left_out_with_a_line(kept, capsys):
+    script = SCRIPT.replace('print("again")', 'print("once more")', 1).replace('print("again")', "", 1)
+    write(kept, {"notebooks_src/tiny.py": script})
+    assert not [cell for cell in built(kept)["cells"] if cell.get("outputs")]
+    assert capsys.readouterr().out == "tiny: cells that have changed since `make demo outputs`, and show none: 1\n"
+
+
+def test_kept_anew_nothing_of_before_is_left(kept, tmp_path):
+    folder = kept / "notebooks_src/outputs"
+    before = {path.name for path in folder.iterdir()}
+    write(folder, {"old.json": "{}", "tiny-00000000-0.png": "old"})
+    keep(tmp_path / "place/runs/demo", folder)
+    assert {path.name for path in folder.iterdir()} == before and len(before) == 2
+    with pytest.raises(SystemExit, match="no executed notebooks: make demo leaves them"):
+        keep(tmp_path / "nowhere", folder)
+
+
+def test_the_limit_of_a_notebook_counts_cells_and_another_one_the_whole_file(kept, monkeypatch):
+    text = build(kept / "notebooks_src/tiny.py", kept)
+    outputs = len(json.dumps([cell.get("outputs") for cell in json.loads(text)["cells"]]))
+    monkeypatch.setattr(build_notebooks, "MOST_KB", (len(text) - outputs) / 1000 + 1)
+    assert build(kept / "notebooks_src/tiny.py", kept) == text
+    monkeypatch.setattr(build_notebooks, "MOST_KB_SHOWN", len(text) / 1000 - 1)
+    with pytest.raises(BuildError, match="keep smaller outputs"):
+        build(kept / "notebooks_src/tiny.py", kept)
+
+
+def test_the_committed_outputs_are_small_synthetic_and_of_no_ones_machine():
+    pictures = [*(ROOT / "notebooks_src/outputs").glob("*.png")]
+    assert pictures and sum(path.stat().st_size for path in pictures) <= 400_000
+    texts = "".join(path.read_text() for path in (ROOT / "notebooks_src/outputs").glob("*.json"))
+    assert "SYNTHETIC" in texts and not re.search(r"/(home|root|tmp|work)/", texts)
+    assert {path.name for path in pictures} == {*re.findall(r'"image/png": "(.*)"', texts)}
 
 
 def test_the_committed_notebooks_are_current():
