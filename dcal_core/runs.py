@@ -20,6 +20,7 @@ from pathlib import Path
 
 from dcal_core.config.shared import Config
 from dcal_core.distributed import main_only
+from dcal_core.environment import on_kaggle, output_root
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.locks import is_held, lock, unlock
 from dcal_core.storage import CURE, DamagedError, free_name, read_json, read_sums, recover
@@ -152,8 +153,24 @@ def move_aside(run: RunFolder) -> RunFolder:
     return RunFolder(aside)
 
 
-def find_trained(run: RunFolder, input_roots: list[Path]) -> Path:
-    """The folder of the best model of this run, or of the one attached run; raises ConfigError."""
+def other_runs(run: RunFolder) -> str:
+    """The runs beside a folder and among the outputs, as a clause that follows the folder's name; "" for none."""
+    folders = {folder for place in (run.path.parent, output_root()) for folder in folders_in(place)}
+    found = sorted(str(folder) for folder in folders if RunFolder(folder).exists and folder != run.path)
+    return f"; there {'is' if len(found) == 1 else 'are'} {', '.join(found[:LISTED])}" if found else ""
+
+
+def folders_in(place: Path) -> list[Path]:
+    """The folders in a place, none where it cannot be listed."""
+    try:
+        return [path for path in place.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def find_trained(run: RunFolder, input_roots: list[Path], about: str = "") -> Path:
+    """The folder of the best model of this run, or of the one attached run; raises ConfigError, whose sentence begins
+    with `about`."""
     if not run.best.is_dir():
         recover(run.checkpoints)
     if (run.best / MODEL_FILE).is_file():
@@ -165,9 +182,11 @@ def find_trained(run: RunFolder, input_roots: list[Path]) -> Path:
             f"{len(found)} trained runs are attached: choose one by run_dir={RunFolder.around(found[0])}, …"
         )
     if not found:
+        if run.exists:
+            raise ConfigError(f"{about}the run in {run} has no model yet: train it for one epoch at least.")
+        attach = ", and none attached: attach its output (Add Input > Notebook Output), " if on_kaggle() else ": "
         raise ConfigError(
-            f"no trained model in {run} and none attached: run train.ipynb first, for one epoch at least, attach its "
-            "output (Add Input > Notebook Output), or give run_dir."
+            f"{about}no trained model in {run}{other_runs(run)}{attach}train one first, or correct run_dir."
         )
     return found[0]
 

@@ -30,7 +30,7 @@
 preset = "auto"  # auto: kaggle_t4x2 where there are data and a GPU, else demo
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
-resume = True  # continue from the newest checkpoint; False: set the old run aside and start fresh
+resume = None  # None: go on with the run if there is one; True: there must be one; False: start fresh
 resume_from = ""  # an earlier run to continue; empty: this run's own, or an attached one
 seed = 0  # of the split, the initialisation and the batches
 # None leaves it to the preset:
@@ -186,7 +186,7 @@ tracker = None  # none, wandb, mlflow or tensorboard
 # ## Where this runs
 
 # %%
-from dcal_core.commands.session import begin_training
+from dcal_core.commands.start import begin_training
 
 session = begin_training("Train a twin verifier", given, PARAMS_DIR)
 

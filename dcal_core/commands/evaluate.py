@@ -1,6 +1,5 @@
 """evaluate.ipynb and `twins evaluate`: score verifiers on the same test people and write a report."""
 
-import csv
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 
 import dcal_core
 from dcal_core.commands.options import given_parameters, read_options
-from dcal_core.commands.session import Session, begin_with_trained, other_trained
+from dcal_core.commands.session import Session, begin_with_trained, folders_to_compare, other_trained
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import SYNTHETIC, TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
@@ -41,8 +40,7 @@ SPLITS = ("validation", "test")
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
     """The session's run, the runs of `compare`, the baseline, and the fusion of each model's own answer, as asked."""
-    folders = [Path(name).resolve() for name in listed(session.config.compare)]
-    others = [other_trained(folder, session.config) for folder in folders]
+    others = [other_trained(folder, session.config) for folder in folders_to_compare(session.config)]
     names = short_names([RunFolder.around(one.trained).path for one in (session, *others)])
     by_model = [score_run(names[0], session, data)]
     for name, other in zip(names[1:], others, strict=True):
@@ -52,11 +50,6 @@ def score_systems(session: Session, data: TwinData) -> list[System]:
         by_model.append(score_model("SFace", about, SFace(), data, session.config))
     systems = [system for readings in by_model for system in readings]
     return [*systems, fuse([readings[0] for readings in by_model])] if session.config.fuse else systems
-
-
-def listed(text: str) -> list[str]:
-    """The names between commas; one that contains a comma stands in double quotes."""
-    return [name.strip() for line in csv.reader([text], skipinitialspace=True) for name in line if name.strip()]
 
 
 def short_names(folders: list[Path]) -> list[str]:

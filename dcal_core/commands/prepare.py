@@ -14,7 +14,14 @@ from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, RECORDS, Record
 from dcal_core.audit.findings import KINDS, Audit, audit_images
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
 from dcal_core.commands.options import given_parameters, read_options
-from dcal_core.commands.session import Session, choose_preset, run_folder, scratch_size
+from dcal_core.commands.session import (
+    Session,
+    choose_preset,
+    refuse_without_data,
+    run_folder,
+    scratch_size,
+    title_of,
+)
 from dcal_core.config.recipes import load, name_of
 from dcal_core.config.shared import Config
 from dcal_core.data.exclusions import FILE
@@ -35,10 +42,12 @@ LISTED_PHOTOGRAPHS = 20  # printed photographs that were not aligned
 def begin_audit(given: dict, params_dir: Path) -> Session:
     """Describe the machine and read the parameters of an audit."""
     given = dict(given)
-    preset = choose_preset(given.pop("preset"), given.get("data_root", ""))
+    wanted = given.pop("preset")
+    preset = choose_preset(wanted, given.get("data_root", ""))
     config = load(preset, params_dir, given)
-    print(banner(TITLE))
+    print(banner(title_of(TITLE, wanted, preset)))
     print(f"Preset {name_of(preset)}, image_size {config.image_size} px")
+    refuse_without_data(config, preset, params_dir, given)
     return Session(config, run_folder(config.run_dir, "prepare"))
 
 

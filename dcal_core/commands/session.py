@@ -1,5 +1,6 @@
 """How every notebook begins: parameters read and checked, the machine described, the run's folder found."""
 
+import csv
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -8,15 +9,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dcal_core.config.parameters import is_decisive, read
-from dcal_core.config.recipes import check_names, load, name_of, parameters_of, read_preset
+from dcal_core.config.recipes import check_names, name_of, parameters_of, read_preset
 from dcal_core.config.shared import Config
 from dcal_core.data.locate import find_indexes
-from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
+from dcal_core.data.splits import SYNTHETIC, TwinData, find_root, open_data
 from dcal_core.data.twins import DataError
-from dcal_core.distributed import rank
 from dcal_core.environment import banner, gpu_verdict, input_roots, on_kaggle, output_root, scratch_root
 from dcal_core.errors import ConfigError
-from dcal_core.runs import RunFolder, find_trained, move_aside, refuse_other_parameters
+from dcal_core.runs import RunFolder, find_trained
 from dcal_core.storage import DamagedError, disk_errors, read_json
 
 
@@ -41,12 +41,12 @@ class Session:
             )
         trained_on = run.data()
         people = set(run.people())
-        data = open_data(self.config, names)
-        if data.synthetic and trained_on != data.label:
+        if trained_on != SYNTHETIC and find_root(self.config) is None:
             raise DataError(
                 f"the model was trained on {trained_on}, which is not to be found, and drawn twins would say nothing "
                 "about it: attach that dataset, or give data_root."
             )
+        data = open_data(self.config, names)
         for split in data.splits.values():
             seen = sorted(set(split.index.people) & people)
             if seen:
@@ -83,21 +83,22 @@ def choose_preset(preset: str, data_root: str, trains: bool = False) -> str:
     return "kaggle_t4x2" if gpu and find_indexes(input_roots(data_root)) else "demo"
 
 
-def begin_training(title: str, given: dict, params_dir: Path) -> Session:
-    """Describe the machine, read the parameters of a run to train, lock its folder; raises ConfigError, LockedError."""
-    given = dict(given)
-    preset = choose_preset(given.pop("preset"), given.get("data_root", ""), trains=True)
-    config = load(preset, params_dir, given)
-    print(banner(title))
-    print(f"Preset {name_of(preset)}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
-    folder = run_folder(config.run_dir, preset)
-    if not rank():
-        folder.lock()
-    if config.resume:
-        refuse_other_parameters(folder, config)  # here already, before the data is read
-    else:
-        move_aside(folder)
-    return Session(config, folder)
+def title_of(title: str, wanted: str, preset: str) -> str:
+    """The first line of a notebook's output: what it is, and where `auto` falls back to drawn twins, that it does."""
+    drawn = wanted == "auto" and preset == "demo" and not find_indexes(input_roots())
+    return f"{title} (no data found: on drawn twins, SYNTHETIC)" if drawn else title
+
+
+def refuse_without_data(config: Config, preset: str, params_dir: Path, given: dict) -> None:
+    """Raise DataError where a preset is for real data and none is there: twins are drawn for those alone that say how
+    many, in the preset's file or in what is given."""
+    if find_root(config) or "synthetic_families" in read_preset(preset, params_dir) | given:
+        return
+    roots = " and ".join(map(str, input_roots())) or "data/, which is not there"
+    raise DataError(
+        f"preset {name_of(preset)} is for real data, and none was found (searched: {roots}): give data_root, attach a "
+        "dataset on Kaggle (Add Input), or take --preset demo, which draws twins."
+    )
 
 
 def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
@@ -108,9 +109,21 @@ def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:
     folder = run_folder(str(run_dir), preset)
     trained = find_trained(folder, [] if given.get("run_dir") else input_roots())
     config = trained_config(trained, given)
+    for other in folders_to_compare(config):
+        find_trained(RunFolder(other), [], f"compare={other}: ")
     print(banner(title))
     print(f"Model {trained}")
     return Session(config, folder, trained)
+
+
+def listed(text: str) -> list[str]:
+    """The names between commas; one that contains a comma stands in double quotes."""
+    return [name.strip() for line in csv.reader([text], skipinitialspace=True) for name in line if name.strip()]
+
+
+def folders_to_compare(config: Config) -> list[Path]:
+    """The folders of the runs that `compare` names."""
+    return [Path(name).expanduser().resolve() for name in listed(config.compare)]
 
 
 def other_trained(folder: Path, config: Config) -> Session:

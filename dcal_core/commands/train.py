@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from dcal_core.commands.options import given_parameters, read_options
-from dcal_core.commands.session import Session, begin_training, scratch_size
+from dcal_core.commands.session import Session, scratch_size
+from dcal_core.commands.start import begin_training
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import Split, TwinData, open_data, refuse_too_little
 from dcal_core.data.twins import TwinIndex

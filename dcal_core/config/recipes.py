@@ -99,7 +99,9 @@ def read_preset(preset: str, params_dir: Path) -> dict:
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.load(text, AsWritten) or {}  # noqa: S506 - a SafeLoader
-        names = [key.value for key, _ in yaml.compose(text, AsWritten).value] if values else []
+        names = (
+            [key.value for key, _ in yaml.compose(text, AsWritten).value] if isinstance(values, dict) and values else []
+        )
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}{because(path)}): put a file there.") from None
     except Exception as error:  # a value that does not fit its tag makes PyYAML raise almost anything
@@ -116,7 +118,7 @@ def load(preset: str, params_dir: Path, overrides: dict) -> Config:
     """Defaults, then the preset's file, then the overrides, as one checked Config; raises ConfigError."""
     values = read_preset(preset, params_dir)
     kind = parameters_of(values | overrides)
-    check_names(kind, values, f"{name_of(preset)}.yaml")
+    check_names(kind, values, Path(preset).name if preset.endswith(ENDINGS) else f"{preset}.yaml")
     check_names(kind, overrides, "the given parameters")
     written = {name: value for name, value in values.items() if name != "recipe"}
     read(kind, written, agreeing=False)  # a wrong value is refused where an override hides it too

@@ -16,6 +16,9 @@ class Config(Parameters):
     resume_from: str = run_path("folder of an earlier run or model to go on from; empty: the own and the attached ones")
     seed: int = parameter(0, "seed of data split, initialisation, batches and augmentation", ge=0, le=2**31 - 1)
     time_budget_hours: float = run_option(11.0, "wall time after which a run saves and ends, h", ge=0, le=1000)
+    gpu: Literal["needed", "optional"] = run_option(
+        "optional", "needed: training is refused on a machine without a GPU; optional: it goes on a CPU"
+    )
     nproc: int = run_option(1, "processes that train together, one GPU each", ge=1, le=64)
 
     # data

@@ -52,8 +52,8 @@ class TwinData:
         return self.label == SYNTHETIC
 
 
-def open_root(config: Config) -> Path:
-    """The folder of the index files if they are attached, else of drawn twins; prints that they are drawn.
+def find_root(config: Config) -> Path | None:
+    """The folder of the index files if they are attached, else None.
 
     DataError if `data_root` is given and has no index files, or if there is what may be a data set (`find_indexes`).
     """
@@ -62,6 +62,15 @@ def open_root(config: Config) -> Path:
         there = Path(config.data_root).is_dir()
         what = "no train_dataset_infor.json in it or below" if there else f"no such folder{because(config.data_root)}"
         raise DataError(f"data_root={config.data_root}: {what}: correct it, or leave it out to search the inputs.")
+    return root
+
+
+def open_root(config: Config) -> Path:
+    """The folder of the index files if they are attached, else of drawn twins; prints that they are drawn.
+
+    Raises what `find_root` raises.
+    """
+    root = find_root(config)
     if root is None:
         print(DRAWN)
         root = draw_twins(config)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError, quoted
-from dcal_core.models.weight_files import largest, listed, preferred, read_states, shape_of
+from dcal_core.models.weight_files import described, largest, preferred, read_states, shape_of
 
 PLAIN = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # timm's modules that may hold such
 BLOCKS = {(Block, Attention), (eva.EvaBlock, eva.EvaAttention)}  # eva: DINOv3 among others
@@ -79,7 +79,7 @@ def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -
     except Exception as error:  # another architecture can fail anywhere
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"weights={file} cannot be read as {name} ({reason[-200:]}); it holds {listed(found)}: give another file."
+            f"weights={file} cannot be read as {name} ({reason[-200:]}); it holds {described(found)}: give another file."
         ) from None
     check_state(name, ours, state, found, file)
     vit.load_state_dict({tensor: state[tensor] for tensor in ours})
@@ -115,7 +115,7 @@ def find_copy(states: dict[str, dict], ours: dict, file: Path) -> tuple[str, str
 def check_state(name: str, ours: dict, state: dict, found: dict, file: Path) -> None:
     """Refuse a converted state that lacks a tensor of ours, or has one of another shape or without finite numbers;
     found: what the file holds, for the message."""
-    cure = f"the file holds {listed(found)}: give another file, or the backbone that this one is of"
+    cure = f"the file holds {described(found)}: give another file, or the backbone that this one is of"
     if missing := [tensor for tensor in ours if tensor not in state]:
         first = f"{missing[0]} {shape_of(ours[missing[0]])}"
         raise ConfigError(

@@ -103,8 +103,8 @@ def check_archive(file: Path) -> None:
 def check_file(file: Path) -> None:
     """Refuse what is no file, or not one of weights; ConfigError."""
     if not file.is_file():
-        what = "is a folder" if file.is_dir() else "there is no such file"
-        raise ConfigError(f"weights={file}: {what}{because(file)}. Give the path of a file.")
+        what = " is a folder" if file.is_dir() else f": there is no such file{because(file)}"
+        raise ConfigError(f"weights={file}{what}. Give the path of a file.")
     try:
         kind = what_it_is(file)
     except OSError as error:
@@ -192,7 +192,7 @@ def largest(states: dict[str, dict]) -> str:
     return max(states, key=lambda place: sum(isinstance(value, Tensor) for value in states[place].values()))
 
 
-def listed(state: dict) -> str:
+def described(state: dict) -> str:
     """The first names in a dictionary, with the shapes of its tensors."""
     first = [f"{quoted(name)} {shape_of(value)}" for name, value in list(state.items())[:3]]
     count = "1 tensor" if len(state) == 1 else f"{len(state)} tensors"

@@ -11,7 +11,7 @@ from torch import nn
 
 from dcal_core.config.shared import Config
 from dcal_core.errors import ConfigError
-from dcal_core.runs import DECISION_FILE, RunFolder, describe, move_aside, refuse_other_parameters
+from dcal_core.runs import DECISION_FILE, RunFolder, describe, move_aside, other_runs, refuse_other_parameters
 from dcal_core.storage import (
     CURE,
     UNFINISHED,
@@ -85,14 +85,23 @@ def go_on(run: Run, own: Checkpoint | None, chosen: Checkpoint) -> Run:
     """The run, going on from a checkpoint of its own or from a copy of an attached one."""
     batch = chosen.facts["batch"]
     if own and chosen.path == own.path:
-        finished = ", finished: nothing is left to train (resume=false starts fresh)" if own.facts["finished"] else ""
-        print(f"Going on from {run.folder}, {batch} batches done{finished}.")
+        if own.facts["finished"]:
+            print(
+                f"Already finished: the run in {run.folder} has done {counted(batch)}, and nothing is left to train "
+                "(resume=false starts fresh)."
+            )
+        else:
+            print(f"Going on from {run.folder}, {counted(batch)} done.")
         return run
     if own and own.facts["batch"] >= batch:  # of another model
         move_aside(run.folder)
-    print(f"Going on from the attached run {chosen.run}, {batch} batches done.")
+    print(f"Going on from the attached run {chosen.run}, {counted(batch)} done.")
     copy_run(chosen.path, run.folder)
     return run
+
+
+def counted(batches: int) -> str:
+    return "1 batch" if batches == 1 else f"{batches} batches"
 
 
 def start_from(run: Run, own: Checkpoint | None, shapes: Shapes, check_source: Callable[[Path], object]) -> Run:
@@ -176,9 +185,10 @@ def find_source(given: str, folder: RunFolder, agrees: bool) -> Path | None:
     if source.parent.name == "last" and (source / "progress.json").is_file():
         source = RunFolder.around(source).path
     if not RunFolder(source).saved and not (source / "model.safetensors").is_file():
+        others = other_runs(RunFolder(source))
         raise ConfigError(
-            f"resume_from={given}: neither a run with a checkpoint nor a model is there: name a run's folder, such as "
-            "runs/demo, or one of those in its checkpoints, or leave resume_from out."
+            f"resume_from={given}: neither a run with a checkpoint nor a model is there{others}: name a run's "
+            "folder, or one of those in its checkpoints, or leave resume_from out."
         )
     return source
 

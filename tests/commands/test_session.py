@@ -11,8 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from dcal_core.commands import session
-from dcal_core.commands.session import Session, begin_training, begin_with_trained, choose_preset
+from dcal_core.commands import session, start
+from dcal_core.commands.session import Session, begin_with_trained, choose_preset
+from dcal_core.commands.start import begin_training
 from dcal_core.config.recipes import check_given, load, presets
 from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import DataError, TwinIndex
@@ -76,7 +77,10 @@ def test_training_begins_with_the_demo_where_there_is_nothing(capsys, tmp_path):
     assert begun.config == load("demo", PARAMS, {})
     assert begun.folder.path == tmp_path / "runs" / "demo" and begun.trained is None
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Train a twin verifier" and f"torch {torch.__version__}" in lines[1]
+    assert (
+        lines[0] == "Train a twin verifier (no data found: on drawn twins, SYNTHETIC)"
+        and f"torch {torch.__version__}" in lines[1]
+    )
     assert lines[-1] == "Preset demo, seed 0, time budget 11 h"
 
 
@@ -166,7 +170,7 @@ def test_the_own_run_comes_before_an_attached_one(tmp_path):
 
 
 def test_without_a_trained_run_it_is_said_what_to_do(tmp_path):
-    with pytest.raises(ConfigError, match=r"run train\.ipynb first"):
+    with pytest.raises(ConfigError, match="no trained model in .*runs/demo: train one first, or correct run_dir"):
         begin_with_trained("Evaluate", {"preset": "demo"}, PARAMS)
 
 
@@ -201,6 +205,7 @@ def tried_on(monkeypatch, tmp_path, label: str, people: tuple[str, ...], trained
     index = TwinIndex("test", people, (people,), paths, np.arange(len(people)), families)
     found = TwinData(tmp_path, label, {"test": Split(index, None)})
     monkeypatch.setattr(session, "open_data", lambda config, names: found)
+    monkeypatch.setattr(session, "find_root", lambda config: None if found.synthetic else tmp_path)
     return Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run"), best).open_data(("test",))
 
 
@@ -239,7 +244,8 @@ def test_other_parameters_are_refused_before_the_data_is_read(tmp_path, refused,
 
 
 @pytest.mark.parametrize("place", [".", "checkpoints/best", "checkpoints/last/00000003"])
-def test_a_new_run_may_start_from_an_old_one_of_other_parameters(tmp_path, place):
+def test_a_new_run_may_start_from_an_old_one_of_other_parameters(monkeypatch, tmp_path, place):
+    monkeypatch.setattr(start, "refuse_stranger", lambda ours, folder: None)  # the run there is a linear layer's
     trained(tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
     given = {"preset": "demo", "run_dir": "run", "lr": "0.5", "resume_from": f"run/{place}"}

@@ -358,7 +358,9 @@ def test_what_training_has_come_to_is_told_so_that_it_is_read(monkeypatch, capsy
 
 
 def test_the_command_takes_a_presets_file_from_anywhere(shell, tmp_path):
-    (tmp_path / "mine.yaml").write_text("epochs: 7\n")
+    (tmp_path / "mine.yaml").write_text(
+        "epochs: 7\nsynthetic_families: 8\nbackbone: hybrid_tiny\nallow_random_init: true\n"
+    )
     assert main(["-f", str(tmp_path / "mine.yaml"), "-p", "lr", "1e-4"]) == 0
     config, folder, _ = shell[0]
     assert (config.epochs, config.lr, folder) == (7, 1e-4, tmp_path / "runs" / "mine")

@@ -57,7 +57,7 @@ def test_the_own_run_is_gone_on_with(tmp_path, capsys):
 def test_that_a_run_is_finished_is_said(tmp_path, capsys):
     new_run(tmp_path / "run", batch=7, finished=True)
     assert begin(tmp_path / "run")[2].finished
-    assert "finished: nothing is left to train (resume=false starts fresh)" in capsys.readouterr().out
+    assert "nothing is left to train (resume=false starts fresh)" in capsys.readouterr().out
 
 
 def test_parameters_that_cannot_change_the_weights_may_differ(tmp_path):
@@ -290,7 +290,7 @@ def test_the_trained_model_of_the_own_run_comes_first(tmp_path):
 
 def test_a_run_that_was_never_validated_is_not_trained(tmp_path, refused):
     new_run(tmp_path / "run", batch=1)
-    with refused(ConfigError, tmp_path / "run", "run train.ipynb first", "run_dir"):
+    with refused(ConfigError, tmp_path / "run", "no model yet", "train it for one epoch at least"):
         find_trained(RunFolder(tmp_path / "run"), [tmp_path])
 
 

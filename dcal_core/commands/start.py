@@ -1,0 +1,120 @@
+"""How a training begins: whatever can be refused is, before any data is drawn, read or decoded."""
+
+import contextlib
+import io
+import os
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from dcal_core.commands.session import Session, choose_preset, refuse_without_data, run_folder, title_of
+from dcal_core.config.recipes import load, name_of
+from dcal_core.config.shared import Config
+from dcal_core.distributed import rank
+from dcal_core.environment import banner, fit_precision, gpu_verdict, input_roots
+from dcal_core.errors import ConfigError
+from dcal_core.models.files import new_model
+from dcal_core.runs import RunFolder, move_aside, other_runs, refuse_other_parameters
+from dcal_core.storage import StorageError
+from dcal_core.training.resume import find_source, refuse_stranger, shapes_of, weights_of
+
+HIGHEST_LR = 0.1  # with which anything has been seen to learn
+COPIES = 4  # of a model's weights in a new run: the best model, and a checkpoint with AdamW's two moments
+
+
+def begin_training(title: str, given: dict, params_dir: Path) -> Session:
+    """Describe the machine, read the parameters of a run to train, refuse what cannot end well, and lock the run's
+    folder; raises ConfigError, LockedError, DataError, DamagedError, StorageError."""
+    given = dict(given)
+    wanted = given.pop("preset")
+    preset = choose_preset(wanted, given.get("data_root", ""), trains=True)
+    config = load(preset, params_dir, given)
+    print(banner(title_of(title, wanted, preset)))
+    print(f"Preset {name_of(preset)}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
+    folder = run_folder(config.run_dir, preset)
+    refuse_without_data(config, preset, params_dir, given)
+    check_machine(config, name_of(preset))
+    check_folder(folder)
+    if config.run_dir and explicitly_resumes(config, given):
+        check_resumed(folder)
+    if config.resume:
+        refuse_other_parameters(folder, config)
+    if not rank():
+        check_model(config, folder)
+        folder.lock()
+    if not config.resume:
+        move_aside(folder)
+    if config.lr > HIGHEST_LR:
+        print(f"Warning: lr={config.lr:g} is above {HIGHEST_LR:g}, where AdamW learns nothing: 1e-5 to 1e-2 are usual.")
+    return Session(config, folder)
+
+
+def check_machine(config: Config, preset: str) -> None:
+    """Raise ConfigError where the machine lacks a precision or a GPU that is asked for."""
+    usable, verdict = gpu_verdict()
+    if config.gpu == "needed" and not usable:
+        raise ConfigError(
+            f"preset {preset} is for a GPU ({verdict}): without one its {config.epochs} epochs take weeks. Take "
+            "--preset demo, which is for a CPU, or give gpu=optional to train it here all the same."
+        )
+    fit_precision(config.precision)
+
+
+def explicitly_resumes(config: Config, given: dict) -> bool:
+    """Whether a run to go on with was asked for, and not only allowed as by default."""
+    return given.get("resume") not in (None, "") and config.resume and not config.resume_from
+
+
+def check_resumed(folder: RunFolder) -> None:
+    """Raise ConfigError where there is no run to go on with."""
+    if not (folder.exists or attached_checkpoint()):
+        raise ConfigError(
+            f"resume=true, yet there is no run in {folder}{other_runs(folder)}: correct run_dir, or leave resume out "
+            "to start a run there."
+        )
+
+
+def attached_checkpoint() -> bool:
+    """Whether a run is attached that training may go on with."""
+    return any(True for root in input_roots() for _ in root.glob("**/checkpoints/last/*/progress.json"))
+
+
+def check_model(config: Config, folder: RunFolder) -> None:
+    """Make the model that training will begin with, and leave it: raises what would be raised after the data is read,
+    as of weights that are missing, a backbone that is unknown or an earlier run of another model."""
+    with contextlib.redirect_stdout(io.StringIO()):  # said when training starts
+        source = find_source(config.resume_from, folder, agrees=True)
+        begun = bool(folder.saved) and config.resume
+        pretrained = not (source or begun or folder.started_from.is_file() or attached_checkpoint())
+        model = new_model(config, input_roots(), pretrained)
+        if source:
+            refuse_stranger(shapes_of(model), weights_of(source))
+    if not begun:
+        check_room(model, folder)
+
+
+def existing(folder: RunFolder) -> Path:
+    """The folder itself, or the nearest above it that exists."""
+    return next(place for place in (folder.path, *folder.path.parents) if place.exists())
+
+
+def check_folder(folder: RunFolder) -> None:
+    """Raise ConfigError where a run's folder cannot be made or written to."""
+    place = existing(folder)
+    if not place.is_dir():
+        raise ConfigError(f"run_dir={folder}: {place} is a file: give a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"run_dir={folder}: nothing can be written to {place}: give another folder.")
+
+
+def check_room(model: nn.Module, folder: RunFolder) -> None:
+    """Raise StorageError where the disk has no room for the first checkpoint."""
+    needed = COPIES * sum(tensor.nbytes for tensor in model.state_dict().values())
+    place = existing(folder)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise StorageError(
+            f"{place} is on a disk with {free / 1e9:.2f} GB free, and a run takes {needed / 1e9:.2f} GB at least: free "
+            "some, or give another run_dir."
+        )

@@ -1,0 +1,91 @@
+"""Wrong uses of the command line end in one sentence, before anything is drawn, decoded or written.
+
+`PYTHONPATH=.:tests python tests/test_wrong_uses.py` writes the table into docs/bad-inputs.md.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from bad_inputs.trial import quiet
+from bad_inputs.uses import AT_ONCE, USES, WITH_TORCH, Answer, answer_to, lay_out
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/bad-inputs.md"
+BEGIN, END = "<!-- wrong uses: made by tests/test_wrong_uses.py -->", "<!-- end of wrong uses -->"
+LONGEST = 260  # characters of a sentence in the table
+
+
+@functools.cache
+def answers() -> dict[str, Answer]:
+    """The answer to each use, all in one folder, which stays as it is."""
+    home = os.getcwd()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(os.path.realpath(place))
+        with quiet():
+            lay_out(folder)
+        os.chdir(folder)
+        try:
+            return {use: answer_to(use, folder) for use in USES}
+        finally:
+            os.chdir(home)
+
+
+uses = pytest.mark.parametrize("use", USES)
+
+
+@uses
+def test_a_wrong_use_ends_in_one_sentence_and_writes_nothing(use):
+    answer = answers()[use]
+    assert answer.status in (1, 2), answer
+    assert USES[use] in answer.sentence, answer
+    assert "Traceback" not in answer.printed and answer.untouched, answer
+
+
+def test_enough_uses_are_tried():
+    assert len(USES) >= 60
+
+
+def test_what_is_refused_at_once_needs_no_torch():
+    """In a process of its own, since here torch is imported."""
+    at_once = [use.split() for use, answer in answers().items() if answer.when == AT_ONCE]
+    assert len(at_once) >= 25
+    code = (
+        "import sys\nfrom dcal_core.__main__ import main\n"
+        f"for use in {at_once!r}:\n"
+        "    try: main(use)\n"
+        "    except SystemExit: pass\n"
+        "print('imported', sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "imported []", done.stderr
+
+
+def row(use: str, answer: Answer) -> str:
+    sentence = answer.sentence if len(answer.sentence) <= LONGEST else answer.sentence[:LONGEST] + " …"
+    return f"| `{f'twins {use}'.strip()}` | {answer.when} | {sentence.replace('|', '/')} |"
+
+
+def table() -> str:
+    """The answers as Markdown between its marks, those without torch first."""
+    found = answers()
+    rows = [row(use, found[use]) for when in (AT_ONCE, WITH_TORCH) for use in found if found[use].when == when]
+    return "\n".join([BEGIN, "| typed | refused | answer |", "|---|---|---|", *rows, END])
+
+
+def test_the_page_holds_the_table():
+    text = PAGE.read_text(encoding="utf-8")
+    assert table() in text, "not current: PYTHONPATH=.:tests python tests/test_wrong_uses.py writes it"
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(before + table() + after, encoding="utf-8")
