@@ -69,14 +69,14 @@ def test_what_is_refused_at_once_needs_no_torch():
 
 def row(use: str, answer: Answer) -> str:
     sentence = answer.sentence if len(answer.sentence) <= LONGEST else answer.sentence[:LONGEST] + " …"
-    return f"| `{f'twins {use}'.strip()}` | {answer.when} | {sentence.replace('|', '/')} |"
+    return f"| {f'`{use}`' if use else 'nothing'} | {answer.when} | {sentence.replace('|', '/')} |"
 
 
 def table() -> str:
     """The answers as Markdown between its marks, those without torch first."""
     found = answers()
     rows = [row(use, found[use]) for when in (AT_ONCE, WITH_TORCH) for use in found if found[use].when == when]
-    return "\n".join([BEGIN, "| typed | refused | answer |", "|---|---|---|", *rows, END])
+    return "\n".join([BEGIN, "| typed after `twins` | refused | answer |", "|---|---|---|", *rows, END])
 
 
 def test_the_page_holds_the_table():

@@ -79,7 +79,8 @@ def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -
     except Exception as error:  # another architecture can fail anywhere
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"weights={file} cannot be read as {name} ({reason[-200:]}); it holds {described(found)}: give another file."
+            f"weights={file} cannot be read as {name} ({reason[-200:]}); it holds {described(found)}: give "
+            "another file."
         ) from None
     check_state(name, ours, state, found, file)
     vit.load_state_dict({tensor: state[tensor] for tensor in ours})

@@ -15,7 +15,7 @@ import dcal_core
 from dcal_core.__main__ import main
 from dcal_core.commands import evaluate as evaluation
 from dcal_core.commands.evaluate import SPLITS, draw_report, evaluate_systems, score_systems
-from dcal_core.commands.session import begin_with_trained
+from dcal_core.commands.session import begin_with_trained, listed
 from dcal_core.commands.train import train_run
 from dcal_core.config.recipes import load
 from dcal_core.data import splits
@@ -189,7 +189,7 @@ def test_one_system_is_no_comparison(capsys):
     ],
 )
 def test_compared_runs_may_have_any_names(text, names):
-    assert evaluation.listed(text) == names
+    assert listed(text) == names
 
 
 def test_figures_are_those_that_the_page_takes():
