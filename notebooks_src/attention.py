@@ -190,8 +190,9 @@ display(Markdown(comparison_table(comparison, "distinctive")))
 
 # %% [markdown]
 # ## Browse
-# Choose a family, two images and a map; press a patch to see where the other face matches it; *Next confusing pair* goes
-# through the mistakes, the worst first. Without a running kernel you see the sheet below: the most confusing pairs.
+# Choose a family, two images and a map; press a patch to see where the other face matches it; *Previous* and *Next
+# confusing pair* go through the mistakes, the worst first. Two images of your own: type their paths. Without a running
+# kernel you see the sheet below: the most confusing pairs.
 
 # %%
 turns = [explorer.confusing(turn) for turn in range(min(6, len(explorer.order)))]

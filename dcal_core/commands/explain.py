@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from dcal_core.audit.gate import open_picture
 from dcal_core.commands.maps import (
     TITLE,
     compare_kinds,
@@ -26,8 +24,9 @@ from dcal_core.data.splits import SYNTHETIC
 from dcal_core.data.twins import DataError
 from dcal_core.environment import scratch_root
 from dcal_core.errors import ConfigError
-from dcal_core.explain.catalogue import MAPS, PairView
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.comparison import comparison_table, draw_comparison, mean_face
+from dcal_core.explain.explorer import given_pair
 from dcal_core.explain.pair_figures import stem_of, write_figure
 from dcal_core.explain.trust import caveats, conclusions_table, draw_faithfulness, faithfulness_table, measure_maps
 from dcal_core.runs import RunFolder
@@ -38,19 +37,11 @@ SHOWN = 6  # confusing pairs whose files are written
 
 def explain_files(session: Session, files: list[Path]) -> list[Path]:
     """Explain two aligned face images, as files; DataError, with the reason, for two that cannot be compared."""
-    model = trained_model(session)
     label = label_of_given(session)
-    pictures = [open_picture(file, model.image_size) for file in files]
-    found = gate_of(session, SYNTHETIC in label).look(*pictures)
-    print("".join(f"{sentence}\n" for sentence in [*found.doubts, *found.unchecked]), end="")
-    if found.stops:
-        raise DataError(f"No verdict: {' '.join(found.stops)}")
-    faces = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])
-    view = PairView(model, faces, tuple(picture.name for picture in pictures))
-    rule = rule_of(session)
-    answer = rule.sentence(view.score) if rule else f"score {view.score:.2f}"
-    print(answer)
-    return write_view(session, view, label, answer, [*found.doubts, *found.unchecked])
+    gate = gate_of(session, SYNTHETIC in label)
+    view, answer, notes = given_pair(trained_model(session), rule_of(session), gate, files)
+    print(*notes, answer, sep="\n")
+    return write_view(session, view, label, answer, notes)
 
 
 def label_of_given(session: Session) -> str:

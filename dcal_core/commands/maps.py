@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ def rule_of(session: Session) -> DecisionRule | None:
 def open_explorer(session: Session) -> Explorer:
     """The session's model on its test families."""
     data = session.open_data(("test",))
-    return Explorer(trained_model(session), data, rule_of(session), session.config.encode_batch)
+    gate = partial(gate_of, session, data.synthetic)
+    return Explorer(trained_model(session), data, rule_of(session), session.config.encode_batch, gate)
 
 
 def regions_of(drawn: bool, size: int) -> dict[str, np.ndarray]:

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 from IPython.display import display
 
+from dcal_core.data.twins import DataError
 from dcal_core.environment import is_interactive
 from dcal_core.explain import paint
 from dcal_core.explain.catalogue import MAPS, Map, PairView
 from dcal_core.explain.controls import FACES, NOTHING, Controls, lights
 from dcal_core.explain.explorer import Explorer
+from dcal_core.explain.pair_figures import stem_of
 from dcal_core.storage import disk_errors
 
 
@@ -27,6 +29,7 @@ class Browser:
         self.explorer = explorer
         self.folder = Path(folder)
         self.turn = 0
+        self.own = None  # two files of one's own: their view, what its score means, and what comes before it
         self.updating = False
         self.pair = explorer.confusing(0)
         names = explorer.index.families
@@ -38,7 +41,7 @@ class Browser:
     @property
     def view(self) -> PairView:
         """The pair that is shown."""
-        return self.explorer.view(*self.pair)
+        return self.own[0] if self.own else self.explorer.view(*self.pair)
 
     @property
     def kind(self) -> Map:
@@ -62,7 +65,9 @@ class Browser:
         works |= {patches: lambda side=side: self._press(side) for side, patches in enumerate(c.patches)}
         for control, work in works.items():
             control.observe(lambda _, work=work: self._handle(work), names="value")
-        c.next.on_click(lambda _: self._handle(self._go_on))
+        c.next.on_click(lambda _: self._handle(lambda: self._turn_to(self.turn + 1)))
+        c.previous.on_click(lambda _: self._handle(lambda: self._turn_to(self.turn - 1)))
+        c.compare.on_click(lambda _: self._handle(self._compare))
         c.save.on_click(lambda _: self._handle(self._save))
 
     def _handle(self, work: Callable[[], None]) -> None:
@@ -98,11 +103,22 @@ class Browser:
         self.pair = self.pair[::-1] if chosen[0] == chosen[1] else chosen  # the other's image: they change places
         self._show_pair()
 
-    def _go_on(self) -> None:
-        self.turn = (self.turn + 1) % len(self.explorer.order)
+    def _turn_to(self, turn: int) -> None:
+        self.turn = turn % len(self.explorer.order)
         self.pair = self.explorer.confusing(self.turn)
         self._show_pair()
-        self._say(f"Pair {self.turn + 1:,} of {len(self.explorer.order):,}: the most misleading scores come first.")
+
+    def _compare(self) -> None:
+        paths = [text.value.strip() for text in self.controls.own]
+        if not all(paths):
+            self._say("Type the paths of two image files first.")
+            return
+        try:
+            self.own = self.explorer.given([Path(path).expanduser() for path in paths])
+        except DataError as reason:
+            self._say(str(reason))
+            return
+        self._show_view()
 
     def _press(self, side: int) -> None:
         c = self.controls
@@ -118,16 +134,11 @@ class Browser:
 
     def _save(self) -> None:
         c = self.controls
-        a, b = self.pair
         chosen = [f"{name}{value + 1}" for name, value in self._choice().items() if value is not None]
         patch = [] if c.patch is None else [f"{FACES[c.patch[0]]}_row{c.row.value}_column{c.column.value}"]
-        stems = [self.explorer.name(image).replace("/", "_").rpartition(".")[0] for image in (a, b)]
-        file = self.folder / ("_".join([*stems, self.kind.file_name, *chosen, *patch]) + ".png")
-        lines = [
-            f"{self.explorer.name(a)} and {self.explorer.name(b)} ({self.explorer.label})",
-            *self.explorer.judged(a, b).split("\n"),
-            self._title(),
-        ]
+        file = self.folder / ("_".join([stem_of(self.view.names), self.kind.file_name, *chosen, *patch]) + ".png")
+        said = self._said()
+        lines = [f"{' and '.join(self.view.names)} ({said[-1]})", *said[:-1], self._title()]
         with disk_errors(file):
             self.folder.mkdir(parents=True, exist_ok=True)
             pictures, peak = self._composed()
@@ -151,9 +162,24 @@ class Browser:
                 if face.options != options:
                     face.options = options
                 face.value = image
-        verdict = html.escape(f"{self.explorer.judged(*self.pair)} ({self.explorer.label})")
-        c.verdict.value = verdict.replace("\n", "<br>")
+        self.own = None
+        self._show_view()
+
+    def _said(self) -> list[str]:
+        """What is said of the pair that is shown, line by line; last what its data is called."""
+        if not self.own:
+            return [*self.explorer.judged(*self.pair).split("\n"), self.explorer.label]
+        _, answer, notes = self.own
+        return [*notes, answer, f"images given, model shown with {self.explorer.label}"]
+
+    def _show_view(self) -> None:
+        c = self.controls
+        *lines, label = self._said()
+        c.verdict.value = "<br>".join(html.escape(line) for line in [*lines[:-1], f"{lines[-1]} ({label})"])
         c.lights.value = lights(c.name, self.view.matches)
+        here = not self.own and self.pair == self.explorer.confusing(self.turn)
+        count = f"Pair {self.turn + 1:,} of {len(self.explorer.order):,}, the most misleading scores first"
+        c.number.value = count if here else "A pair of your choice"
         self._draw()
 
     def _choice(self) -> dict[str, int | None]:
@@ -185,6 +211,7 @@ class Browser:
         c.head.disabled = "head" not in kind.by
         c.row.disabled = c.column.disabled = c.side.value == NOTHING
         c.marks.disabled = view.marks is None
+        c.hints.value = c.hint()
         if not kind.quick:
             self._say("Computing: this map encodes both faces once for each patch.")
         pictures, peak = self._composed()

@@ -7,7 +7,20 @@ outlined by CSS alone, without asking the kernel.
 from uuid import uuid4
 
 import numpy as np
-from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, FloatSlider, HBox, IntSlider, Layout, RadioButtons, VBox
+from ipywidgets import (
+    HTML,
+    Box,
+    Button,
+    Checkbox,
+    Dropdown,
+    FloatSlider,
+    HBox,
+    IntSlider,
+    Layout,
+    RadioButtons,
+    Text,
+    VBox,
+)
 
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.paint import OPACITY, SIDE
@@ -61,7 +74,10 @@ class Controls:
         heads = [(f"{n + 1} of {depth[1]}", n) for n in range(depth[1])]
         self.family = Dropdown(options=families, description="Family", **wide)
         self.faces = [Dropdown(description=f"{face.title()} image", **wide) for face in FACES]
-        self.next = Button(description="Next confusing pair", layout=Layout(width="18em", margin="2px 2px 2px 8em"))
+        indented = Layout(width="12em", margin="2px 2px 2px 8em")
+        self.previous = Button(description="Previous", layout=indented)
+        self.next = Button(description="Next confusing pair", layout=Layout(width="14em"))
+        self.number = HTML()
         self.kind = Dropdown(options=[(MAPS[kind].title, kind) for kind in kinds], description="Map", **wide)
         self.layer = Dropdown(options=layers[::-1], description="Layer", **short)
         self.head = Dropdown(options=[("mean of all", NOTHING), *heads], description="Head", **short)
@@ -71,12 +87,17 @@ class Controls:
         self.row = IntSlider(1, 1, grid, description="Row", **slide)
         self.column = IntSlider(1, 1, grid, description="Column", **slide)
         self.marks = Checkbox(True, description="Outline what truly differs", indent=False, layout=Layout(width="18em"))
-        self.save = Button(description="Save PNG", layout=self.next.layout)
+        self.save = Button(description="Save PNG", layout=indented)
+        self.own = [
+            Text(description=f"{which} file", placeholder="path of an image", **wide) for which in ("One", "Other")
+        ]
+        self.compare = Button(description="Compare these files", layout=indented)
         self.pictures = [HTML(), HTML()]
         self.patches = [self._patches(grid), self._patches(grid)]
         self.verdict = HTML()
         self.legend = HTML()
         self.found = HTML()
+        self.hints = HTML()
         self.status = HTML()
         self.lights = HTML()
         self.box = self._arranged(grid)
@@ -93,22 +114,35 @@ class Controls:
             face = Box(parts, layout=Layout(overflow="visible"))
             faces.append(face.add_class("twin-face").add_class(f"twin-{name}"))
         rows = [
-            [self.family, self.next],
+            [self.previous, self.next, self.number],
+            [self.family],
             self.faces,
             [self.kind, self.opacity],
             [self.layer, self.head, self.marks],
+            [self.hints],
             [self.verdict],
             faces,
             [self.legend],
             [self.side, self.save],
             [self.row, self.column],
             [self.found],
+            [*self.own, self.compare],
             [HTML(BY_KEYBOARD)],
             [self.status],
         ]
         style = HTML(STYLE.replace("SIDE", str(SIDE)).replace("GRID", str(grid)))
         box = VBox([*(HBox(row, layout=flow) for row in rows), style, self.lights], layout=Layout(overflow="visible"))
         return box.add_class("twin-browser").add_class(self.name)
+
+    def hint(self) -> str:
+        """Why controls are grey, in a sentence for each."""
+        why = {
+            "Layer": (self.layer, "this map is made of all layers, or of none"),
+            "Head": (self.head, "this map is not made of single heads"),
+            "Row and column": (self.row, "choose a face at “Patch of” first"),
+            "Outline": (self.marks, "only of drawn co-twins is it known what truly differs"),
+        }
+        return " ".join(f"{name}: {words}." for name, (control, words) in why.items() if control.disabled)
 
     @property
     def patch(self) -> tuple[int, int] | None:

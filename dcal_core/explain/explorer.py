@@ -1,14 +1,20 @@
-"""A trained verifier on a test split: any two images as a view, with the verdict and the truth in words."""
+"""A trained verifier on a test split: any two images as a view, with the verdict and the truth in words; and two files
+of one's own, looked at before they are scored."""
 
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
+from dcal_core.audit.gate import Gate, open_picture
 from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import TwinData
+from dcal_core.data.twins import DataError
 from dcal_core.explain.catalogue import PairView
+from dcal_core.explain.regions import ARCFACE, DRAWN
 from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs
@@ -35,13 +41,36 @@ def confusing_first(scored: Scored) -> np.ndarray:
     return np.lexsort((pairs.genuine, turn))
 
 
+def given_pair(
+    model: nn.Module, rule: DecisionRule | None, gate: Gate, files: Sequence[Path]
+) -> tuple[PairView, str, list[str]]:
+    """Two image files as a view, what their score means, and what is to be said before it; DataError, with the reason,
+    for two that cannot be compared."""
+    pictures = [open_picture(file, model.image_size) for file in files]
+    found = gate.look(*pictures)
+    if found.stops:
+        raise DataError(f"No verdict: {' '.join(found.stops)}")
+    faces = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])
+    view = PairView(model, faces, tuple(picture.name for picture in pictures))
+    answer = rule.sentence(view.score) if rule else f"score {view.score:.2f}"
+    return view, answer, [*found.doubts, *found.unchecked]
+
+
 class Explorer:
     """All pairs of the test families with a model's scores, and views of any of them.
 
-    model: on its device; rule: what a score means, None before an evaluation. ValueError where there is no pair.
+    model: on its device; rule: what a score means, None before an evaluation; gate: makes what looks at files of one's
+    own. ValueError where there is no pair.
     """
 
-    def __init__(self, model: nn.Module, data: TwinData, rule: DecisionRule | None = None, encode_batch: int = 64):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: TwinData,
+        rule: DecisionRule | None = None,
+        encode_batch: int = 64,
+        gate: Callable[[], Gate] | None = None,
+    ):
         self.model = model
         self.data = data
         self.rule = rule
@@ -56,6 +85,7 @@ class Explorer:
         self.scored = Scored(self.index, pairs, score_pairs(model, features, pairs, device=device))
         self.order = confusing_first(self.scored)
         self.view = lru_cache(maxsize=VIEWS)(self._view)
+        self.gate = cache(gate or partial(Gate, DRAWN if data.synthetic else ARCFACE, set(), None))
 
     def _view(self, a: int, b: int) -> PairView:
         """Two images; for drawn co-twins with the marks in which they truly differ."""
@@ -63,6 +93,10 @@ class Explorer:
         if self.data.synthetic and self.index.person_of[a] != self.index.person_of[b]:
             marks = marks_of(self.data.root, [Path(self.index.paths[image]) for image in (a, b)])
         return PairView(self.model, self.images.batch([a, b]), (self.name(a), self.name(b)), marks)
+
+    def given(self, files: Sequence[Path]) -> tuple[PairView, str, list[str]]:
+        """Two files as `given_pair`."""
+        return given_pair(self.model, self.rule, self.gate(), files)
 
     def name(self, image: int) -> str:
         """Person and file of an image."""

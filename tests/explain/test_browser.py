@@ -9,7 +9,7 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import binary_dilation
-from tiny_browser import FAMILIES, IMAGES, make_browser
+from tiny_browser import FAMILIES, IMAGES, KNOWN, make_browser
 from tiny_models import DEPTH, GRID, HEADS
 
 from dcal_core.explain import browser as module
@@ -125,7 +125,12 @@ def test_the_next_pair_walks_this_order_and_begins_again(browser):
         assert browser.pair == (pairs.a[place], pairs.b[place])
         assert tuple(face.value for face in browser.controls.faces) == browser.pair
         assert browser.controls.family.value == pairs.family[place]
-    assert f"Pair 1 of {len(order)}" in browser.controls.status.value
+        assert browser.controls.number.value.startswith(f"Pair {turn % len(order) + 1} of {len(order)}, the most")
+    browser.controls.previous.click()
+    assert browser.pair == (pairs.a[order[-1]], pairs.b[order[-1]])
+    assert browser.controls.number.value.startswith(f"Pair {len(order)} of")
+    browser.controls.faces[0].value = browser.controls.faces[1].value
+    assert browser.controls.number.value == "A pair of your choice"
 
 
 # ---- controls
@@ -237,7 +242,86 @@ def test_a_model_without_patches_is_browsed_without_matches(twins, monkeypatch):
     check(browser, "distinctive")
 
 
+# ---- two files of one's own
+
+
+def own_files(browser, folder, *makes):
+    """Files of two drawn faces, each after a change, with their paths typed."""
+    images = browser._images_of(1)[[0, IMAGES]]
+    for number, (image, make, text) in enumerate(zip(images, makes, browser.controls.own, strict=True)):
+        file = folder / f"mine <{number}>.png"
+        with Image.open(browser.explorer.index.paths[image]) as face:
+            make(face.convert("RGB")).save(file)
+        text.value = f" {file} "
+    return images
+
+
+def as_it_is(face):
+    return face
+
+
+def test_two_files_of_ones_own_are_compared_as_the_families_are(browser, tmp_path):
+    images, c = own_files(browser, tmp_path, as_it_is, as_it_is), browser.controls
+    c.compare.click()
+    assert c.status.value == "" and c.number.value == "A pair of your choice" and c.marks.disabled
+    known = browser.explorer.view(*images)
+    assert browser.view.score == pytest.approx(known.score, abs=1e-5)
+    assert (browser.view.faces == known.faces).all() and browser.view.marks is None
+    assert "mine &lt;0&gt;.png" in c.pictures[0].value and "images given" in c.verdict.value
+    assert KNOWN.sentence(known.score) in c.verdict.value and "In truth" not in c.verdict.value
+    c.save.click()
+    (saved,) = browser.folder.iterdir()
+    assert "mine_0" in saved.name
+    saved.unlink()
+    c.next.click()
+    assert browser.own is None and "In truth" in c.verdict.value
+
+
+@pytest.mark.parametrize(
+    ("makes", "said"),
+    [
+        ((as_it_is, lambda face: Image.new("RGB", (40, 40))), "No verdict: .*is of one colour"),
+        ((lambda face: face.point(lambda value: 100 + value // 64), as_it_is), "No verdict: .*has almost no contrast"),
+    ],
+)
+def test_files_that_show_no_face_have_no_verdict(browser, tmp_path, makes, said):
+    own_files(browser, tmp_path, *makes)
+    before = browser.controls.verdict.value
+    browser.controls.compare.click()
+    assert re.search(said, browser.controls.status.value) and browser.controls.verdict.value == before
+    assert browser.own is None
+
+
+def test_one_file_twice_or_none_or_a_misspelt_one_is_said(browser, tmp_path):
+    c = browser.controls
+    c.compare.click()
+    assert "Type the paths of two image files first." in c.status.value
+    own_files(browser, tmp_path, as_it_is, as_it_is)
+    c.own[1].value = c.own[0].value
+    c.compare.click()
+    assert "one file or its copy" in c.status.value
+    c.own[1].value = str(tmp_path / "none.png")
+    c.compare.click()
+    assert "none.png cannot be read" in c.status.value
+
+
+def test_doubts_come_before_the_score(browser, tmp_path):
+    own_files(browser, tmp_path, as_it_is, lambda face: face.resize((60, 40)))
+    browser.controls.compare.click()
+    verdict = browser.controls.verdict.value
+    assert 0 < verdict.index("is not square: 60 x 40 px") < verdict.index("score ")
+
+
 # ---- words
+
+
+def test_a_grey_control_says_why(browser):
+    c = browser.controls
+    assert c.hints.value == c.hint() != ""
+    for control, name in ((c.layer, "Layer"), (c.head, "Head"), (c.row, "Row and column"), (c.marks, "Outline")):
+        assert (f"{name}: " in c.hints.value) == control.disabled
+    c.kind.value, c.side.value = "cls_attention", 0
+    assert "Layer" not in c.hints.value and "Head" not in c.hints.value and "Row" not in c.hints.value
 
 
 def test_without_an_evaluation_there_is_no_verdict(twins):
@@ -280,7 +364,7 @@ def test_what_goes_wrong_is_shown_and_the_browser_goes_on(browser, monkeypatch):
     assert "This went wrong: ZeroDivisionError: division by zero" in browser.controls.status.value
     monkeypatch.undo()
     browser.controls.next.click()
-    assert "Pair 2" in browser.controls.status.value
+    assert "Pair 2" in browser.controls.number.value
     check(browser, "distinctive")
 
 
