@@ -15,6 +15,7 @@ import dcal_core
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, begin_with_trained, folders_to_compare, other_trained
 from dcal_core.config.shared import Config
+from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import SYNTHETIC, TwinData, read_indexes
 from dcal_core.environment import gpu_verdict
 from dcal_core.errors import UserError
@@ -184,7 +185,10 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
         yield "systems", plots.draw_systems(result)
     if result["calibration"].get("reliability"):
         yield "reliability", plots.draw_reliability(result["calibration"], genuine, family, data.label)
-    yield "confusable", plots.draw_confusable(result, data["test"].images)
+    paths = data["test"].index.paths
+    pairs = [[Path(paths[image]) for image in pair["images"]] for pair in result["confusable"]]
+    marks = [marks_of(data.root, pair) for pair in pairs] if data.synthetic else None
+    yield "confusable", plots.draw_confusable(result, data["test"].images, marks)
 
 
 def write_report(

@@ -219,15 +219,19 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
     return as_written(figure)
 
 
-def draw_confusable(result: dict, images) -> Figure:
+def draw_confusable(result: dict, images, marks: list[np.ndarray] | None = None) -> Figure:
     """Contact sheet of an evaluation: co-twins most alike above, people least like themselves below.
 
-    images: the `ImageStore` that was scored, `batch(indices) -> uint8 [B, 3, S, S]`.
+    images: the `ImageStore` that was scored, `batch(indices) -> uint8 [B, 3, S, S]`. marks: of drawn twins, where
+    both faces of each pair have marks, bool [2, S, S].
     """
     counts = result["metrics"]["counts"]
+    pairs = result["confusable"]
+    marked = list(zip(pairs, marks or [None] * len(pairs), strict=True))
+    twins = "Co-twins with the highest scores" + ", their marks outlined" * bool(marks)
     kinds = {
-        "Co-twins with the highest scores": [pair for pair in result["confusable"] if not pair["genuine"]],
-        "One person with the lowest scores": [pair for pair in result["confusable"] if pair["genuine"]],
+        twins: [(pair, mark) for pair, mark in marked if not pair["genuine"]],
+        "One person with the lowest scores": [(pair, None) for pair in pairs if pair["genuine"]],
     }
     columns = max(1, *(len(pairs) for pairs in kinds.values()))
     figure = Figure(figsize=(max(7.0, 2.5 * columns), 5), layout="constrained")
@@ -238,10 +242,21 @@ def draw_confusable(result: dict, images) -> Figure:
         grid = row.subplots(1, columns, squeeze=False)[0]
         for axes in grid:
             axes.set_axis_off()
-        for axes, pair in zip(grid, pairs, strict=False):
+        for axes, (pair, mark) in zip(grid, pairs, strict=False):
             left, right = np.asarray(images.batch(pair["images"])).transpose(0, 2, 3, 1)  # [S, S, 3] each
-            axes.imshow(np.concatenate([left, np.full_like(left[:, :4], 255), right], axis=1))
+            gap = np.full_like(left[:, :4], 255)
+            axes.imshow(np.concatenate([left, gap, right], axis=1))
+            if mark is not None:
+                _outline(axes, *mark, gap.shape[1])
             verdict = "right" if pair["matched"] == pair["genuine"] else "WRONG"
             people = " / ".join(dict.fromkeys(pair["people"]))
             axes.set_title(f"{people}\nscore {pair['score']:.3f}, {verdict}", fontsize=11)
     return as_written(figure)
+
+
+def _outline(axes: Axes, left: np.ndarray, right: np.ndarray, gap: int) -> None:
+    """A line around the marks of two faces, each bool [S, S], that are drawn side by side with a gap in pixels."""
+    both = np.concatenate([left, np.zeros((len(left), gap), dtype=bool), right], axis=1)
+    if both.any():
+        for colour, width in (("black", 2.0), ("white", 0.8)):
+            axes.contour(both, levels=[0.5], colors=colour, linewidths=width)

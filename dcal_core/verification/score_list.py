@@ -8,6 +8,7 @@ import numpy as np
 
 from dcal_core.storage import write_text
 from dcal_core.verification.decision import DecisionRule
+from dcal_core.verification.metrics import SCORE_DECIMALS
 from dcal_core.verification.protocol import Scored, image_names
 from dcal_core.verification.verdicts import VERDICTS, verdicts
 
@@ -58,7 +59,7 @@ def rows_of(split: Scored, rule: DecisionRule, names: list[str]):
             index.people[person[b]],
             index.families[pairs.family[place]][0],
             int(pairs.genuine[place]),
-            f"{split.scores[place]:.5f}",
+            f"{split.scores[place]:.{SCORE_DECIMALS}f}",
             ratios[place],
             words[int(answers[place])],
         )

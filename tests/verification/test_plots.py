@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scored_cases import FAMILIES
 
@@ -194,3 +195,16 @@ def test_the_numbers_of_the_reliability_plot_lie_within_its_frame():
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == len(bins)
     assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 < b.y0 and b.y1 < frame.y1 for b in boxes)
+
+
+def test_the_marks_of_drawn_co_twins_are_outlined_and_no_others(result):
+    marks = [np.pad(np.ones((2, 2, 2), dtype=bool), ((0, 0), (3, 3), (3, 3))) for _ in result["confusable"]]
+    for given, some in ((None, False), (marks, True)):
+        figure = draw_confusable(result, Noise(), given)
+        grid = [axes for axes in figure.findobj(Axes) if axes.images]
+        assert len(grid) == len(result["confusable"])
+        for axes, pair in zip(grid, result["confusable"], strict=True):
+            lines = [path for one in axes.collections for path in one.get_paths() if len(path.vertices)]
+            assert bool(lines) == (some and not pair["genuine"])
+        headings = [one.get_suptitle() for one in figure.subfigs]
+        assert ["outlined" in heading for heading in headings] == [some, False]

@@ -35,7 +35,7 @@ def test_every_pair_of_both_splits_has_one_line(ours, result, rule, tmp_path):
     tested = [line for line in lines if line["split"] == "test"]
     scores = np.array([float(line["score"]) for line in tested])
     genuine = np.array([line["same_person"] == "1" for line in tested])
-    np.testing.assert_allclose(scores, ours.test.scores, atol=1e-5)
+    np.testing.assert_allclose(scores, ours.test.scores, atol=1e-6)
     assert ((scores >= rule.threshold) & ~genuine).sum() / (~genuine).sum() == result["metrics"]["fmr"]["value"]
     assert [line["verdict"] for line in tested] == [rule.verdict(score) for score in ours.test.scores]
     ratios = np.array([float(line["likelihood_ratio"]) for line in tested])
