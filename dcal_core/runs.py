@@ -16,6 +16,7 @@
 <run>/lock                        held by the process that trains
 """
 
+import re
 from pathlib import Path
 
 from dcal_core.config.shared import Config
@@ -104,6 +105,12 @@ class RunFolder:
         if not isinstance(label, str):
             raise DamagedError(f"{self.trained_on} is damaged: it names no data; attach the run again.")
         return label
+
+    def on_aligned(self) -> bool:
+        """Whether the model was trained on faces that prepare aligned; runs of older versions tell by the data's name
+        alone. Raises DamagedError."""
+        by_name = re.search(r"_aligned_\d+$", self.data()) is not None
+        return read_json(self.trained_on).get("aligned", by_name) is True
 
     def lock(self) -> None:
         """Let no other process train here until this one ends; raises LockedError."""

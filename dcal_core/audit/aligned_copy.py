@@ -28,12 +28,12 @@ from dcal_core.audit.facts import Entry, list_entries
 from dcal_core.data.images import Unreadable, decode, open_upright, read_file
 from dcal_core.data.locate import PARTS
 from dcal_core.data.processes import in_processes
+from dcal_core.data.splits import ALIGNMENT as RECORDS
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.progress import progress_line
 from dcal_core.storage import UNFINISHED, DamagedError, digest, disk_errors, read_json, whole_file, write_text
 
 VERSION = 1  # raise it when alignment changes, so that all faces are aligned again
-RECORDS = "alignment.json"
 CHUNK = 256  # photographs after which the records are written
 WORTH_A_WORKER = 64  # photographs per worker process, which takes seconds to start
 ALIGNED = "aligned"

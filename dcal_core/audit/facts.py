@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dcal_core.audit.duplicates import thumbnail
+from dcal_core.audit.gate import blank
 from dcal_core.data.exclusions import image_names
 from dcal_core.data.images import FORMATS, Unreadable, decode, read_file
 from dcal_core.data.locate import find_images
@@ -23,6 +24,8 @@ class Facts:
     """Facts about the file of one image."""
 
     shorter_side: int  # px
+    elongation: float  # the longer side over the shorter
+    blank: str  # why it shows nothing, "" where it shows something
     grey: bool  # three equal channels
     file_digest: str  # SHA-256 of the bytes
     pixel_digest: str  # SHA-256 of the decoded pixels
@@ -48,9 +51,11 @@ def read_facts(file: Path, image_size: int) -> Facts:
     data = read_file(file)
     pixels = decode(data, image_size)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        shorter_side = min(image.size)
+        shorter_side, longer_side = sorted(image.size)
     return Facts(
         shorter_side=shorter_side,
+        elongation=longer_side / shorter_side,
+        blank=blank(pixels),
         grey=bool((pixels == pixels[:1]).all()),
         file_digest=hashlib.sha256(data).hexdigest(),
         pixel_digest=hashlib.sha256(pixels).hexdigest(),

@@ -5,7 +5,7 @@ An audit never fails because of the data: what training refuses (lost images, pe
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from dcal_core.audit.duplicates import ALIKE, RADIUS, same_shots
 from dcal_core.audit.facts import Entry, read_entries
-from dcal_core.audit.gate import LEAST_SIDE, least_side
+from dcal_core.audit.gate import LEAST_SIDE, STRETCHED, least_side
 from dcal_core.data.groups import join_pairs
 from dcal_core.data.splits import too_little
 from dcal_core.data.twins import DataError, TwinIndex, path_parts
@@ -27,11 +27,13 @@ KINDS = {  # kind of finding -> what it means; the most serious first
     "like_unrelated": "one shot under people of different families",
     "misnamed": "a file that is named after another person",
     "unreadable": "cannot be decoded, so training leaves it out or refuses the data",
+    "blank": "of one colour or almost without contrast, so it shows no face",
     "missing": "in the index, but no such file",
     "ambiguous": "several files fit the entry equally well, which training refuses",
     "duplicate": "the same pixels twice under one person",
     "near_duplicate": "one shot of a person twice, or a burst",
     "tiny": "fewer pixels than half of what the model is given",
+    "not_square": "stretched into the square that the model is given",
     "greyscale": "no colour",
     "few_images": "people with fewer than two readable images: no genuine pair",
     "no_co_twin": "people in no pair of the index",
@@ -193,6 +195,12 @@ def _about_pixels(entries: Sequence[Entry], tiny: int) -> Iterator[Finding]:
     yield from _by_person("tiny", below, readable, lambda e: e.facts.shorter_side < LEAST_SIDE, drop=True)
     small = f"have a shorter side of {LEAST_SIDE} to {tiny - 1} px: a smaller image_size would lose nothing"
     yield from _by_person("tiny", small, readable, lambda e: LEAST_SIDE <= e.facts.shorter_side < tiny)
+    blank = "are of one colour or have almost no contrast: they show no face"
+    yield from _by_person("blank", blank, readable, lambda e: bool(e.facts.blank), drop=True)
+    elongation = {entry.name: entry.facts.elongation for entry in readable}
+    for one in _by_person("not_square", "", readable, lambda e: e.facts.elongation > 1 + STRETCHED):
+        most = max(elongation[name] for name in one.images)
+        yield replace(one, reason=f"{one.reason}are not square, up to {most:.2f} : 1, and are stretched into a square")
     yield from _by_person("greyscale", "are grey, which is not a fault", readable, lambda e: e.facts.grey)
 
 

@@ -83,7 +83,7 @@ class Gate:
         if reason := same_content(first, second):
             found.stops.append(f"{first.name} and {second.name} {reason}: give two pictures.")
         for picture in (first, second):
-            if reason := blank(picture):
+            if reason := blank(picture.pixels):
                 found.stops.append(f"{picture.name} {reason}: it shows no face.")
                 continue
             found.doubts.extend(_shape(picture))
@@ -140,11 +140,11 @@ def same_content(first: Picture, second: Picture) -> str:
     return ""
 
 
-def blank(picture: Picture) -> str:
-    """Why a picture shows nothing at all, as the end of a sentence; "" where it shows something."""
-    if np.ptp(picture.pixels, axis=(1, 2)).max() == 0:
+def blank(pixels: np.ndarray) -> str:
+    """Why a picture [3, S, S] shows nothing at all, as the end of a sentence; "" where it shows something."""
+    if np.ptp(pixels, axis=(1, 2)).max() == 0:
         return "is of one colour"
-    low, high = np.percentile(picture.pixels.mean(0), (1, 99))
+    low, high = np.percentile(pixels.mean(0), (1, 99))
     return f"has almost no contrast (grey values span {high - low:.0f} of 255)" if high - low < FLAT else ""
 
 

@@ -54,8 +54,16 @@ class Session:
                     f"{len(seen)} people of the {split.index.name} split, first {seen[0]}, were trained on: a model is "
                     "evaluated on people it has not seen. Attach the dataset that it was trained with."
                 )
-        mixed = trained_on == SYNTHETIC and not data.synthetic
-        return replace(data, label=f"{data.label}, model trained on {SYNTHETIC}") if mixed else data
+        if trained_on == SYNTHETIC and not data.synthetic:
+            return replace(data, label=f"{data.label}, model trained on {SYNTHETIC}")
+        if run.on_aligned() != data.aligned:
+            forms = ("images that prepare did not align", "faces that prepare aligned")
+            then, now = forms[run.on_aligned()], forms[data.aligned]
+            print(
+                f"The model was trained on {then} ({trained_on}); {data.root} holds {now}: give the same as data_root."
+            )
+            return replace(data, label=f"{data.label}, model trained on {then}")
+        return data
 
     def keep(self, figure: Figure, name: str) -> Path:
         """Keep a figure as PNG in the run's folder; returns its path."""

@@ -96,7 +96,7 @@ def train_run(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, P
     elif not folder.saved:
         torch.manual_seed(config.seed)
         model = new_model(config, input_roots())
-    run.remember(data.label, people)  # now that nothing has been refused
+    run.remember(data.label, people, data.aligned)  # now that nothing has been refused
     batches = recipe.batches(data["train"])
     objective = recipe.objective(model, people=len(index.people))
     if not folder.saved and (run.weights_from or config.weights):

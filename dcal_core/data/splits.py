@@ -16,6 +16,7 @@ from dcal_core.environment import input_roots, output_root, scratch_root
 from dcal_core.missing import because
 
 TEST_IMAGES = 8  # per drawn person of the test split
+ALIGNMENT = "alignment.json"  # in the folder of each split of an aligned copy: a record of every photograph
 SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
 FEWEST = {  # families with pairs of one person, and with co-twins, that a split needs, and what for
     "train": (1, "to learn from"),
@@ -46,6 +47,11 @@ class TwinData:
 
     def __getitem__(self, name: str) -> Split:
         return self.splits[name]
+
+    @property
+    def aligned(self) -> bool:
+        """Whether `prepare` made it, an aligned copy of other data."""
+        return any(self.root.glob(f"*/{ALIGNMENT}"))
 
     @property
     def synthetic(self) -> bool:

@@ -105,12 +105,13 @@ class Run:
         self.weights_from = weights_from
 
     @main_only
-    def remember(self, label: str, people: list[str]) -> None:
-        """Write down the data and the people that the model is trained on, beside those of earlier sessions."""
+    def remember(self, label: str, people: list[str], aligned: bool = False) -> None:
+        """Write down the data and the people that the model is trained on, beside those of earlier sessions; aligned:
+        whether it is a copy that prepare aligned."""
         self.create()
         if self.folder.saved and self.folder.trained_on.is_file():
             people = sorted({*people, *self.folder.people()})
-        write_text(self.folder.trained_on, json.dumps({"data": label, "people": people}))
+        write_text(self.folder.trained_on, json.dumps({"data": label, "people": people, "aligned": aligned}))
 
     @main_only
     def create(self) -> None:

@@ -120,11 +120,13 @@ EXPECTED = {  # kind: images or people of each finding, and those suggested to d
     "like_unrelated": [(("10007d00", "10009d00"), ("10007d00", "10009d00"))],
     "misnamed": [(("10007d09",), ("10007d09",))],
     "unreadable": [(("10001d00",), ("10001d00",))],
+    "blank": [],
     "missing": [(("10001d01",), ())],
     "ambiguous": [(("10010d02",), ())],
     "duplicate": [(("10004d00", "10004d01"), ("10004d01",)), (("10004d02", "10004d03"), ("10004d03",))],
     "near_duplicate": [(("10005d00", "10005d01"), ())],
     "tiny": [(("10003d00", "10003d01"), ("10003d00", "10003d01"))],
+    "not_square": [(("10003d01",), ())],
     "greyscale": [(("10002d00",), ())],
     "few_images": [(("10012",), ()), (("10010",), ())],
     "no_co_twin": [(("10011", "10012"), ()), (("10010",), ())],
@@ -318,3 +320,32 @@ def test_one_shot_is_recognised_after_each_change(tmp_path, change, difficulty):
 def test_pairs_are_joined_where_they_share_an_image():
     pairs = [(5, 6, None), (0, 3, 0.97), (3, 9, 0.96), (6, 7, None)]
     assert module._groups(pairs, 10) == [[(0, 3, 0.97), (3, 9, 0.96)], [(5, 6, None), (6, 7, None)]]
+
+
+PLAIN = {
+    "black": Image.new("RGB", (SIZE, SIZE)),
+    "one colour": Image.new("RGB", (SIZE, SIZE), (200, 30, 90)),
+    "nearly white": Image.fromarray(np.random.default_rng(0).integers(250, 256, (SIZE, SIZE, 3), dtype=np.uint8)),
+    "a single bright pixel": Image.fromarray(np.eye(SIZE, dtype=np.uint8)[:, :, None].repeat(3, 2) * 9 + 100),
+    "transparent": Image.new("RGBA", (SIZE, SIZE), (10, 20, 30, 0)),
+}
+
+
+@pytest.mark.parametrize("image", PLAIN.values(), ids=PLAIN)
+def test_an_image_that_shows_nothing_is_suggested_to_be_dropped(clean, tmp_path, image):
+    root = shutil.copytree(clean, tmp_path / "twins")
+    image.save(place(root, "10001d00"))
+    (found,) = audit_images(read_indexes(root), root, SIZE, "SYNTHETIC").of_kind("blank")
+    assert found.images == found.drop == ("10001/10001d00.png",)
+    assert found.reason.startswith("1 of 4 images of 10001 are of one colour or have almost no contrast")
+
+
+@pytest.mark.parametrize("size", [(92, 112), (112, 92), (640, 480), (64, 70)])
+def test_images_that_are_not_square_are_counted_with_their_shape(clean, tmp_path, size):
+    root = shutil.copytree(clean, tmp_path / "twins")
+    for number in range(2):
+        file = place(root, f"10001d0{number}")
+        Image.open(file).resize(size).save(file)
+    (found,) = audit_images(read_indexes(root), root, SIZE, "SYNTHETIC").of_kind("not_square")
+    assert found.reason.startswith(f"2 of 4 images of 10001 are not square, up to {max(size) / min(size):.2f} : 1")
+    assert found.drop == ()

@@ -22,24 +22,33 @@ from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Run
 
 PARAMS = Path(__file__).parents[2] / "params"
+MORE = {"train": ("14", "15", "16", "17"), "test": ("22", "23")}  # families enough to validate and to test on
 BEST = "run/checkpoints/best"
+
+
+def images_of(people: tuple[str, ...]) -> dict[str, list[str]]:
+    return {person: [f"/old/set/{person}/{person}{letter}.jpg" for letter in "ab"] for person in people}
 
 
 @functools.cache
 def sound_trained() -> dict[str, bytes]:
     """The files of a trained run and of the data to evaluate it on."""
     with tempfile.TemporaryDirectory() as folder, quiet():
-        config = load("demo", PARAMS, {"image_size": 32, "run_dir": "run"})
+        config = load("demo", PARAMS, {"image_size": 32, "run_dir": "run", "validation_share": 0.75})
         torch.manual_seed(0)
         run = Run(RunFolder(Path(folder) / "run"), config, "the people and images")
         run.remember("data", ["10", "11", "12", "13"])
         run.save_model(run.folder.best, new_model(config, []), epoch=1)
         for name, tree in TREES.items():
-            (Path(folder) / name).write_text(json.dumps(tree))
+            people = MORE[name.partition("_")[0]]
+            pairs = [list(pair) for pair in zip(people[::2], people[1::2], strict=True)]
+            more = pairs if isinstance(tree, list) else images_of(people)
+            (Path(folder) / name).write_text(json.dumps(tree + more if isinstance(tree, list) else tree | more))
         found = files_of(Path(folder))
     out = io.BytesIO()
     Image.new("RGB", (8, 8), "grey").save(out, "PNG")
-    paths = [Path(path) for split in IMAGES.values() for paths in split.values() for path in paths]
+    splits = [*IMAGES.values(), *map(images_of, MORE.values())]
+    paths = [Path(path) for split in splits for paths in split.values() for path in paths]
     images = {f"data/{path.parent.name}/{path.name}": out.getvalue() for path in paths}
     return {f"data/{name}" if name in FILES else name: content for name, content in found.items()} | images
 

@@ -300,3 +300,25 @@ def test_the_size_of_what_can_be_made_again_is_said(monkeypatch, tmp_path):
         session.scratch_size()
         == f"Drawn faces and decoded images: 1 MB in {tmp_path / 'scratch'}, which can be deleted."
     )
+
+
+# ---- aligned or not
+
+
+@pytest.mark.parametrize("label", ["faces", "faces_aligned_112"])
+@pytest.mark.parametrize("now", [False, True])
+@pytest.mark.parametrize("then", [False, True, None])
+def test_a_model_of_aligned_faces_on_raw_images_or_the_other_way_round_says_so(tmp_path, monkeypatch, label, now, then):
+    best = trained(tmp_path / "run")
+    described = {"data": label, "people": ["1"]} | ({} if then is None else {"aligned": then})  # None: an old run
+    RunFolder(tmp_path / "run").trained_on.write_text(json.dumps(described))
+    if now:
+        (tmp_path / "test_aligned_images").mkdir()
+        (tmp_path / "test_aligned_images" / "alignment.json").write_text("{}")
+    monkeypatch.setattr(session, "open_data", lambda config, names: TwinData(tmp_path, "mine", {}))
+    data = Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run"), best).open_data(("test",))
+    was = label.endswith("112") if then is None else then
+    assert (data.label == "mine") == (was == now)
+    if was != now:
+        was_form = "faces that prepare aligned" if was else "images that prepare did not align"
+        assert data.label == f"mine, model trained on {was_form}"

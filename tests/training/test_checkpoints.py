@@ -39,7 +39,11 @@ def test_a_new_run_writes_its_parameters_and_people(tmp_path):
     run = new_run(tmp_path / "run")
     config = json.loads((run.folder.path / "config.json").read_text())
     assert config == {"fingerprint": RUN_CONFIG.fingerprint(), **RUN_CONFIG.as_dict()}
-    assert json.loads((run.folder.path / "trained_on.json").read_text()) == {"data": "faces", "people": ["1", "2"]}
+    assert json.loads((run.folder.path / "trained_on.json").read_text()) == {
+        "data": "faces",
+        "people": ["1", "2"],
+        "aligned": False,
+    }
     assert names(run.folder.path) == ["checkpoints", "config.json", "trained_on.json"] and run.history() == []
 
 
