@@ -133,15 +133,23 @@ def describe(differences: dict[str, tuple]) -> str:
     return ", ".join(listed[:LISTED]) + more
 
 
+def more_epochs(differences: dict[str, tuple]) -> bool:
+    """Whether two sets of parameters differ in nothing but that the second has more epochs."""
+    return set(differences) == {"epochs"} and differences["epochs"][1] > differences["epochs"][0]
+
+
 def refuse_other_parameters(run: RunFolder, config: Config) -> None:
     """Raise ConfigError where a run has checkpoints of other decisive parameters, unless a new run is to start from
     them."""
     starts_from_it = config.resume_from and Path(config.resume_from).resolve().is_relative_to(run.path)
     if not run.config.exists() or not run.saved or starts_from_it:
         return
-    if differing := config.differences(run.parameters()):
+    differing = config.differences(run.parameters())
+    if differing and not (config.extend and more_epochs(differing)):
+        extend = "extend=true to train it for more epochs once it is finished, " if more_epochs(differing) else ""
         raise ConfigError(
             f"the run in {run} was trained with other parameters ({describe(differing)}): give those again to go on, "
+            f"{extend}"
             f"resume_from={run} to start a new run from its weights, resume=false to start fresh (either way the old "
             "run is moved aside), or another run_dir."
         )

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,37 @@ def test_a_preset_is_trained_and_a_second_time_nothing_is_left(command, preset, 
     code, out, _ = command("train", "-f", preset, "-p", "seed", "4", "-p", "resume", "false")
     assert code == 0 and "is now in" in out
     assert files(tmp_path / "runs" / "small.old1" / "checkpoints") == before
+
+
+def test_a_finished_run_is_extended_by_a_new_schedule_exactly_however_it_is_interrupted(command, preset, tmp_path):
+    assert command("train", "-f", preset, "-p", "run_dir", "whole")[0] == 0
+    code, _, err = command("train", "-f", preset, "-p", "run_dir", "whole", "-p", "epochs", "3")
+    assert code == 1 and "epochs: 1 then, 3 now" in err and "extend=true" in err
+    shutil.copytree("whole", "parted")
+    code, _, err = command("train", "-f", preset, "-p", "run_dir", "whole", "-p", "extend", "true", "--lr", "1e-3")
+    assert code == 1 and "lr: " in err  # nothing but epochs may differ
+    more = ["-f", preset, "--epochs", "3", "--extend"]
+    code, out, _ = command("train", *more, "--run_dir", "whole")
+    assert code == 0 and "Extending the finished run" in out and "to 3 epochs: a new schedule" in out
+    assert "6 batches" in out and "Already" not in out
+    for _ in range(2):
+        code, out, _ = command("train", *more, "--run_dir", "parted", "--time_budget_hours", "0")
+        assert code == 0 and "NOT finished" in out
+    assert "Extending" not in out and "Going on from" in out
+    code, out, _ = command("train", "-f", preset, "--epochs", "3", "--run_dir", "parted")  # extend is needed once
+    assert code == 0 and "6 batches" in out
+    parted, whole = (files(tmp_path / run / "checkpoints/last/00000006") for run in ("parted", "whole"))
+    for weights in ("model.safetensors", "objective.safetensors", "optimizer.safetensors"):
+        assert parted[weights] == whole[weights]
+    code, out, _ = command("train", *more, "--run_dir", "whole")
+    assert code == 0 and out.count("Already finished") == 1
+
+
+def test_a_run_that_is_not_finished_is_not_extended(command, preset):
+    given = ["-f", preset, "--run_dir", "begun", "--time_budget_hours", "0"]
+    assert command("train", *given, "--epochs", "2")[0] == 0
+    code, _, err = command("train", *given, "--epochs", "3", "--extend")
+    assert code == 1 and "is not finished: finish it first" in err and err.count("\n") == 1
 
 
 def test_two_processes_train_a_preset_once(command, preset, tmp_path):

@@ -25,8 +25,9 @@ from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import Trainer
-from dcal_core.training.resume import open_run, shapes_of
+from dcal_core.training.resume import open_run
 from dcal_core.training.task import start_accelerator
+from dcal_core.training.transfer import shapes_of
 from dcal_core.verification import encoding
 from dcal_core.verification.encoding import encode_images
 

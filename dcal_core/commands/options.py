@@ -30,6 +30,7 @@ SHOWN = {  # the parameters that people change, in --help; --help-all lists the 
     "run_dir",
     "resume",
     "resume_from",
+    "extend",
     "epochs",
     "lr",
     "image_size",

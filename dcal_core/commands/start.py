@@ -17,7 +17,8 @@ from dcal_core.errors import ConfigError
 from dcal_core.models.files import new_model
 from dcal_core.runs import RunFolder, move_aside, other_runs, refuse_other_parameters
 from dcal_core.storage import StorageError
-from dcal_core.training.resume import find_source, refuse_stranger, shapes_of, weights_of
+from dcal_core.training.resume import find_source, weights_of
+from dcal_core.training.transfer import refuse_stranger, shapes_of
 
 HIGHEST_LR = 0.1  # with which anything has been seen to learn
 COPIES = 4  # of a model's weights in a new run: the best model, and a checkpoint with AdamW's two moments

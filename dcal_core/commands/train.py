@@ -37,8 +37,9 @@ from dcal_core.storage import write_text
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.curves import by_epoch, draw_losses, draw_validation
 from dcal_core.training.loop import MemoryShort, Trainer
-from dcal_core.training.resume import load_matching, open_run, people_behind, shapes_of
+from dcal_core.training.resume import open_run, people_behind
 from dcal_core.training.task import start_accelerator
+from dcal_core.training.transfer import load_matching, shapes_of
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import score_pairs, twin_pairs

@@ -14,6 +14,7 @@ class Config(Parameters):
     run_dir: str = run_path("folder of this run; empty: by preset below the output folder")
     resume: bool = run_option(True, "go on from the newest checkpoint; false: move the old run aside")
     resume_from: str = run_path("folder of an earlier run or model to go on from; empty: the own and the attached ones")
+    extend: bool = run_option(False, "more epochs for a finished run: a new schedule from its last state")
     seed: int = parameter(0, "seed of data split, initialisation, batches and augmentation", ge=0, le=2**31 - 1)
     time_budget_hours: float = run_option(11.0, "wall time after which a run saves and ends, h", ge=0, le=1000)
     gpu: Literal["needed", "optional"] = run_option(

@@ -19,7 +19,7 @@ from dcal_core.config.shared import Config
 from dcal_core.distributed import main_only
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.models.files import save_model, save_tensors
-from dcal_core.runs import RunFolder
+from dcal_core.runs import RunFolder, more_epochs
 from dcal_core.storage import (
     CURE,
     DamagedError,
@@ -36,8 +36,8 @@ KEPT = 2  # checkpoints to resume from: should the newest be damaged, there is t
 
 class Progress(BaseModel):
     """Where a run stands: batches done, the best validation EER and the validations since (`stale`), the parts that a
-    batch is cut into, seconds of training, steps without a finite loss (in all, and now in a row), and the `recent`
-    figures since the last logged line."""
+    batch is cut into, the batch at which the schedule began (0, unless the run was extended), seconds of training,
+    steps without a finite loss (in all, and now in a row), and the `recent` figures since the last logged line."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -45,12 +45,17 @@ class Progress(BaseModel):
     best_eer: float = Field(float("inf"), ge=0)
     stale: int = Field(0, ge=0)
     parts: int = Field(1, ge=1)
+    schedule_from: int = Field(0, ge=0)
     seconds: float = Field(0.0, ge=0)
     tracker_run: str = ""
     finished: bool = False
     skipped: int = Field(0, ge=0)
     skipped_in_row: int = Field(0, ge=0)
     recent: list[dict[str, float]] = []
+
+    def in_schedule(self, batch: int, total: int) -> tuple[int, int]:
+        """A batch, and the end of training, counted from where the schedule began."""
+        return batch - self.schedule_from, total - self.schedule_from
 
     @classmethod
     def read(cls, facts: dict, file: Path) -> "Progress":
@@ -91,6 +96,11 @@ class Checkpoint:
         """Whether training can go on from it with these parameters and this data."""
         return self.facts.get("data") == data and not self.differences(config)
 
+    def extends(self, config: Config, data: str) -> bool:
+        """Whether it ends a run that can be trained for more epochs as the config asks."""
+        asked = config.extend and self.facts["finished"] and self.facts.get("data") == data
+        return asked and more_epochs(self.differences(config))
+
 
 class Run:
     """One run's folder: writes checkpoints and figures into it, and restores training from it.
@@ -103,6 +113,7 @@ class Run:
         self.config = config
         self.data = data
         self.weights_from = weights_from
+        self.extending = False  # its checkpoint is the end of a shorter schedule
 
     @main_only
     def remember(self, label: str, people: list[str], aligned: bool = False) -> None:
@@ -218,6 +229,8 @@ class Run:
         sampling = newest / "sampling.safetensors"
         self.forget_after(progress.batch)
         self.drop_older()
+        if self.extending:
+            progress = progress.model_copy(update={"finished": False, "stale": 0, "schedule_from": progress.batch})
         return progress, read_tensors(sampling) if sampling.is_file() else {}
 
     @main_only

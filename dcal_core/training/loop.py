@@ -184,8 +184,9 @@ class Trainer:
 
     def step(self) -> None:
         """One step of the optimiser, which the device itself leaves out where the loss or a gradient is not finite."""
+        self.lr = self.recipe.lr_at(*self.progress.in_schedule(self.progress.batch, self.total))
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * self.recipe.lr_at(self.progress.batch, self.total)
+            group["lr"] = group["factor"] * self.lr
         norm = self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
         bad = ~torch.isfinite(norm + self.loss)
         self.optimizer.optimizer.found_inf = bad.float()  # with fp16 the gradient scaler sets its own
@@ -235,10 +236,9 @@ class Trainer:
                 figures[name] = finite.mean().item()
         if any(flags):
             figures["skipped"] = sum(flags)
-        batch = self.progress.batch
-        where = {"epoch": batch / self.batches.steps_per_epoch, "lr": self.recipe.lr_at(batch - 1, self.total)}
-        self.run.log(batch=batch, **where, **figures)
-        self.tracker.log(figures | where, batch)
+        figures = {"epoch": self.progress.batch / self.batches.steps_per_epoch, "lr": self.lr} | figures
+        self.run.log(batch=self.progress.batch, **figures)
+        self.tracker.log(figures, self.progress.batch)
         self.count_skipped(flags)
         return figures.get("loss", math.nan)
 

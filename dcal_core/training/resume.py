@@ -1,19 +1,13 @@
 """Which run to go on with: its own, an attached one, one named; and what to do where the model has changed."""
 
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import nn
 
 from dcal_core.config.shared import Config
 from dcal_core.errors import ConfigError
 from dcal_core.runs import DECISION_FILE, RunFolder, describe, move_aside, other_runs, refuse_other_parameters
 from dcal_core.storage import (
-    CURE,
     UNFINISHED,
     DamagedError,
     check_seal,
@@ -25,9 +19,7 @@ from dcal_core.storage import (
     sealed_folder,
 )
 from dcal_core.training.checkpoints import Checkpoint, Progress, Run
-
-LEAST_SHARE = 0.5  # of a model's weights that an earlier one must have for it to start from them
-Shapes = dict[str, tuple[int, ...]]
+from dcal_core.training.transfer import Shapes, mismatches, refuse_stranger, shapes_in
 
 
 def open_run(
@@ -52,7 +44,11 @@ def open_run(
     if not folder.saved and (folder.best / DECISION_FILE).is_file():
         move_aside(folder)  # the copy of an attached model that an evaluation has left: another run's
     own = newest_whole(folder, own=True)
-    agrees = own is None or own.agrees(config, data)
+    if own and config.extend and not own.facts["finished"] and own.differences(config):
+        raise ConfigError(
+            f"extend=true: the run in {folder} is not finished: finish it first, with the epochs that it began with."
+        )
+    agrees = own is None or continues(own, config, data)
     source = find_source(config.resume_from, folder, agrees)
     if source is None or not source.is_relative_to(folder.path):
         refuse_other_run(folder, config, agrees)
@@ -61,13 +57,20 @@ def open_run(
     fitting = [one for one in candidates if not mismatches(shapes, shapes_in(one.path))]
     chosen = max(fitting or candidates, key=lambda one: one.facts["batch"], default=None)  # its own, where level
     if fitting:
-        return go_on(Run(folder, config, data), own, chosen)
+        run = Run(folder, config, data)
+        run.extending = chosen.extends(config, data)
+        return go_on(run, own, chosen)
     weights = chosen.path if chosen else start_of(folder, config, source)
     if weights is None:
         return Run(folder, config, data)
     if chosen:
         print(f"{chosen.path} holds another model than this one: its training cannot go on.")
     return start_from(Run(folder, config, data, weights), own, shapes, check_source)
+
+
+def continues(checkpoint: Checkpoint, config: Config, data: str) -> bool:
+    """Whether training can go on from a checkpoint, within its schedule or for more epochs after it."""
+    return checkpoint.agrees(config, data) or checkpoint.extends(config, data)
 
 
 def refuse_other_run(folder: RunFolder, config: Config, agrees: bool) -> None:
@@ -84,8 +87,13 @@ def refuse_other_run(folder: RunFolder, config: Config, agrees: bool) -> None:
 def go_on(run: Run, own: Checkpoint | None, chosen: Checkpoint) -> Run:
     """The run, going on from a checkpoint of its own or from a copy of an attached one."""
     batch = chosen.facts["batch"]
+    if run.extending:
+        print(
+            f"Extending the finished run {chosen.run} to {run.config.epochs} epochs: a new schedule, with its own "
+            "warm-up, begins at its last state. The result is not that of one longer schedule."
+        )
     if own and chosen.path == own.path:
-        if own.facts["finished"]:
+        if own.facts["finished"] and not run.extending:
             print(
                 f"Already finished: the run in {run.folder} has done {counted(batch)}, and nothing is left to train "
                 "(resume=false starts fresh)."
@@ -204,7 +212,7 @@ def attached_checkpoints(roots: list[Path], config: Config, data: str) -> Iterat
         except DamagedError as error:
             print(error)
             continue
-        if found and found.agrees(config, data):
+        if found and continues(found, config, data):
             yield found
         elif found:
             why = f"other parameters ({describe(differing)})" if differing else "other people or images"
@@ -227,62 +235,6 @@ def copy_run(checkpoint: Path, folder: RunFolder) -> None:
             for file in model.iterdir():
                 flush(shutil.copyfile(file, copy / file.name))
     recover(folder.checkpoints)  # what a kill had left half done there
-
-
-def shapes_of(model: nn.Module) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def shapes_in(folder: Path) -> Shapes:
-    """The shape of each tensor in a folder's model.safetensors, whose header alone is read; raises DamagedError."""
-    file = folder / "model.safetensors"
-    try:
-        with safe_open(file, "pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedError(f"{file} is damaged: {error}; {CURE}.") from None
-
-
-def mismatches(ours: Shapes, theirs: Shapes) -> dict[str, str]:
-    """Every tensor in which two models differ, by name: missing from theirs, unexpected in theirs, or reshaped."""
-    found = {name: "missing" for name in ours if name not in theirs}
-    found |= {name: "unexpected" for name in theirs if name not in ours}
-    reshaped = [name for name in ours if name in theirs and ours[name] != theirs[name]]
-    return found | {name: f"reshaped, {list(theirs[name])} then, {list(ours[name])} now" for name in reshaped}
-
-
-def listing(differ: dict[str, str]) -> str:
-    return "".join(f"\n  {name}: {how}" for name, how in sorted(differ.items(), key=lambda one: one[1]))
-
-
-def refuse_stranger(ours: Shapes, folder: Path) -> None:
-    """Raise ConfigError where the model in a folder has too little in common with ours to start from."""
-    theirs = shapes_in(folder)
-    differ = mismatches(ours, theirs)
-    common = sum(math.prod(shape) for name, shape in ours.items() if name not in differ)
-    share = common / sum(math.prod(shape) for shape in ours.values())
-    if share < LEAST_SHARE:
-        raise ConfigError(
-            f"{folder} has {share:.0%} of this model's weights, too little to start from: give the parameters that it "
-            f"was trained with, or resume=false without resume_from to start fresh (nothing is lost).{listing(differ)}"
-        )
-
-
-def load_matching(model: nn.Module, folder: Path) -> None:
-    """Give a new model the weights of an earlier one where name and shape agree; prints every tensor that does not,
-    with advice."""
-    theirs = load_file(Path(folder) / "model.safetensors")
-    ours = shapes_of(model)
-    differ = mismatches(ours, {name: tuple(tensor.shape) for name, tensor in theirs.items()})
-    taken = {name: tensor for name, tensor in theirs.items() if name not in differ}
-    model.load_state_dict(taken, strict=False)
-    print(f"A new run from the weights of {folder}: {len(taken)} of {len(ours)} tensors.")
-    if differ:
-        print(
-            f"These differ; what is missing or reshaped starts anew:{listing(differ)}\nAdvice: a lower lr (a third) or "
-            "a longer warmup_share keeps what was learnt; watch the first epochs' curves, and where they do not come "
-            "back, start fresh with resume=false."
-        )
 
 
 def people_behind(weights: Path) -> list[str]:

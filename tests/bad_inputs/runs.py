@@ -20,7 +20,8 @@ from dcal_core.config.recipes import read_config
 from dcal_core.runs import RunFolder
 from dcal_core.storage import SUMS
 from dcal_core.training.checkpoints import Progress, Run
-from dcal_core.training.resume import load_matching, open_run, people_behind, shapes_of
+from dcal_core.training.resume import open_run, people_behind
+from dcal_core.training.transfer import load_matching, shapes_of
 
 DATA, SEED = "the people and images", 3
 OLDER, NEWEST = "run/checkpoints/last/00000003", "run/checkpoints/last/00000007"

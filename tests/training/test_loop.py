@@ -29,8 +29,9 @@ from dcal_core.runs import RunFolder
 from dcal_core.training import loop, task
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.loop import LOG_EVERY, Diverged, MemoryShort, Trainer
-from dcal_core.training.resume import open_run, shapes_of
+from dcal_core.training.resume import open_run
 from dcal_core.training.task import Task, start_accelerator
+from dcal_core.training.transfer import shapes_of
 
 FAMILIES = 6
 CONFIG = dcal_config(

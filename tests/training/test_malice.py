@@ -11,7 +11,8 @@ from dcal_core.models.files import load_model
 from dcal_core.runs import RunFolder, refuse_other_parameters
 from dcal_core.storage import DamagedError, check_seal, seal
 from dcal_core.training.checkpoints import Run
-from dcal_core.training.resume import load_matching, open_run, people_behind, shapes_of
+from dcal_core.training.resume import open_run, people_behind
+from dcal_core.training.transfer import load_matching, shapes_of
 
 
 def go_on(run: Run) -> None:

@@ -16,7 +16,8 @@ from dcal_core.errors import ConfigError
 from dcal_core.runs import RunFolder, find_trained
 from dcal_core.storage import DamagedError, seal
 from dcal_core.training.checkpoints import Progress, Run
-from dcal_core.training.resume import load_matching, open_run, people_behind, shapes_of
+from dcal_core.training.resume import open_run, people_behind
+from dcal_core.training.transfer import load_matching, shapes_of
 
 OTHER = DCALConfig(seed=3, lr=0.5)  # decisive parameters of another run
 

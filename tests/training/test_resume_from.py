@@ -16,7 +16,8 @@ from dcal_core.errors import ConfigError
 from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError
 from dcal_core.training.checkpoints import Progress
-from dcal_core.training.resume import load_matching, open_run, shapes_of
+from dcal_core.training.resume import open_run
+from dcal_core.training.transfer import load_matching, shapes_of
 
 
 def naming(source, **changes) -> DCALConfig:

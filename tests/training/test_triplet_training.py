@@ -13,8 +13,9 @@ from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training import task
 from dcal_core.training.loop import Trainer
-from dcal_core.training.resume import open_run, shapes_of
+from dcal_core.training.resume import open_run
 from dcal_core.training.task import start_accelerator
+from dcal_core.training.transfer import shapes_of
 from dcal_core.training.triplet_objective import TripletObjective
 
 CONFIG = changed(**PLAIN, pwca_first=0, epochs=2, steps_per_epoch=3)
