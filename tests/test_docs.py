@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import dcal_core
 from benchmarks.ablation import __main__ as ablation
@@ -16,7 +17,7 @@ from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.config.recipes import check_given
 from dcal_core.errors import UserError
 from dcal_core.installation import presets_folder
-from docs import house, list_parameters
+from docs import gallery, house, list_parameters
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -243,3 +244,32 @@ def test_the_checks_on_github_are_those_of_this_checkout():
     steps = workflow["jobs"]["ci"]["steps"]
     assert [step for step in steps if step.get("run") == ".ci/run"]
     assert subprocess.run(["bash", "-n", ROOT / ".ci/run"]).returncode == 0
+
+
+def test_the_gallery_shows_every_picture_of_its_list_and_stays_small():
+    assert TEXTS["docs/gallery.md"] == gallery.page(), "run `python docs/gallery.py`"
+    names = {one.name for pictures in gallery.SECTIONS.values() for one in pictures}
+    files = list((ROOT / "docs" / "gallery").iterdir())
+    assert {file.name for file in files} == {f"{name}.png" for name in names}
+    assert sum(file.stat().st_size for file in files) < 1_500_000
+
+
+def test_the_gallery_is_made_from_a_run_of_drawn_twins_alone(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    arguments = ["gallery.py", "--run", str(run), "--to", str(tmp_path / "gallery.md")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    for one in (one for pictures in gallery.SECTIONS.values() for one in pictures):
+        file = run / one.file.replace("*", "1_2")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2000, 500), "red").save(file)
+    (run / "trained_on.json").write_text('{"data": "ND-TWINS", "people": ["1"]}')
+    with pytest.raises(SystemExit, match="shows drawn twins only"):
+        gallery.main()
+    (run / "trained_on.json").write_text('{"data": "SYNTHETIC", "people": ["1"]}')
+    gallery.main()
+    assert (tmp_path / "gallery.md").read_text(encoding="utf-8") == gallery.page()
+    with Image.open(tmp_path / "gallery" / "roc.png") as picture:
+        assert picture.size == (1200, 300)
+    (run / "figures" / "roc.png").unlink()
+    with pytest.raises(SystemExit, match=r"roc\.png is missing: run"):
+        gallery.main()
