@@ -199,7 +199,7 @@ class SmallRun:
         assert self.saved_batch() >= start
         if session.batches:
             assert session.batches == list(range(start, session.batches[-1] + 1)), session.said
-            assert (f"{start} batches done" if start else "starting fresh") in session.said
+            assert (f"{start} batch" if start else "starting fresh") in session.said
             for path in half_done:
                 assert not path.match("checkpoints/*.new") or f"Removed {path}" in session.said
 

@@ -68,7 +68,7 @@ def test_a_notebook_killed_twice_and_resumed_shows_what_an_undisturbed_one_shows
     complained = process.communicate()[1]
     assert process.returncode == 0 and run.finished, complained
     said = (run.place / "train.ipynb").read_text()
-    assert f"Going on from {run.folder.path}, {reached} batches done." in said
+    assert f"Going on from {run.folder.path}, {reached} batch" in said
     assert_identical(run, undisturbed)  # checkpoints, best model, figures.png and metrics.jsonl, bit for bit
     assert len(shown(run)) > 5 and shown(run) == shown(undisturbed)
     assert any("Best validation EER" in text for text in shown(run)) and any("image/png" in text for text in shown(run))
