@@ -117,12 +117,12 @@ def draw_comparison(result: dict, name: str, face: np.ndarray, label: str) -> Fi
     [S, S, 3] that stands for all, and the shares of its regions in both groups and their differences."""
     found = result["maps"][name]
     rows = len(found["speaks"])
-    figure = Figure(figsize=(15.5, 1.9 + 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(15.5, 1.5 + 3.5 * rows), layout="constrained")
     pairs = result["pairs"]
     families = result["families"]
     counted = f"{pairs['same']:,} pairs of one person, {pairs['twins']:,} of co-twins, {families['both']:,} families"
     figure.suptitle(f"{MAPS[name].title} ({label})\n{counted}", fontsize=12)
-    pictures, charts = figure.subfigures(1, 2, width_ratios=(1.1 / rows, 1.6))
+    pictures, charts = figure.subfigures(1, 2, width_ratios=(1.35 / rows, 1.6))
     _draw_means(pictures, found["means"], face, name, rows)
     cells = charts.subplots(rows, 2, sharey=True, squeeze=False)
     for row, (what, one) in zip(cells, found["speaks"].items(), strict=True):

@@ -89,7 +89,8 @@ class Controls:
         self.marks = Checkbox(True, description="Outline what truly differs", indent=False, layout=Layout(width="18em"))
         self.save = Button(description="Save PNG", layout=indented)
         self.own = [
-            Text(description=f"{which} file", placeholder="path of an image", **wide) for which in ("One", "Other")
+            Text(description=f"{which} file", placeholder="path of an aligned face", **wide)
+            for which in ("Your", "Another")
         ]
         self.compare = Button(description="Compare these files", layout=indented)
         self.pictures = [HTML(), HTML()]

@@ -1,5 +1,7 @@
 """The attention browser as someone uses it, by mouse and by keyboard."""
 
+import re
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -74,7 +76,25 @@ def test_every_control_by_mouse(page):
     page.changed(lambda: page.control("Map").select_option(label="What tells them apart, thorough"))
     page.control("Save PNG").click()
     page.page.get_by_text("Saved as").wait_for()
-    assert len(list(page.folder.glob("views/*_occlusion.png"))) == 1
+    assert len(list(page.folder.glob("views/*_what_tells_them_apart_thorough.png"))) == 1
+
+
+def test_pairs_are_turned_back_and_own_files_are_compared(page):
+    page.changed(page.control("Next confusing pair").click)
+    number = int(re.search(r"Pair (\d+) of", page.text())[1])
+    page.changed(page.control("Previous").click)
+    page.page.get_by_text(f"Pair {number - 1} of").wait_for()
+    files = sorted(page.folder.glob("twins/test/*/*.png"))
+    for label, file in (("Your file", files[0]), ("Another file", files[-1])):
+        page.page.locator(".twin-browser .widget-text", has_text=label).locator("input").fill(str(file))
+    page.changed(page.control("Compare these files").click)
+    page.page.get_by_text("images given").wait_for()
+    page.page.get_by_text("A pair of your choice").wait_for()
+    page.page.locator(".twin-browser .widget-text", has_text="Another file").locator("input").fill(str(files[0]))
+    page.control("Compare these files").click()
+    page.page.get_by_text("one file or its copy").wait_for()
+    page.changed(page.control("Next confusing pair").click)
+    page.page.get_by_text(f"Pair {number} of").wait_for()
 
 
 def test_a_patch_under_the_mouse_lights_its_match_and_a_pressed_one_frames_it(page):
