@@ -130,7 +130,7 @@ def faithfulness_table(result: dict) -> str:
     rows = []
     for name in ranked(result):
         found = result[name]
-        title = f"**{map_title(name)}**" if name in MAPS else map_title(name)
+        title = map_title(name)
         title += " (not to be trusted)" if found.get("untrustworthy") else ""
         rows.append([title, *(estimate_text(figure_of(found, column), COLUMNS[column][1]) for column in shown_columns)])
     return table(["map", *(COLUMNS[column][0] for column in shown_columns)], rows)
@@ -170,7 +170,7 @@ def conclusions_table(result: dict) -> str:
     rows = []
     for name in filter(MAPS.__contains__, ranked(result)):
         figures = (estimate_text(figure_of(result[name], column), COLUMNS[column][1]) for column in columns)
-        rows.append([f"**{MAPS[name].title}**", trusted_for(name, result), *figures])
+        rows.append([MAPS[name].title, trusted_for(name, result), *figures])
     return table(["map", "trust it for", *(COLUMNS[column][0] for column in columns)], rows)
 
 

@@ -61,11 +61,11 @@ def test_all_maps_and_the_prior_are_spoken_of():
     result = {"rollout": found((0.1, 0.2)), "distinctive": found((0.8, 0.9)), **BASELINES}
     best, worst = conclusions_table(result).splitlines()[2:]  # the best first
     assert (
-        best.startswith("| **What tells them apart**")
+        best.startswith("| What tells them apart")
         and "pointing at what differs" in best
         and "85.0 % (80.0 to 90.0 %)" in best
     )
-    assert worst.startswith("| **Attention rollout**")
+    assert worst.startswith("| Attention rollout")
     assert "points at a mark in 65.0 % (60.0 to 70.0 %)" in caveats(result)[0]
 
 

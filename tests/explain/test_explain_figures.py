@@ -234,7 +234,7 @@ def test_faithfulness_without_true_marks_is_ranked_by_insertion():
 def test_faithfulness_as_a_table():
     lines = faithfulness_table(RESULT).splitlines()
     best, usual, _, worst = map(cells_of, lines[2:])
-    assert best[:3] == ["**What tells them apart**", "90.0 % (85.0 to 95.0 %)", "3.000 (2.950 to 3.050)"]
+    assert best[:3] == ["What tells them apart", "90.0 % (85.0 to 95.0 %)", "3.000 (2.950 to 3.050)"]
     assert usual[0] == "Baseline: usual places of marks" and usual[-3:] == ["-", "-", "-"]
     assert worst[0] == "Baseline: the middle of the image (not to be trusted)" and "0.300" in worst
 
