@@ -33,7 +33,7 @@ KINDS = {  # kind of finding -> what it means; the most serious first
     "duplicate": "the same pixels twice under one person",
     "near_duplicate": "one shot of a person twice, or a burst",
     "tiny": "fewer pixels than half of what the model is given",
-    "not_square": "stretched into the square that the model is given",
+    "not_square": "distorted in the square that the model is given, unless fit is pad or crop",
     "greyscale": "no colour",
     "few_images": "people with fewer than two readable images: no genuine pair",
     "no_co_twin": "people in no pair of the index",
@@ -200,7 +200,7 @@ def _about_pixels(entries: Sequence[Entry], tiny: int) -> Iterator[Finding]:
     elongation = {entry.name: entry.facts.elongation for entry in readable}
     for one in _by_person("not_square", "", readable, lambda e: e.facts.elongation > 1 + STRETCHED):
         most = max(elongation[name] for name in one.images)
-        yield replace(one, reason=f"{one.reason}are not square, up to {most:.2f} : 1, and are stretched into a square")
+        yield replace(one, reason=f"{one.reason}are not square, up to {most:.2f} : 1 (see fit)")
     yield from _by_person("greyscale", "are grey, which is not a fault", readable, lambda e: e.facts.grey)
 
 

@@ -35,13 +35,15 @@ class Picture:
     file: Path
     whole: np.ndarray  # [H, W, 3] uint8
     pixels: np.ndarray  # [3, S, S] uint8, the model's input
+    fit: str = "stretch"  # how it became square
 
 
-def open_picture(file: Path, size: int) -> Picture:
-    """Read an image file, `size` px the side of the model's input; DataError if that is not possible."""
+def open_picture(file: Path, size: int, fit: str = "stretch") -> Picture:
+    """Read an image file, `size` px the side of the model's input, made square by `fit`; DataError if that is not
+    possible."""
     try:
         data = read_file(file)
-        return Picture(str(file), Path(file), np.asarray(open_upright(data)), decode(data, size))
+        return Picture(str(file), Path(file), np.asarray(open_upright(data)), decode(data, size, fit), fit)
     except Unreadable as error:
         raise DataError(f"{file} cannot be read ({error}{because(file)}): give a face image.") from None
 
@@ -65,13 +67,15 @@ class Gate:
     """Looks at two pictures before they are scored.
 
     template: where the landmarks of faces lie that the model was trained on, [5, 2], shares of the side.
-    people: the names of those it was trained on. files: their images; None where they are not here.
+    people: the names of those it was trained on. files: their images; None where they are not here. fit: how
+    pictures become square.
     """
 
-    def __init__(self, template: np.ndarray, people: set[str], files: list[Path] | None):
+    def __init__(self, template: np.ndarray, people: set[str], files: list[Path] | None, fit: str = "stretch"):
         self.template = template
         self.people = people
         self.files = files
+        self.fit = fit
         try:
             self.aligner = FaceAligner()
         except ConfigError:  # a package is missing
@@ -163,5 +167,6 @@ def _shape(picture: Picture) -> list[str]:
             "twins apart may be lost."
         )
     if max(height, width) > (1 + STRETCHED) * min(height, width):
-        found.append(f"{picture.name} is not square: {width} x {height} px are squeezed into {size} x {size}.")
+        how = {"stretch": "squeezed into", "pad": "set between bars in", "crop": "cut to fit"}[picture.fit]
+        found.append(f"{picture.name} is not square: {width} x {height} px are {how} {size} x {size}.")
     return found

@@ -61,7 +61,8 @@ def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
         )
     joined = [pair for one in lists for pair in one]
     paths, place = np.unique([str(path) for pair in joined for path in pair], return_inverse=True)
-    images = open_images(list(paths), session.config.image_size, scratch_root() / "decoded", max_lost_share=0.0)
+    config = session.config
+    images = open_images(list(paths), config.image_size, scratch_root() / "decoded", max_lost_share=0.0, fit=config.fit)
     a, b = place.reshape(-1, 2).T
     genuine = np.repeat([True, False], [len(one) for one in lists])
     pairs = Pairs(a, b, genuine, families_of_pairs(joined))

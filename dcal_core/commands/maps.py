@@ -103,7 +103,7 @@ def gate_of(session: Session, drawn: bool) -> Gate:
     """What looks at pictures that the user gives before the session's model compares them."""
     run = RunFolder.around(session.trained)
     people = set(run.people()) if run.trained_on.is_file() else set()
-    return Gate(DRAWN if drawn else ARCFACE, people, training_images(session.config, people, drawn))
+    return Gate(DRAWN if drawn else ARCFACE, people, training_images(session.config, people, drawn), session.config.fit)
 
 
 def training_images(config: Config, people: set[str], drawn: bool) -> list[Path] | None:

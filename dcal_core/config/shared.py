@@ -25,6 +25,9 @@ class Config(Parameters):
     # data
     data_root: str = run_path("folder with the index files; empty: search the inputs")
     image_size: int = parameter(224, "side of the square input, px", ge=32, le=1024)
+    fit: Literal["stretch", "pad", "crop"] = parameter(
+        "stretch", "images that are not square; stretch: distorted, pad: with grey bars, crop: cut to the middle"
+    )
     validation_share: float = parameter(0.15, "share of the training families held out", ge=0.01, le=0.9)
     max_lost_share: float = run_option(0.01, "share of missing or unreadable images that is tolerated", ge=0, le=1)
     exclusions: str = run_path("file of images to leave out; empty: excluded_images.csv, where prepare wrote it")

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from dcal_core.data.twins import LISTED, DataError
 from dcal_core.missing import because
@@ -27,6 +27,7 @@ Image.init()  # registers all formats with Pillow, before threads need them
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, which starts another program
 LARGEST = 64_000_000  # pixels; a larger image is taken for a decompression bomb
 DIM = 0.26  # of white; 16-bit samples that reach no more, as those of a 14-bit or 12-bit sensor, would come out dark
+BARS = (128, 128, 128)  # beside a padded image: close to what networks take for no input
 BACKGROUND = "white"  # behind transparent pixels, as in a browser
 UPRIGHT = {  # by EXIF orientation; ImageOps.exif_transpose also writes the other tags anew, and fails where one is odd
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,12 +67,17 @@ class Unreadable(Exception):
 
 
 def open_images(
-    paths: Sequence[str | Path], size: int, cache: Path, max_lost_share: float, workers: int | None = None
+    paths: Sequence[str | Path],
+    size: int,
+    cache: Path,
+    max_lost_share: float,
+    workers: int | None = None,
+    fit: str = "stretch",
 ) -> ImageStore:
     """Decode images to `size` x `size` RGB into a memory map below `cache`, or map those decoded before.
 
-    The map is keyed by the content of the files: changed files are decoded again, moved ones are not. Whole images are
-    resized: square face crops are expected, others are stretched. Images that cannot be decoded are printed, left out
+    The map is keyed by the content of the files: changed files are decoded again, moved ones are not. fit: what becomes
+    of images that are not square, as in `decode`. Images that cannot be decoded are printed, left out
     and listed in `rejected`; DataError if they are more than `max_lost_share` (0 to 1) of all.
     """
     paths = [Path(path) for path in paths]
@@ -81,12 +87,12 @@ def open_images(
     cache.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:  # reading, hashing and decoding release the interpreter lock
         digests = list(_in_order(pool, _digest, paths, "reading images"))
-        file = cache / f"{hashlib.sha256(repr((CACHE_VERSION, size, digests)).encode()).hexdigest()}.npy"
+        file = cache / f"{hashlib.sha256(repr((CACHE_VERSION, size, fit, digests)).encode()).hexdigest()}.npy"
         stored = _load(file, len(paths), size)
         if stored is None:
             _make_room(cache, len(paths) * 3 * size * size)
             sources = list(zip(paths, digests, strict=True))
-            decoded = _in_order(pool, lambda source: _decode_file(*source, size), sources, "decoding images")
+            decoded = _in_order(pool, lambda source: _decode_file(*source, size, fit), sources, "decoding images")
             _store(file, decoded, len(paths), size)
             stored = _load(file, len(paths), size)
     images, reasons = stored
@@ -96,9 +102,16 @@ def open_images(
     return ImageStore(images, kept, rejected)
 
 
-def decode(data: bytes, size: int) -> np.ndarray:
-    """An image file as [3, size, size] uint8 RGB, upright, transparent pixels on white; raises Unreadable."""
+def decode(data: bytes, size: int, fit: str = "stretch") -> np.ndarray:
+    """An image file as [3, size, size] uint8 RGB, upright, transparent pixels on white; raises Unreadable.
+
+    fit: an image that is not square is distorted ("stretch"), gets grey bars ("pad") or loses its ends ("crop").
+    """
     image = open_upright(data, 2 * size)
+    if fit == "pad":
+        image = ImageOps.pad(image, (size, size), Image.Resampling.BICUBIC, color=BARS)
+    elif fit == "crop":
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # [3, S, S]
@@ -173,14 +186,14 @@ def _digest(path: Path) -> str | Unreadable:
         return reason
 
 
-def _decode_file(path: Path, digest: str | Unreadable, size: int) -> np.ndarray | Unreadable:
+def _decode_file(path: Path, digest: str | Unreadable, size: int, fit: str) -> np.ndarray | Unreadable:
     if isinstance(digest, Unreadable):
         return digest
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
         raise DataError(f"{path} changed while it was read: run again once the images are complete.")
     try:
-        return decode(data, size)
+        return decode(data, size, fit)
     except Unreadable as reason:
         return reason
 

@@ -189,7 +189,8 @@ def open_data(
 def open_split(index: TwinIndex, root: Path, config: Config) -> Split:
     """Find the images of an index below `root` and decode them; missing and unreadable ones leave the index too."""
     index = resolve_paths(index, root, config.max_lost_share)
-    images = open_images(index.paths, config.image_size, scratch_root() / "decoded", config.max_lost_share)
+    cache = scratch_root() / "decoded"
+    images = open_images(index.paths, config.image_size, cache, config.max_lost_share, fit=config.fit)
     return Split(index.take(images.kept), images)
 
 

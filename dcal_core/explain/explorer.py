@@ -46,7 +46,7 @@ def given_pair(
 ) -> tuple[PairView, str, list[str]]:
     """Two image files as a view, what their score means, and what is to be said before it; DataError, with the reason,
     for two that cannot be compared."""
-    pictures = [open_picture(file, model.image_size) for file in files]
+    pictures = [open_picture(file, model.image_size, gate.fit) for file in files]
     found = gate.look(*pictures)
     if found.stops:
         raise DataError(f"No verdict: {' '.join(found.stops)}")

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from dcal_core.audit import gate
 from dcal_core.audit.gate import Gate, open_picture
 from dcal_core.data.drawn.synthetic import generate
+from dcal_core.data.images import decode
 from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 from dcal_core.data.twins import DataError
 from dcal_core.errors import ConfigError
@@ -170,3 +171,12 @@ def test_a_photograph_passes_once_it_is_aligned(drawn, tmp_path):
     assert [
         doubt.partition(" is ")[2][:11] for doubt in look(raw, aligned, template=TEMPLATE / TEMPLATE_SIDE).doubts
     ] == ["not aligned"]
+
+
+@pytest.mark.parametrize(("fit", "words"), [("pad", "set between bars in 64 x 64"), ("crop", "cut to fit 64 x 64")])
+def test_a_picture_is_made_square_as_the_models_images_were(drawn, tmp_path, no_detector, fit, words):
+    files = [saved(Image.open(drawn[0]).resize((500, 300)), tmp_path), drawn[1]]
+    gate = Gate(DRAWN, set(), [], fit)
+    pictures = [open_picture(Path(file), SIZE, gate.fit) for file in files]
+    assert np.array_equal(pictures[0].pixels, decode(Path(files[0]).read_bytes(), SIZE, fit))
+    assert any(words in doubt for doubt in gate.look(*pictures).doubts)

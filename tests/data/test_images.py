@@ -112,7 +112,7 @@ def test_nothing_is_left_half_written(faces, cache, monkeypatch):
     open_images(faces, SIZE, cache, max_lost_share=0.0)
     assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
 
-    def interrupted(data, size):
+    def interrupted(data, size, fit):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "decode", interrupted)
@@ -371,3 +371,48 @@ def test_store_is_sent_to_other_processes_by_name(faces, cache):
     received = pickle.loads(sent)
     assert isinstance(received.images, np.memmap)
     assert torch.equal(received.batch([3, 1]), store.batch([3, 1]))
+
+
+# ---- images that are not square
+
+
+def bands(width: int, height: int) -> bytes:
+    """Along the longer side a red quarter, a green half and a blue quarter."""
+    long, short = max(width, height), min(width, height)
+    pixels = np.zeros((short, long, 3), np.uint8)
+    for channel, (first, last) in enumerate([(0, long // 4), (long // 4, 3 * long // 4), (3 * long // 4, long)]):
+        pixels[:, first:last, channel] = 255
+    out = io.BytesIO()
+    Image.fromarray(pixels if width > height else pixels.transpose(1, 0, 2)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_fit_says_what_becomes_of_an_image_that_is_not_square(upright):
+    def colours(fit):
+        """Red, green, blue or grey at each eighth of the longer side, in the middle of the other."""
+        pixels = decode(bands(32, 64) if upright else bands(64, 32), 64, fit).astype(int)
+        assert pixels.shape == (3, 64, 64)
+        line = pixels[:, :, 32] if upright else pixels[:, 32, :]
+        return "".join("x" if np.ptp(line[:, at]) < 9 else "rgb"[line[:, at].argmax()] for at in range(4, 64, 8))
+
+    assert colours("stretch") == colours("pad") == "rrggggbb"
+    assert colours("crop") == "gggggggg"
+    across = decode(bands(32, 64) if upright else bands(64, 32), 64, "pad").astype(int)
+    line = across[:, 32, :] if upright else across[:, :, 32]
+    assert (line[:, [2, 61]] == 128).all() and line[1, 32] > 200
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_a_square_image_is_the_same_however_it_is_fitted(faces, fit):
+    data = faces[0].read_bytes()
+    np.testing.assert_array_equal(decode(data, SIZE, fit), decode(data, SIZE))
+
+
+def test_images_fitted_otherwise_are_decoded_anew(tmp_path, cache):
+    file = tmp_path / "wide.png"
+    file.write_bytes(bands(64, 32))
+    stores = [open_images([file], SIZE, cache, 0.0, fit=fit) for fit in ("stretch", "pad", "crop", "pad")]
+    assert len({store.images.filename for store in stores}) == 3
+    for store, fit in zip(stores, ("stretch", "pad", "crop"), strict=False):
+        np.testing.assert_array_equal(store.images[0], decode(file.read_bytes(), SIZE, fit))
