@@ -198,7 +198,7 @@ def find_trained(run: RunFolder, input_roots: list[Path], about: str = "") -> Pa
         )
     if not found:
         if run.exists:
-            raise ConfigError(f"{about}the run in {run} has no model yet: train it for one epoch at least.")
+            raise ConfigError(f"{about}no trained model in {run} yet: train it for one epoch at least.")
         attach = ", and none attached: attach its output (Add Input > Notebook Output), " if on_kaggle() else ": "
         raise ConfigError(
             f"{about}no trained model in {run}{other_runs(run)}{attach}train one first, or correct run_dir."

@@ -157,7 +157,7 @@ def test_a_run_to_evaluate_that_is_not_there_is_told_those_that_are(tmp_path, re
     tiny.new_run(tmp_path / "runs" / "demo", batch=3)
     with refused(ConfigError, "no trained model in", "runs/dmo; there is", "runs/demo: train one first, or correct"):
         begin_with_trained("Evaluate", {"preset": "demo", "run_dir": "runs/dmo"}, PARAMS)
-    with refused(ConfigError, "runs/demo has no model yet", "train it for one epoch"):
+    with refused(ConfigError, "runs/demo yet: train it for one epoch"):
         begin_with_trained("Evaluate", {"preset": "demo", "run_dir": "runs/demo"}, PARAMS)
 
 

@@ -291,7 +291,7 @@ def test_the_trained_model_of_the_own_run_comes_first(tmp_path):
 
 def test_a_run_that_was_never_validated_is_not_trained(tmp_path, refused):
     new_run(tmp_path / "run", batch=1)
-    with refused(ConfigError, tmp_path / "run", "no model yet", "train it for one epoch at least"):
+    with refused(ConfigError, tmp_path / "run", "no trained model in", "yet: train it for one epoch at least"):
         find_trained(RunFolder(tmp_path / "run"), [tmp_path])
 
 
