@@ -315,6 +315,7 @@ def test_a_model_of_aligned_faces_on_raw_images_or_the_other_way_round_says_so(t
     if now:
         (tmp_path / "test_aligned_images").mkdir()
         (tmp_path / "test_aligned_images" / "alignment.json").write_text("{}")
+    monkeypatch.setattr(session, "find_root", lambda config: tmp_path)
     monkeypatch.setattr(session, "open_data", lambda config, names: TwinData(tmp_path, "mine", {}))
     data = Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run"), best).open_data(("test",))
     was = label.endswith("112") if then is None else then
