@@ -22,7 +22,7 @@ from dcal_core.commands.session import (
     scratch_size,
     title_of,
 )
-from dcal_core.config.recipes import load, name_of
+from dcal_core.config.recipes import load
 from dcal_core.config.shared import Config
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.images import open_upright
@@ -46,7 +46,7 @@ def begin_audit(given: dict, params_dir: Path) -> Session:
     preset = choose_preset(wanted, given.get("data_root", ""))
     config = load(preset, params_dir, given)
     print(banner(title_of(TITLE, wanted, preset)))
-    print(f"Preset {name_of(preset)}, image_size {config.image_size} px")
+    print(f"Preset {Path(preset).name}, image_size {config.image_size} px")
     refuse_without_data(config, preset, params_dir, given)
     return Session(config, run_folder(config.run_dir, "prepare"))
 

@@ -104,8 +104,8 @@ def refuse_without_data(config: Config, preset: str, params_dir: Path, given: di
         return
     roots = " and ".join(map(str, input_roots())) or "data/, which is not there"
     raise DataError(
-        f"preset {name_of(preset)} is for real data, and none was found (searched: {roots}): give data_root, attach a "
-        "dataset on Kaggle (Add Input), or take --preset demo, which draws twins."
+        f"preset {Path(preset).name} is for real data, and none was found (searched: {roots}): give data_root, attach "
+        "a dataset on Kaggle (Add Input), or take --preset demo, which draws twins."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from dcal_core.commands.session import Session, choose_preset, refuse_without_data, run_folder, title_of
-from dcal_core.config.recipes import load, name_of
+from dcal_core.config.recipes import load
 from dcal_core.config.shared import Config
 from dcal_core.distributed import rank
 from dcal_core.environment import banner, fit_precision, gpu_verdict, input_roots
@@ -32,10 +32,10 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     preset = choose_preset(wanted, given.get("data_root", ""), trains=True)
     config = load(preset, params_dir, given)
     print(banner(title_of(title, wanted, preset)))
-    print(f"Preset {name_of(preset)}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
+    print(f"Preset {Path(preset).name}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
     folder = run_folder(config.run_dir, preset)
     refuse_without_data(config, preset, params_dir, given)
-    check_machine(config, name_of(preset))
+    check_machine(config, Path(preset).name)
     check_folder(folder)
     if config.run_dir and explicitly_resumes(config, given):
         check_resumed(folder)
