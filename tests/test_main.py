@@ -202,7 +202,7 @@ def test_a_preset_is_trained_and_a_second_time_nothing_is_left(command, preset, 
         rf"Best validation EER \d+\.\d% \(SYNTHETIC\), 2 batches, \d\.\d min of training, in {re.escape(str(folder))}"
     )
     assert re.search(rf"\n{said}\n$", out)
-    assert "Preset small, seed 3" in out
+    assert "Preset small.yaml, seed 3" in out
     saved = json.loads((folder / "config.json").read_text())
     assert (saved["seed"], saved["lr"], saved["families_per_batch"]) == (3, 1e-4, 2)
     assert len(json.loads((folder / "trained_on.json").read_text())["people"]) == 10

@@ -59,7 +59,7 @@ def test_a_preset_for_real_data_draws_no_twins(tmp_path, refused, preset, begin)
 def test_a_preset_of_ones_own_draws_twins_where_it_says_how_many(tmp_path, refused):
     file = tmp_path / "mine.yaml"
     file.write_text("backbone: hybrid_tiny\nallow_random_init: true\n")
-    with refused(DataError, "preset mine is for real data"):
+    with refused(DataError, "preset mine.yaml is for real data"):
         begin_training("Train", {"preset": str(file)}, PARAMS)
     begin_training("Train", {"preset": str(file), "synthetic_families": "8", "run_dir": "a"}, PARAMS)
     file.write_text("backbone: hybrid_tiny\nallow_random_init: true\nsynthetic_families: 8\n")

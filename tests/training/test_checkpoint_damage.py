@@ -38,6 +38,7 @@ ODD = {
     "finished": [None, 0, 1, "true", "false"],
     "skipped": [*NO_NUMBER, -1],
     "skipped_in_row": [*NO_NUMBER, -1],
+    "schedule_from": [*NO_NUMBER, -1],
     "recent": [None, {}, "[]", 3, [1], [["loss", 1.0]], [{"loss": "1"}], [{"loss": None}], [{}, {"loss": [1.0]}]],
 }
 
