@@ -192,7 +192,9 @@ def test_the_command_writes_all_rows(tmp_path, capsys):
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["device"] and report["torch"] == torch.__version__ and report["setting"]["backbone"] == "test_vit"
     figures = {row["name"]: row["figure"] for row in report["rows"]}
-    assert all(math.isfinite(figure["median"]) and figure["median"] > 0 for figure in figures.values())
+    for name, figure in figures.items():  # memory that was free in the process already may serve the comparisons
+        least = 0 if name == "comparing 8,000 images: memory" else 1e-12
+        assert math.isfinite(figure["median"]) and figure["median"] >= least, name
     with_goals = [row for row in report["rows"] if row["goal"] is not None]
     assert len(with_goals) >= 8 and all(row["met"] in (True, False) for row in with_goals)
     printed = capsys.readouterr().out
