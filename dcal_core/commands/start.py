@@ -16,7 +16,7 @@ from dcal_core.environment import banner, fit_precision, gpu_verdict, input_root
 from dcal_core.errors import ConfigError
 from dcal_core.models.files import new_model
 from dcal_core.runs import RunFolder, move_aside, other_runs, refuse_other_parameters
-from dcal_core.storage import StorageError
+from dcal_core.storage import StorageError, disk_errors
 from dcal_core.training.resume import find_source, weights_of
 from dcal_core.training.transfer import refuse_stranger, shapes_of
 
@@ -88,7 +88,8 @@ def check_model(config: Config, folder: RunFolder) -> None:
         source = find_source(config.resume_from, folder, agrees=True)
         begun = bool(folder.saved) and config.resume
         pretrained = not (source or begun or folder.started_from.is_file() or attached_checkpoint())
-        model = new_model(config, input_roots(), pretrained)
+        with disk_errors(folder.path):  # torch asks for a temporary folder where it is imported
+            model = new_model(config, input_roots(), pretrained)
         if source:
             refuse_stranger(shapes_of(model), weights_of(source))
     if not begun:
@@ -117,5 +118,5 @@ def check_room(model: nn.Module, folder: RunFolder) -> None:
     if free < needed:
         raise StorageError(
             f"{place} is on a disk with {free / 1e9:.2f} GB free, and a run takes {needed / 1e9:.2f} GB at least: free "
-            "some, or give another run_dir."
+            "some, or give another run_dir, and run again to go on."
         )
