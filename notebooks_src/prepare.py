@@ -21,7 +21,7 @@ run_dir = ""  # folder of the results; empty: prepare, among the outputs
 drop_suggested = False  # True: exclude all suggested images, without a review
 align = False  # True: also make an aligned copy of the photographs, see the end
 align_size = 112  # px, side of an aligned face
-align_missing = "drop"  # photographs without a face; drop: left out, keep: resized whole
+align_missing = "drop"  # photographs without a face; drop: left out, keep: made square
 
 # %%
 # <embed dcal_core>

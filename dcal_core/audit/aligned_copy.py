@@ -51,7 +51,7 @@ class Record:
     photograph_digest: str  # SHA-256; empty if it cannot be read
     file: str  # the face, below the data root; empty if the photograph is dropped
     file_digest: str
-    status: str  # ALIGNED, KEPT (resized whole) or DROPPED
+    status: str  # ALIGNED, KEPT (made square by `fit`) or DROPPED
     reason: str = ""  # why it is not aligned
     score: float | None = None  # of the detector, 0 to 1
     box: list | None = None  # x, y, width, height
@@ -61,17 +61,18 @@ class Record:
 
 
 def align_split(
-    index: TwinIndex, root: Path, target: Path, *, size: int, missing: str, workers: int | None = None
+    index: TwinIndex, root: Path, target: Path, *, size: int, missing: str, fit: str, workers: int | None = None
 ) -> list[Record]:
     """Align the photographs of a split, "train" or "test", below `root` into the data root `target`; returns the
     records in index order.
 
-    size: px, the side of a face. missing: "drop" leaves photographs without a face out, "keep" resizes them whole.
-    workers: processes, None for as many as pay off; their number changes no pixel, and a script that uses several needs
-    a `__main__` guard. DataError if two faces would get the same name or a person has no face.
+    size: px, the side of a face. missing: "drop" leaves photographs without a face out, "keep" makes them square
+    by `fit`, as in `decode`. workers: processes, None for as many as pay off; their number changes no pixel, and a
+    script that uses several needs a `__main__` guard. DataError if two faces would get the same name or a person has no
+    face.
     """
     faces = target / f"{index.name}_aligned_images"
-    parameters = {"version": VERSION, "size": size, "missing": missing, **versions()}
+    parameters = {"version": VERSION, "size": size, "missing": missing, "fit": fit, **versions()}
     face_weights()  # so that a missing package or damaged weights end here and not in a worker
     with disk_errors(target):
         faces.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def align_split(
     made_with, before = _read_records(faces / RECORDS)
     done = dict(before) if made_with == parameters else {}
     known = [done.get(entry.name) for entry in entries]
-    align = functools.partial(_align, target=target, size=size, missing=missing)
+    align = functools.partial(_align, target=target, size=size, missing=missing, fit=fit)
     workers = workers or min(os.cpu_count() or 1, math.ceil(len(entries) / WORTH_A_WORKER))
     aligned = in_processes(align, entries, files, known, workers=workers)
     progress = progress_line(aligned, total=len(entries), desc=f"aligning {index.name}", unit="image")
@@ -120,7 +121,7 @@ def _aligner() -> FaceAligner:
     return FaceAligner()
 
 
-def _align(entry: Entry, file: str, before: Record | None, target: Path, size: int, missing: str) -> Record:
+def _align(entry: Entry, file: str, before: Record | None, target: Path, size: int, missing: str, fit: str) -> Record:
     """Align one photograph, unless its record is of the same file. Top level, because workers import it."""
     record = Record(entry.name, entry.person, "", "", "", "", DROPPED)
     if len(entry.places) != 1:
@@ -139,7 +140,7 @@ def _align(entry: Entry, file: str, before: Record | None, target: Path, size: i
         record = replace(record, reason=str(reason), status=KEPT if missing == "keep" else DROPPED)
         if record.status == DROPPED:
             return record
-        face = decode(data, size).transpose(1, 2, 0)  # [S, S, 3]
+        face = decode(data, size, fit).transpose(1, 2, 0)  # [S, S, 3]
     else:
         values = {"box": found.box, "landmarks": found.landmarks, "transform": found.transform(size)[:2]}
         values = {name: np.round(value, 4).tolist() for name, value in values.items()}

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from dcal_core.audit.duplicates import thumbnail
-from dcal_core.audit.gate import blank
+from dcal_core.audit.gate import blank, decode_bare
 from dcal_core.data.exclusions import image_names
-from dcal_core.data.images import FORMATS, Unreadable, decode, read_file
+from dcal_core.data.images import FORMATS, Unreadable, read_file
 from dcal_core.data.locate import find_images
 from dcal_core.data.twins import TwinIndex
 from dcal_core.progress import progress_line
@@ -46,10 +46,10 @@ class Entry:
     fault: str = ""
 
 
-def read_facts(file: Path, image_size: int) -> Facts:
-    """The facts of one image, decoded as training decodes it; raises Unreadable."""
+def read_facts(file: Path, image_size: int, fit: str) -> Facts:
+    """The facts of one image, decoded as training decodes it but for grey bars; raises Unreadable."""
     data = read_file(file)
-    pixels = decode(data, image_size)
+    pixels = decode_bare(data, image_size, fit)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         shorter_side, longer_side = sorted(image.size)
     return Facts(
@@ -74,15 +74,16 @@ def list_entries(indexes: Sequence[TwinIndex], root: Path) -> list[Entry]:
     return entries
 
 
-def read_entries(indexes: Sequence[TwinIndex], root: Path, image_size: int) -> list[Entry]:
-    """The entries of the indexes with their facts. image_size: px, the side of the model's inputs."""
+def read_entries(indexes: Sequence[TwinIndex], root: Path, image_size: int, fit: str) -> list[Entry]:
+    """The entries of the indexes with their facts. image_size: px, the side of the model's inputs; fit: how images
+    become square, as in `decode`."""
     entries = list_entries(indexes, root)
 
     def read(entry: Entry) -> Entry:
         if len(entry.places) != 1:
             return entry
         try:
-            return replace(entry, facts=read_facts(Path(entry.places[0]), image_size))
+            return replace(entry, facts=read_facts(Path(entry.places[0]), image_size, fit))
         except Unreadable as reason:
             return replace(entry, fault=str(reason))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dcal_core.audit.duplicates import ALIKE, RADIUS, same_shots
 from dcal_core.audit.facts import Entry, read_entries
-from dcal_core.audit.gate import LEAST_SIDE, STRETCHED, least_side
+from dcal_core.audit.gate import LEAST_SIDE, SQUARE, least_side
 from dcal_core.data.groups import join_pairs
 from dcal_core.data.splits import too_little
 from dcal_core.data.twins import DataError, TwinIndex, path_parts
@@ -59,6 +59,7 @@ class Audit:
     data: str
     root: Path
     image_size: int
+    fit: str
     entries: tuple[Entry, ...]
     splits: dict[str, dict]
     findings: tuple[Finding, ...]
@@ -84,19 +85,33 @@ class Audit:
         """The audit without its entries, as plain JSON values."""
         thresholds = {"tiny_px": least_side(self.image_size), "hash_bits": RADIUS, "correlation": ALIKE}
         counts = {kind: len(self.of_kind(kind)) for kind in KINDS}
-        head = {"data": self.data, "root": str(self.root), "image_size": self.image_size, "thresholds": thresholds}
-        return head | {"splits": self.splits, "counts": counts, "findings": [asdict(f) for f in self.findings]}
+        return {
+            "data": self.data,
+            "root": str(self.root),
+            "image_size": self.image_size,
+            "fit": self.fit,
+            "thresholds": thresholds,
+            "splits": self.splits,
+            "counts": counts,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
 
 def audit_images(
-    indexes: Sequence[TwinIndex], root: Path, image_size: int, data: str, split: Callable | None = None
+    indexes: Sequence[TwinIndex],
+    root: Path,
+    image_size: int,
+    data: str,
+    split: Callable | None = None,
+    fit: str = "stretch",
 ) -> Audit:
     """Read every image of the indexes below `root` and collect the findings.
 
-    image_size: px, the side of the model's inputs. data: the name of the data. split: from the train index to what is
-    trained and what is validated on, None for no such cut. DataError if `root` is not a folder.
+    image_size: px, the side of the model's inputs. data: the name of the data. split: from the train index to those to
+    train and to validate on, None for no such cut. fit: how images become square, as in `decode`. DataError if `root`
+    is not a folder.
     """
-    entries = read_entries(indexes, root, image_size)
+    entries = read_entries(indexes, root, image_size, fit)
     splits = {index.name: _count(index, [entry for entry in entries if entry.split == index.name]) for index in indexes}
     findings = [
         *_about_amount(indexes, splits, split),
@@ -107,7 +122,7 @@ def audit_images(
         *_about_likeness(entries),
     ]
     findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: within a kind, in index order
-    return Audit(data, root, image_size, tuple(entries), splits, tuple(findings))
+    return Audit(data, root, image_size, fit, tuple(entries), splits, tuple(findings))
 
 
 def _count(index: TwinIndex, entries: Sequence[Entry]) -> dict:
@@ -198,7 +213,7 @@ def _about_pixels(entries: Sequence[Entry], tiny: int) -> Iterator[Finding]:
     blank = "are of one colour or have almost no contrast: they show no face"
     yield from _by_person("blank", blank, readable, lambda e: bool(e.facts.blank), drop=True)
     elongation = {entry.name: entry.facts.elongation for entry in readable}
-    for one in _by_person("not_square", "", readable, lambda e: e.facts.elongation > 1 + STRETCHED):
+    for one in _by_person("not_square", "", readable, lambda e: e.facts.elongation > SQUARE):
         most = max(elongation[name] for name in one.images)
         yield replace(one, reason=f"{one.reason}are not square, up to {most:.2f} : 1 (see fit)")
     yield from _by_person("greyscale", "are grey, which is not a fault", readable, lambda e: e.facts.grey)

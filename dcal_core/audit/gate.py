@@ -18,7 +18,7 @@ from dcal_core.storage import digest
 
 LEAST_SIDE = 32  # px; a smaller face shows nothing that tells twins apart
 FLAT = 12  # of 255; a picture whose grey values span no more, but for a hundredth at each end, shows nothing
-STRETCHED = 0.02  # a longer side that is longer by more than this share
+SQUARE = 1.02  # the longer side over the shorter, of what is at most taken for square
 OFF = 0.15  # of the side; 46 drawn and 2 aligned photographed faces lay at most 0.136 from their template
 NO_DETECTOR = (
     "Not checked, because the packages that find faces are missing: whether each picture shows one face, and whether "
@@ -35,7 +35,8 @@ class Picture:
     file: Path
     whole: np.ndarray  # [H, W, 3] uint8
     pixels: np.ndarray  # [3, S, S] uint8, the model's input
-    fit: str = "stretch"  # how it became square
+    fit: str  # how it became square
+    blank: str  # why it shows nothing, "" where it shows something
 
 
 def open_picture(file: Path, size: int, fit: str = "stretch") -> Picture:
@@ -43,7 +44,8 @@ def open_picture(file: Path, size: int, fit: str = "stretch") -> Picture:
     possible."""
     try:
         data = read_file(file)
-        return Picture(str(file), Path(file), np.asarray(open_upright(data)), decode(data, size, fit), fit)
+        whole = np.asarray(open_upright(data))
+        return Picture(str(file), Path(file), whole, decode(data, size, fit), fit, blank(decode_bare(data, size, fit)))
     except Unreadable as error:
         raise DataError(f"{file} cannot be read ({error}{because(file)}): give a face image.") from None
 
@@ -87,8 +89,8 @@ class Gate:
         if reason := same_content(first, second):
             found.stops.append(f"{first.name} and {second.name} {reason}: give two pictures.")
         for picture in (first, second):
-            if reason := blank(picture.pixels):
-                found.stops.append(f"{picture.name} {reason}: it shows no face.")
+            if picture.blank:
+                found.stops.append(f"{picture.name} {picture.blank}: it shows no face.")
                 continue
             found.doubts.extend(_shape(picture))
             found.doubts.extend(self._training(picture))
@@ -123,7 +125,7 @@ class Gate:
         person = picture.file.absolute().parent.name
         size = picture.file.stat().st_size
         same_size = [file for file in self.files or () if file.is_file() and file.stat().st_size == size]
-        if same_size and any(digest(file) == digest(picture.file) for file in same_size):
+        if any(digest(file) == digest(picture.file) for file in same_size):
             return [f"{picture.name} is an image that the model was trained on: its score is better than on others."]
         if person in self.people:
             return [
@@ -142,6 +144,11 @@ def same_content(first: Picture, second: Picture) -> str:
     if np.array_equal(first.pixels, second.pixels[:, :, ::-1]):
         return "have the same pixels, mirrored"
     return ""
+
+
+def decode_bare(data: bytes, size: int, fit: str) -> np.ndarray:
+    """As `decode`, but without grey bars, which are not part of what an image shows."""
+    return decode(data, size, "stretch" if fit == "pad" else fit)
 
 
 def blank(pixels: np.ndarray) -> str:
@@ -166,7 +173,7 @@ def _shape(picture: Picture) -> list[str]:
             f"{picture.name} is small: {width} x {height} px, where the model looks at {size} x {size}; what tells "
             "twins apart may be lost."
         )
-    if max(height, width) > (1 + STRETCHED) * min(height, width):
+    if max(height, width) > SQUARE * min(height, width):
         how = {"stretch": "squeezed into", "pad": "set between bars in", "crop": "cut to fit"}[picture.fit]
         found.append(f"{picture.name} is not square: {width} x {height} px are {how} {size} x {size}.")
     return found

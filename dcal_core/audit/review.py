@@ -28,12 +28,13 @@ KEEP = "keep"
 DROP = "drop"
 
 
-def face(entry: Entry) -> np.ndarray:
-    """An image of the index as RGB [SIDE, SIDE, 3] uint8; a grey square with the reason if it cannot be shown."""
+def face(entry: Entry, fit: str) -> np.ndarray:
+    """An image of the index as RGB [SIDE, SIDE, 3] uint8, made square as for training; a grey square with the reason if
+    it cannot be shown."""
     fault = entry.fault or ("no such file" if not entry.places else "")
     if not fault:
         try:
-            return decode(read_file(Path(entry.places[0])), SIDE).transpose(1, 2, 0)
+            return decode(read_file(Path(entry.places[0])), SIDE, fit).transpose(1, 2, 0)
         except Unreadable as error:
             fault = str(error)
     plain = Pillow.new("RGB", (SIDE, SIDE), "lightgrey")
@@ -42,10 +43,10 @@ def face(entry: Entry) -> np.ndarray:
     return np.asarray(plain)
 
 
-def picture(entry: Entry) -> bytes:
+def picture(entry: Entry, fit: str) -> bytes:
     """The face of an entry as PNG."""
     out = io.BytesIO()
-    Pillow.fromarray(face(entry)).save(out, "PNG")
+    Pillow.fromarray(face(entry, fit)).save(out, "PNG")
     return out.getvalue()
 
 
@@ -63,7 +64,7 @@ def draw_findings(audit: Audit, kind: str, most: int = 6) -> Figure:
         for axes, name in zip(row.subplots(1, SLOTS), [*finding.images[:SLOTS], *[None] * SLOTS], strict=False):
             axes.set_axis_off()
             if name:
-                axes.imshow(face(entries[name]))
+                axes.imshow(face(entries[name], audit.fit))
                 colour = "firebrick" if name in finding.drop else "black"
                 axes.set_title(f"{name}\n{DROP if name in finding.drop else KEEP}", fontsize=7, color=colour)
     return as_written(figure)
@@ -143,7 +144,9 @@ class Reviewer:
             finding, names = self.pages[self.page]
             self.place.value = f"{self.page + 1} of {len(self.pages)}"
             self.reason.value = f"<b>{html.escape(f'{finding.kind} ({self.audit.data}): {finding.reason}')}</b>"
-            self.slots = [_Slot(self.entries[name], name in self.excluded, self._decide) for name in names]
+            for name in names:
+                entry = self.entries[name]
+                self.slots.append(_Slot(entry, picture(entry, self.audit.fit), name in self.excluded, self._decide))
         self.row.children = [slot.box for slot in self.slots]
 
     def _decide(self, name: str, drop: bool) -> None:
@@ -164,8 +167,8 @@ class Reviewer:
 class _Slot:
     """A picture with its name and a toggle."""
 
-    def __init__(self, entry: Entry, drop: bool, decide: Callable[[str, bool], None]):
-        image = Image(value=picture(entry), format="png", width=SIDE, height=SIDE)
+    def __init__(self, entry: Entry, png: bytes, drop: bool, decide: Callable[[str, bool], None]):
+        image = Image(value=png, format="png", width=SIDE, height=SIDE)
         self.title = HTML(f"{html.escape(entry.name)}<br>{html.escape(entry.split)}")
         style = {"button_width": "4.5em"}
         self.toggle = ToggleButtons(options=[KEEP, DROP], value=DROP if drop else KEEP, style=style)

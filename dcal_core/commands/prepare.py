@@ -55,7 +55,7 @@ def audit_data(config: Config) -> Audit:
     """Audit the data that training would use, even data that it would refuse; DataError for malformed index files."""
     root = open_root(config)
     split = partial(split_families, validation_share=config.validation_share, seed=config.seed)
-    return audit_images(read_indexes(root), root, config.image_size, label_of(root), split)
+    return audit_images(read_indexes(root), root, config.image_size, label_of(root), split, config.fit)
 
 
 def exclusion_list(session: Session) -> Path:
@@ -146,7 +146,7 @@ def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Rec
     if listing.exists():
         config = config.replace(exclusions=str(listing))
     target = session.folder.path / f"{audit.data}_aligned_{config.align_size}"
-    options = {"size": config.align_size, "missing": config.align_missing}
+    options = {"size": config.align_size, "missing": config.align_missing, "fit": config.fit}
     indexes = reviewed_indexes(audit.root, config)
     return target, {index.name: align_split(index, audit.root, target, **options) for index in indexes}
 

@@ -35,7 +35,7 @@ class Config(Parameters):
     align: bool = run_option(False, "prepare makes an aligned copy of the data, to be given as data_root")
     align_size: int = run_option(112, "side of an aligned face, px; AdaFace takes 112", ge=32, le=1024)
     align_missing: Literal["drop", "keep"] = run_option(
-        "drop", "photographs without a face; drop: left out of the copy, keep: resized whole"
+        "drop", "photographs without a face; drop: left out of the copy, keep: made square by fit"
     )
     loader_workers: int = run_option(2, "processes that prepare batches; 0: the training process", ge=0, le=64)
     synthetic_families: int = parameter(600, "drawn twin families to train on", ge=4, le=100_000)

@@ -15,6 +15,7 @@ from dcal_core.audit import aligned_copy
 from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, align_split
 from dcal_core.audit.alignment import Face, NoFace
 from dcal_core.config.dcal import DCALConfig
+from dcal_core.data.images import decode
 from dcal_core.data.landmarks import TEMPLATE
 from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import open_data, read_indexes
@@ -59,9 +60,10 @@ def root(tmp_path, hopper):
 def align(root, tmp_path):
     """Aligns one split or both into `target`, in this process; returns the records by image."""
 
-    def run(*splits, target=tmp_path / "aligned", size=112, missing="drop", workers=1):
+    def run(*splits, target=tmp_path / "aligned", size=112, missing="drop", fit="stretch", workers=1):
         indexes = {index.name: index for index in read_indexes(root)}
-        records = [align_split(indexes[s], root, target, size=size, missing=missing, workers=workers) for s in splits]
+        options = {"size": size, "missing": missing, "fit": fit, "workers": workers}
+        records = [align_split(indexes[s], root, target, **options) for s in splits]
         return {record.image: record for record in sum(records, [])}
 
     return run
@@ -142,6 +144,15 @@ def test_a_photograph_without_a_face_can_be_kept_whole(align, root, tmp_path, qu
     assert record.status == KEPT and record.reason.startswith("no face found") and record.transform is None
     assert (np.asarray(Image.open(tmp_path / "aligned" / record.file)) == 128).all()
     assert align("train", missing="keep")[DAMAGED].status == DROPPED
+
+
+def test_a_kept_photograph_is_made_square_as_for_training(align, root, tmp_path, quick):
+    file = root / "new" / NO_FACE
+    Image.new("RGB", (200, 150)).save(file)
+    for fit in ("stretch", "pad", "crop"):  # another fit aligns all again
+        face = tmp_path / "aligned" / align("train", missing="keep", fit=fit)[NO_FACE].file
+        expected = decode(file.read_bytes(), 112, fit).transpose(1, 2, 0)
+        assert np.array_equal(np.asarray(Image.open(face)), expected)
 
 
 def test_a_rerun_does_only_what_is_new(align, root, hopper, tmp_path, quick):

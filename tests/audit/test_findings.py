@@ -231,9 +231,22 @@ def test_the_real_index_has_triplets_and_nobody_in_two_splits(tmp_path):
 
 def test_facts_are_those_of_the_file_and_of_what_training_decodes(clean):
     file = place(clean, "10001d00")
-    facts = read_facts(file, 48)
+    facts = read_facts(file, 48, "stretch")
     assert (facts.shorter_side, facts.grey) == (SIZE, False)
     np.testing.assert_array_equal(facts.thumbnail, thumbnail(decode(file.read_bytes(), 48)))
+
+
+@pytest.mark.parametrize(("fit", "seen_as"), [("stretch", "stretch"), ("pad", "stretch"), ("crop", "crop")])
+def test_facts_are_of_what_training_sees_without_grey_bars(tmp_path, fit, seen_as):
+    pixels = np.zeros((48, 96, 3), np.uint8)
+    pixels[:, :24] = pixels[:, 72:] = np.random.default_rng(0).integers(0, 256, (48, 24, 3))
+    Image.fromarray(pixels).save(tmp_path / "ends.png")
+    Image.fromarray(0 * pixels).save(tmp_path / "black.png")
+    facts = read_facts(tmp_path / "ends.png", 48, fit)
+    seen = decode((tmp_path / "ends.png").read_bytes(), 48, seen_as)
+    np.testing.assert_array_equal(facts.thumbnail, thumbnail(seen))
+    assert facts.blank == ("is of one colour" if fit == "crop" else "") and facts.elongation == 2
+    assert read_facts(tmp_path / "black.png", 48, fit).blank == "is of one colour"
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"no image", "not an image"), (None, "No such file")])
@@ -242,7 +255,7 @@ def test_what_cannot_be_read_says_why(tmp_path, content, reason):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(Unreadable, match=reason):
-        read_facts(file, SIZE)
+        read_facts(file, SIZE, "stretch")
 
 
 # ---- likeness

@@ -180,3 +180,10 @@ def test_a_picture_is_made_square_as_the_models_images_were(drawn, tmp_path, no_
     pictures = [open_picture(Path(file), SIZE, gate.fit) for file in files]
     assert np.array_equal(pictures[0].pixels, decode(Path(files[0]).read_bytes(), SIZE, fit))
     assert any(words in doubt for doubt in gate.look(*pictures).doubts)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_bars_do_not_hide_that_a_picture_is_blank(drawn, tmp_path, no_detector, fit):
+    black = open_picture(saved(np.zeros((300, 500, 3), np.uint8), tmp_path), SIZE, fit)
+    (stop,) = Gate(DRAWN, set(), [], fit).look(black, open_picture(drawn[1], SIZE, fit)).stops
+    assert stop == f"{black.name} is of one colour: it shows no face."

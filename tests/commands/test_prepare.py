@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
@@ -18,8 +19,9 @@ from build_notebooks import ROOT, core_files
 from dcal_core.__main__ import main
 from dcal_core.audit import review
 from dcal_core.audit.findings import audit_images
-from dcal_core.audit.review import DROP, KEEP, SLOTS, Reviewer, excluded_before, face, picture
+from dcal_core.audit.review import DROP, KEEP, SLOTS, Reviewer, draw_findings, excluded_before, face, picture
 from dcal_core.commands.prepare import (
+    audit_data,
     draw_audit,
     exclude_suggested,
     findings_table,
@@ -30,6 +32,7 @@ from dcal_core.commands.prepare import (
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
+from dcal_core.data.images import decode
 from dcal_core.data.splits import open_data, read_indexes
 from dcal_core.data.twins import DataError
 
@@ -282,12 +285,30 @@ def test_figures_name_data_images_and_decisions(audit):
 def test_a_picture_is_of_the_image_or_says_why_there_is_none(audit, monkeypatch):
     monkeypatch.setattr(review, "SIDE", SIZE)
     entries = {entry.name: entry for entry in audit.entries}
-    shown = Image.open(io.BytesIO(picture(entries["10002/10002d00.png"])))
+    shown = Image.open(io.BytesIO(picture(entries["10002/10002d00.png"], "stretch")))
     original = Image.open(entries["10002/10002d00.png"].places[0]).convert("RGB")
     assert shown.format == "PNG" and shown.tobytes() == original.tobytes()
     monkeypatch.setattr(review, "SIDE", 100)
     for name in ("10001/10001d00.png", "10001/10001d01.png"):
-        assert face(entries[name]).shape == (100, 100, 3) and face(entries[name]).min() < 100
+        shown = face(entries[name], "stretch")
+        assert shown.shape == (100, 100, 3) and shown.min() < 100
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_pictures_are_made_square_as_for_training(root, tmp_path, fit):
+    one, other = (root / f"train/{person}/{person}d02.png" for person in ("10003", "10004"))
+    for file in (one, other):
+        Image.open(file).resize((40, 80)).save(file, "PNG")
+    assert main([*given(root), "--fit", fit]) == 0
+    assert json.loads(Path("runs/prepare/audit.json").read_text())["fit"] == fit
+    audit = audit_data(DCALConfig(data_root=str(root), image_size=SIZE, fit=fit))
+    expected = decode(one.read_bytes(), review.SIDE, fit).transpose(1, 2, 0)
+    sheet = draw_findings(audit, "like_co_twin")
+    np.testing.assert_array_equal(sheet.axes[0].images[0].get_array(), expected)
+    reviewer = Reviewer(audit, tmp_path / FILE)
+    reviewer.kind.value = "like_co_twin"
+    shown = Image.open(io.BytesIO(reviewer.slots[0].box.children[0].value))
+    np.testing.assert_array_equal(np.asarray(shown), expected)
 
 
 # ---- the reviewer
