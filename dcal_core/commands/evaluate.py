@@ -135,12 +135,9 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], li
 
 def code_of(library: str) -> str:
     """The version of the code, its commit in a checkout, and the hash of a notebook's library."""
-    parts = [
-        f"dcal_core {dcal_core.__version__}",
-        f"commit {commit()}" * bool(commit()),
-        f"library {library}" * bool(library),
-    ]
-    return ", ".join(part for part in parts if part)
+    hashes = {"commit": commit(), "library": library}
+    parts = [f"{name} {value}" for name, value in hashes.items() if value]
+    return ", ".join([f"dcal_core {dcal_core.__version__}", *parts])
 
 
 def device_name() -> str:
@@ -185,9 +182,9 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
         yield "systems", plots.draw_systems(result)
     if result["calibration"].get("reliability"):
         yield "reliability", plots.draw_reliability(result["calibration"], genuine, family, data.label)
-    paths = data["test"].index.paths
-    pairs = [[Path(paths[image]) for image in pair["images"]] for pair in result["confusable"]]
-    marks = [marks_of(data.root, pair) for pair in pairs] if data.synthetic else None
+    marks = None
+    if data.synthetic:
+        marks = [marks_of(data.root, pair["paths"]) for pair in result["confusable"]]
     yield "confusable", plots.draw_confusable(result, data["test"].images, marks)
 
 

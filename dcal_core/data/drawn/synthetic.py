@@ -128,12 +128,12 @@ def is_drawn(root: Path) -> bool:
     return any(Path(root, f"{split}_synthetic.json").exists() for split in FIRST_PERSON)
 
 
-def masks_of(root: Path, images: Sequence[Path]) -> np.ndarray:
+def masks_of(root: Path, images: Sequence[str | Path]) -> np.ndarray:
     """The masks of drawn images, uint8 [images, size, size] of 0, 128 and 255 (see the top of this file)."""
     files = [Path(root, "masks", *image.parts[-3:-1], mask_file(image.name)) for image in map(Path, images)]
     return np.stack([np.asarray(Image.open(file)) for file in files])
 
 
-def marks_of(root: Path, images: Sequence[Path]) -> np.ndarray:
+def marks_of(root: Path, images: Sequence[str | Path]) -> np.ndarray:
     """The pixels of drawn images that a mark of their person touches, bool [images, size, size]."""
     return masks_of(root, images) == 255
