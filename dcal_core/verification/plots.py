@@ -12,6 +12,7 @@ from dcal_core.lettering import as_written
 from dcal_core.palette import BLUE, COLOURS, VERMILION
 from dcal_core.verification.bootstrap import resolvable_fmr, roc_band
 from dcal_core.verification.metrics import equal_error_rate, error_rates, roc_auc
+from dcal_core.verification.statements import shown_bins
 
 GENUINE = BLUE
 IMPOSTOR = VERMILION
@@ -196,7 +197,7 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
     calibration: as `report.calibrate` gives it. Bins with too few families are left out.
     """
     figure, axes = _axes("Reliability of the calibrated verifier", label, genuine, family, height=6)
-    shown = [one for one in calibration["reliability"] if one["observed"]]
+    shown = shown_bins(calibration)
     right = "perfect: below it, one person is predicted too often"
     axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label=right)
     for number, one in enumerate(shown):

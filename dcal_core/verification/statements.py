@@ -3,14 +3,7 @@
 Every function takes a result as `report.evaluate` gives it.
 """
 
-from dcal_core.verification.words import (
-    apart,
-    difference_in_words,
-    estimate_in_words,
-    number_text,
-    range_text,
-    ratio_text,
-)
+from dcal_core.verification.words import apart, difference_in_words, estimate_in_words, most_ratio, number_text, of_100
 
 
 def headline(result: dict) -> str:
@@ -24,14 +17,6 @@ def headline(result: dict) -> str:
     if metrics["eer"]["high"] >= 0.5:
         return f"Not shown to be better than guessing: {errors}."
     return f"{errors}."
-
-
-def of_100(estimate: dict, things: str) -> str:
-    """A share of things with its interval: "3.6 of 100 pairs (0.6 to 19.0)"."""
-    share = f"{number_text(estimate['value'], 'of 100')} {things}"
-    if estimate["low"] is None:
-        return f"{share} (no interval)"
-    return f"{share} ({range_text(estimate['low'], estimate['high'], 'of 100').removesuffix(' of 100')})"
 
 
 def equal_errors(result: dict) -> str:
@@ -66,8 +51,8 @@ def flattery(result: dict) -> str:
 
 def separation(result: dict) -> str:
     """How far apart genuine pairs and co-twins score."""
-    area = result["metrics"]["roc_auc"]
-    return f"In {of_100(area, 'cases')}, a pair of one person scores higher than a pair of co-twins."
+    cases = of_100(result["metrics"]["roc_auc"], "cases")
+    return f"In {cases}, a pair of one person scores higher than a pair of co-twins."
 
 
 def comparison(result: dict) -> list[str]:
@@ -75,9 +60,14 @@ def comparison(result: dict) -> list[str]:
     return [difference_in_words(one) for one in result["differences"]]
 
 
+def shown_bins(calibration: dict) -> list[dict]:
+    """The bins of the reliability plot that enough families fill."""
+    return [one for one in calibration.get("reliability", ()) if one["observed"]]
+
+
 def tendency(result: dict) -> str:
     """Whether the predicted probabilities are rather too high or too low, or "" where too few pairs tell it."""
-    shown = [one for one in result["calibration"].get("reliability") or () if one["observed"]]
+    shown = shown_bins(result["calibration"])
     if not shown:
         return ""
     below = sum(one["observed"]["value"] < one["posterior"] for one in shown)
@@ -112,7 +102,7 @@ def trust(result: dict) -> str:
     words = estimate_in_words(cost, "bits")
     if cost["value"] >= 1:
         return f"No, because their cost, a Cllr of {words}, is not below that of no answer at all (1 bit)."
-    shown = [one for one in found.get("reliability") or () if one["observed"]]
+    shown = shown_bins(found)
     wrong = sum(map(overconfident, shown))
     if wrong:
         of_all = f"{wrong} of {len(shown)} ranges of probability"
@@ -135,11 +125,7 @@ def largest_ratio(result: dict) -> str:
     fitted = result["calibration"].get("fitted")
     if not fitted:
         return ""
-    families = fitted["families"]
-    return (
-        f"A likelihood ratio is at most {ratio_text(families)}, because {families} families were there to "
-        "calibrate on: so few cannot show anything rarer."
-    )
+    return f"A likelihood ratio is {most_ratio(fitted['families'])}: so few cannot show anything rarer."
 
 
 def safety(result: dict) -> str:

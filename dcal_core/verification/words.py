@@ -20,11 +20,14 @@ def number_text(value: float, unit: str) -> str:
 
     Natural frequencies ("of 100") are misread least (Hoffrage et al., 2000). ValueError if it is not finite.
     """
+    return _digits(value, unit) if unit == "score" else f"{_digits(value, unit)} {unit}"
+
+
+def _digits(value: float, unit: str) -> str:
+    """The same without its unit."""
     if not math.isfinite(value):
         raise ValueError(f"the report cannot show {value}: every figure must be finite")
-    if unit in ("%", "points", "of 100"):
-        return f"{100 * value:.1f} {unit}"
-    return f"{value:.3f}" + (" bits" if unit == "bits" else "")
+    return f"{value:.3f}" if unit in ("bits", "score") else f"{100 * value:.1f}"
 
 
 def apart(low: float, high: float) -> tuple[str, str]:
@@ -43,7 +46,7 @@ def ratio_text(ratio: float) -> str:
 
 def range_text(low: float, high: float, unit: str) -> str:
     """The two ends of an interval as text, the unit given once: "1.5 to 5.0 %"."""
-    return f"{number_text(low, unit).removesuffix(unit).rstrip()} to {number_text(high, unit)}"
+    return f"{_digits(low, unit)} to {number_text(high, unit)}"
 
 
 def estimate_in_words(estimate: dict, unit: str) -> str:
@@ -53,6 +56,19 @@ def estimate_in_words(estimate: dict, unit: str) -> str:
     if estimate["low"] is None:
         return f"{number_text(estimate['value'], unit)} (no interval)"
     return f"{number_text(estimate['value'], unit)} ({range_text(estimate['low'], estimate['high'], unit)})"
+
+
+def of_100(estimate: dict, things: str) -> str:
+    """A share of things with its interval: "3.6 of 100 pairs (0.6 to 19.0)"."""
+    share = f"{number_text(estimate['value'], 'of 100')} {things}"
+    if estimate["low"] is None:
+        return f"{share} (no interval)"
+    return f"{share} ({_digits(estimate['low'], 'of 100')} to {_digits(estimate['high'], 'of 100')})"
+
+
+def most_ratio(families: int) -> str:
+    """Where the likelihood ratios stop, and why."""
+    return f"at most {families:,}, because {families:,} families were there to calibrate on"
 
 
 def metric_name(metric: str) -> str:
@@ -77,7 +93,7 @@ def difference_in_words(difference: dict) -> str:
     name = metric_name(difference["metric"])
     if difference["value"] is None:
         return f"{name}, {a} and {b}: {difference['reason']}."
-    unit = "score" if difference["metric"] == "roc_auc" else "points"
+    unit = "points" if metric_unit(difference["metric"]) == "%" else "score"
     if difference["better"] is None:
         text = estimate_in_words(difference, unit)
         return f"{name}: no difference shown between {a} and {b}; {a} minus {b} is {text}."
