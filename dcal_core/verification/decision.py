@@ -15,7 +15,7 @@ from dcal_core.storage import SUMS, DamagedError
 from dcal_core.verification.calibration import Calibration, from_dict
 from dcal_core.verification.metrics import rounded
 from dcal_core.verification.verdicts import VERDICTS, Thresholds, verdicts
-from dcal_core.verification.words import ratio_text
+from dcal_core.verification.words import most_ratio, ratio_text
 
 WORDS = {"same": "the same person", "undecided": "undecided", "different": "two people"}
 
@@ -49,8 +49,7 @@ class DecisionRule:
 
     def verdict(self, score: float) -> str:
         """Return same, undecided or different."""
-        number = int(verdicts([rounded(score)], self.thresholds)[0])  # as the scores that the thresholds are from
-        return next(verdict for verdict, one in VERDICTS.items() if one == number)
+        return VERDICTS[verdicts([rounded(score)], self.thresholds)[0]]  # rounded as what the thresholds are from
 
     def llr(self, score: float) -> float | None:
         """Return the natural-log likelihood ratio same : twins, or None without a calibration."""
@@ -70,7 +69,7 @@ class DecisionRule:
         families = self.calibration.families
         if not math.isclose(abs(self.llr(score)), math.log(families)):
             return ""
-        return f" (at most {families:,}, because {families:,} families were there to calibrate on)"
+        return f" ({most_ratio(families)})"
 
     def as_dict(self) -> dict:
         """Return plain JSON values, as they stand in the model's folder."""

@@ -42,7 +42,6 @@ def write_scores(path: Path, splits: list[Scored], rule: DecisionRule, root: Pat
 
 def rows_of(split: Scored, rule: DecisionRule, names: list[str]):
     """The lines of one split, in the order of its pairs."""
-    words = {number: verdict for verdict, number in VERDICTS.items()}
     answers = verdicts(split.scores, rule.thresholds)
     ratios = [""] * len(split.scores)
     if rule.calibration is not None:
@@ -61,5 +60,5 @@ def rows_of(split: Scored, rule: DecisionRule, names: list[str]):
             int(pairs.genuine[place]),
             f"{split.scores[place]:.{SCORE_DECIMALS}f}",
             ratios[place],
-            words[int(answers[place])],
+            VERDICTS[answers[place]],
         )

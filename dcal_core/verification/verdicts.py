@@ -12,7 +12,7 @@ import numpy as np
 from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares
 from dcal_core.verification.metrics import ROUNDING, Comparisons, equal_error_rate, error_rates
 
-VERDICTS = {"different": -1, "undecided": 0, "same": 1}
+VERDICTS = {-1: "different", 0: "undecided", 1: "same"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def verdict_rates(scores, genuine, family, thresholds: Thresholds, draws=1000, s
     result = {}
     for name, part in (("genuine", slice(3)), ("impostor", slice(3, 6))):
         sizes = table[:, part].sum(1)
-        by_verdict = zip(VERDICTS, shares(rows[:, part]).T, strict=True)
+        by_verdict = zip(VERDICTS.values(), shares(rows[:, part]).T, strict=True)
         result[name] = {verdict: rate_estimate(share, sizes) for verdict, share in by_verdict}
     judged = table[:, [0, 2, 3, 5]].sum(1)
     if not judged.any():
