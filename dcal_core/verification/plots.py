@@ -21,16 +21,18 @@ LOOKS = [{"color": colour, "linestyle": style, "linewidth": 1.6} for style in ("
 DET_TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-def _title(what: str, label: str, genuine: int, impostor: int, families: int) -> str:
-    """What a figure shows, on which data, and the number of comparisons and families."""
-    return f"{what} ({label})\n{genuine:,} genuine and {impostor:,} co-twin comparisons, {families:,} families"
+def _title(what: str, label: str, counts: dict) -> str:
+    """What a figure shows, on which data, and the number of comparisons and families, as in a result's `counts`."""
+    comparisons = f"{counts['genuine']:,} genuine and {counts['impostor']:,} co-twin comparisons"
+    return f"{what} ({label})\n{comparisons}, {counts['families']:,} families"
 
 
 def _axes(what: str, label: str, genuine, family, height=5) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7, height), layout="constrained")
     axes = figure.add_subplot()
     same = int(np.sum(genuine))
-    axes.set_title(_title(what, label, same, len(genuine) - same, len(np.unique(family))), fontsize=11)
+    counts = {"genuine": same, "impostor": len(genuine) - same, "families": len(np.unique(family))}
+    axes.set_title(_title(what, label, counts), fontsize=11)
     axes.tick_params(labelsize=10)
     axes.grid(alpha=0.25)
     return figure, axes
@@ -159,12 +161,10 @@ def draw_systems(result: dict) -> Figure:
     result: as `report.evaluate` gives it, of two systems or more.
     """
     systems = result["systems"]
-    counts = result["metrics"]["counts"]
     differences = [{"value": None}, *(one for one in result["differences"] if one["metric"] == "eer")]
     figure = Figure(figsize=(10, 2 + 0.45 * len(systems)), layout="constrained")
-    sizes = counts["genuine"], counts["impostor"], counts["families"]
     what = "EER of each system, and the first one's EER minus its own, with 95 % intervals"
-    figure.suptitle(_title(what, result["data"], *sizes), fontsize=11)
+    figure.suptitle(_title(what, result["data"], result["metrics"]["counts"]), fontsize=11)
     errors, gaps = figure.subplots(1, 2, sharey=True)
     for row, (system, difference) in enumerate(zip(systems, differences, strict=True)):
         _draw_estimate(errors, row, system["metrics"]["eer"])
@@ -226,18 +226,16 @@ def draw_confusable(result: dict, images, marks: list[np.ndarray] | None = None)
     images: the `ImageStore` that was scored, `batch(indices) -> uint8 [B, 3, S, S]`. marks: of drawn twins, where
     both faces of each pair have marks, bool [2, S, S].
     """
-    counts = result["metrics"]["counts"]
     pairs = result["confusable"]
-    marked = list(zip(pairs, marks or [None] * len(pairs), strict=True))
-    twins = "Co-twins with the highest scores" + ", their marks outlined" * bool(marks)
-    kinds = {
-        twins: [(pair, mark) for pair, mark in marked if not pair["genuine"]],
-        "One person with the lowest scores": [(pair, None) for pair in pairs if pair["genuine"]],
-    }
-    columns = max(1, *(len(pairs) for pairs in kinds.values()))
+    marked = zip(pairs, marks or [None] * len(pairs), strict=True)
+    twins = [(pair, mark) for pair, mark in marked if not pair["genuine"]]
+    people = [(pair, None) for pair in pairs if pair["genuine"]]
+    outlined = ", their marks outlined" if marks else ""
+    kinds = {f"Co-twins with the highest scores{outlined}": twins, "One person with the lowest scores": people}
+    columns = max(1, len(twins), len(people))
     figure = Figure(figsize=(max(7.0, 2.5 * columns), 5), layout="constrained")
-    sizes = counts["genuine"], counts["impostor"], counts["families"]
-    figure.suptitle(_title("Most confusable pairs, one per family", result["data"], *sizes), fontsize=12)
+    title = _title("Most confusable pairs, one per family", result["data"], result["metrics"]["counts"])
+    figure.suptitle(title, fontsize=12)
     for row, (kind, pairs) in zip(figure.subfigures(2, 1), kinds.items(), strict=True):
         row.suptitle(kind, fontsize=12)
         grid = row.subplots(1, columns, squeeze=False)[0]
