@@ -93,8 +93,8 @@ def score_pairs(
     """Return the score of each pair, [P] float64, rounded, higher = more alike.
 
     Families are compared one at a time, in squares of at most `block` x `block` images to bound the memory of models
-    that compare feature maps; a square of which less than half is wanted is compared pair by pair. model: on `device`
-    already; reading: one of the model's, None for its own answer.
+    that compare feature maps. Pairs that fill less than half of a square are compared one by one instead. model: on
+    `device` already; reading: one of the model's, None for its own answer.
     """
     if len(pairs) and (last := max(pairs.a.max(), pairs.b.max())) >= len(features):
         raise ValueError(f"the pairs name image {last}, but only {len(features)} images were encoded")
@@ -153,7 +153,8 @@ def unrelated_scores(
 ) -> Unrelated:
     """Return the comparisons of people of different families, each two images once, scored as by `score_pairs`.
 
-    features: [N], of all images of the index. Of more than `most_images` so many are drawn, evenly over people.
+    features: [N], of all images of the index. If there are more than `most_images`, so many are drawn, evenly over
+    people.
     ValueError if the features are not those of the index, or all of one family.
     """
     if len(features) != len(index.person_of):
