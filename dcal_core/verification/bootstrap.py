@@ -56,7 +56,8 @@ class Sample(Comparisons):
         families = int((self.sizes[:, 0] > 0).sum())
         limit = resolvable_fmr(int((~self.genuine).sum()), families)
         names = [f"{rate}_at_fmr_{fmr:g}" for fmr in REPORTED_FMR if fmr < limit for rate in ("tar", "fnmr")]
-        names += ["accuracy_folds"] * (self.families < 2)
+        if self.families < 2:
+            names.append("accuracy_folds")
         return {name: {"value": None, "reason": f"not resolvable with {families} families"} for name in names}
 
 

@@ -152,8 +152,9 @@ def cllr_estimate(llr, genuine, family, draws=1000, seed=0, weights=None) -> dic
     sample = Comparisons(llr, genuine, family, weights)
     counts = family_counts(sample.families, draws, seed)
     cost = np.logaddexp(0, np.where(sample.genuine, -sample.scores, sample.scores)) / np.log(2)
-    weighings = (sample.weights * cost, sample.weights)
-    costs, totals = (counts @ sample.tabulate(sample.genuine * 1, 2, weights) for weights in weighings)
+    by_class = sample.genuine.astype(int)
+    costs = counts @ sample.tabulate(by_class, 2, sample.weights * cost)
+    totals = counts @ sample.tabulate(by_class, 2, sample.weights)
     with np.errstate(invalid="ignore"):  # a draw without one of the classes: NaN
         bits = (costs / totals).mean(1)
     return _cost_estimate(bits, sample)

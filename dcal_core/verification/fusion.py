@@ -30,17 +30,17 @@ class Fusion:
         return self.offset + (scores - self.mean) / self.scale @ self.weight
 
 
-def fit_fusion(llrs, genuine, family, weights=None) -> Fusion:
-    """Fit the fusion of M systems on validation comparisons: llrs [P, M] (or any scores), genuine, family, weights [P].
+def fit_fusion(scores, genuine, family, weights=None) -> Fusion:
+    """Fit the fusion of M systems on validation comparisons: scores [P, M], genuine, family, weights [P].
 
-    Both classes weigh the same. No weight is negative: each system scores genuine pairs higher, so a negative weight
+    Both classes weigh the same. No system's weight is negative: each scores genuine pairs higher, so a negative weight
     would be noise of few families. ValueError as `Comparisons`, and if no system separates the classes.
     """
-    scores = np.asarray(llrs, dtype=np.float64)
+    scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or not scores.shape[1]:
         raise ValueError(f"scores must be [P, M], got {scores.shape}")
-    for column in scores.T:
-        sample = Comparisons(column, genuine, family, weights)
+    samples = [Comparisons(column, genuine, family, weights) for column in scores.T]  # which checks every system
+    sample = samples[0]
     # Comparisons within a family are not independent: against the penalty, a family counts as one comparison.
     weights = sample.families * balanced(sample.genuine, sample.weights) / 2
     standard = StandardScaler().fit(scores, sample_weight=weights)

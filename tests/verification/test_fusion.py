@@ -114,18 +114,18 @@ def test_given_weights_are_not_changed():
     assert (weights == 1).all()
 
 
-GOOD = {"llrs": np.zeros((4, 2)), "genuine": [1, 1, 0, 0], "family": [0, 0, 1, 1]}
+GOOD = {"scores": np.zeros((4, 2)), "genuine": [1, 1, 0, 0], "family": [0, 0, 1, 1]}
 
 
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ({"llrs": np.zeros(4)}, "must be .P, M."),
-        ({"llrs": np.zeros((4, 0))}, "must be .P, M."),
-        ({"llrs": np.zeros((3, 2))}, r"scores, genuine, weights must be \[P\], got \(3,\), \(4,\)"),
+        ({"scores": np.zeros(4)}, "must be .P, M."),
+        ({"scores": np.zeros((4, 0))}, "must be .P, M."),
+        ({"scores": np.zeros((3, 2))}, r"scores, genuine, weights must be \[P\], got \(3,\), \(4,\)"),
         ({"family": [0, 1]}, r"family must be \[P\] like the scores, got \(2,\)"),
         ({"weights": [1, 1]}, r"weights must be \[P\], got \(4,\), \(4,\), \(2,\)"),
-        ({"llrs": np.array([[0, np.nan], [1, 1], [0, 0], [1, np.inf]])}, "2 of 4 scores are not finite"),
+        ({"scores": np.array([[0, np.nan], [1, 1], [0, 0], [1, np.inf]])}, "2 of 4 scores are not finite"),
         ({"genuine": [1, 2, 0, 0]}, "True and False"),
         ({"genuine": [1, 1, 1, 1]}, "both classes are needed, got 4 genuine and 0 impostor comparisons"),
         ({"weights": [0, 0, 1, 1]}, "both classes are needed, got 0 genuine and 2 impostor comparisons"),
