@@ -11,6 +11,7 @@ from scipy.stats import norm, t
 
 from benchmarks.ablation.rows import Row
 from benchmarks.ablation.runs import Trial
+from dcal_core.explain.paint import draw_estimate
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import BLUE, VERMILION
@@ -19,6 +20,7 @@ from dcal_core.verification.protocol import Pairs
 
 FURTHEST = 2.0  # the largest relative difference that the figure's axis shows
 LEAST = 1e-4  # smallest EER in a ratio
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # %, of an EER
 
 
 def effects(rows: tuple[Row, ...], trials: list[Trial], pairs: Pairs, draws: int = 1000, seed: int = 0) -> list[dict]:
@@ -108,10 +110,11 @@ def draw_effects(found: list[dict], label: str) -> Figure:
     errors, differences = figure.subplots(1, 2, width_ratios=(3, 2))
     for y, line in enumerate(found):
         errors.plot([100 * eer for eer in line["seeds"].values()], [y] * len(line["seeds"]), ".", color="#888888")
-        bar(errors, line["eer"], y, BLUE)
+        draw_estimate(errors, y, line["eer"], 100, color=BLUE, marker="o")
         if "difference" in line:
             shown = line["relative"]["low"] * line["relative"]["high"] > 0
-            bar(differences, line["relative"], y, VERMILION if shown else "#888888")
+            colour = VERMILION if shown else "#888888"
+            draw_estimate(differences, y, line["relative"], 100, color=colour, marker="o")
             if line["relative"]["low"] > FURTHEST:
                 differences.plot(100 * FURTHEST, y, ">", color=VERMILION, clip_on=False)
     rows = range(len(found))
@@ -121,8 +124,8 @@ def draw_effects(found: list[dict], label: str) -> Figure:
     differences.yaxis.tick_right()
     errors.set_xlabel("EER (%), mean over seeds\ngrey dots: single seeds")
     errors.set_xscale("log")
-    errors.set_xticks(ticks := [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50], [f"{tick:g}" for tick in ticks])
-    errors.set_xlim(left=ticks[0])
+    errors.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    errors.set_xlim(left=TICKS[0])
     errors.minorticks_off()
     differences.set_xlabel("EER lower or higher (%)\ncoloured: the interval excludes 0\narrow: beyond 200 %")
     differences.axvline(0, color="#222222", linewidth=1)
@@ -131,9 +134,3 @@ def draw_effects(found: list[dict], label: str) -> Figure:
         axes.set_ylim(len(found) - 0.5, -0.5)  # the first row on top
         axes.grid(alpha=0.25)
     return as_written(figure)
-
-
-def bar(axes, figure: dict, y: float, colour: str) -> None:
-    """A value with its interval, in per cent, on a line of its own."""
-    axes.plot([100 * figure["low"], 100 * figure["high"]], [y, y], color=colour, linewidth=2)
-    axes.plot(100 * figure["value"], y, "o", color=colour)

@@ -39,7 +39,7 @@ class EncodedAlready(nn.Module):
 
 
 def index_of(images: np.ndarray, name: str) -> TwinIndex:
-    """Pairs of twins, of whom each person has so many images, [people]."""
+    """An index of pairs of twins; images: how many each person has, [people]."""
     people = tuple(f"{number:06d}" for number in range(len(images)))
     families = tuple(zip(people[::2], people[1::2], strict=True))
     paths = tuple(f"{number}.png" for number in range(images.sum()))
