@@ -180,7 +180,7 @@ tracker = None  # none, wandb, mlflow or tensorboard
 
 # %% tags=["core"] _kg_hide-input=true jupyter={"source_hidden": true}
 # <embed dcal_core/models/dcal.py: DCAL.place_parts, ARCHITECTURE, architecture_of, check_architecture, assemble,
-#  new_model, rebuild>
+#  rebuild>
 
 # %% [markdown]
 # ## Where this runs

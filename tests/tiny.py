@@ -14,8 +14,7 @@ from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.images import ImageStore
 from dcal_core.data.splits import Split
 from dcal_core.data.twins import TwinIndex
-from dcal_core.models.files import new_model
-from dcal_core.recipes.catalogue import recipe_of
+from dcal_core.recipes.catalogue import new_model, recipe_of
 from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Progress, Run
 

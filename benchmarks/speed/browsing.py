@@ -20,7 +20,7 @@ from dcal_core.explain.browser import Browser
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.explorer import Explorer
 from dcal_core.installation import presets_folder
-from dcal_core.models.files import new_model
+from dcal_core.recipes.catalogue import new_model
 
 FAMILIES, IMAGES = 8, 4
 LIMIT_MS = 150  # what is answered sooner feels immediate

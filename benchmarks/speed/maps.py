@@ -12,7 +12,7 @@ from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.maps import rollout_map
 from dcal_core.explain.pair_maps import encode_pairs
 from dcal_core.installation import presets_folder
-from dcal_core.models.files import new_model
+from dcal_core.recipes.catalogue import new_model
 
 OFTEN = 5  # times as many rounds as of a training step
 

@@ -14,7 +14,7 @@ from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.backbones import create_backbone
-from dcal_core.models.files import new_model
+from dcal_core.recipes.catalogue import new_model
 from dcal_core.recipes.dcal import DCALRecipe
 
 PEOPLE = 353  # of the ND-TWINS training split

@@ -14,7 +14,7 @@ from dcal_core.config.shared import Config
 from dcal_core.distributed import rank
 from dcal_core.environment import banner, fit_precision, gpu_verdict, input_roots
 from dcal_core.errors import ConfigError
-from dcal_core.models.files import new_model
+from dcal_core.recipes.catalogue import new_model
 from dcal_core.runs import RunFolder, move_aside, other_runs, refuse_other_parameters
 from dcal_core.storage import StorageError, disk_errors
 from dcal_core.training.resume import find_source, weights_of

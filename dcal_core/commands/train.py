@@ -30,8 +30,7 @@ from dcal_core.distributed import (
 )
 from dcal_core.environment import TimeBudget, gpu_verdict, input_roots, is_interactive, on_kaggle
 from dcal_core.errors import ConfigError, UserError
-from dcal_core.models.files import new_model
-from dcal_core.recipes.catalogue import recipe_of
+from dcal_core.recipes.catalogue import new_model, recipe_of
 from dcal_core.runs import RunFolder
 from dcal_core.storage import write_text
 from dcal_core.training.checkpoints import Progress, Run

@@ -1,15 +1,12 @@
 """AdaFace as a twin verifier: a face network, compared by the cosine (Kim et al., CVPR 2022, arXiv 2204.00964)."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcal_core.config.adaface import IR_BACKBONES, AdaFaceConfig
+from dcal_core.config.adaface import IR_BACKBONES
 from dcal_core.distributed import gather
-from dcal_core.errors import ConfigError, quoted
-from dcal_core.models.face_weights import read_face_weights
+from dcal_core.errors import ConfigError
 from dcal_core.models.iresnet import STRIDE, IResNet
 from dcal_core.models.verifier import Features, Verifier, square
 
@@ -127,45 +124,3 @@ def check_architecture(found: dict) -> None:
     """Refuse an unknown backbone, or an image size that it cannot take."""
     if found["backbone"] not in IR_BACKBONES or found["image_size"] % STRIDE:
         raise ConfigError(f"backbone is {found['backbone']!r:.40}, image_size is {found['image_size']}")
-
-
-def fill(model: AdaFace, config: AdaFaceConfig) -> None:
-    """Give the whole backbone the weights of another project's file, and their colour order."""
-    file = Path(config.weights)
-    found = read_face_weights(file, config.trust_weights)
-    theirs = {"backbone": f"ir_{found.depth}", "width": found.width, "image_size": found.image_size}
-    if differ := [f"{name}={value}" for name, value in theirs.items() if value != getattr(config, name)]:
-        raise ConfigError(f"weights={file} holds a network of other sizes: give {', '.join(differ)}.")
-    if found.embedding != model.widths["embedding"]:
-        raise ConfigError(
-            f"weights={file} gives embeddings of {found.embedding} numbers, not of {model.widths['embedding']}: give "
-            "another file."
-        )
-    order = found.colour_order if config.colour_order == "auto" else config.colour_order
-    if not order:
-        raise ConfigError(
-            f"weights={file} does not tell which colours it takes: give colour_order=bgr for AdaFace's, rgb for "
-            "CVLFace's or InsightFace's."
-        )
-    model.backbone.load_state_dict(found.state)
-    model.bgr.fill_(order == "bgr")
-    ignored = f"; not used: {quoted(found.ignored)}" if found.ignored else ""
-    print(f"Pretrained weights of {config.backbone}: {file}, {found.origin}, {order.upper()}{ignored}")
-
-
-def new_model(config: AdaFaceConfig, input_roots: list[Path], pretrained: bool) -> AdaFace:
-    """A model to train, with pretrained or random weights."""
-    if pretrained and not config.weights and (config.frozen_backbone or not config.allow_random_init):
-        without = "a frozen backbone needs them" if config.frozen_backbone else "allow_random_init=true does without"
-        raise ConfigError(
-            f"the pretrained weights of {config.backbone} cannot be fetched: give weights=<file>, such as AdaFace's "
-            f".ckpt or CVLFace's model.pt; {without}."
-        )
-    architecture = {name: getattr(config, name) for name in ARCHITECTURE}
-    model = rebuild(architecture, dropout=config.embedding_dropout, frozen=config.frozen_backbone)
-    model.bgr.fill_(config.colour_order == "bgr")
-    if pretrained and config.weights:
-        fill(model, config)
-    elif pretrained:
-        print(f"{config.backbone} starts from random weights (allow_random_init=true).")
-    return model

@@ -8,7 +8,6 @@ tell faces apart.
 import copy
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from dcal_core.config.parameters import limits
 from dcal_core.distributed import gather
 from dcal_core.errors import ConfigError
 from dcal_core.models.attention import attention_weights, joint_block, rollout_row, rows_block
-from dcal_core.models.backbones import check_name, create_backbone, hybrid_tiny, pretrained_backbone, timm_backbone
+from dcal_core.models.backbones import check_name, hybrid_tiny, timm_backbone
 from dcal_core.models.readouts import READOUTS, BatchNormNeck, Readout, second_look
 from dcal_core.models.similarity import SIMILARITIES, Cosine
 from dcal_core.models.verifier import Features, Verifier, square
@@ -281,12 +280,6 @@ def assemble(architecture: dict, vit: nn.Module, gradient_checkpointing: bool = 
     model = DCAL(vit=vit, gradient_checkpointing=gradient_checkpointing, **options)
     model.architecture = architecture
     return model
-
-
-def new_model(config: DCALConfig, input_roots: list[Path], pretrained: bool) -> DCAL:
-    """A model to train, with pretrained or random weights."""
-    vit = pretrained_backbone(config, input_roots) if pretrained else create_backbone(config)
-    return assemble(architecture_of(config, vit), vit, config.gradient_checkpointing)
 
 
 def rebuild(architecture: dict) -> DCAL:

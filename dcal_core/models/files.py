@@ -1,4 +1,4 @@
-"""From a config to a model, and from a folder to a trained one.
+"""A trained model in its folder, written and read.
 
 A model folder holds `model.json`, the architecture as plain values, and `model.safetensors`, the weights: reading
 them cannot execute code. An evaluation adds `decision.json`, what a score means (verification/decision.py).
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dcal_core.config.parameters import read
 from dcal_core.config.recipes import parameters_of
-from dcal_core.config.shared import Config
 from dcal_core.errors import ConfigError
 from dcal_core.models.verifier import Verifier
 from dcal_core.runs import MODEL_FILE, WEIGHTS_FILE
@@ -28,21 +27,13 @@ MODULES = {  # a recipe's name to the module of its model, which is imported whe
 
 
 def module_of(recipe: str) -> ModuleType:
-    """The module of a recipe's model, with four names; its functions raise ConfigError for what they refuse.
+    """The module of a recipe's model, with three names; its functions raise ConfigError for what they refuse.
 
-        ARCHITECTURE                                  what model.json holds, by the parameter it came from, if any
-        check_architecture(found)                     refuses values that no parameter's limits refuse
-        new_model(config, input_roots, pretrained)    a model to train
-        rebuild(architecture)                         a model whose trained weights are still to come
-
-    Both functions that make a model set its `architecture`.
+    ARCHITECTURE                 what model.json holds, by the parameter it came from, if any
+    check_architecture(found)    refuses values that no parameter's limits refuse
+    rebuild(architecture)        a model with that `architecture`, whose trained weights are still to come
     """
     return importlib.import_module(MODULES[recipe])
-
-
-def new_model(config: Config, input_roots: list[Path], pretrained: bool = True) -> Verifier:
-    """A model to train. pretrained=False if a checkpoint brings all weights anyway."""
-    return module_of(config.recipe).new_model(config, input_roots, pretrained)
 
 
 def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:

@@ -62,7 +62,7 @@ class Verifier(nn.Module, ABC):
     widths: the width of each branch that `forward` returns, by name; what the training losses are built from.
     blank: an RGB value in [0, 1], a number or [1, 3, 1, 1], that the model's normalisation turns into 0: no input.
     readings: names of the ways in which the model compares, its own answer first.
-    architecture: plain values that rebuild the model without its weights; `files.py` sets and saves them.
+    architecture: plain values that rebuild the model without its weights; `files.py` saves them.
     """
 
     image_size: int

@@ -10,7 +10,9 @@ from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.data.splits import Split
 from dcal_core.data.triplets import TripletBatches, refuse_no_triplets
 from dcal_core.data.twins import TwinIndex
-from dcal_core.models.face_weights import write_face_weights
+from dcal_core.errors import ConfigError, quoted
+from dcal_core.models.adaface import ARCHITECTURE, AdaFace, rebuild
+from dcal_core.models.face_weights import read_face_weights, write_face_weights
 from dcal_core.models.files import load_model
 from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
 from dcal_core.storage import disk_errors, read_json
@@ -20,6 +22,30 @@ from dcal_core.training.triplet_objective import TripletObjective
 from dcal_core.verification.encoding import encode_images
 
 FORMS = {"adaface": "ckpt", "cvlface": "pt"}  # whose loader reads the file, and its ending
+
+
+def fill(model: AdaFace, config: AdaFaceConfig) -> None:
+    """Give the whole backbone the weights of another project's file, and their colour order."""
+    file = Path(config.weights)
+    found = read_face_weights(file, config.trust_weights)
+    theirs = {"backbone": f"ir_{found.depth}", "width": found.width, "image_size": found.image_size}
+    if differ := [f"{name}={value}" for name, value in theirs.items() if value != getattr(config, name)]:
+        raise ConfigError(f"weights={file} holds a network of other sizes: give {', '.join(differ)}.")
+    if found.embedding != model.widths["embedding"]:
+        raise ConfigError(
+            f"weights={file} gives embeddings of {found.embedding} numbers, not of {model.widths['embedding']}: give "
+            "another file."
+        )
+    order = found.colour_order if config.colour_order == "auto" else config.colour_order
+    if not order:
+        raise ConfigError(
+            f"weights={file} does not tell which colours it takes: give colour_order=bgr for AdaFace's, rgb for "
+            "CVLFace's or InsightFace's."
+        )
+    model.backbone.load_state_dict(found.state)
+    model.bgr.fill_(order == "bgr")
+    ignored = f"; not used: {quoted(found.ignored)}" if found.ignored else ""
+    print(f"Pretrained weights of {config.backbone}: {file}, {found.origin}, {order.upper()}{ignored}")
 
 
 class AdaFaceRecipe(AdamWCosineRecipe):
@@ -39,6 +65,26 @@ class AdaFaceRecipe(AdamWCosineRecipe):
             ),
         ),
     )
+
+    def new_model(self, input_roots: list[Path], pretrained: bool = True) -> AdaFace:
+        """The face network, with the weights of a file or random ones."""
+        config = self.config
+        if pretrained and not config.weights and (config.frozen_backbone or not config.allow_random_init):
+            without = (
+                "a frozen backbone needs them" if config.frozen_backbone else "allow_random_init=true does without"
+            )
+            raise ConfigError(
+                f"the pretrained weights of {config.backbone} cannot be fetched: give weights=<file>, such as "
+                f"AdaFace's .ckpt or CVLFace's model.pt; {without}."
+            )
+        architecture = {name: getattr(config, name) for name in ARCHITECTURE}
+        model = rebuild(architecture, dropout=config.embedding_dropout, frozen=config.frozen_backbone)
+        model.bgr.fill_(config.colour_order == "bgr")
+        if pretrained and config.weights:
+            fill(model, config)
+        elif pretrained:
+            print(f"{config.backbone} starts from random weights (allow_random_init=true).")
+        return model
 
     def check_index(self, index: TwinIndex) -> None:
         """Raise DataError where no family gives a triplet."""

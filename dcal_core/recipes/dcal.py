@@ -1,5 +1,7 @@
 """Dual Cross-Attention Learning: families in a batch, and per branch an identity loss and a loss on twins."""
 
+from pathlib import Path
+
 from torch import nn
 
 from dcal_core.config.dcal import DCALConfig
@@ -7,6 +9,9 @@ from dcal_core.data.augmentation import blend_people
 from dcal_core.data.batches import FamilyBatches, families_to_draw
 from dcal_core.data.splits import Split
 from dcal_core.data.twins import TwinIndex
+from dcal_core.models.backbones import create_backbone
+from dcal_core.models.dcal import DCAL, architecture_of, assemble
+from dcal_core.models.pretrained import pretrained_backbone
 from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
 from dcal_core.training.curves import Line, Panel
 from dcal_core.training.objectives import DCALObjective
@@ -33,6 +38,12 @@ class DCALRecipe(AdamWCosineRecipe):
     def skips_layers(self) -> bool:
         """Without a partner in some of the steps, PWCA's neck and losses get no gradient there."""
         return 0 < self.config.pwca_prob < 1
+
+    def new_model(self, input_roots: list[Path], pretrained: bool = True) -> DCAL:
+        """DCAL around a backbone with pretrained or random weights."""
+        config = self.config
+        vit = pretrained_backbone(config, input_roots) if pretrained else create_backbone(config)
+        return assemble(architecture_of(config, vit), vit, config.gradient_checkpointing)
 
     def check_index(self, index: TwinIndex) -> None:
         """Raise DataError where there are fewer families with co-twins than a batch takes."""

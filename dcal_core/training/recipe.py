@@ -12,6 +12,7 @@ from dcal_core.data.batches import Batches, Part
 from dcal_core.data.splits import Split
 from dcal_core.data.twins import TwinIndex
 from dcal_core.distributed import rank, world_size
+from dcal_core.models.verifier import Verifier
 from dcal_core.training.checkpoints import Run
 from dcal_core.training.curves import Panel
 
@@ -19,10 +20,10 @@ from dcal_core.training.curves import Panel
 class Recipe(ABC):
     """One system's side of training; subclasses stand in `dcal_core.recipes`, one file each.
 
-    `check_index` comes before anything is decoded. Then the loop calls, in this order: `batches` and `objective`;
-    `start` in a new run whose model has learnt before; before each epoch `refresh`; for each part of a batch `augment`
-    and the objective; for each batch `lr_at` and a step of the `optimizer`. A finished run is drawn by `curves`, and
-    `export` writes it for other projects.
+    `new_model` and `check_index` come before anything is decoded. Then the loop calls, in this order: `batches` and
+    `objective`; `start` in a new run whose model has learnt before; before each epoch `refresh`; for each part of a
+    batch `augment` and the objective; for each batch `lr_at` and a step of the `optimizer`. A finished run is drawn by
+    `curves`, and `export` writes it for other projects.
     """
 
     curves: tuple[Panel, ...]
@@ -39,6 +40,11 @@ class Recipe(ABC):
             flip_prob=config.flip_prob,
             erase_prob=config.erase_prob,
         )
+
+    @abstractmethod
+    def new_model(self, input_roots: list[Path], pretrained: bool = True) -> Verifier:
+        """A model to train, with its `architecture`; raises ConfigError. pretrained=False if a checkpoint brings all
+        weights anyway; input_roots: where weights may be attached."""
 
     def check_index(self, index: TwinIndex) -> None:  # noqa: B027  most need no more than pairs
         """Raise DataError where the training index cannot fill a batch; no image has been decoded yet."""

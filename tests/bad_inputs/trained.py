@@ -17,7 +17,8 @@ from bad_inputs.parameters import fields_of, sound
 from bad_inputs.trial import Kind, quiet
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.config.recipes import load
-from dcal_core.models.files import load_model, new_model
+from dcal_core.models.files import load_model
+from dcal_core.recipes.catalogue import new_model
 from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Run
 

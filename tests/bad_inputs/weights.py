@@ -18,7 +18,7 @@ from torch import nn
 from bad_inputs.mutations import damaged, spoilt_json
 from bad_inputs.trial import EXECUTED, Kind
 from dcal_core.config.dcal import DCALConfig
-from dcal_core.models.backbones import load_weights, pretrained_backbone
+from dcal_core.models.pretrained import load_weights, pretrained_backbone
 
 NAME = "vit_tiny_patch16_224"
 Sample = tuple[str, bytes | str]  # the file's ending, and its content or what stands in its place

@@ -10,10 +10,11 @@ from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models import adaface
 from dcal_core.models.adaface import AdaFace
-from dcal_core.models.files import load_model, new_model, save_model
+from dcal_core.models.files import load_model, save_model
 from dcal_core.models.iresnet import IResNet
 from dcal_core.models.verifier import Features, square
 from dcal_core.recipes.adamw_cosine import parameter_groups
+from dcal_core.recipes.catalogue import new_model
 from dcal_core.storage import seal
 
 SIZE, WIDTH = 32, 8

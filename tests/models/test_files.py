@@ -16,9 +16,11 @@ from dcal_core.config.dcal import DCALConfig
 from dcal_core.config.recipes import CLASSES, class_of
 from dcal_core.errors import ConfigError
 from dcal_core.models import backbones
-from dcal_core.models.backbones import check_backbone, find_weights, load_weights
-from dcal_core.models.files import MODULES, load_model, module_of, new_model, save_model
+from dcal_core.models.backbones import check_backbone
+from dcal_core.models.files import MODULES, load_model, module_of, save_model
+from dcal_core.models.pretrained import find_weights, load_weights
 from dcal_core.models.similarity import Euclidean, Learned
+from dcal_core.recipes.catalogue import new_model
 from dcal_core.storage import seal
 
 TINY = "test_vit"  # timm's own: patch 16, width 64, 6 blocks
@@ -402,7 +404,8 @@ def test_every_recipe_has_its_models():
 ANOTHER = """
 import sys
 from dcal_core.config.adaface import AdaFaceConfig
-from dcal_core.models.files import load_model, new_model, save_model
+from dcal_core.models.files import load_model, save_model
+from dcal_core.recipes.catalogue import new_model
 from dcal_core.storage import seal
 model = new_model(AdaFaceConfig(backbone="ir_18", image_size=32, width=8, allow_random_init=True), [])
 save_model(sys.argv[1], model)

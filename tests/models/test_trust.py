@@ -11,8 +11,9 @@ import torch
 from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
-from dcal_core.models import backbones
-from dcal_core.models.files import load_model, new_model, read_architecture, save_model
+from dcal_core.models.files import load_model, read_architecture, save_model
+from dcal_core.models.pretrained import load_weights
+from dcal_core.recipes.catalogue import new_model
 from dcal_core.storage import SUMS, DamagedError, seal
 
 CONFIG = DCALConfig(
@@ -279,7 +280,7 @@ def test_a_harmless_object_beside_the_weights_needs_trust_and_then_does_no_harm(
 def test_nothing_but_tensors_needs_no_trust(tmp_path, zipped, trusted):
     state = write_as_others_do(tmp_path / "weights.pth", zipped, wrap=False)
     vit = timm.create_model("test_vit", img_size=32, num_classes=0)
-    backbones.load_weights("test_vit", vit, tmp_path / "weights.pth", trusted)
+    load_weights("test_vit", vit, tmp_path / "weights.pth", trusted)
     assert all(torch.equal(vit.state_dict()[name], tensor) for name, tensor in state.items())
 
 

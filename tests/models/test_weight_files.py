@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dcal_core.errors import ConfigError
-from dcal_core.models.backbones import load_weights
+from dcal_core.models.pretrained import load_weights
 from dcal_core.models.weight_files import RESAVE
 
 ROOT = Path(__file__).parents[2]

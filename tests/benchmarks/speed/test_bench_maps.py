@@ -4,7 +4,7 @@ from benchmarks.speed import maps
 from benchmarks.speed.__main__ import read_setting
 from benchmarks.speed.maps import map_rows, rows_of
 from dcal_core.config.dcal import DCALConfig
-from dcal_core.models.files import new_model
+from dcal_core.recipes.catalogue import new_model
 
 
 def test_what_is_timed_is_the_work_that_the_rows_name(monkeypatch):

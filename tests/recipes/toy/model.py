@@ -52,7 +52,3 @@ def rebuild(architecture):
     model = Toy(architecture["image_size"])
     model.architecture = architecture
     return model
-
-
-def new_model(config, input_roots, pretrained):
-    return rebuild({name: getattr(config, name) for name in ARCHITECTURE})

@@ -2,6 +2,7 @@
 model."""
 
 import torch
+from dcal_core.models.toy import ARCHITECTURE, rebuild
 from torch import nn
 
 from dcal_core.data.batches import FamilyBatches
@@ -35,6 +36,9 @@ class ToyRecipe(Recipe):
     """Trains the toy."""
 
     curves = (Panel("Training losses", "loss", (Line("embedding/twin", "twin", 0),)),)
+
+    def new_model(self, input_roots, pretrained=True):
+        return rebuild({name: getattr(self.config, name) for name in ARCHITECTURE})
 
     def batches(self, split):
         return self.batches_of(ToyBatches, split, families_per_batch=self.config.toy_batch, images_per_person=2)
