@@ -45,8 +45,9 @@ PRIOR = "usual_places"  # the baseline that knows where marks usually are, and n
 def measure_maps(model: Verifier, data: TwinData, pairs_per_family: int = 1, batch: int = 16, seed: int = 0) -> dict:
     """`faithfulness` of every map that the model has, on co-twin pairs of the test split, drawn evenly over families.
 
-    model: in eval mode; data: with its test split. For JSON; `left_out` counts the pairs of which a drawn face shows no
-    mark of its own. It takes about 2 P + 180 encodings of each pair, P patches. ValueError without a pair to measure.
+    The model must be in eval mode, and the data must have a test split. The result is for JSON; `left_out` counts the
+    pairs that were not measured, since a drawn face in them has no mark of its own. Each pair takes about 2 P + 180
+    encodings, for P patches. ValueError if there is no pair to measure.
     """
     index = data["test"].index
     images = data["test"].images
@@ -140,8 +141,10 @@ def beats(figure: str, found: dict, baselines: dict[str, dict]) -> bool | None:
     """Whether the interval of a map's figure lies above those of all baselines; None if no baseline has one."""
     rivals = [figure_of(one, figure) for one in baselines.values()]
     highs = [rival["high"] for rival in rivals if rival and rival["high"] is not None]
-    low = (figure_of(found, figure) or {"low": None})["low"]
-    return None if not highs else low is not None and low > max(highs)
+    if not highs:
+        return None
+    own = figure_of(found, figure)
+    return own is not None and own["low"] is not None and own["low"] > max(highs)
 
 
 def trusted_for(name: str, result: dict) -> str:
@@ -159,8 +162,10 @@ def trusted_for(name: str, result: dict) -> str:
         return "pointing at what differs, and what the score hangs on"
     if points:
         return "pointing at what differs; that the score hangs on it is not shown"
+    if decides and points is None:
+        return "what the score hangs on"
     if decides:
-        return "what the score hangs on" + ", not where the faces differ" * (points is False)
+        return "what the score hangs on, not where the faces differ"
     return "how the model works; that it says why these two differ is not shown"
 
 
@@ -168,7 +173,7 @@ def conclusions_table(result: dict) -> str:
     """What each map of the result of `faithfulness` can be trusted for, with the two figures that say so."""
     columns = [one for one in ("pointing", "insertion") if any(figure_of(found, one) for found in result.values())]
     rows = []
-    for name in filter(MAPS.__contains__, ranked(result)):
+    for name in [one for one in ranked(result) if one in MAPS]:
         figures = (estimate_text(figure_of(result[name], column), COLUMNS[column][1]) for column in columns)
         rows.append([MAPS[name].title, trusted_for(name, result), *figures])
     return table(["map", "trust it for", *(COLUMNS[column][0] for column in columns)], rows)
