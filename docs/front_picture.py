@@ -17,7 +17,7 @@ from scipy.stats import norm
 from dcal_core.commands.maps import open_explorer
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.explain.explorer import Explorer
-from dcal_core.explain.paint import peak_of, show_map
+from dcal_core.explain.paint import painted_pair, show_picture
 from dcal_core.installation import presets_folder
 from dcal_core.palette import BLUE, VERMILION
 from dcal_core.verification.bootstrap import roc_band
@@ -74,11 +74,11 @@ def draw(explorer: Explorer) -> Figure:
     figure.suptitle(verdict_of(explorer, view.score), fontsize=LARGE, fontweight="bold")
     faces, rates = figure.subfigures(1, 2, width_ratios=(1.1, 1))
     grid = faces.subplots(2, 2)
-    maps = view.map(MAP)
-    for side in range(2):
+    pictures, _ = painted_pair(view, view.map(MAP), signed=False)
+    for side, picture in enumerate(pictures):
         grid[0, side].imshow(view.faces[side], interpolation="bicubic")
         grid[0, side].set_axis_off()
-        show_map(grid[1, side], view.faces[side], maps[side], peak=peak_of(maps), marks=view.marks[side])
+        show_picture(grid[1, side], picture)
     faces.supxlabel("what tells them apart for the model;\noutlined: where they truly differ", fontsize=SMALL)
     draw_det(rates.subplots(), explorer)
     return figure

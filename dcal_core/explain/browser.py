@@ -89,7 +89,7 @@ class Browser:
             self.updating = False
 
     def _say(self, text: str) -> None:
-        self.controls.status.value = text and f'<div role="status">{html.escape(text)}</div>'
+        self.controls.status.value = f'<div role="status">{html.escape(text)}</div>' if text else ""
 
     def _choose_family(self) -> None:
         people = self.explorer.index.person_of
@@ -221,8 +221,8 @@ class Browser:
             html_.value = paint.image_tag(picture, f"{face} image, {name}, under the map: {self._title()}")
         low, high = paint.scale_ends(c.kind.value, peak)
         words = kind.meaning if peak else "This map is zero everywhere."
-        ramp = paint.image_tag(paint.colour_ramp(kind.signed, paint.SIDE // 2), f"colours from {low} to {high}")
-        c.legend.value = f"{low} {ramp} {high}<br>{html.escape(words)}"
+        bar = paint.colour_bar(kind.signed, (low, high), paint.SIDE // 2)
+        c.legend.value = f"{low} {bar} {high}<br>{html.escape(words)}"
         c.found.value = self._found()
 
     def _found(self) -> str:

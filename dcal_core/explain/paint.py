@@ -94,15 +94,13 @@ def contoured(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
 def painted_pair(
     view: PairView, maps: np.ndarray, signed: bool, opacity: float = OPACITY, outlined: bool = True
 ) -> tuple[list[np.ndarray], float]:
-    """Both faces of a pair under their maps [2, g, g], with their marks if `outlined`, and the size of the value with
-    the last colour, the same for both; 0 for maps of nothing."""
+    """Both faces of a pair under their maps [2, g, g], with a line around their marks if `outlined`; and the peak that
+    both share, as `overlaid` takes it, but 0 if the maps are zero everywhere."""
     peak = float(np.abs(maps).max())
-    pictures = []
-    for side, (face, values) in enumerate(zip(view.faces, maps, strict=True)):
-        picture = overlaid(enlarged(face), values, peak or 1.0, signed, opacity)
-        if outlined and view.marks is not None:
-            picture = contoured(picture, view.marks[side])
-        pictures.append(picture)
+    sides = zip(view.faces, maps, strict=True)
+    pictures = [overlaid(enlarged(face), values, peak or 1.0, signed, opacity) for face, values in sides]
+    if outlined and view.marks is not None:
+        pictures = [contoured(picture, marks) for picture, marks in zip(pictures, view.marks, strict=True)]
     return pictures, peak
 
 
@@ -147,6 +145,12 @@ def image_tag(picture: np.ndarray, description: str, form: str = "PNG") -> str:
     return f'<img alt="{html.escape(description)}" src="data:image/{form.lower()};base64,{data}">'
 
 
+def colour_bar(signed: bool, ends: tuple[str, str], width: int = SIDE) -> str:
+    """A bar of the colours as HTML; ends: what both ends mean, for screen readers."""
+    low, high = ends
+    return image_tag(colour_ramp(signed, width), f"colours from {low} to {high}")
+
+
 # ---- faces in figures
 
 
@@ -160,25 +164,22 @@ def peak_of(weights: np.ndarray) -> float:
     return float(abs(weights).max()) or 1.0
 
 
-def show_map(
-    axes: Axes,
-    face: np.ndarray,
-    weights: np.ndarray,
-    signed: bool = False,
-    peak: float | None = None,
-    marks: np.ndarray | None = None,
-    opacity: float = OPACITY,
-) -> None:
-    """A map [g, g] over a face uint8 [s, s, 3] in grey, with an outline of the marks bool [s, s].
-
-    peak: as `overlaid`, by default the map's own. Positions on the axes are pixels of the face.
-    """
-    picture = overlaid(enlarged(face), weights, peak or peak_of(weights), signed, opacity)
-    if marks is not None:
-        picture = contoured(picture, marks)
-    end = len(face) - 0.5
-    axes.imshow(picture, extent=(-0.5, end, end, -0.5))
+def show_picture(axes: Axes, picture: np.ndarray, extent: tuple[float, ...] | None = None) -> None:
+    """A picture without axes; extent: as `imshow` takes it."""
+    axes.imshow(picture, extent=extent)
     axes.set_axis_off()
+
+
+def show_map(
+    axes: Axes, face: np.ndarray, weights: np.ndarray, signed: bool = False, peak: float | None = None
+) -> None:
+    """A map [g, g] over a face uint8 [s, s, 3] in grey; positions on the axes are pixels of the face.
+
+    peak: as `overlaid`, by default the map's own.
+    """
+    picture = overlaid(enlarged(face), weights, peak or peak_of(weights), signed, OPACITY)
+    end = len(face) - 0.5
+    show_picture(axes, picture, (-0.5, end, end, -0.5))
 
 
 def scale_ends(name: str, peak: float, unit: str | None = None) -> tuple[str, str]:

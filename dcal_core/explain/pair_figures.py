@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dcal_core.explain.catalogue import MAPS, MARKED, PairView
-from dcal_core.explain.paint import ENDS, peak_of, scale_ends, show_colours, show_map, wrapped
+from dcal_core.explain.paint import ENDS, painted_pair, scale_ends, show_colours, show_map, show_picture, wrapped
 from dcal_core.explain.pair_page import pair_page
 from dcal_core.explain.regions import draw_regions, view_statistics
 from dcal_core.lettering import as_written
@@ -38,19 +38,16 @@ def _write_in(axes: Axes, text: str, width: int = 30) -> None:
 
 def _draw_map(view: PairView, name: str, faces: Sequence[Axes]) -> float:
     """One kind of map over both faces; returns the value that has the last colour in both."""
-    maps = view.map(name)
-    peak = peak_of(maps)
-    for side, (axes, weights) in enumerate(zip(faces, maps, strict=True)):
-        marks = None if view.marks is None else view.marks[side]
-        show_map(axes, view.faces[side], weights, MAPS[name].signed, peak, marks)
+    pictures, peak = painted_pair(view, view.map(name), MAPS[name].signed)
+    for axes, picture in zip(faces, pictures, strict=True):
+        show_picture(axes, picture)
     return peak
 
 
 def _draw_faces(view: PairView, faces: Sequence[Axes]) -> None:
     """Both faces as they are, named."""
     for side, axes in enumerate(faces):
-        axes.imshow(view.faces[side])
-        axes.set_axis_off()
+        show_picture(axes, view.faces[side])
         axes.set_title(wrapped(view.names[side], 26), fontsize=9)
 
 

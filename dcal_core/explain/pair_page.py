@@ -1,7 +1,7 @@
 """One pair of faces as a page: no scripts, all pictures inside, for a screen of any width."""
 
-import html
 from collections.abc import Sequence
+from html import escape
 
 from dcal_core.explain import paint
 from dcal_core.explain.catalogue import MAPS, MARKED, PairView
@@ -38,9 +38,9 @@ def pair_page(
     """
     title = " and ".join(view.names)
     parts = [
-        f"<h1>{_text(title)}</h1><p><span class='label'>{_text(label)}</span></p>",
-        "".join(f"<p>{_text(note)}</p>" for note in notes),
-        f"<p class='verdict'>{_text(answer)}</p><p>{RATIO}</p>",
+        f"<h1>{escape(title)}</h1><p><span class='label'>{escape(label)}</span></p>",
+        "".join(f"<p>{escape(note)}</p>" for note in notes),
+        f"<p class='verdict'>{escape(answer)}</p><p>{RATIO}</p>",
         _pictures([paint.enlarged(face) for face in view.faces], view.names),
         "" if view.marks is None else f"<p>{MARKED}</p>",
         *(_map(view, name, trust) for name in view.kinds),
@@ -50,17 +50,14 @@ def pair_page(
     return (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
 
 
 def _pictures(pictures: Sequence, captions: Sequence[str]) -> str:
     shown = zip(pictures, captions, strict=True)
-    figures = (f"<figure>{paint.image_tag(p, c, 'JPEG')}<figcaption>{_text(c)}</figcaption></figure>" for p, c in shown)
+    tags = [(paint.image_tag(picture, caption, "JPEG"), escape(caption)) for picture, caption in shown]
+    figures = (f"<figure>{tag}<figcaption>{caption}</figcaption></figure>" for tag, caption in tags)
     return f"<div class='pair'>{''.join(figures)}</div>"
 
 
@@ -68,13 +65,13 @@ def _map(view: PairView, name: str, trust: dict | None) -> str:
     """One map over both faces, what it means, and what it can be trusted for."""
     kind = MAPS[name]
     pictures, peak = paint.painted_pair(view, view.map(name), kind.signed)
-    low, high = map(_text, paint.scale_ends(name, peak))
-    ramp = paint.image_tag(paint.colour_ramp(kind.signed, paint.SIDE), f"colours from {low} to {high}")
+    ends = paint.scale_ends(name, peak)
+    words = "".join(f"<span>{escape(end)}</span>" for end in ends)
     known = f" Trust it for: {trusted_for(name, trust['maps'])}." if trust and name in trust["maps"] else ""
     return (
-        f"<h2>{kind.title}</h2><p>{_text(kind.meaning + known)}</p>"
+        f"<h2>{kind.title}</h2><p>{escape(kind.meaning + known)}</p>"
         f"{_pictures(pictures, [f'{kind.title}: {one}' for one in view.names])}"
-        f"<div class='ramp'>{ramp}</div><div class='scale'><span>{low}</span><span>{high}</span></div>"
+        f"<div class='ramp'>{paint.colour_bar(kind.signed, ends)}</div><div class='scale'>{words}</div>"
     )
 
 
@@ -85,8 +82,8 @@ def _regions(view: PairView, statistics: dict) -> str:
     for region, first in sides[0].items():
         shares = [one[region]["share"] for one in sides]
         cells = [region, *("-" if share is None else f"{share:.0%}" for share in shares), f"{first['area']:.0%}"]
-        rows.append("".join(f"<td>{_text(cell)}</td>" for cell in cells))
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in heads)
+        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
@@ -94,4 +91,4 @@ def _trust(trust: dict | None) -> str:
     if trust is None:
         return f"<p>{NOT_MEASURED}</p>"
     counted = f"Measured on {trust['pairs']:,} co-twin pairs of {trust['families']:,} families ({trust['data']})."
-    return "<ul>" + "".join(f"<li>{_text(one)}</li>" for one in [counted, *caveats(trust["maps"])]) + "</ul>"
+    return "<ul>" + "".join(f"<li>{escape(one)}</li>" for one in [counted, *caveats(trust["maps"])]) + "</ul>"

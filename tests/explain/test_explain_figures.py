@@ -68,15 +68,15 @@ def test_under_a_map_a_face_is_grey():
 def test_a_map_lies_on_the_pixels_of_its_face():
     face = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     axes = Figure().add_subplot()
-    show_map(axes, face, np.array([[0, 1], [2, 4]]), signed=False, opacity=0.8, peak=4)
+    show_map(axes, face, np.array([[0, 1], [2, 4]]), signed=False, peak=4)
     (image,) = axes.get_images()
     assert image.get_extent() == [-0.5, SIZE - 0.5, SIZE - 0.5, -0.5]
     picture = image.get_array()
     quarter = len(picture) // 4
     assert np.array_equal(picture[:quarter, :quarter], greyed(enlarged(face))[:quarter, :quarter])  # nothing over it
     hot = picture[-quarter:, -quarter:].reshape(-1, 3).astype(float)
-    left = 0.2 * greyed(enlarged(face))[-quarter:, -quarter:].reshape(-1, 3)
-    assert np.allclose(hot - left, 0.8 * 255 * np.array((0.993, 0.906, 0.144)), atol=2)  # viridis ends in yellow
+    left = (1 - OPACITY) * greyed(enlarged(face))[-quarter:, -quarter:].reshape(-1, 3)
+    assert np.allclose(hot - left, OPACITY * 255 * np.array((0.993, 0.906, 0.144)), atol=2)  # viridis ends in yellow
 
 
 def test_the_colours_of_a_signed_map_run_from_orange_to_purple():
