@@ -28,7 +28,7 @@ from dcal_core.audit.facts import Entry, list_entries
 from dcal_core.data.images import Unreadable, decode, open_upright, read_file
 from dcal_core.data.locate import PARTS
 from dcal_core.data.processes import in_processes
-from dcal_core.data.splits import ALIGNMENT as RECORDS
+from dcal_core.data.splits import ALIGNMENT
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.progress import progress_line
 from dcal_core.storage import UNFINISHED, DamagedError, digest, disk_errors, read_json, whole_file, write_text
@@ -80,7 +80,7 @@ def align_split(
         unfinished.unlink()
     entries = list_entries([index], root)
     files = _face_files(index, entries)
-    made_with, before = _read_records(faces / RECORDS)
+    made_with, before = _read_records(faces / ALIGNMENT)
     done = dict(before) if made_with == parameters else {}
     known = [done.get(entry.name) for entry in entries]
     align = functools.partial(_align, target=target, size=size, missing=missing, fit=fit)
@@ -91,9 +91,9 @@ def align_split(
         for number, record in enumerate(progress, start=1):
             done[record.image] = record
             if number % CHUNK == 0:
-                _write_records(faces / RECORDS, parameters, done.values())
+                _write_records(faces / ALIGNMENT, parameters, done.values())
     records = [done[entry.name] for entry in entries]
-    _write_records(faces / RECORDS, parameters, records)
+    _write_records(faces / ALIGNMENT, parameters, records)
     _write_index(index, target, records)
     for file in {record.file for record in before.values()} - {record.file for record in records} - {""}:
         (target / file).unlink(missing_ok=True)  # faces of people or photographs that are no longer listed
@@ -191,7 +191,7 @@ def _write_index(index: TwinIndex, target: Path, records: Sequence[Record]) -> N
     faces = {person: [r.file for r in records if r.person == person and r.file] for person in index.people}
     if emptied := [person for person, files in faces.items() if not files]:
         raise DataError(
-            f"{index.name}: no aligned face of {name_some(emptied, 'person', 'people')} is left, see {RECORDS}: keep "
+            f"{index.name}: no aligned face of {name_some(emptied, 'person', 'people')} is left, see {ALIGNMENT}: keep "
             "photographs without a face (align_missing=keep), add some, or unlist the person."
         )
     pairs = [pair for family in index.families for pair in combinations(family, 2)]

@@ -149,7 +149,7 @@ def _range(values: Iterable[int]) -> dict[str, float | None]:
 
 
 def _about_amount(indexes: Sequence[TwinIndex], splits: dict[str, dict], split: Callable | None) -> Iterator[Finding]:
-    """What training and evaluation refuse for want of pairs, counted by the images that can be read."""
+    """The splits that training and evaluation refuse because their readable images give too few pairs."""
     for index in indexes:
         images_of = splits[index.name]["images_of"]
         try:

@@ -17,8 +17,8 @@ from dcal_core.missing import because
 from dcal_core.storage import digest
 
 LEAST_SIDE = 32  # px; a smaller face shows nothing that tells twins apart
-FLAT = 12  # of 255; a picture whose grey values span no more, but for a hundredth at each end, shows nothing
-SQUARE = 1.02  # the longer side over the shorter, of what is at most taken for square
+FLAT = 12  # of 255; a picture shows nothing if its grey values span less, from the 1st to the 99th percentile
+SQUARE = 1.02  # the largest ratio of the longer side to the shorter that counts as square
 OFF = 0.15  # of the side; 46 drawn and 2 aligned photographed faces lay at most 0.136 from their template
 NO_DETECTOR = (
     "Not checked, because the packages that find faces are missing: whether each picture shows one face, and whether "
@@ -68,9 +68,9 @@ class Findings:
 class Gate:
     """Looks at two pictures before they are scored.
 
-    template: where the landmarks of faces lie that the model was trained on, [5, 2], shares of the side.
-    people: the names of those it was trained on. files: their images; None where they are not here. fit: how
-    pictures become square.
+    template: the landmarks of the aligned faces that the model was trained on, [5, 2], shares of the side. people: the
+    ids of the people it was trained on. files: their images; None where they are not here. fit: how pictures become
+    square.
     """
 
     def __init__(self, template: np.ndarray, people: set[str], files: list[Path] | None, fit: str = "stretch"):
@@ -136,7 +136,7 @@ class Gate:
 
 
 def same_content(first: Picture, second: Picture) -> str:
-    """In what two pictures are one, as the end of a sentence; "" where they differ."""
+    """Why two pictures count as one, as the end of a sentence; "" where they differ."""
     if digest(first.file) == digest(second.file):
         return "are one file or its copy"
     if np.array_equal(first.pixels, second.pixels):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, RECORDS, Record, align_split
+from dcal_core.audit.aligned_copy import ALIGNED, ALIGNMENT, DROPPED, KEPT, Record, align_split
 from dcal_core.audit.findings import KINDS, Audit, audit_images
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
 from dcal_core.commands.options import given_parameters, read_options
@@ -165,7 +165,7 @@ def not_aligned(records: dict[str, list[Record]]) -> Iterator[str]:
     missing = [record for split in records.values() for record in split if record.status != ALIGNED]
     yield from (f"{record.status}: {record.image}: {record.reason}" for record in missing[:LISTED_PHOTOGRAPHS])
     if len(missing) > LISTED_PHOTOGRAPHS:
-        yield f"{len(missing) - LISTED_PHOTOGRAPHS:,} more in {RECORDS}"
+        yield f"{len(missing) - LISTED_PHOTOGRAPHS:,} more in {ALIGNMENT}"
 
 
 def draw_alignment(target: Path, records: dict[str, list[Record]], label: str) -> Figure:

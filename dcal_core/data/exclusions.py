@@ -6,7 +6,6 @@ share that end. So a list holds wherever the images lie.
 
 import csv
 import io
-import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -140,9 +139,10 @@ def leave_out(indexes: Sequence[TwinIndex], given: str, folders: Sequence[Path])
 
 def _without(indexes: Sequence[TwinIndex], left_out: set[int]) -> list[TwinIndex]:
     kept = []
-    numbers = itertools.count()  # of the images of all indexes together
+    first = 0  # the number of an index's first image among the images of all indexes
     for index in indexes:
-        kept.append(index.take([image for image in range(len(index.paths)) if next(numbers) not in left_out]))
+        kept.append(index.take([image for image in range(len(index.paths)) if first + image not in left_out]))
+        first += len(index.paths)
     return kept
 
 

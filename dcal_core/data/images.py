@@ -77,8 +77,8 @@ def open_images(
     """Decode images to `size` x `size` RGB into a memory map below `cache`, or map those decoded before.
 
     The map is keyed by the content of the files: changed files are decoded again, moved ones are not. fit: what becomes
-    of images that are not square, as in `decode`. Images that cannot be decoded are printed, left out
-    and listed in `rejected`; DataError if they are more than `max_lost_share` (0 to 1) of all.
+    of images that are not square, as in `decode`. Images that cannot be decoded are printed, left out and listed in
+    `rejected`; DataError if they are more than `max_lost_share` (0 to 1) of all.
     """
     paths = [Path(path) for path in paths]
     cache = Path(cache)

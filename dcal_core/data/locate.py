@@ -197,8 +197,11 @@ def _ends_as(place: str, entry: tuple[str, ...]) -> bool:
 def _of_longest_tail(places: Sequence[str], entry: tuple[str, ...]) -> list[str]:
     """The places that share the most parts with the end of an entry, a file once."""
     tails = [(_shared_end(path_parts(place), entry), _shared_end(path_parts(place), entry, plain)) for place in places]
-    longest = [place for place, tail in zip(places, tails, strict=True) if tail == max(tails)]
-    return list({os.path.realpath(place): place for place in reversed(longest)}.values())[::-1]
+    longest = {}  # real file -> the first place that leads to it
+    for place, tail in zip(places, tails, strict=True):
+        if tail == max(tails):
+            longest.setdefault(os.path.realpath(place), place)
+    return list(longest.values())
 
 
 def _shared_end(a: Sequence[str], b: Sequence[str], form: Callable[[str], str] = str) -> int:
@@ -207,13 +210,15 @@ def _shared_end(a: Sequence[str], b: Sequence[str], form: Callable[[str], str] =
 
 def _say_what_differs(index: TwinIndex, found: Sequence[Sequence[str]]) -> None:
     """Print how many images have been found under other names than the index has, if any."""
-    pairs = [
-        ("/".join(written_parts(path)[-2:]), files[0]) for path, files in zip(index.paths, found, strict=True) if files
-    ]
-    others = [(given, file) for given, file in pairs if "/".join(written_parts(file)[-2:]) != given]
+    others = []  # the name in the index, the file, in what they differ
+    for path, files in zip(index.paths, found, strict=True):
+        if files:
+            given, name = ("/".join(written_parts(one)[-2:]) for one in (path, files[0]))
+            if given != name:
+                others.append((given, files[0], difference(given, name)))
     if others:
-        given, file = others[0]
-        kinds = {difference(given, "/".join(written_parts(file)[-2:])): None for given, file in others}
+        given, file, _ = others[0]
+        kinds = dict.fromkeys(kind for _, _, kind in others)
         many = f"{len(others):,} {'image' if len(others) == 1 else 'images'}"
         print(
             f"{index.name}: {many} found under names that differ from the index in {' or '.join(kinds)}, first "

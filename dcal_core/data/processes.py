@@ -19,4 +19,9 @@ def in_processes(work: Callable, *items: Iterable, workers: int) -> Iterator:
 
 def end_with_parent() -> None:
     """Make a worker end with the process that started it, even if that is killed; it would wait for work for ever."""
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent_process().join()
+    os._exit(1)

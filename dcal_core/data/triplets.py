@@ -55,7 +55,9 @@ class TripletBatches(Batches):
         self.pairs = sibling_pairs(index)
         self.pair_ends = triplets_of_pairs(index, self.pairs).cumsum()
         self.possible = possible_triplets(index)
-        _say_what_is_left_out(self.possible, index)
+        refuse_no_triplets(index)
+        if not self.possible.all():
+            print(f"{_without_triplets(self.possible, index)}, so they give no triplets and are left out.")
         self.chosen = np.ceil(self.possible * train_percentage / 100).astype(np.int64)  # [families]
         self.total = int(self.chosen.sum())
         super().__init__(
@@ -134,12 +136,6 @@ def refuse_no_triplets(index: TwinIndex) -> None:
     if not possible.any():
         why = _without_triplets(possible, index)
         raise DataError(f"{why}, so there are no triplets: add images or pairs to the index.")
-
-
-def _say_what_is_left_out(possible: np.ndarray, index: TwinIndex) -> None:
-    refuse_no_triplets(index)
-    if not possible.all():
-        print(f"{_without_triplets(possible, index)}, so they give no triplets and are left out.")
 
 
 def _without_triplets(possible: np.ndarray, index: TwinIndex) -> str:

@@ -79,8 +79,9 @@ def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
     images = _read_json(images_json)
     pairs = _read_json(pairs_json)
     _check_images(images, images_json)
+    _check_pairs(pairs, pairs_json)
     images, pairs = _in_one_form(images, images_json, pairs, pairs_json)
-    _check_pairs(pairs, pairs_json, images, images_json)
+    _check_people(pairs, pairs_json, images, images_json)
     people = tuple(sorted(images))
     number = {person: place for place, person in enumerate(people)}
     family_of = join_pairs([(number[a], number[b]) for a, b in pairs], len(people))
@@ -150,7 +151,17 @@ def _check_images(images: object, file: Path) -> None:
             owner[parts] = person
 
 
-def _in_one_form(images: dict, images_json: Path, pairs: object, pairs_json: Path) -> tuple[dict, object]:
+def _check_pairs(pairs: object, file: Path) -> None:
+    if not isinstance(pairs, list) or not pairs:
+        raise DataError(f"{file}: not a list of pairs of person ids, or empty: write such a list.")
+    for number, pair in enumerate(pairs):
+        if not isinstance(pair, list) or [type(person) for person in pair] != [str, str]:
+            raise DataError(
+                f"{file}: pair {number} is {pair!r:.60}, not a list of two person ids: write them as two strings."
+            )
+
+
+def _in_one_form(images: dict, images_json: Path, pairs: list, pairs_json: Path) -> tuple[dict, list]:
     """Both files' contents with all ids in Unicode's form NFC; a line says how many of the pairs' ids had another form
     than the people's. DataError if two people's ids differ in form alone."""
     written = {}  # id in NFC -> as the file of people has it
@@ -160,43 +171,26 @@ def _in_one_form(images: dict, images_json: Path, pairs: object, pairs_json: Pat
                 f"{images_json}: {ascii(other)} and {ascii(person)} differ in {difference(other, person)} alone: join "
                 "their images under one of them, or rename one."
             )
-    images = {person: images[one] for person, one in written.items()}
-    if not isinstance(pairs, list):
-        return images, pairs
-    ids = {person for pair in pairs if isinstance(pair, list) for person in pair if isinstance(person, str)}
+    ids = {person for pair in pairs for person in pair}
     if others := sorted(person for person in ids if written.get(_nfc(person), person) != person):
         print(
             f"{pairs_json}: {name_some(others, 'id', 'ids')}: these differ from {images_json.name} in "
             f"{difference(others[0], written[_nfc(others[0])])} alone and are taken for the same people."
         )
-    pairs = [
-        [_nfc(one) if isinstance(one, str) else one for one in pair] if isinstance(pair, list) else pair
-        for pair in pairs
-    ]
-    return images, pairs
+    return {person: images[one] for person, one in written.items()}, [[_nfc(a), _nfc(b)] for a, b in pairs]
 
 
 def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _check_pairs(pairs: object, file: Path, people: dict, images_json: Path) -> None:
-    if not isinstance(pairs, list) or not pairs:
-        raise DataError(f"{file}: not a list of pairs of person ids, or empty: write such a list.")
+def _check_people(pairs: list, file: Path, people: dict, images_json: Path) -> None:
     for number, pair in enumerate(pairs):
         where = f"{file}: pair {number} is {pair!r:.60}"
-        if not isinstance(pair, list) or [type(person) for person in pair] != [str, str]:
-            raise DataError(f"{where}, not a list of two person ids: write them as two strings.")
         for person in pair:
             if person not in people:
-                near = next(
-                    (
-                        f"; it has {quoted(other)}, which differs in {difference(person, other)}"
-                        for other in people
-                        if plain(other) == plain(person)
-                    ),
-                    "",
-                )
+                alike = [other for other in people if plain(other) == plain(person)]
+                near = f"; it has {quoted(alike[0])}, which differs in {difference(person, alike[0])}" if alike else ""
                 raise DataError(
                     f"{where}, but {images_json} lacks {quoted(person)}{near}: add the person or drop the pair."
                 )

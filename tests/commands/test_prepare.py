@@ -108,7 +108,7 @@ def test_the_command_reports_what_training_refuses(root, capsys):
         ),
     ],
 )
-def test_what_training_refuses_for_want_of_pairs_is_the_first_finding(root, share, reason):
+def test_too_few_pairs_to_train_on_are_the_first_finding(root, share, reason):
     assert main([*given(root)[:-1], share]) == 0
     (first, *_) = json.loads(Path("runs/prepare/audit.json").read_text())["findings"]
     assert first["kind"] == "too_little" and re.match(reason, first["reason"])
