@@ -81,7 +81,7 @@ else:
 # which patches make this face like itself and unlike the other one? *Thorough* finds the same by covering one patch
 # after another. **For and against one person** has a sign: covering an orange patch makes the two faces more alike.
 
-# %%
+# %% tags=["picture"]
 from dcal_core.explain.pair_figures import draw_view
 
 about_pair = ["distinctive", "occlusion", "contribution"]
@@ -151,7 +151,7 @@ session.show(draw_view(explorer.view(*alone), about_pair, heading_alone), "one_p
 # What belongs to a face should be found in each of its images. Four images of one sibling against four of the other:
 # do the same places light up all down the sheet?
 
-# %%
+# %% tags=["picture"]
 from dcal_core.explain.pair_figures import draw_contact_sheet
 
 siblings = [index.images_of(index.people.index(person)) for person in index.families[0][:2]]
@@ -165,7 +165,7 @@ session.show(draw_contact_sheet(views, "distinctive", titles, label), "family")
 # Pairs of co-twins against pairs of one person, equally many from each family. A map of the difference between two faces
 # should change with what is compared. Bars are 95 % intervals over families.
 
-# %%
+# %% tags=["picture"]
 from dcal_core.commands.maps import compare_kinds, sampled, write_result
 from dcal_core.explain.comparison import draw_comparison, mean_face
 
@@ -226,7 +226,7 @@ trust = measure_maps(
 )
 print(write_result(session.folder.explained, "faithfulness", trust))
 
-# %%
+# %% tags=["picture"]
 from dcal_core.explain.trust import draw_faithfulness
 from dcal_core.commands.maps import trust_title
 

@@ -114,7 +114,7 @@ display(metrics_table(result))
 # The less the two hills overlap, the better the verifier. Whatever lies on the wrong side of the threshold is an error; the
 # density is logarithmic, so that a few errors can be seen.
 
-# %%
+# %% tags=["picture"]
 from dcal_core.commands.evaluate import draw_report
 
 drawn = draw_report(result, systems, data)
@@ -131,7 +131,7 @@ display(Image(filename=pictures["scores"]))
 # %%
 display(Image(filename=pictures["roc"]))
 
-# %%
+# %% tags=["picture"]
 display(Image(filename=pictures["det"]))
 
 # %% [markdown]
@@ -153,7 +153,7 @@ else:
 # co-twins. *Cllr* is its cost in bits: 0 if it is perfect, 1 if it is useless; *Cllr min* is the part due to the scores
 # themselves. In the plot, points on the diagonal mean that the stated probabilities are right.
 
-# %%
+# %% tags=["picture"]
 print(statements.trust(result), statements.tendency(result), sep="\n")
 display(calibration_table(result))
 if "reliability" in pictures:
@@ -173,7 +173,7 @@ display(security_table(result))
 # The co-twins with the highest scores, and the images of one person with the lowest. Look at pose, light and blur before
 # blaming the model.
 
-# %%
+# %% tags=["picture"]
 print(statements.mistakes(result))
 display(Image(filename=pictures["confusable"]))
 

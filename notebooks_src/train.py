@@ -208,7 +208,7 @@ for name, split in data.splits.items():
 # Each row below is one family: some images of one sibling, then of the other. Look for what stays the same within a
 # person and differs between the two; light, pose and expression do not help.
 
-# %%
+# %% tags=["picture"]
 from dcal_core.data.family_sheet import draw_family_sheet
 
 session.show(
@@ -241,7 +241,7 @@ run, progress = train_run(session.config, session.folder, data)
 # people apart, fall slowly and count by `softmax_weight`. A triplet whose co-twin is farther away than the same person, by the margin, has no loss, so
 # the active share falls and training slows down. The curves of a run that has stopped early are marked *unfinished*.
 
-# %%
+# %% tags=["picture"]
 from IPython.display import Image, display
 
 from dcal_core.commands.train import leave_results
@@ -253,7 +253,7 @@ display(Image(filename=left["loss_curves"]))
 # If the EER of the held-out families rises again while the losses fall, the network learns its training families by
 # heart. These families choose the epoch, so their EER flatters the model: `evaluate.ipynb` measures it on others.
 
-# %%
+# %% tags=["picture"]
 display(Image(filename=left["validation_curves"]))
 
 # %% [markdown]
