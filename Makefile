@@ -11,8 +11,8 @@ export GOMP_SPINCOUNT ?= 5000
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 PIP := .venv/bin/pip install --disable-pip-version-check
-# uv finds out which build of PyTorch the machine needs; without a GPU that is 5 GB less than what pip takes. Whoever
-# gives pip an index of their own keeps it.
+# uv finds out which build of PyTorch the machine needs; without a GPU that is 5 GB less than what pip takes. An index
+# given to pip is used by pip.
 UV := $(if $(PIP_INDEX_URL),,$(shell command -v uv))
 define install
 	@$(if $(UV),$(UV) pip install --python .venv/bin/python --torch-backend auto $(1) \

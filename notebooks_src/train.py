@@ -237,8 +237,9 @@ run, progress = train_run(session.config, session.folder, data)
 
 # %% [markdown]
 # ## Curves
-# The total is the loss that the progress bar shows. The twin losses should fall and level off. The identity losses tell all
-# people apart, fall slowly and count by `softmax_weight`. A triplet whose co-twin is farther away than the same person, by the margin, has no loss, so
+# The total is the loss that the progress bar shows. The twin losses should fall and level off. The identity losses tell
+# all people apart, fall slowly and count by `softmax_weight`. A triplet with its co-twin farther away than the same
+# person, by the margin, has no loss, so
 # the active share falls and training slows down. The curves of a run that has stopped early are marked *unfinished*.
 
 # %% tags=["picture"]

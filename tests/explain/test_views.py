@@ -33,7 +33,7 @@ def test_a_map_is_computed_once():
     model = make_model()
     _, view = make_view(model)
     first = view.map("distinctive"), view.map("rollout", layer=0)
-    model.encode = None  # whoever asked it again would fail
+    model.encode = None  # a second call would fail
     assert view.map("distinctive") is first[0] and view.map("rollout", layer=0) is first[1]
     assert view.map("rollout", layer=1) is not first[1]
 

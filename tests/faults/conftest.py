@@ -13,7 +13,7 @@ from disturbed import ROOT, VALUES, Fault, SmallRun
 from tiny import drawn_twins
 
 TABLE: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))  # kind of fault -> counts
-# SIGKILLs, those that left something half written, SIGTERMs, ends for want of room, damaged files, steps begun again,
+# SIGKILLs, those that left something half written, SIGTERMs, full disks, damaged files, steps begun again,
 # runs, and those of them that ended as the undisturbed one.
 COLUMNS = ("kills", "inside", "SIGTERMs", "no room", "damaged", "redone", "runs", "identical")
 

@@ -43,7 +43,7 @@ def small_disk(bench, size: int):
 
 
 def assert_said(session, run) -> None:
-    """That a session has ended for want of room: one sentence, nothing half written, what was saved whole."""
+    """That a full disk has ended a session: one sentence, nothing half written, what was saved whole."""
     last = session.complained.rpartition("StorageError: ")[2]
     assert session.status == 1 and "Traceback" not in session.complained, session.complained
     assert last and last.endswith("run again to go on.\n") or "to go on from" in last, session.complained

@@ -567,7 +567,7 @@ def averaged(tmp_path_factory):
         return run_training(tmp_path_factory.mktemp("runs") / "averaged", config)[0], config
 
 
-# ---- the end for want of progress
+# ---- the end of a run that does not get better
 
 
 def test_training_ends_after_so_many_validations_without_a_better_eer(tmp_path, capsys):
