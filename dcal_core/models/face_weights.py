@@ -66,10 +66,8 @@ def read_face_weights(file: Path, trust: bool = False) -> FaceWeights:
 
 
 def state_of(states: dict[str, dict]) -> dict:
-    """The dictionary in a file with a backbone in it, else that of most tensors; raises ValueError where several have
-    one."""
-    having = [place for place, state in states.items() if any(name.endswith(FIRST) for name in state)]
-    having = preferred(having)
+    """The dictionary in a file that holds a backbone, else the one of most tensors; ValueError if several hold one."""
+    having = preferred([place for place, state in states.items() if any(name.endswith(FIRST) for name in state)])
     if len(having) > 1:
         raise ValueError(f"holds {len(having)} backbones, under {quoted(having)}")
     return states[having[0] if having else largest(states)]

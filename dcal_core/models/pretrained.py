@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from timm.models import eva
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from dcal_core.config.dcal import DCALConfig
@@ -26,8 +26,10 @@ def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -
     found = states[place]
     inside = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
     try:
-        convert = eva.checkpoint_filter_fn if isinstance(vit, eva.Eva) else adapted
-        state = convert(inside, vit)
+        if isinstance(vit, eva.Eva):
+            state = eva.checkpoint_filter_fn(inside, vit)
+        else:
+            state = checkpoint_filter_fn(inside, vit, adapt_layer_scale=True)
     except Exception as error:  # another architecture can fail anywhere
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
@@ -41,13 +43,11 @@ def load_weights(name: str, vit: nn.Module, file: Path, trusted: bool = False) -
     return (f", there under {where}" if where else "") + (f"; not used: {quoted(unused)}" if unused else "")
 
 
-def adapted(state: dict, vit: VisionTransformer) -> dict:
-    return checkpoint_filter_fn(state, vit, adapt_layer_scale=True)
-
-
 def find_copy(states: dict[str, dict], ours: dict, file: Path) -> tuple[str, str]:
-    """The place in a file, and what stands before the names there, of the copy that has most of our names; for a file
-    with fewer than half, which may be in another project's names, the place of most tensors."""
+    """The copy of the backbone in a file that has most of our names: its place, and what stands before the names there.
+
+    A file with fewer than half of them may be in another project's names: then the place of most tensors.
+    """
     shared = Counter()
     for place, state in states.items():
         for key in state:
@@ -66,8 +66,8 @@ def find_copy(states: dict[str, dict], ours: dict, file: Path) -> tuple[str, str
 
 
 def check_state(name: str, ours: dict, state: dict, found: dict, file: Path) -> None:
-    """Refuse a converted state that lacks a tensor of ours, or has one of another shape or without finite numbers;
-    found: what the file holds, for the message."""
+    """Refuse a converted state that lacks a tensor of ours, or has one of another shape or with a number that is not
+    finite; found: what the file holds, for the message."""
     cure = f"the file holds {described(found)}: give another file, or the backbone that this one is of"
     if missing := [tensor for tensor in ours if tensor not in state]:
         first = f"{missing[0]} {shape_of(ours[missing[0]])}"
