@@ -1,9 +1,9 @@
 """The browser of twin attention maps: any two images of a family, their score, and where the model looks."""
 
 import base64
-import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,11 @@ class Browser:
         """The kind of map that is chosen."""
         return MAPS[self.controls.kind.value]
 
+    @property
+    def label(self) -> str:
+        """What the data of the pair that is shown is called."""
+        return f"images given, model shown with {self.explorer.label}" if self.own else self.explorer.label
+
     def show(self, stand_in: Path) -> None:
         """Display the browser if a person can use it; where no kernel answers, the PNG `stand_in` is shown."""
         shown = {"text/plain": "Twin attention maps", "image/png": base64.b64encode(stand_in.read_bytes()).decode()}
@@ -89,7 +94,7 @@ class Browser:
             self.updating = False
 
     def _say(self, text: str) -> None:
-        self.controls.status.value = f'<div role="status">{html.escape(text)}</div>' if text else ""
+        self.controls.status.value = f'<div role="status">{escape(text)}</div>' if text else ""
 
     def _choose_family(self) -> None:
         people = self.explorer.index.person_of
@@ -137,8 +142,7 @@ class Browser:
         chosen = [f"{name}{value + 1}" for name, value in self._choice().items() if value is not None]
         patch = [] if c.patch is None else [f"{FACES[c.patch[0]]}_row{c.row.value}_column{c.column.value}"]
         file = self.folder / ("_".join([stem_of(self.view.names), self.kind.file_name, *chosen, *patch]) + ".png")
-        said = self._said()
-        lines = [f"{' and '.join(self.view.names)} ({said[-1]})", *said[:-1], self._title()]
+        lines = [f"{' and '.join(self.view.names)} ({self.label})", *self._said(), self._title()]
         with disk_errors(file):
             self.folder.mkdir(parents=True, exist_ok=True)
             pictures, peak = self._composed()
@@ -166,16 +170,16 @@ class Browser:
         self._show_view()
 
     def _said(self) -> list[str]:
-        """What is said of the pair that is shown, line by line; last what its data is called."""
+        """What is said of the pair that is shown, line by line."""
         if not self.own:
-            return [*self.explorer.judged(*self.pair).split("\n"), self.explorer.label]
+            return self.explorer.judged(*self.pair).split("\n")
         _, answer, notes = self.own
-        return [*notes, answer, f"images given, model shown with {self.explorer.label}"]
+        return [*notes, answer]
 
     def _show_view(self) -> None:
         c = self.controls
-        *lines, label = self._said()
-        c.verdict.value = "<br>".join(html.escape(line) for line in [*lines[:-1], f"{lines[-1]} ({label})"])
+        *lines, last = self._said()
+        c.verdict.value = "<br>".join(map(escape, [*lines, f"{last} ({self.label})"]))
         c.lights.value = lights(c.name, self.view.matches)
         here = not self.own and self.pair == self.explorer.confusing(self.turn)
         count = f"Pair {self.turn + 1:,} of {len(self.explorer.order):,}, the most misleading scores first"
@@ -217,12 +221,12 @@ class Browser:
         pictures, peak = self._composed()
         if not kind.quick:
             self._say("")
-        for html_, picture, face, name in zip(c.pictures, pictures, FACES, view.names, strict=True):
-            html_.value = paint.image_tag(picture, f"{face} image, {name}, under the map: {self._title()}")
+        for shown, picture, face, name in zip(c.pictures, pictures, FACES, view.names, strict=True):
+            shown.value = paint.image_tag(picture, f"{face} image, {name}, under the map: {self._title()}")
         low, high = paint.scale_ends(c.kind.value, peak)
         words = kind.meaning if peak else "This map is zero everywhere."
         bar = paint.colour_bar(kind.signed, (low, high), paint.SIDE // 2)
-        c.legend.value = f"{low} {bar} {high}<br>{html.escape(words)}"
+        c.legend.value = f"{low} {bar} {high}<br>{escape(words)}"
         c.found.value = self._found()
 
     def _found(self) -> str:

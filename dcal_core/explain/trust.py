@@ -89,7 +89,12 @@ def figure_of(found: dict, name: str) -> dict | None:
 def ranked(result: dict) -> list[str]:
     """The maps of a result of `faithfulness`, best first: by pointing where true marks are known, else by insertion."""
     by = "pointing" if any("localisation" in found for found in result.values()) else "insertion"
-    return sorted(result, key=lambda name: -(figure_of(result[name], by) or {"value": -np.inf})["value"])
+
+    def value(name: str) -> float:
+        estimate = figure_of(result[name], by)
+        return -np.inf if estimate is None else estimate["value"]
+
+    return sorted(result, key=value, reverse=True)
 
 
 def draw_faithfulness(result: dict, title: str) -> Figure:
