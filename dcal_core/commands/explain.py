@@ -36,7 +36,7 @@ SHOWN = 6  # confusing pairs whose files are written
 
 
 def explain_files(session: Session, files: list[Path]) -> list[Path]:
-    """Explain two aligned face images, as files; DataError, with the reason, for two that cannot be compared."""
+    """Explain two aligned face images, as files; raises DataError with the reason if they cannot be compared."""
     label = label_of_given(session)
     gate = gate_of(session, SYNTHETIC in label)
     view, answer, notes = given_pair(trained_model(session), rule_of(session), gate, files)
@@ -45,13 +45,13 @@ def explain_files(session: Session, files: list[Path]) -> list[Path]:
 
 
 def label_of_given(session: Session) -> str:
-    """The label of images that the user gives, whose people are unknown."""
+    """The label of images that the user gives: they may show anyone."""
     return f"images given, model trained on {RunFolder.around(session.trained).data()}"
 
 
 def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
     """Compare listed pairs of one person with listed pairs of co-twins, as files in a folder named after the lists;
-    DataError for a pair that is in both."""
+    raises DataError if a pair is in both."""
     lists = [read_pairs(same), read_pairs(twins)]
     first, second = ({tuple(sorted(map(str, pair))) for pair in one} for one in lists)
     if both := sorted(first & second):

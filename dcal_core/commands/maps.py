@@ -84,7 +84,7 @@ def write_view(
 ) -> list[Path]:
     """Write the page, pictures and statistics of a pair, and return the files.
 
-    given: for images that the user gives, what was found before the score; their files have a folder of their own.
+    given: for images that the user gives, what must be said before the score; their files have a folder of their own.
     """
     folder = session.folder.explained / "images" if given is not None else session.folder.explained
     measured = session.folder.explained / "faithfulness.json"
@@ -100,14 +100,14 @@ def trust_title(trust: dict) -> str:
 
 
 def gate_of(session: Session, drawn: bool) -> Gate:
-    """What looks at pictures that the user gives before the session's model compares them."""
+    """The gate that checks the user's pictures before the session's model compares them."""
     run = RunFolder.around(session.trained)
     people = set(run.people()) if run.trained_on.is_file() else set()
     return Gate(DRAWN if drawn else ARCFACE, people, training_images(session.config, people, drawn), session.config.fit)
 
 
 def training_images(config: Config, people: set[str], drawn: bool) -> list[Path] | None:
-    """The images of the people that a model was trained on; None where their data set is not here or not whole."""
+    """The images of the people that a model was trained on; None if their data set is missing or not whole."""
     try:
         root = drawn_root(config) if drawn else find_indexes(input_roots(config.data_root))
         if root is None or not people:

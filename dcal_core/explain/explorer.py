@@ -44,8 +44,8 @@ def confusing_first(scored: Scored) -> np.ndarray:
 def given_pair(
     model: nn.Module, rule: DecisionRule | None, gate: Gate, files: Sequence[Path]
 ) -> tuple[PairView, str, list[str]]:
-    """Two image files as a view, what their score means, and what is to be said before it; DataError, with the reason,
-    for two that cannot be compared."""
+    """Two image files as a view, what their score means, and what must be said before it; raises DataError with the
+    reason if they cannot be compared."""
     pictures = [open_picture(file, model.image_size, gate.fit) for file in files]
     found = gate.look(*pictures)
     if found.stops:
@@ -59,8 +59,8 @@ def given_pair(
 class Explorer:
     """All pairs of the test families with a model's scores, and views of any of them.
 
-    model: on its device; rule: what a score means, None before an evaluation; gate: makes what looks at files of one's
-    own. ValueError where there is no pair.
+    model: on its device; rule: what a score means, None before an evaluation; gate: makes the gate that checks one's
+    own files. ValueError if there is no pair.
     """
 
     def __init__(
