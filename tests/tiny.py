@@ -68,11 +68,11 @@ def twins(families: int, images: int = 3, size: int = SIZE) -> Split:
     return Split(index, ImageStore(pixels, np.arange(len(pixels)), []))
 
 
-def drawn_twins(folder: Path, train: int = 8, test: int = 2) -> Path:
+def drawn_twins(folder: Path, train: int = 8, test: int = 2, images: int = 2, size: int = SIZE) -> Path:
     """A dataset of drawn families on the disk, as a command reads it; returns its folder."""
     for split, families in (("train", train), ("test", test)):
-        shared = {"size": SIZE, "difficulty": 0.5, "seed": 0, "workers": 1}
-        generate(folder, split=split, families=families, images_per_person=2, **shared)
+        shared = {"size": size, "difficulty": 0.5, "seed": 0, "workers": 1}
+        generate(folder, split=split, families=families, images_per_person=images, **shared)
     return folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from tiny import drawn_twins
 
 from dcal_core.audit import findings as module
 from dcal_core.audit.duplicates import (
@@ -36,12 +37,7 @@ needs_real_index = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     """Drawn twins: people 10001 to 10012 with four images each, and 50001 to 50004 to test on."""
-    root = tmp_path_factory.mktemp("clean")
-    for split, families in (("train", 6), ("test", 2)):
-        generate(
-            root, split=split, families=families, images_per_person=4, size=SIZE, difficulty=0.5, seed=0, workers=1
-        )
-    return root
+    return drawn_twins(tmp_path_factory.mktemp("clean"), train=6, images=4, size=SIZE)
 
 
 def place(root: Path, name: str) -> Path:

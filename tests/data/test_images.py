@@ -382,23 +382,23 @@ def bands(width: int, height: int) -> bytes:
     pixels = np.zeros((short, long, 3), np.uint8)
     for channel, (first, last) in enumerate([(0, long // 4), (long // 4, 3 * long // 4), (3 * long // 4, long)]):
         pixels[:, first:last, channel] = 255
-    out = io.BytesIO()
-    Image.fromarray(pixels if width > height else pixels.transpose(1, 0, 2)).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.fromarray(pixels if width > height else pixels.transpose(1, 0, 2)))
 
 
 @pytest.mark.parametrize("upright", [False, True])
 def test_fit_says_what_becomes_of_an_image_that_is_not_square(upright):
+    data = bands(32, 64) if upright else bands(64, 32)
+
     def colours(fit):
         """Red, green, blue or grey at each eighth of the longer side, in the middle of the other."""
-        pixels = decode(bands(32, 64) if upright else bands(64, 32), 64, fit).astype(int)
+        pixels = decode(data, 64, fit).astype(int)
         assert pixels.shape == (3, 64, 64)
         line = pixels[:, :, 32] if upright else pixels[:, 32, :]
         return "".join("x" if np.ptp(line[:, at]) < 9 else "rgb"[line[:, at].argmax()] for at in range(4, 64, 8))
 
     assert colours("stretch") == colours("pad") == "rrggggbb"
     assert colours("crop") == "gggggggg"
-    across = decode(bands(32, 64) if upright else bands(64, 32), 64, "pad").astype(int)
+    across = decode(data, 64, "pad").astype(int)
     line = across[:, 32, :] if upright else across[:, :, 32]
     assert (line[:, [2, 61]] == 128).all() and line[1, 32] > 200
 
