@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from dcal_core.commands.session import Session, choose_preset, refuse_without_data, run_folder, title_of
@@ -88,7 +89,8 @@ def check_model(config: Config, folder: RunFolder) -> None:
         source = find_source(config.resume_from, folder, agrees=True)
         begun = bool(folder.saved) and config.resume
         pretrained = not (source or begun or folder.started_from.is_file() or attached_checkpoint())
-        with disk_errors(folder.path):  # torch asks for a temporary folder where it is imported
+        # Without weights to read, the shapes are enough; torch asks for a temporary folder where it is imported.
+        with disk_errors(folder.path), torch.device("cpu" if pretrained else "meta"):
             model = new_model(config, input_roots(), pretrained)
         if source:
             refuse_stranger(shapes_of(model), weights_of(source))

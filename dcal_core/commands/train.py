@@ -81,21 +81,19 @@ def train_run(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, P
     index = data["train"].index
     recipe = recipe_of(config)
     accelerator = start_accelerator(recipe)
-    torch.manual_seed(config.seed)  # the initialisation
-    model = new_model(config, input_roots(), pretrained=False)
-    shapes = shapes_of(model)
+    with torch.device("meta"):  # where tensors have shapes and no values
+        shapes = shapes_of(new_model(config, input_roots(), pretrained=False))
     check_source = partial(trained_people, validation=data["validation"])
     run = None
     if not rank():
         run = open_run(folder, config, index.fingerprint(), input_roots(), shapes, check_source)
     run = broadcast(run)
     people = list(index.people)
+    torch.manual_seed(config.seed)  # the initialisation
+    model = new_model(config, input_roots(), pretrained=not (run.weights_from or folder.saved))
     if run.weights_from:
         people = sorted({*people, *trained_people(run.weights_from, data["validation"])})
         load_matching(model, run.weights_from)
-    elif not folder.saved:
-        torch.manual_seed(config.seed)
-        model = new_model(config, input_roots())
     run.remember(data.label, people, data.aligned)  # now that nothing has been refused
     batches = recipe.batches(data["train"])
     objective = recipe.objective(model, people=len(index.people))
