@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dcal_core.config.parameters import is_decisive, read
-from dcal_core.config.recipes import check_names, name_of, parameters_of, read_preset
+from dcal_core.config.recipes import check_names, load, name_of, parameters_of, read_preset
 from dcal_core.config.shared import Config
 from dcal_core.data.locate import find_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData, find_root, open_data
@@ -89,6 +89,14 @@ def choose_preset(preset: str, data_root: str, trains: bool = False) -> str:
         return preset
     gpu = gpu_verdict()[0] or (on_kaggle() and not trains)
     return "kaggle_t4x2" if gpu and find_indexes(input_roots(data_root)) else "demo"
+
+
+def read_given(title: str, given: dict, params_dir: Path, trains: bool = False) -> tuple[str, Config]:
+    """The preset and the parameters of a run, with the first lines of output: the title and the machine."""
+    preset = choose_preset(given["preset"], given.get("data_root", ""), trains)
+    config = load(preset, params_dir, {name: value for name, value in given.items() if name != "preset"})
+    print(banner(title_of(title, given["preset"], preset)))
+    return preset, config
 
 
 def title_of(title: str, wanted: str, preset: str) -> str:

@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dcal_core.commands.session import Session, choose_preset, refuse_without_data, run_folder, title_of
-from dcal_core.config.recipes import load
+from dcal_core.commands.session import Session, read_given, refuse_without_data, run_folder
 from dcal_core.config.shared import Config
 from dcal_core.distributed import rank
-from dcal_core.environment import banner, fit_precision, gpu_verdict, input_roots
+from dcal_core.environment import fit_precision, gpu_verdict, input_roots
 from dcal_core.errors import ConfigError
 from dcal_core.recipes.catalogue import new_model
 from dcal_core.runs import RunFolder, move_aside, other_runs, refuse_other_parameters
@@ -28,11 +27,7 @@ COPIES = 4  # of a model's weights in a new run: the best model, and a checkpoin
 def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     """Describe the machine, read the parameters of a run to train, refuse what cannot end well, and lock the run's
     folder; raises ConfigError, LockedError, DataError, DamagedError, StorageError."""
-    given = dict(given)
-    wanted = given.pop("preset")
-    preset = choose_preset(wanted, given.get("data_root", ""), trains=True)
-    config = load(preset, params_dir, given)
-    print(banner(title_of(title, wanted, preset)))
+    preset, config = read_given(title, given, params_dir, trains=True)
     print(f"Preset {Path(preset).name}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
     folder = run_folder(config.run_dir, preset)
     refuse_without_data(config, preset, params_dir, given)
