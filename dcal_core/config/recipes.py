@@ -86,26 +86,28 @@ def name_of(preset: str) -> str:
     return Path(preset).stem if preset.endswith(ENDINGS) else preset
 
 
-def read_preset(preset: str, params_dir: Path) -> dict:
-    """The values in a preset's file as they are written. preset: a name in the folder, or a YAML file anywhere; raises
-    ConfigError."""
+def file_of(preset: str, params_dir: Path) -> Path:
+    """The file of a preset, which is a name in the folder or a YAML file anywhere; raises ConfigError."""
     if isinstance(preset, str) and preset.endswith(ENDINGS):
-        path = Path(preset).expanduser()
-    elif preset in presets(params_dir):
-        path = Path(params_dir) / f"{preset}.yaml"
-    else:
+        return Path(preset).expanduser()
+    if preset not in presets(params_dir):
         names = ", ".join(("auto", *presets(params_dir)))
         raise ConfigError(f"preset={preset!r}: takes one of {names}, or a YAML file.")
+    return Path(params_dir) / f"{preset}.yaml"
+
+
+def read_preset(preset: str, params_dir: Path) -> dict:
+    """The values in a preset's file as they are written; raises ConfigError."""
+    path = file_of(preset, params_dir)
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.load(text, AsWritten) or {}  # noqa: S506 - a SafeLoader
-        names = (
-            [key.value for key, _ in yaml.compose(text, AsWritten).value] if isinstance(values, dict) and values else []
-        )
+        named = yaml.compose(text, AsWritten).value if isinstance(values, dict) and values else []
+        names = [key.value for key, _ in named]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}{because(path)}): put a file there.") from None
     except Exception as error:  # a value that does not fit its tag makes PyYAML raise almost anything
-        reason = [type(error).__name__, *str(error).splitlines()][: 2 if str(error) else 1][-1]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path} is not YAML ({reason:.200}): write one `name: value` a line.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}: write one `name: value` a line.")
@@ -118,7 +120,7 @@ def load(preset: str, params_dir: Path, overrides: dict) -> Config:
     """Defaults, then the preset's file, then the overrides, as one checked Config; raises ConfigError."""
     values = read_preset(preset, params_dir)
     kind = parameters_of(values | overrides)
-    check_names(kind, values, Path(preset).name if preset.endswith(ENDINGS) else f"{preset}.yaml")
+    check_names(kind, values, file_of(preset, params_dir).name)
     check_names(kind, overrides, "the given parameters")
     written = {name: value for name, value in values.items() if name != "recipe"}
     read(kind, written, agreeing=False)  # a wrong value is refused where an override hides it too
