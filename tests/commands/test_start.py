@@ -90,36 +90,32 @@ def test_a_preset_for_a_gpu_can_be_forced(data):
 
 # ---- what was known at second 0
 
-WRONG = {
+BOTH = {
+    "weights a picture": ({"weights": "picture.pth"}, "is a PNG picture"),
+    "precision": ({"precision": "fp16"}, "precision=fp16 needs a GPU"),
+    "resume_from nowhere": ({"resume_from": "gone"}, "resume_from=gone: neither a run"),
+    "run_dir a file": ({"run_dir": "picture.pth"}, "picture.pth"),
+}
+DCAL = BOTH | {
     "unknown backbone": ({"backbone": "resnet50"}, "backbone='resnet50'"),
     "misspelt backbone": ({"backbone": "vit_bse_patch16_224"}, "try vit_base"),
     "no weights for the demo's backbone": ({"allow_random_init": "false"}, "has no pretrained weights"),
     "weights missing": ({"weights": "gone.pth"}, "weights=gone.pth: there is no such file"),
     "weights a folder": ({"weights": "data"}, "weights=data is a folder"),
     "weights of another model": ({"weights": "other.pth"}, "lacks"),
-    "weights a picture": ({"weights": "picture.pth"}, "is a PNG picture"),
-    "precision": ({"precision": "fp16"}, "precision=fp16 needs a GPU"),
-    "resume_from nowhere": ({"resume_from": "gone"}, "resume_from=gone: neither a run"),
     "resume_from data": ({"resume_from": "data"}, "resume_from=data: neither a run"),
-    "run_dir a file": ({"run_dir": "picture.pth"}, "picture.pth"),
     "run_dir in a file": ({"run_dir": "picture.pth/run"}, "picture.pth"),
     "a misspelt run_dir to resume": ({"resume": "true", "run_dir": "rnu"}, "no run in"),
 }
-ADAFACE = {
+ADAFACE = BOTH | {
     "weights missing": ({"weights": "gone.ckpt"}, "weights=gone.ckpt: there is no such file"),
     "no weights": ({"allow_random_init": "false"}, "give weights=<file>"),
-    "weights a picture": ({"weights": "picture.pth"}, "is a PNG picture"),
-    "precision": ({"precision": "fp16"}, "precision=fp16 needs a GPU"),
-    "resume_from nowhere": ({"resume_from": "gone"}, "resume_from=gone: neither a run"),
-    "run_dir a file": ({"run_dir": "picture.pth"}, "picture.pth"),
 }
-CASES = [("demo", name, *case) for name, case in WRONG.items()]
-CASES += [("adaface_demo", name, *case) for name, case in ADAFACE.items()]
+CASES = [pytest.param("demo", *case, id=name) for name, case in DCAL.items()]
+CASES += [pytest.param("adaface_demo", *case, id=f"adaface: {name}") for name, case in ADAFACE.items()]
 
 
-@pytest.mark.parametrize(
-    ("preset", "given", "words"), [(a, c, d) for a, _, c, d in CASES], ids=lambda one: str(one)[:40]
-)
+@pytest.mark.parametrize(("preset", "given", "words"), CASES)
 def test_what_was_known_at_the_start_is_refused_before_the_data(tmp_path, data, preset, given, words):
     (tmp_path / "picture.pth").write_bytes(b"\x89PNG\r\n\x1a\n")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
