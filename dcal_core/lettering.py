@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter, LogFormatter
 from PIL import ImageFont
 
 NO_LETTERS = ("Last Resort", "cm", "STIXSize", "STIXNon")  # families that draw boxes, or have other signs in the places
-
 HIDDEN = ("Cc", "Cf", "Cs")  # Unicode's categories of controls, of marks without a width, and of halves of a letter
 
 
@@ -41,7 +40,6 @@ def visible(name: str, family: str = "") -> str:
 
     family: the one font that there is; empty: any that is installed.
     """
-
     shown = []
     for letter in name:
         font = font_with(letter) if unicodedata.category(letter) not in HIDDEN else None

@@ -10,10 +10,9 @@ def cause(path: str | Path) -> str:
     """What is wrong with a path that names nothing, as a clause to end a message with; "" where nothing is seen."""
     text = str(path)
     path = Path(os.path.abspath(path))
-    if link := next(
-        (part for part in (path, *path.parents) if os.path.islink(part) and not os.path.exists(part)), None
-    ):
-        return f"{link} is a link to {os.readlink(link)}, which is not there"
+    broken = [part for part in (path, *path.parents) if os.path.islink(part) and not os.path.exists(part)]
+    if broken:
+        return f"{broken[0]} is a link to {os.readlink(broken[0])}, which is not there"
     if found := same_looking(path):
         return f"there is {found}, which differs in {difference(str(path), str(found))}"
     if text.strip("'\"") != text:

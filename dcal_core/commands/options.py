@@ -92,13 +92,9 @@ def command_parser(
     parser.add_argument("-p", nargs="+", action=Given, metavar=("NAME", "VALUE"), help="the same as --NAME VALUE")
     group = parser.add_argument_group("parameters")
     for name, field in known_fields().items():
-        how = (
-            dict(nargs="?", const="true", metavar="true|false")
-            if field.annotation is bool
-            else dict(metavar=takes(field))
-        )
-        shown = everything or name in SHOWN
-        group.add_argument(f"--{name}", action=Given, help=meaning_of(field) if shown else argparse.SUPPRESS, **how)
+        meaning = meaning_of(field) if everything or name in SHOWN else argparse.SUPPRESS
+        bare = dict(nargs="?", const="true") if field.annotation is bool else {}  # --name alone means true
+        group.add_argument(f"--{name}", action=Given, metavar=takes(field), help=meaning, **bare)
     return parser
 
 
@@ -111,7 +107,7 @@ def takes(field: FieldInfo) -> str:
     """What a parameter takes, in a word."""
     if choices(field):
         return "|".join(choices(field))
-    return {int: "N", float: "X"}.get(field.annotation, "TEXT")
+    return {bool: "true|false", int: "N", float: "X"}.get(field.annotation, "TEXT")
 
 
 def meaning_of(field: FieldInfo) -> str:

@@ -44,6 +44,6 @@ def parameter_groups(task: nn.Module, layer_decay: float, head_lr_factor: float,
         decays = parameter.ndim >= 2 and not name.endswith(("pos_embed", "_token", "centres"))
         groups.setdefault((factor, decays), []).append(parameter)
     return [
-        {"params": parameters, "lr": 0.0, "factor": factor, "weight_decay": weight_decay * decays}
+        {"params": parameters, "lr": 0.0, "factor": factor, "weight_decay": weight_decay if decays else 0.0}
         for (factor, decays), parameters in groups.items()
     ]

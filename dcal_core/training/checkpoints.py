@@ -53,10 +53,6 @@ class Progress(BaseModel):
     skipped_in_row: int = Field(0, ge=0)
     recent: list[dict[str, float]] = []
 
-    def in_schedule(self, batch: int, total: int) -> tuple[int, int]:
-        """A batch, and the end of training, counted from where the schedule began."""
-        return batch - self.schedule_from, total - self.schedule_from
-
     @classmethod
     def read(cls, facts: dict, file: Path) -> "Progress":
         """The progress that a file holds; raises DamagedError."""

@@ -184,7 +184,8 @@ class Trainer:
 
     def step(self) -> None:
         """One step of the optimiser, which the device itself leaves out where the loss or a gradient is not finite."""
-        self.lr = self.recipe.lr_at(*self.progress.in_schedule(self.progress.batch, self.total))
+        began = self.progress.schedule_from
+        self.lr = self.recipe.lr_at(self.progress.batch - began, self.total - began)
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * self.lr
         norm = self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.grad_clip)
@@ -250,11 +251,11 @@ class Trainer:
             progress.skipped_in_row = progress.skipped_in_row + 1 if skipped else 0
             longest = max(longest, progress.skipped_in_row)
         progress.skipped += sum(flags)
-        scaled = self.accelerator.scaler
+        scaled = " (fp16 then lowers its scale)" if self.accelerator.scaler else ""
         if any(flags):
             print(
                 f"Batch {progress.batch}: {sum(flags)} of the last {len(flags)} steps had no finite loss or gradient "
-                f"and were skipped, {progress.skipped} so far{' (fp16 then lowers its scale)' * bool(scaled)}."
+                f"and were skipped, {progress.skipped} so far{scaled}."
             )
         if longest > self.config.max_skipped:
             saved = "no checkpoint yet"
