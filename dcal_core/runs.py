@@ -24,6 +24,7 @@ from dcal_core.distributed import main_only
 from dcal_core.environment import on_kaggle, output_root
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.locks import is_held, lock, unlock
+from dcal_core.missing import names_in
 from dcal_core.storage import CURE, DamagedError, free_name, read_json, read_sums, recover
 
 MODEL_FILE = "model.json"  # in a model folder: the architecture
@@ -170,17 +171,10 @@ def move_aside(run: RunFolder) -> RunFolder:
 
 def other_runs(run: RunFolder) -> str:
     """The runs beside a folder and among the outputs, as a clause that follows the folder's name; "" for none."""
-    folders = {folder for place in (run.path.parent, output_root()) for folder in folders_in(place)}
+    places = {run.path.parent, output_root()}
+    folders = {place / name for place in places for name in names_in(place)}
     found = sorted(str(folder) for folder in folders if RunFolder(folder).exists and folder != run.path)
     return f"; there {'is' if len(found) == 1 else 'are'} {', '.join(found[:LISTED])}" if found else ""
-
-
-def folders_in(place: Path) -> list[Path]:
-    """The folders in a place, none where it cannot be listed."""
-    try:
-        return [path for path in place.iterdir() if path.is_dir()]
-    except OSError:
-        return []
 
 
 def find_trained(run: RunFolder, input_roots: list[Path], about: str = "") -> Path:

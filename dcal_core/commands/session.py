@@ -1,8 +1,6 @@
 """How every notebook begins: parameters read and checked, the machine described, the run's folder found."""
 
 import csv
-import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from dcal_core.data.twins import DataError
 from dcal_core.environment import banner, gpu_verdict, input_roots, on_kaggle, output_root, scratch_root
 from dcal_core.errors import ConfigError
 from dcal_core.runs import RunFolder, find_trained
-from dcal_core.storage import DamagedError, disk_errors, read_json
+from dcal_core.storage import DamagedError, disk_errors, read_json, size_of
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,11 @@ class Session:
                 )
         if trained_on == SYNTHETIC and not data.synthetic:
             return replace(data, label=f"{data.label}, model trained on {SYNTHETIC}")
-        if run.on_aligned() != data.aligned:
-            forms = ("images that prepare did not align", "faces that prepare aligned")
-            then, now = forms[run.on_aligned()], forms[data.aligned]
+        was_aligned = run.on_aligned()
+        if was_aligned != data.aligned:
+            forms = {True: "faces that prepare aligned", False: "images that prepare did not align"}
+            then = forms[was_aligned]
+            now = forms[data.aligned]
             print(
                 f"The model was trained on {then} ({trained_on}); {data.root} holds {now}: give the same as data_root."
             )
@@ -83,7 +83,8 @@ class Session:
 def choose_preset(preset: str, data_root: str, trains: bool = False) -> str:
     """`auto` as the preset for what is there: ViT-B on real data with a GPU, else the small model of the demo.
 
-    trains: a notebook that does not may run without the GPU on Kaggle, where the one that does has had it.
+    trains: whether a model is to be trained, which takes a GPU; on Kaggle the other notebooks take the preset of a
+    training that has had one.
     """
     if preset != "auto":
         return preset
@@ -100,14 +101,14 @@ def read_given(title: str, given: dict, params_dir: Path, trains: bool = False) 
 
 
 def title_of(title: str, wanted: str, preset: str) -> str:
-    """The first line of a notebook's output: what it is, and where `auto` falls back to drawn twins, that it does."""
+    """The first line of a notebook's output: what it is, and whether `auto` has fallen back to drawn twins."""
     drawn = wanted == "auto" and preset == "demo" and not find_indexes(input_roots())
     return f"{title} (no data found: on drawn twins, SYNTHETIC)" if drawn else title
 
 
 def refuse_without_data(config: Config, preset: str, params_dir: Path, given: dict) -> None:
-    """Raise DataError where a preset is for real data and none is there: twins are drawn for those alone that say how
-    many, in the preset's file or in what is given."""
+    """Raise DataError where a preset is for real data and none is there. Twins are drawn only where
+    `synthetic_families` is given, in the preset's file or now."""
     if find_root(config) or "synthetic_families" in read_preset(preset, params_dir) | given:
         return
     roots = " and ".join(map(str, input_roots())) or "data/, which is not there"
@@ -176,12 +177,8 @@ def trained_config(trained: Path, given: dict) -> Config:
 
 def scratch_size() -> str:
     """A line on the folder of what can be made again."""
-    size = 0
-    for folder, _, names in os.walk(scratch_root()):
-        for name in names:
-            with suppress(OSError):  # another process has deleted it by now
-                size += os.stat(os.path.join(folder, name)).st_size
-    return f"Drawn faces and decoded images: {size / 1e6:,.0f} MB in {scratch_root()}, which can be deleted."
+    folder = scratch_root()
+    return f"Drawn faces and decoded images: {size_of(folder) / 1e6:,.0f} MB in {folder}, which can be deleted."
 
 
 def run_folder(run_dir: str, preset: str) -> RunFolder:

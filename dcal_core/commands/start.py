@@ -1,4 +1,4 @@
-"""How a training begins: whatever can be refused is, before any data is drawn, read or decoded."""
+"""How a training begins: whatever can be refused is refused before any data is drawn, read or decoded."""
 
 import contextlib
 import io
@@ -17,10 +17,10 @@ from dcal_core.errors import ConfigError
 from dcal_core.recipes.catalogue import new_model
 from dcal_core.runs import RunFolder, move_aside, other_runs, refuse_other_parameters
 from dcal_core.storage import StorageError, disk_errors
-from dcal_core.training.resume import find_source, weights_of
+from dcal_core.training.resume import attached_runs, find_source, weights_of
 from dcal_core.training.transfer import refuse_stranger, shapes_of
 
-HIGHEST_LR = 0.1  # with which anything has been seen to learn
+HIGHEST_LR = 0.1  # above it, nothing has been seen to learn
 COPIES = 4  # of a model's weights in a new run: the best model, and a checkpoint with AdamW's two moments
 
 
@@ -65,25 +65,20 @@ def explicitly_resumes(config: Config, given: dict) -> bool:
 
 def check_resumed(folder: RunFolder) -> None:
     """Raise ConfigError where there is no run to go on with."""
-    if not (folder.exists or attached_checkpoint()):
+    if not (folder.exists or attached_runs(input_roots())):
         raise ConfigError(
             f"resume=true, yet there is no run in {folder}{other_runs(folder)}: correct run_dir, or leave resume out "
             "to start a run there."
         )
 
 
-def attached_checkpoint() -> bool:
-    """Whether a run is attached that training may go on with."""
-    return any(True for root in input_roots() for _ in root.glob("**/checkpoints/last/*/progress.json"))
-
-
 def check_model(config: Config, folder: RunFolder) -> None:
-    """Make the model that training will begin with, and leave it: raises what would be raised after the data is read,
-    as of weights that are missing, a backbone that is unknown or an earlier run of another model."""
+    """Make the model that training will begin with, to raise now what would be raised after the data is read: weights
+    are missing, a backbone is unknown, an earlier run has another model, or the disk has no room."""
     with contextlib.redirect_stdout(io.StringIO()):  # said when training starts
         source = find_source(config.resume_from, folder, agrees=True)
         begun = bool(folder.saved) and config.resume
-        pretrained = not (source or begun or folder.started_from.is_file() or attached_checkpoint())
+        pretrained = not (source or begun or folder.started_from.is_file() or attached_runs(input_roots()))
         # Without weights to read, the shapes are enough; torch asks for a temporary folder where it is imported.
         with disk_errors(folder.path), torch.device("cpu" if pretrained else "meta"):
             model = new_model(config, input_roots(), pretrained)

@@ -36,7 +36,7 @@ from dcal_core.storage import write_text
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.curves import by_epoch, draw_losses, draw_validation
 from dcal_core.training.loop import MemoryShort, Trainer
-from dcal_core.training.resume import open_run, people_behind
+from dcal_core.training.resume import counted, open_run, people_behind
 from dcal_core.training.task import start_accelerator
 from dcal_core.training.transfer import load_matching, shapes_of
 from dcal_core.verification.encoding import encode_images
@@ -161,7 +161,7 @@ def leave_results(session: Session, run: Run, label: str) -> dict[str, Path | li
 def outcome(run: Run, progress: Progress, label: str) -> str:
     """What training has come to, in a sentence or two."""
     eer = f"{progress.best_eer:.1%} ({label})" if math.isfinite(progress.best_eer) else "none yet"
-    done = f"{progress.batch} batch" if progress.batch == 1 else f"{progress.batch} batches"
+    done = counted(progress.batch)
     if progress.finished:
         return f"Best validation EER {eer}, {done}, {progress.seconds / 60:.1f} min of training, in {run.folder}"
     attach = "attach this notebook's output to the next session (Add Input > Notebook Output), then "

@@ -201,11 +201,16 @@ def find_source(given: str, folder: RunFolder, agrees: bool) -> Path | None:
     return source
 
 
+def attached_runs(roots: list[Path]) -> list[Path]:
+    """The folders of all runs with checkpoints below the roots."""
+    files = [file for root in roots for file in Path(root).glob("**/checkpoints/last/*/progress.json")]
+    return sorted({RunFolder.around(file.parent).path for file in files})
+
+
 def attached_checkpoints(roots: list[Path], config: Config, data: str) -> Iterator[Checkpoint]:
     """The newest whole checkpoint of each run below the roots, such as the output of an earlier notebook version, that
     agrees in parameters and data; names the runs that it passes over."""
-    files = (file for root in roots for file in Path(root).glob("**/checkpoints/last/*/progress.json"))
-    for folder in sorted({RunFolder.around(file.parent).path for file in files}):
+    for folder in attached_runs(roots):
         try:
             found = newest_whole(RunFolder(folder), own=False)
             differing = found.differences(config) if found else {}

@@ -90,7 +90,7 @@ def wandb_tracker(config: Config, run_name: str, run_id: str) -> tuple[WandBTrac
         settings={"init_timeout": OPEN_WAIT_S / 2},  # its own limit first: what hangs would hang again when it exits
     )
     tracker.start()
-    append = "--append " if run_id and find_spec("wandb.sync") else ""  # older versions of wandb replace the run else
+    append = "--append " if run_id and find_spec("wandb.sync") else ""  # older versions would replace the run
     entity = f"--entity {config.wandb_entity} " if config.wandb_entity and not online else ""
     later = f"wandb sync {append}{entity}{os.path.dirname(tracker.run.dir)}"
     if not online:
