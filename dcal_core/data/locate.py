@@ -124,7 +124,9 @@ def find_images(index: TwinIndex, root: Path) -> list[list[str]]:
         )
     entries = [path_parts(path) for path in index.paths]
     alike = _places(root, entries)
-    exact = [[place for place in alike.get(_key(entry), []) if _ends_as(place, entry)] for entry in entries]
+    exact = []
+    for entry in entries:
+        exact.append([place for place in alike.get(_key(entry), []) if path_parts(place)[-2:] == entry[-2:]])
     taken = {place for places in exact for place in places}
     found = []
     for entry, places in zip(entries, exact, strict=True):
@@ -188,10 +190,6 @@ def _places(root: Path, entries: Sequence[tuple[str, ...]]) -> dict[tuple[str, s
 def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
     """Folder and file name as the eye takes them."""
     return tuple(map(plain, parts[-2:]))
-
-
-def _ends_as(place: str, entry: tuple[str, ...]) -> bool:
-    return path_parts(place)[-2:] == entry[-2:]
 
 
 def _of_longest_tail(places: Sequence[str], entry: tuple[str, ...]) -> list[str]:

@@ -118,19 +118,13 @@ def split_families(index: TwinIndex, validation_share: float, seed: int) -> tupl
     return index.select_families(training), replace(index.select_families(held_out), name="validation")
 
 
-def families_with_pairs(images_of: np.ndarray, family_of: np.ndarray) -> tuple[int, int]:
-    """How many families have two images of one person, and how many have images of co-twins. images_of: images of each
-    person; family_of: family of each, [people]."""
-    genuine = np.unique(family_of[images_of >= 2])
-    _, siblings = np.unique(family_of[images_of >= 1], return_counts=True)
-    return len(genuine), int((siblings >= 2).sum())
-
-
 def too_little(index: TwinIndex, images_of: np.ndarray | None = None) -> str:
     """Why a split gives too few pairs to work with, in numbers and with the cure; "" if there are enough. images_of:
     usable images of each person, None for all."""
     images_of = np.bincount(index.person_of) if images_of is None else images_of
-    genuine, twins = families_with_pairs(images_of, index.family_of)
+    genuine = len(np.unique(index.family_of[images_of >= 2]))
+    _, siblings = np.unique(index.family_of[images_of >= 1], return_counts=True)  # with an image, in each family
+    twins = (siblings >= 2).sum()
     fewest, purpose = FEWEST[index.name]
     if min(genuine, twins) >= fewest:
         return ""
