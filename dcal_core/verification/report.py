@@ -12,14 +12,14 @@ import numpy as np
 
 from dcal_core.storage import write_text
 from dcal_core.verification.bootstrap import Replicates, differences, replicate, summarise
-from dcal_core.verification.calibration import (
-    Calibration,
+from dcal_core.verification.calibrating import (
     cllr_estimate,
     cllr_min_estimate,
     fit_isotonic,
     fit_logistic,
     reliability,
 )
+from dcal_core.verification.calibration import Calibration
 from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates
 from dcal_core.verification.protocol import Scored, Unrelated, image_names

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dcal_core.verification.calibration import cllr_estimate, cllr_min_estimate
+from dcal_core.verification.calibrating import cllr_estimate, cllr_min_estimate
 from dcal_core.verification.metrics import (
     FOLDS,
     Comparisons,

@@ -8,16 +8,14 @@ from single_metrics import cllr, cllr_min
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from dcal_core.verification.calibration import (
-    Isotonic,
-    Logistic,
+from dcal_core.verification.calibrating import (
     cllr_estimate,
     cllr_min_estimate,
     fit_isotonic,
     fit_logistic,
-    from_dict,
     reliability,
 )
+from dcal_core.verification.calibration import Isotonic, Logistic, from_dict
 from dcal_core.verification.intervals import effective_families, share_interval
 from dcal_core.verification.metrics import family_weights
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dcal_core.storage import DamagedError, check_seal, digest, read_sums, recover, seal, sealed_folder
-from dcal_core.verification.calibration import fit_isotonic, fit_logistic
+from dcal_core.verification.calibrating import fit_isotonic, fit_logistic
 from dcal_core.verification.decision import DecisionRule, read_rule, rule_of_report, write_rule
 from dcal_core.verification.verdicts import Thresholds
 
