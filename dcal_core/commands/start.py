@@ -33,8 +33,7 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     refuse_without_data(config, preset, params_dir, given)
     check_machine(config, Path(preset).name)
     check_folder(folder)
-    if config.run_dir and explicitly_resumes(config, given):
-        check_resumed(folder)
+    check_resumed(config, folder, given)
     if config.resume:
         refuse_other_parameters(folder, config)
     if not rank():
@@ -58,14 +57,10 @@ def check_machine(config: Config, preset: str) -> None:
     fit_precision(config.precision)
 
 
-def explicitly_resumes(config: Config, given: dict) -> bool:
-    """Whether a run to go on with was asked for, and not only allowed as by default."""
-    return given.get("resume") not in (None, "") and config.resume and not config.resume_from
-
-
-def check_resumed(folder: RunFolder) -> None:
-    """Raise ConfigError where there is no run to go on with."""
-    if not (folder.exists or attached_runs(input_roots())):
+def check_resumed(config: Config, folder: RunFolder, given: dict) -> None:
+    """Raise ConfigError where resume=true is given, which is the default too, with a run_dir that holds no run."""
+    asked = config.run_dir and config.resume and not config.resume_from and given.get("resume") not in (None, "")
+    if asked and not (folder.exists or attached_runs(input_roots())):
         raise ConfigError(
             f"resume=true, yet there is no run in {folder}{other_runs(folder)}: correct run_dir, or leave resume out "
             "to start a run there."
