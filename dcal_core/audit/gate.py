@@ -1,19 +1,25 @@
-"""What is known against two pictures before a model compares them: any picture has a score, not every score a meaning.
+"""What is known against pictures before a model compares them: any picture has a score, not every score a meaning.
 
 The detector looks for faces where its packages are installed. Plain checks are made in any case.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from dcal_core.audit.alignment import FaceAligner, NoFace
 from dcal_core.audit.detector import CURE
+from dcal_core.audit.duplicates import same_shots, thumbnail
 from dcal_core.data.images import Unreadable, decode, open_upright, read_file
 from dcal_core.data.twins import DataError
 from dcal_core.errors import ConfigError
 from dcal_core.missing import because
+from dcal_core.progress import progress_line
 from dcal_core.storage import digest
 
 LEAST_SIDE = 32  # px; a smaller face shows nothing that tells twins apart
@@ -27,16 +33,26 @@ NO_DETECTOR = (
 NO_TRAINING_IMAGES = "Not checked, because the training images are not here: whether a picture is one of them."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """An image file as a person sees it and as the model does."""
 
     name: str
     file: Path
-    whole: np.ndarray  # [H, W, 3] uint8
+    shape: tuple[int, int]  # height and width, px
     pixels: np.ndarray  # [3, S, S] uint8, the model's input
     fit: str  # how it became square
     blank: str  # why it shows nothing, "" where it shows something
+    thumbnail: np.ndarray  # [32, 32] uint8
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the file."""
+        return digest(self.file)
+
+    def whole(self) -> np.ndarray:
+        """All that the file shows, [H, W, 3] uint8, decoded anew: a list of photographs does not fit into memory."""
+        return np.asarray(open_upright(read_file(self.file)))
 
 
 def open_picture(file: Path, size: int, fit: str = "stretch") -> Picture:
@@ -44,16 +60,18 @@ def open_picture(file: Path, size: int, fit: str = "stretch") -> Picture:
     possible."""
     try:
         data = read_file(file)
-        whole = np.asarray(open_upright(data))
-        return Picture(str(file), Path(file), whole, decode(data, size, fit), fit, blank(decode_bare(data, size, fit)))
+        width, height = open_upright(data).size
+        pixels = decode(data, size, fit)
+        bare = decode_bare(data, size, fit)
     except Unreadable as error:
         raise DataError(f"{file} cannot be read ({error}{because(file)}): give a face image.") from None
+    return Picture(str(file), Path(file), (height, width), pixels, fit, blank(bare), thumbnail(bare))
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Sentences on two pictures. stops: why there can be no verdict; doubts: why one deserves less trust; unchecked:
-    what was not looked at."""
+    """Sentences on pictures. stops: why they cannot be compared; doubts: why a comparison deserves less trust;
+    unchecked: what was not looked at."""
 
     stops: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -66,7 +84,7 @@ class Findings:
 
 
 class Gate:
-    """Looks at two pictures before they are scored.
+    """Looks at pictures before they are compared.
 
     template: the landmarks of the aligned faces that the model was trained on, [5, 2], shares of the side. people: the
     ids of the people it was trained on. files: their images; None where they are not here. fit: how pictures become
@@ -83,12 +101,19 @@ class Gate:
         except ConfigError:  # a package is missing
             self.aligner = None
 
-    def look(self, first: Picture, second: Picture) -> Findings:
-        """What is known against a comparison of these two."""
+    def look(self, pairs: Sequence[tuple[Picture, Picture]]) -> Findings:
+        """What is known against a comparison of these pairs; a picture of several pairs is looked at once."""
         found = Findings()
-        if reason := same_content(first, second):
-            found.stops.append(f"{first.name} and {second.name} {reason}: give two pictures.")
-        for picture in (first, second):
+        for first, second in pairs:
+            both = f"{first.name} and {second.name}"
+            if reason := same_content(first, second):
+                found.stops.append(f"{both} {reason}: give two pictures.")
+            elif one_shot(first, second):
+                found.doubts.append(
+                    f"{both} look like the same photograph saved twice: if they are, their score says nothing."
+                )
+        pictures = list(dict.fromkeys(chain.from_iterable(pairs)))
+        for picture in progress_line(pictures, desc="looking for faces", unit="picture"):
             if picture.blank:
                 found.stops.append(f"{picture.name} {picture.blank}: it shows no face.")
                 continue
@@ -104,7 +129,7 @@ class Gate:
 
     def _face(self, picture: Picture, found: Findings) -> None:
         try:
-            face = self.aligner.locate(picture.whole)
+            face = self.aligner.locate(picture.whole())
         except NoFace as reason:
             found.stops.append(f"{picture.name}: {reason}.")
             return
@@ -112,7 +137,7 @@ class Gate:
             found.doubts.append(
                 f"{picture.name} shows {face.faces} faces: crop it to one, or all of them are compared."
             )
-        height, width = picture.whole.shape[:2]
+        height, width = picture.shape
         seen = (face.landmarks + 0.5) / (width, height)
         off = np.linalg.norm(seen - self.template, axis=1).max()
         if off > OFF:
@@ -121,11 +146,18 @@ class Gate:
                 f"{off:.0%} of the side from where they should be, so the score says little; align it first."
             )
 
+    @cached_property
+    def _by_size(self) -> dict[int, list[Path]]:
+        """The training images that are here, by the size of the file in bytes."""
+        found = defaultdict(list)
+        for file in filter(Path.is_file, self.files or ()):
+            found[file.stat().st_size].append(file)
+        return found
+
     def _training(self, picture: Picture) -> list[str]:
         person = picture.file.absolute().parent.name
-        size = picture.file.stat().st_size
-        same_size = [file for file in self.files or () if file.is_file() and file.stat().st_size == size]
-        if any(digest(file) == digest(picture.file) for file in same_size):
+        same_size = self._by_size[picture.file.stat().st_size]
+        if any(digest(file) == picture.digest for file in same_size):
             return [f"{picture.name} is an image that the model was trained on: its score is better than on others."]
         if person in self.people:
             return [
@@ -137,13 +169,19 @@ class Gate:
 
 def same_content(first: Picture, second: Picture) -> str:
     """Why two pictures count as one, as the end of a sentence; "" where they differ."""
-    if digest(first.file) == digest(second.file):
+    if first.digest == second.digest:
         return "are one file or its copy"
     if np.array_equal(first.pixels, second.pixels):
         return "have the same pixels"
     if np.array_equal(first.pixels, second.pixels[:, :, ::-1]):
         return "have the same pixels, mirrored"
     return ""
+
+
+def one_shot(first: Picture, second: Picture) -> bool:
+    """Whether two pictures look like one photograph, also where one of them is mirrored."""
+    other = second.thumbnail
+    return 0 in same_shots(np.stack([first.thumbnail, other, other[:, ::-1]]))[0]
 
 
 def decode_bare(data: bytes, size: int, fit: str) -> np.ndarray:
@@ -165,7 +203,7 @@ def least_side(image_size: int) -> int:
 
 
 def _shape(picture: Picture) -> list[str]:
-    height, width = picture.whole.shape[:2]
+    height, width = picture.shape
     size = len(picture.pixels[0])
     found = []
     if min(height, width) < least_side(size):

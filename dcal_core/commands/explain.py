@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dcal_core.audit.gate import Gate, Picture, open_picture
 from dcal_core.commands.maps import (
     TITLE,
     compare_kinds,
@@ -21,7 +22,7 @@ from dcal_core.commands.session import Session, begin_with_trained
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.pair_lists import families_of_pairs, read_pairs
 from dcal_core.data.splits import SYNTHETIC
-from dcal_core.data.twins import DataError
+from dcal_core.data.twins import LISTED, DataError
 from dcal_core.environment import scratch_root
 from dcal_core.errors import ConfigError
 from dcal_core.explain.catalogue import MAPS
@@ -51,25 +52,50 @@ def label_of_given(session: Session) -> str:
 
 def explain_lists(session: Session, same: Path, twins: Path) -> list[Path]:
     """Compare listed pairs of one person with listed pairs of co-twins, as files in a folder named after the lists;
-    raises DataError if a pair is in both."""
+    raises DataError with the reason if pairs cannot be compared."""
     lists = [read_pairs(same), read_pairs(twins)]
-    first, second = ({tuple(sorted(map(str, pair))) for pair in one} for one in lists)
-    if both := sorted(first & second):
-        raise DataError(
-            f"{same} and {twins}: {len(both)} {'pair' if len(both) == 1 else 'pairs'} in both lists, first "
-            f"{' and '.join(both[0])}: a pair shows one person or two."
-        )
     joined = [pair for one in lists for pair in one]
     paths, place = np.unique([str(path) for pair in joined for path in pair], return_inverse=True)
     config = session.config
+    label = label_of_given(session)
+    pictures = {path: open_picture(path, config.image_size, config.fit) for path in map(Path, paths)}
+    seen = [[(pictures[a], pictures[b]) for a, b in one] for one in lists]
+    refuse_pairs_in_both(*seen, f"{same} and {twins}")
+    notes = look_at_lists(gate_of(session, SYNTHETIC in label), [pair for one in seen for pair in one])
     images = open_images(list(paths), config.image_size, scratch_root() / "decoded", max_lost_share=0.0, fit=config.fit)
     a, b = place.reshape(-1, 2).T
     genuine = np.repeat([True, False], [len(one) for one in lists])
     pairs = Pairs(a, b, genuine, families_of_pairs(joined))
-    label = label_of_given(session)
-    comparison = compare_kinds(trained_model(session), images, pairs, SYNTHETIC in label)
+    comparison = {"notes": notes} | compare_kinds(trained_model(session), images, pairs, SYNTHETIC in label)
     folder = session.folder.explained / "lists" / stem_of((str(same), str(twins)))
     return write_comparison(folder, folder, comparison, images, label)
+
+
+def refuse_pairs_in_both(same: list[tuple[Picture, Picture]], twins: list[tuple[Picture, Picture]], lists: str) -> None:
+    """DataError if pictures that are listed as one person's, or copies of them, are also listed as co-twins'."""
+    known = {frozenset((a.digest, b.digest)) for a, b in same}
+    if both := [f"{a.name} and {b.name}" for a, b in twins if {a.digest, b.digest} in known]:
+        raise DataError(
+            f"{lists}: {len(both)} {'pair' if len(both) == 1 else 'pairs'} in both lists, first {both[0]}: "
+            "a pair shows one person or two."
+        )
+
+
+def look_at_lists(gate: Gate, pairs: list[tuple[Picture, Picture]]) -> list[str]:
+    """What must be said before these pairs are compared, and the first of it printed; raises DataError if some cannot
+    be compared."""
+    found = gate.look(pairs)
+    if found.stops:
+        raise DataError(f"No comparison: {' '.join(some_of(found.stops))} Take them out of the lists.")
+    for sentence in (*some_of(found.doubts), *found.unchecked):
+        print(sentence)
+    return found.sentences
+
+
+def some_of(sentences: list[str]) -> list[str]:
+    """The first few sentences, and the number of the others."""
+    more = len(sentences) - LISTED
+    return [*sentences[:LISTED], *([f"And {more:,} more."] if more > 0 else [])]
 
 
 def write_comparison(folder: Path, figures: Path, comparison: dict, images: ImageStore, label: str) -> list[Path]:

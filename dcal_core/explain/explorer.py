@@ -47,7 +47,7 @@ def given_pair(
     """Two image files as a view, what their score means, and what must be said before it; raises DataError with the
     reason if they cannot be compared."""
     pictures = [open_picture(file, model.image_size, gate.fit) for file in files]
-    found = gate.look(*pictures)
+    found = gate.look([pictures])
     if found.stops:
         raise DataError(f"No verdict: {' '.join(found.stops)}")
     faces = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,8 @@ def drawn(tmp_path_factory):
 
 
 def look(first, second, people=(), files=(), template=DRAWN):
-    return Gate(template, set(people), None if files is None else list(files)).look(
-        *(open_picture(Path(file), SIZE) for file in (first, second))
-    )
+    pair = [open_picture(Path(file), SIZE) for file in (first, second)]
+    return Gate(template, set(people), None if files is None else list(files)).look([pair])
 
 
 @pytest.fixture
@@ -101,6 +101,56 @@ def test_one_picture_given_twice_has_no_verdict(drawn, tmp_path, no_detector, tu
     reason = {"copy.png": "are one file or its copy", "same.bmp": "have the same pixels"}
     (stop,) = look(drawn[0], file).stops
     assert reason.get(turned, "have the same pixels, mirrored") in stop and "give two pictures" in stop
+
+
+def saved_again(face, folder, name="again.png", side=SIZE, mode="RGB", method=Image.Resampling.BICUBIC, **options):
+    face.convert(mode).resize((side, side), method).save(folder / name, **options)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *({"name": "again.jpg", "quality": quality} for quality in (30, 50, 75, 95)),
+        *({"side": side} for side in (SIZE // 2, 48, 96, 2 * SIZE)),
+        {"side": SIZE // 2, "method": Image.Resampling.BILINEAR},
+        {"mode": "L"},
+        {"mode": "L", "name": "again.jpg", "quality": 30},
+        {"name": "again.webp", "quality": 50},
+        {"side": 2 * SIZE, "name": "again.jpg", "quality": 30},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_photograph_that_was_saved_again_is_named(drawn, tmp_path, no_detector, how, mirrored):
+    for file in drawn:
+        face = Image.open(file)
+        face = face.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else face
+        found = look(file, saved_again(face, tmp_path, **how))
+        assert found.stops == []
+        assert "look like the same photograph saved twice: if they are, their score says nothing" in found.doubts[0]
+
+
+def test_images_of_one_person_or_of_co_twins_are_not_one_photograph(tmp_path):
+    drawn = {"families": 6, "images_per_person": 4, "size": SIZE, "difficulty": 1.0, "seed": 2}
+    generate(tmp_path, split="test", **drawn, workers=1)
+    pictures = [open_picture(file, SIZE) for file in sorted((tmp_path / "test").glob("*/*.png"))]
+    assert not [1 for a, b in combinations(pictures, 2) if gate.one_shot(a, b)]
+    assert len(pictures) == 48 and all(gate.one_shot(picture, picture) for picture in pictures)
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_bars_do_not_make_two_photographs_alike(drawn, tmp_path, fit):
+    wide = [saved(Image.open(file).resize((130, 60)), tmp_path, f"{n}.png") for n, file in enumerate(drawn)]
+    first, second = (open_picture(file, SIZE, fit) for file in wide)
+    assert not gate.one_shot(first, second) and gate.one_shot(first, first)
+
+
+def test_a_picture_of_many_pairs_is_looked_at_once(drawn, tmp_path, no_detector):
+    wide = saved(Image.open(drawn[0]).resize((60, 40)), tmp_path)
+    first, *others = (open_picture(file, SIZE) for file in (wide, *drawn, *drawn[1:]))
+    found = Gate(DRAWN, set(), None).look([(first, other) for other in others])
+    assert [f"{wide} is not square" in doubt for doubt in found.doubts] == [False, True] and len(found.unchecked) == 2
 
 
 @pytest.mark.parametrize(
@@ -179,11 +229,11 @@ def test_a_picture_is_made_square_as_the_models_images_were(drawn, tmp_path, no_
     gate = Gate(DRAWN, set(), [], fit)
     pictures = [open_picture(Path(file), SIZE, gate.fit) for file in files]
     assert np.array_equal(pictures[0].pixels, decode(Path(files[0]).read_bytes(), SIZE, fit))
-    assert any(words in doubt for doubt in gate.look(*pictures).doubts)
+    assert any(words in doubt for doubt in gate.look([pictures]).doubts)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
 def test_bars_do_not_hide_that_a_picture_is_blank(drawn, tmp_path, no_detector, fit):
     black = open_picture(saved(np.zeros((300, 500, 3), np.uint8), tmp_path), SIZE, fit)
-    (stop,) = Gate(DRAWN, set(), [], fit).look(black, open_picture(drawn[1], SIZE, fit)).stops
+    (stop,) = Gate(DRAWN, set(), [], fit).look([(black, open_picture(drawn[1], SIZE, fit))]).stops
     assert stop == f"{black.name} is of one colour: it shows no face."

@@ -1,6 +1,7 @@
 """Explanation from a trained run to files: the test families, two images, and lists of pairs."""
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,59 @@ def test_a_pair_in_both_lists_is_refused(trained, capsys, tmp_path):
     assert explain("--same", same, "--twins", twins) == 1
     assert "1 pair in both lists, first " in capsys.readouterr().err
     assert explain("--same", same, "--twins", same) == 1
+
+
+def lists_of(folder, **pairs):
+    """The options that name two lists of pairs."""
+    for name, lines in pairs.items():
+        (folder / f"{name}.txt").write_text("\n".join(f"{a},{b}" for a, b in lines))
+    return ["--same", folder / "same.txt", "--twins", folder / "twins.txt"]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda face: Image.new("RGB", face.size), "made.png is of one colour: it shows no face."),
+        (lambda face: face.point(lambda value: 100 + value // 64), "made.png has almost no contrast"),
+        (lambda face: face, "are one file or its copy: give two pictures."),
+        (lambda face: face.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "have the same pixels, mirrored"),
+    ],
+)
+def test_lists_go_through_the_gate(trained, capsys, tmp_path, make, reason):
+    images = images_of(trained)
+    if make(Image.open(images[1])) == Image.open(images[1]):
+        shutil.copy(images[1], tmp_path / "made.png")
+    else:
+        make(Image.open(images[1]).convert("RGB")).save(tmp_path / "made.png")
+    lists = lists_of(tmp_path, same=[(images[0], images[1])], twins=[(images[0], images[8]), (images[1], "made.png")])
+    assert explain(*lists) == 1
+    printed = capsys.readouterr()
+    assert "No comparison: " in printed.err and reason in printed.err and "Take them out of the lists." in printed.err
+    assert not (trained / "run/explained/lists" / f"{tmp_path.name}_same_{tmp_path.name}_twins").exists()
+
+
+def test_doubts_about_listed_pictures_are_said_and_kept(trained, capsys, tmp_path):
+    images = images_of(trained)
+    for number in range(7):
+        Image.open(images[number]).resize((60, 40)).save(tmp_path / f"wide{number}.png")
+    Image.open(images[0]).resize((64, 64)).save(tmp_path / "again.png")
+    same = [(images[0], "again.png"), *((images[7], f"wide{number}.png") for number in range(7))]
+    assert explain(*lists_of(tmp_path, same=same, twins=[(images[0], images[8])])) == 0
+    printed = capsys.readouterr().out
+    folder = trained / "run/explained/lists" / f"{tmp_path.name}_same_{tmp_path.name}_twins"
+    notes = json.loads((folder / "comparison.json").read_text())["notes"]
+    assert "look like the same photograph saved twice" in notes[0] and notes[0] in printed
+    assert (
+        sum("is not square: 60 x 40 px" in note for note in notes) == 7 and notes[-1] not in printed.split("And ")[1:]
+    )
+    assert re.search(r"^And \d+ more\.$", printed, re.M)
+
+
+def test_a_copy_in_the_other_list_is_refused(trained, capsys, tmp_path):
+    images = images_of(trained)
+    shutil.copy(images[1], tmp_path / "copy.png")
+    assert explain(*lists_of(tmp_path, same=[(images[0], images[1])], twins=[("copy.png", images[0])])) == 1
+    assert "1 pair in both lists, first " in capsys.readouterr().err
 
 
 def test_pictures_that_cannot_be_compared_have_no_verdict_and_no_files(trained, capsys, tmp_path):
