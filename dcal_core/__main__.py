@@ -2,12 +2,20 @@
 
 import importlib
 import os
+import pkgutil
 import sys
 
 import dcal_core
 from dcal_core.commands.options import COMMANDS, given_parameters, read_options
 from dcal_core.errors import UserError
 from dcal_core.installation import program_name
+
+REFUSES = {  # what each command could not work with, before it imports torch, which takes seconds
+    "prepare": "chosen:data_to_check",
+    "train": "new_run:run_to_train",
+    "evaluate": "chosen:trained_run",
+    "explain": "chosen:trained_run",
+}
 
 
 def usage() -> str:
@@ -31,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(usage())
         return 0 if name in ("-h", "--help") else 2
     try:
-        given_parameters(read_options(name, arguments[1:]))  # refused before torch is imported, which takes seconds
+        given, params_dir = given_parameters(read_options(name, arguments[1:]))
+        pkgutil.resolve_name(f"dcal_core.commands.{REFUSES[name]}")(given, params_dir)
         return importlib.import_module(f"dcal_core.commands.{name}").main(arguments[1:])
     except UserError as error:
         if "DCAL_OUTCOMES" in os.environ:  # one of several processes: its launcher says it once

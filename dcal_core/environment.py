@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from dcal_core.errors import ConfigError
 
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -64,6 +62,8 @@ def scratch_root() -> Path:
 def gpu_verdict() -> tuple[bool, str]:
     """Whether the GPU can run a kernel, and a line that tells; a retired P100 is "available", yet its first kernel
     fails."""
+    import torch  # takes seconds, and much is refused before it is needed
+
     if not torch.cuda.is_available():
         return False, "no GPU" + (": choose Settings > Accelerator > GPU T4 x2" if on_kaggle() else "")
     name = torch.cuda.get_device_name(0)
@@ -91,11 +91,15 @@ def fit_precision(wanted: str) -> str:
         return "fp32" if wanted == "auto" else wanted
     if wanted != "auto":
         return wanted
+    import torch
+
     return "bf16" if torch.cuda.get_device_capability(0) >= (8, 0) else "fp16"
 
 
 def banner(title: str) -> str:
     """The first lines of a notebook's output: what it is and what it runs on."""
+    import torch
+
     build = [Path(path).read_text().strip() for path in ("/etc/git_commit", "/etc/build_date") if Path(path).is_file()]
     place = f"Kaggle image {' '.join(build) or 'of unknown build'}" if on_kaggle() else platform.platform(terse=True)
     return f"{title}\n{place}, Python {platform.python_version()}, torch {torch.__version__}\n{gpu_verdict()[1]}"

@@ -20,7 +20,6 @@ import re
 from pathlib import Path
 
 from dcal_core.config.shared import Config
-from dcal_core.distributed import main_only
 from dcal_core.environment import on_kaggle, output_root
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.locks import is_held, lock, unlock
@@ -156,7 +155,6 @@ def refuse_other_parameters(run: RunFolder, config: Config) -> None:
         )
 
 
-@main_only
 def move_aside(run: RunFolder) -> RunFolder:
     """Give the run in a folder another name, if there is one, and return it: starting fresh never deletes."""
     if not run.exists:
@@ -175,6 +173,36 @@ def other_runs(run: RunFolder) -> str:
     folders = {place / name for place in places for name in names_in(place)}
     found = sorted(str(folder) for folder in folders if RunFolder(folder).exists and folder != run.path)
     return f"; there {'is' if len(found) == 1 else 'are'} {', '.join(found[:LISTED])}" if found else ""
+
+
+def find_source(given: str, folder: RunFolder, agrees: bool) -> Path | None:
+    """The folder of a run or of a model that resume_from names, or None; raises ConfigError.
+
+    None too where it names something in the new run's own folder, and the run there, which agrees in its parameters or
+    has no checkpoint yet, has started from that: the same command is given again.
+    """
+    source = Path(given).resolve()
+    try:
+        source.exists()
+    except OSError as error:  # a name too long for any file
+        raise ConfigError(f"resume_from={given:.100}: {error.strerror}: correct it.") from None
+    if not given or (source.is_relative_to(folder.path) and folder.started_from.is_file() and agrees):
+        return None
+    if source.parent.name == "last" and (source / "progress.json").is_file():
+        source = RunFolder.around(source).path
+    if not RunFolder(source).saved and not (source / WEIGHTS_FILE).is_file():
+        others = other_runs(RunFolder(source))
+        raise ConfigError(
+            f"resume_from={given}: neither a run with a checkpoint nor a model is there{others}: name a run's "
+            "folder, or one of those in its checkpoints, or leave resume_from out."
+        )
+    return source
+
+
+def attached_runs(roots: list[Path]) -> list[Path]:
+    """The folders of all runs with checkpoints below the roots."""
+    files = [file for root in roots for file in Path(root).glob("**/checkpoints/last/*/progress.json")]
+    return sorted({RunFolder.around(file.parent).path for file in files})
 
 
 def find_trained(run: RunFolder, input_roots: list[Path], about: str = "") -> Path:

@@ -12,8 +12,9 @@ import torch
 from matplotlib.figure import Figure
 
 import dcal_core
+from dcal_core.commands.chosen import folders_to_compare
 from dcal_core.commands.options import given_parameters, read_options
-from dcal_core.commands.session import Session, begin_with_trained, folders_to_compare, other_trained
+from dcal_core.commands.session import Session, begin_with_trained, other_trained
 from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import SYNTHETIC, TwinData, read_indexes

@@ -24,7 +24,6 @@ from dcal_core.data.pair_lists import families_of_pairs, read_pairs
 from dcal_core.data.splits import SYNTHETIC
 from dcal_core.data.twins import LISTED, DataError
 from dcal_core.environment import scratch_root
-from dcal_core.errors import ConfigError
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.comparison import comparison_table, draw_comparison, mean_face
 from dcal_core.explain.explorer import given_pair
@@ -130,8 +129,6 @@ def main(arguments: list[str]) -> int:
     """What attention.ipynb does, without its browser."""
     options = read_options("explain", arguments)
     given, params_dir = given_parameters(options)
-    if (options.same is None) != (options.twins is None):
-        raise ConfigError("--same and --twins are lists to be compared: give both.")
     session = begin_with_trained(TITLE, given, params_dir)
     if options.images:
         files = explain_files(session, options.images)

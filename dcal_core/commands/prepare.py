@@ -13,13 +13,15 @@ from matplotlib.ticker import MaxNLocator
 from dcal_core.audit.aligned_copy import ALIGNED, ALIGNMENT, DROPPED, KEPT, Record, align_split
 from dcal_core.audit.findings import KINDS, Audit, audit_images
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
+from dcal_core.commands.chosen import data_to_check, run_folder, title_of
 from dcal_core.commands.options import given_parameters, read_options
-from dcal_core.commands.session import Session, read_given, refuse_without_data, run_folder, scratch_size
+from dcal_core.commands.session import Session, scratch_size
 from dcal_core.config.shared import Config
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.images import open_upright
 from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes, split_families
 from dcal_core.data.twins import DataError
+from dcal_core.environment import banner
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import BLUE, GREEN, VERMILION
@@ -32,9 +34,9 @@ LISTED_PHOTOGRAPHS = 20  # printed photographs that were not aligned
 
 def begin_audit(given: dict, params_dir: Path) -> Session:
     """Describe the machine and read the parameters of an audit."""
-    preset, config = read_given(TITLE, given, params_dir)
+    preset, config = data_to_check(given, params_dir)
+    print(banner(title_of(TITLE, given["preset"], preset)))
     print(f"Preset {Path(preset).name}, image_size {config.image_size} px")
-    refuse_without_data(config, preset, params_dir, given)
     return Session(config, run_folder(config.run_dir, "prepare"))
 
 

@@ -2,22 +2,23 @@
 
 import contextlib
 import io
-import os
 import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from dcal_core.commands.session import Session, read_given, refuse_without_data, run_folder
+from dcal_core.commands.chosen import title_of
+from dcal_core.commands.new_run import begins_anew, existing, run_to_train
+from dcal_core.commands.session import Session
 from dcal_core.config.shared import Config
 from dcal_core.distributed import rank
-from dcal_core.environment import fit_precision, gpu_verdict, input_roots
+from dcal_core.environment import banner, fit_precision, gpu_verdict, input_roots
 from dcal_core.errors import ConfigError
 from dcal_core.recipes.catalogue import new_model
-from dcal_core.runs import RunFolder, move_aside, other_runs, refuse_other_parameters
+from dcal_core.runs import RunFolder, find_source, move_aside
 from dcal_core.storage import StorageError, disk_errors
-from dcal_core.training.resume import attached_runs, find_source, weights_of
+from dcal_core.training.resume import weights_of
 from dcal_core.training.transfer import refuse_stranger, shapes_of
 
 HIGHEST_LR = 0.1  # above it, nothing has been seen to learn
@@ -27,20 +28,15 @@ COPIES = 4  # of a model's weights in a new run: the best model, and a checkpoin
 def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     """Describe the machine, read the parameters of a run to train, refuse what cannot end well, and lock the run's
     folder; raises ConfigError, LockedError, DataError, DamagedError, StorageError."""
-    preset, config = read_given(title, given, params_dir, trains=True)
+    preset, config, folder = run_to_train(given, params_dir)
+    print(banner(title_of(title, given["preset"], preset)))
     print(f"Preset {Path(preset).name}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
-    folder = run_folder(config.run_dir, preset)
-    refuse_without_data(config, preset, params_dir, given)
     check_machine(config, Path(preset).name)
-    check_folder(folder)
-    check_resumed(config, folder, given)
-    if config.resume:
-        refuse_other_parameters(folder, config)
     if not rank():
         check_model(config, folder)
         folder.lock()
-    if not config.resume:
-        move_aside(folder)
+        if not config.resume:
+            move_aside(folder)
     if config.lr > HIGHEST_LR:
         print(f"Warning: lr={config.lr:g} is above {HIGHEST_LR:g}, where AdamW learns nothing: 1e-5 to 1e-2 are usual.")
     return Session(config, folder)
@@ -57,44 +53,19 @@ def check_machine(config: Config, preset: str) -> None:
     fit_precision(config.precision)
 
 
-def check_resumed(config: Config, folder: RunFolder, given: dict) -> None:
-    """Raise ConfigError where resume=true is given, which is the default too, with a run_dir that holds no run."""
-    asked = config.run_dir and config.resume and not config.resume_from and given.get("resume") not in (None, "")
-    if asked and not (folder.exists or attached_runs(input_roots())):
-        raise ConfigError(
-            f"resume=true, yet there is no run in {folder}{other_runs(folder)}: correct run_dir, or leave resume out "
-            "to start a run there."
-        )
-
-
 def check_model(config: Config, folder: RunFolder) -> None:
     """Make the model that training will begin with, to raise now what would be raised after the data is read: weights
     are missing, a backbone is unknown, an earlier run has another model, or the disk has no room."""
     with contextlib.redirect_stdout(io.StringIO()):  # said when training starts
         source = find_source(config.resume_from, folder, agrees=True)
-        begun = bool(folder.saved) and config.resume
-        pretrained = not (source or begun or folder.started_from.is_file() or attached_runs(input_roots()))
+        pretrained = begins_anew(config, folder)
         # Without weights to read, the shapes are enough; torch asks for a temporary folder where it is imported.
         with disk_errors(folder.path), torch.device("cpu" if pretrained else "meta"):
             model = new_model(config, input_roots(), pretrained)
         if source:
             refuse_stranger(shapes_of(model), weights_of(source))
-    if not begun:
+    if not (folder.saved and config.resume):
         check_room(model, folder)
-
-
-def existing(folder: RunFolder) -> Path:
-    """The folder itself, or the nearest above it that exists."""
-    return next(place for place in (folder.path, *folder.path.parents) if place.exists())
-
-
-def check_folder(folder: RunFolder) -> None:
-    """Raise ConfigError where a run's folder cannot be made or written to."""
-    place = existing(folder)
-    if not place.is_dir():
-        raise ConfigError(f"run_dir={folder}: {place} is a file: give a folder.")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(f"run_dir={folder}: nothing can be written to {place}: give another folder.")
 
 
 def check_room(model: nn.Module, folder: RunFolder) -> None:

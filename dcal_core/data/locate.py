@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dcal_core.config.shared import Config
 from dcal_core.data.twins import LISTED, DataError, TwinIndex, name_some, path_parts, written_parts
+from dcal_core.environment import input_roots
 from dcal_core.missing import because, cause, difference, names_in, plain, same_looking
 
 PARTS = ("dataset_infor", "twin_pairs")
@@ -67,6 +69,19 @@ def find_indexes(roots: Sequence[Path]) -> Path | None:
         )
     refuse_what_hides_data(roots)
     return None
+
+
+def find_root(config: Config) -> Path | None:
+    """The folder of the index files if they are attached, else None.
+
+    DataError if `data_root` is given and has no index files, or if there is what may be a data set (`find_indexes`).
+    """
+    root = find_indexes(input_roots(config.data_root))
+    if root is None and config.data_root:
+        there = Path(config.data_root).is_dir()
+        what = "no train_dataset_infor.json in it or below" if there else f"no such folder{because(config.data_root)}"
+        raise DataError(f"data_root={config.data_root}: {what}: correct it, or leave it out to search the inputs.")
+    return root
 
 
 def _other_names(folder: Path, lacking: Sequence[str]) -> str:

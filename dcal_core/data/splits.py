@@ -10,10 +10,9 @@ from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import generate, is_drawn
 from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
-from dcal_core.data.locate import PARTS, find_indexes, resolve_paths
+from dcal_core.data.locate import PARTS, find_root, resolve_paths
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts, read_index
 from dcal_core.environment import input_roots, output_root, scratch_root
-from dcal_core.missing import because
 
 TEST_IMAGES = 8  # per drawn person of the test split
 ALIGNMENT = "alignment.json"  # in the folder of each split of an aligned copy: a record of every photograph
@@ -56,19 +55,6 @@ class TwinData:
     @property
     def synthetic(self) -> bool:
         return self.label == SYNTHETIC
-
-
-def find_root(config: Config) -> Path | None:
-    """The folder of the index files if they are attached, else None.
-
-    DataError if `data_root` is given and has no index files, or if there is what may be a data set (`find_indexes`).
-    """
-    root = find_indexes(input_roots(config.data_root))
-    if root is None and config.data_root:
-        there = Path(config.data_root).is_dir()
-        what = "no train_dataset_infor.json in it or below" if there else f"no such folder{because(config.data_root)}"
-        raise DataError(f"data_root={config.data_root}: {what}: correct it, or leave it out to search the inputs.")
-    return root
 
 
 def open_root(config: Config) -> Path:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from dcal_core.config.shared import Config
 from dcal_core.errors import ConfigError
-from dcal_core.runs import DECISION_FILE, RunFolder, describe, move_aside, other_runs, refuse_other_parameters
+from dcal_core.runs import (
+    DECISION_FILE,
+    RunFolder,
+    attached_runs,
+    describe,
+    find_source,
+    move_aside,
+    refuse_other_parameters,
+)
 from dcal_core.storage import (
     UNFINISHED,
     DamagedError,
@@ -175,36 +183,6 @@ def newest_whole(run: RunFolder, own: bool) -> Checkpoint | None:
             f"no checkpoint in {run} is whole: resume=false starts fresh (the run is moved aside), or restore one."
         )
     return None
-
-
-def find_source(given: str, folder: RunFolder, agrees: bool) -> Path | None:
-    """The folder of a run or of a model that resume_from names, or None; raises ConfigError.
-
-    None too where it names something in the new run's own folder, and the run there, which agrees in its parameters or
-    has no checkpoint yet, has started from that: the same command is given again.
-    """
-    source = Path(given).resolve()
-    try:
-        source.exists()
-    except OSError as error:  # a name too long for any file
-        raise ConfigError(f"resume_from={given:.100}: {error.strerror}: correct it.") from None
-    if not given or (source.is_relative_to(folder.path) and folder.started_from.is_file() and agrees):
-        return None
-    if source.parent.name == "last" and (source / "progress.json").is_file():
-        source = RunFolder.around(source).path
-    if not RunFolder(source).saved and not (source / "model.safetensors").is_file():
-        others = other_runs(RunFolder(source))
-        raise ConfigError(
-            f"resume_from={given}: neither a run with a checkpoint nor a model is there{others}: name a run's "
-            "folder, or one of those in its checkpoints, or leave resume_from out."
-        )
-    return source
-
-
-def attached_runs(roots: list[Path]) -> list[Path]:
-    """The folders of all runs with checkpoints below the roots."""
-    files = [file for root in roots for file in Path(root).glob("**/checkpoints/last/*/progress.json")]
-    return sorted({RunFolder.around(file.parent).path for file in files})
 
 
 def attached_checkpoints(roots: list[Path], config: Config, data: str) -> Iterator[Checkpoint]:

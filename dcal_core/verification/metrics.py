@@ -7,7 +7,6 @@ Letters: P comparisons, K operating points, F families, D weightings at once, su
 
 import numpy as np
 from scipy.sparse import csr_array
-from sklearn.model_selection import GroupKFold
 
 REPORTED_FMR = (1e-1, 5e-2, 1e-2, 1e-3)
 FOLDS = 10
@@ -184,6 +183,8 @@ class Folds:
             raise ValueError(
                 f"accuracy over folds needs 2 families and 2 folds or more, got {sample.families} and {folds}"
             )
+        from sklearn.model_selection import GroupKFold  # takes a second to import, and training needs none of it
+
         self.sample = sample
         self.parts = []
         gains = np.where(sample.genuine, -sample.weights, sample.weights)  # what rejecting adds to what is right

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dcal_core import __main__
-from dcal_core.commands import session, start, train
+from dcal_core.commands import chosen, start, train
 from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.installation import presets_folder
@@ -37,6 +37,8 @@ USES = {  # what is typed after `twins`, and words of the answer
     "train -p epochs=3 --epochs 4": "given more than once",
     "train --preset": "expected one argument",
     "train --preset kagle": "takes one of auto",
+    "train --preset mine.yaml": "cannot be read (No such file or directory",
+    "train --preset demo.yml": "cannot be read (No such file or directory",
     "train --preset ../demo": "takes one of auto",
     "train -f mine.yaml": "no such file",
     "train -f picture.png": "let its name end in .yaml",
@@ -93,6 +95,8 @@ USES = {  # what is typed after `twins`, and words of the answer
     "evaluate --preset demo --lr 1": "was trained with",
     "explain --preset demo --images a.png": "expected 2 arguments",
     "explain --preset demo --same pairs.txt": "give both",
+    "explain --preset demo --images pictur.png picture.png": "the folder holds 'picture.png'",
+    "explain --preset demo --same list.yaml --twins gone.txt": "--twins gone.txt: there is no such file",
     "explain --run_dir runs/dmo": "no trained model in",
     "prepare --preset kaggle_t4x2": "for real data, and none was found",
     "prepare --data_root nowhere": "no such folder",
@@ -145,7 +149,7 @@ def answer_to(use: str, folder: Path) -> Answer:
     with (
         mock.patch.object(sys, "argv", ["twins"]),
         mock.patch.object(__main__.importlib, "import_module", note),
-        mock.patch.object(session, "gpu_verdict", lambda: (False, "no GPU")),
+        mock.patch.object(chosen, "gpu_verdict", lambda: (False, "no GPU")),
         mock.patch.object(start, "gpu_verdict", lambda: (False, "no GPU")),
         mock.patch.object(splits, "draw_twins", opened),
         mock.patch.object(splits, "open_images", opened),
@@ -161,9 +165,10 @@ def answer_to(use: str, folder: Path) -> Answer:
     lines = (err.getvalue() or out.getvalue()).strip().splitlines()
     sentence = lines[-1] if status == 2 and err.getvalue().startswith("usage") else lines[0]
     written = tiny.files(folder) != before or os.path.exists(folder / "runs" / "scratch")
+    with_torch = any(f"dcal_core.commands.{command}" in imported for command in __main__.COMMANDS)
     return Answer(
         sentence=sentence.replace(f"{folder}/", "").replace(str(folder), "the folder"),
-        when=WITH_TORCH if any(name.startswith("dcal_core.commands") for name in imported) else AT_ONCE,
+        when=WITH_TORCH if with_torch else AT_ONCE,
         status=status,
         printed=out.getvalue() + err.getvalue(),
         untouched=not written,

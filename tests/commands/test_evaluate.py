@@ -14,8 +14,9 @@ import torch
 import dcal_core
 from dcal_core.__main__ import main
 from dcal_core.commands import evaluate as evaluation
+from dcal_core.commands.chosen import listed
 from dcal_core.commands.evaluate import SPLITS, draw_report, evaluate_systems, score_systems
-from dcal_core.commands.session import begin_with_trained, listed
+from dcal_core.commands.session import begin_with_trained
 from dcal_core.commands.train import train_run
 from dcal_core.config.recipes import load
 from dcal_core.data import splits

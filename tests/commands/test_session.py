@@ -11,8 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from dcal_core.commands import session, start
-from dcal_core.commands.session import Session, begin_with_trained, choose_preset
+from dcal_core.commands import chosen, session, start
+from dcal_core.commands.chosen import choose_preset
+from dcal_core.commands.session import Session, begin_with_trained
 from dcal_core.commands.start import begin_training
 from dcal_core.config.recipes import check_given, load, presets
 from dcal_core.data.splits import Split, TwinData
@@ -27,7 +28,7 @@ PARAMS = Path(__file__).parents[2] / "params"
 
 @pytest.fixture(autouse=True)
 def no_gpu(elsewhere, monkeypatch):
-    monkeypatch.setattr(session, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(chosen, "gpu_verdict", lambda: (False, "no GPU"))
 
 
 def trained(folder: Path, preset: str = "demo", **given) -> Path:
@@ -56,8 +57,8 @@ def attach(folder: Path) -> Path:
     [(True, True, "kaggle_t4x2"), (True, False, "demo"), (False, True, "demo"), (False, False, "demo")],
 )
 def test_auto_takes_the_large_preset_only_with_gpu_and_data(monkeypatch, tmp_path, gpu, data, preset):
-    monkeypatch.setattr(session, "gpu_verdict", lambda: (gpu, ""))
-    monkeypatch.setattr(session, "find_indexes", lambda roots: tmp_path if data and roots == [Path("faces")] else None)
+    monkeypatch.setattr(chosen, "gpu_verdict", lambda: (gpu, ""))
+    monkeypatch.setattr(chosen, "find_indexes", lambda roots: tmp_path if data and roots == [Path("faces")] else None)
     assert choose_preset("auto", "faces", trains=True) == choose_preset("auto", "faces") == preset
     assert preset in presets(PARAMS)
     assert choose_preset("local_2080ti", "faces") == "local_2080ti"
@@ -65,9 +66,9 @@ def test_auto_takes_the_large_preset_only_with_gpu_and_data(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize(("data", "preset"), [(True, "kaggle_t4x2"), (False, "demo")])
 def test_on_kaggle_auto_is_what_training_with_a_gpu_has_chosen_also_without_one(monkeypatch, tmp_path, data, preset):
-    monkeypatch.setattr(session, "gpu_verdict", lambda: (False, ""))
-    monkeypatch.setattr(session, "on_kaggle", lambda: True)
-    monkeypatch.setattr(session, "find_indexes", lambda roots: tmp_path if data else None)
+    monkeypatch.setattr(chosen, "gpu_verdict", lambda: (False, ""))
+    monkeypatch.setattr(chosen, "on_kaggle", lambda: True)
+    monkeypatch.setattr(chosen, "find_indexes", lambda roots: tmp_path if data else None)
     assert choose_preset("auto", "") == preset
     assert choose_preset("auto", "", trains=True) == "demo"
 

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from dcal_core.commands import session, start
+from dcal_core.commands import chosen, new_run, start
 from dcal_core.commands.prepare import begin_audit
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.commands.start import begin_training
@@ -23,7 +23,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture(autouse=True)
 def no_gpu(elsewhere, monkeypatch):
-    for module in (session, start):
+    for module in (chosen, start):
         monkeypatch.setattr(module, "gpu_verdict", lambda: (False, "no GPU"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -127,7 +127,7 @@ def test_what_was_known_at_the_start_is_refused_before_the_data(tmp_path, data, 
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_data(tmp_path, monkeypatch, refused):
-    monkeypatch.setattr(start.os, "access", lambda place, mode: False)  # as root would be allowed all
+    monkeypatch.setattr(new_run.os, "access", lambda place, mode: False)  # as root would be allowed all
     with refused(ConfigError, f"run_dir={tmp_path}/runs/demo", "nothing can be written", "another folder"):
         begin_training("Train", {"preset": "demo"}, PARAMS)
     assert nothing_written(tmp_path)

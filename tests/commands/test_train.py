@@ -11,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from dcal_core.commands import session, train
+from dcal_core.commands import chosen, session, train
 from dcal_core.commands.train import Unfinished, leave_results, main, tell_outcome, train_run, validator
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.config.recipes import load
@@ -275,7 +275,7 @@ def shell(monkeypatch, data):
     """Lets the command train on the drawn twins at hand, which ends at once and leaves nothing; returns what was
     trained."""
     monkeypatch.setattr(train, "open_data", lambda config, names, check: data)
-    monkeypatch.setattr(session, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(chosen, "gpu_verdict", lambda: (False, "no GPU"))
     seen = []
 
     def train_run(config, folder, given):
