@@ -191,8 +191,8 @@ display(Markdown(comparison_table(comparison, "distinctive")))
 # %% [markdown]
 # ## Browse
 # Choose a family, two images and a map; press a patch to see where the other face matches it; *Previous* and *Next
-# confusing pair* go through the mistakes, the worst first. Two images of your own: type their paths. Without a running
-# kernel you see the sheet below: the most confusing pairs.
+# confusing pair* go through the mistakes, the worst first. Two photographs of your own: upload them, or type their paths.
+# Without a running kernel you see the sheet below: the most confusing pairs.
 
 # %%
 turns = [explorer.confusing(turn) for turn in range(min(6, len(explorer.order)))]

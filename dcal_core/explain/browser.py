@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from IPython.display import display
@@ -16,7 +17,7 @@ from dcal_core.explain.catalogue import MAPS, Map, PairView
 from dcal_core.explain.controls import FACES, NOTHING, Controls, lights
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.pair_figures import stem_of
-from dcal_core.storage import disk_errors
+from dcal_core.storage import disk_errors, write_bytes
 
 
 class Browser:
@@ -30,6 +31,7 @@ class Browser:
         self.folder = Path(folder)
         self.turn = 0
         self.own = None  # two files of one's own: their view, what its score means, and what comes before it
+        self.uploaded = TemporaryDirectory(prefix="twins_")  # deleted when the kernel ends
         self.updating = False
         self.pair = explorer.confusing(0)
         names = explorer.index.families
@@ -68,6 +70,7 @@ class Browser:
         works = {c.family: self._choose_family} | dict.fromkeys(c.faces, self._choose_image)
         works |= dict.fromkeys(drawn, self._draw)
         works |= {patches: lambda side=side: self._press(side) for side, patches in enumerate(c.patches)}
+        works |= {upload: lambda side=side: self._upload(side) for side, upload in enumerate(c.uploads)}
         for control, work in works.items():
             control.observe(lambda _, work=work: self._handle(work), names="value")
         c.next.on_click(lambda _: self._handle(lambda: self._turn_to(self.turn + 1)))
@@ -113,10 +116,22 @@ class Browser:
         self.pair = self.explorer.confusing(self.turn)
         self._show_pair()
 
+    def _upload(self, side: int) -> None:
+        """Keep an uploaded file, and put its path where one may also be typed."""
+        c = self.controls
+        (given,) = c.uploads[side].value
+        file = Path(self.uploaded.name, FACES[side], Path(given["name"]).name.strip())
+        file.parent.mkdir(exist_ok=True)
+        write_bytes(file, given["content"])
+        c.own[side].value = str(file)
+        with self._updating():
+            c.uploads[side].value = ()  # so that it can be uploaded again
+        self._say(f"{file.name} is uploaded, and will be deleted when the kernel ends.")
+
     def _compare(self) -> None:
         paths = [text.value.strip() for text in self.controls.own]
         if not all(paths):
-            self._say("Type the paths of two image files first.")
+            self._say("Upload two photographs first, or type the paths of two image files.")
             return
         try:
             self.own = self.explorer.given([Path(path).expanduser() for path in paths])

@@ -13,6 +13,7 @@ from ipywidgets import (
     Button,
     Checkbox,
     Dropdown,
+    FileUpload,
     FloatSlider,
     HBox,
     IntSlider,
@@ -43,6 +44,8 @@ STYLE = """<style>
 BY_KEYBOARD = (
     "By keyboard: Tab goes on to the next control, Space opens a list, arrow keys move within it, Enter chooses."
 )
+# A larger message ends the connection to the kernel, without a word (tornado's websocket_max_message_size).
+BY_UPLOAD = "Jupyter takes uploads of up to 10 MB; of a larger photograph, type the path."
 LIT = "{ outline: 3px dashed white; outline-offset: -4px; box-shadow: inset 0 0 0 5px black }"
 
 
@@ -92,6 +95,10 @@ class Controls:
             Text(description=f"{which} file", placeholder="path of an aligned face", **wide)
             for which in ("Your", "Another")
         ]
+        self.uploads = [
+            FileUpload(accept="image/*", description=f"Upload {which}", layout=Layout(width="12em"))
+            for which in ("yours", "another")
+        ]
         self.compare = Button(description="Compare these files", layout=indented)
         self.pictures = [HTML(), HTML()]
         self.patches = [self._patches(grid), self._patches(grid)]
@@ -127,7 +134,8 @@ class Controls:
             [self.side, self.save],
             [self.row, self.column],
             [self.found],
-            [*self.own, self.compare],
+            *zip(self.own, self.uploads, strict=True),
+            [self.compare, HTML(BY_UPLOAD)],
             [HTML(BY_KEYBOARD)],
             [self.status],
         ]

@@ -97,6 +97,24 @@ def test_pairs_are_turned_back_and_own_files_are_compared(page):
     page.page.get_by_text(f"Pair {number} of").wait_for()
 
 
+def test_uploaded_photographs_are_compared(page, tmp_path):
+    def uploaded(button, file):
+        with page.page.expect_file_chooser() as chooser:
+            page.control(button).click()
+        chooser.value.set_files(file)
+        page.page.get_by_text(f"{file.name} is uploaded").wait_for()
+
+    files = sorted(page.folder.glob("twins/test/*/*.png"))
+    uploaded("Upload yours", files[1])
+    uploaded("Upload another", files[-2])
+    page.changed(page.control("Compare these files").click)
+    page.page.get_by_text("images given").wait_for()
+    uploaded("Upload another", files[1])  # the same file again
+    page.control("Compare these files").click()
+    page.page.get_by_text("one file or its copy").wait_for()
+    page.changed(page.control("Next confusing pair").click)
+
+
 def test_a_patch_under_the_mouse_lights_its_match_and_a_pressed_one_frames_it(page):
     patches = {name: page.page.locator(f".twin-{name} {PATCH}") for name in ("first", "second")}
     lit = "labels => labels.flatMap((label, n) => getComputedStyle(label).outlineStyle == 'dashed' ? [n] : [])"

@@ -2,6 +2,8 @@ import base64
 import io
 import json
 import re
+from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -295,7 +297,7 @@ def test_files_that_show_no_face_have_no_verdict(browser, tmp_path, makes, said)
 def test_one_file_twice_or_none_or_a_misspelt_one_is_said(browser, tmp_path):
     c = browser.controls
     c.compare.click()
-    assert "Type the paths of two image files first." in c.status.value
+    assert "Upload two photographs first, or type the paths of two image files." in c.status.value
     own_files(browser, tmp_path, as_it_is, as_it_is)
     c.own[1].value = c.own[0].value
     c.compare.click()
@@ -303,6 +305,52 @@ def test_one_file_twice_or_none_or_a_misspelt_one_is_said(browser, tmp_path):
     c.own[1].value = str(tmp_path / "none.png")
     c.compare.click()
     assert "none.png cannot be read" in c.status.value
+
+
+def upload(browser, side, name, content):
+    """What a front end sends."""
+    file = {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content)}
+    browser.controls.uploads[side].value = (file | {"last_modified": datetime.now(UTC)},)
+
+
+def test_uploads_are_compared_as_files_are(browser):
+    c = browser.controls
+    images = browser._images_of(1)[[0, IMAGES]]
+    for side, image in enumerate(images):
+        upload(browser, side, "IMG 1.png", Path(browser.explorer.index.paths[image]).read_bytes())
+        assert "IMG 1.png is uploaded, and will be deleted when the kernel ends." in c.status.value
+        assert c.uploads[side].value == () and c.own[side].value.endswith("IMG 1.png")  # both are called the same
+    c.compare.click()
+    assert c.status.value == "" and "images given" in c.verdict.value and "IMG 1.png" in c.pictures[1].value
+    known = browser.explorer.view(*images)
+    assert browser.view.score == pytest.approx(known.score, abs=1e-5) and (browser.view.faces == known.faces).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("black.png", "black", "black.png is of one colour: it shows no face."),
+        ("twice.png", "first", "are one file or its copy: give two pictures."),
+        ("notes.txt", b"no image", "notes.txt cannot be read \\(not an image"),
+        ("empty.jpg", b"", "empty.jpg cannot be read \\(the file is empty"),
+        ("../../out.png", b"", "out.png cannot be read"),
+    ],
+)
+def test_uploads_go_through_the_gate(browser, name, content, said):
+    c = browser.controls
+    first = Path(browser.explorer.index.paths[0]).read_bytes()
+    black = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(black, "PNG")
+    upload(browser, 0, "first.png", first)
+    upload(browser, 1, name, {"first": first, "black": black.getvalue()}.get(content, content))
+    assert Path(c.own[1].value).parent == Path(browser.uploaded.name, "second")
+    c.compare.click()
+    assert re.search(said, c.status.value) and browser.own is None
+
+
+def test_an_upload_that_cannot_be_kept_is_said(browser):
+    upload(browser, 0, f"{'x' * 300}.png", b"")
+    assert "This went wrong" in browser.controls.status.value and browser.controls.own[0].value == ""
 
 
 def test_doubts_come_before_the_score(browser, tmp_path):
