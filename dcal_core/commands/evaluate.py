@@ -1,6 +1,8 @@
 """evaluate.ipynb and `twins evaluate`: score verifiers on the same test people and write a report."""
 
+import math
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +26,7 @@ from dcal_core.installation import commit
 from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
 from dcal_core.runs import WEIGHTS_FILE, RunFolder
-from dcal_core.storage import read_sums, write_bytes
+from dcal_core.storage import DamagedError, read_json, read_sums, write_bytes
 from dcal_core.verification import plots, report_tables
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
@@ -126,12 +128,22 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], li
     return result | {
         "synthetic": SYNTHETIC in (data.label, run.data()),
         "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "seconds": {"training": seconds_of_training(run), "evaluation": round(time.monotonic() - session.began, 1)},
         "device": device_name(),
         "model": model,
         "code": code_of(library),
         "fingerprint": config.fingerprint(),
         "conditions": conditions(config, data, systems),
     }
+
+
+def seconds_of_training(run: RunFolder) -> float | None:
+    """How long a run has been trained, by its newest checkpoint; None without one, as in a run that was thinned out."""
+    try:
+        seconds = read_json(run.saved[0] / "progress.json").get("seconds") if run.saved else None
+    except DamagedError:  # the model is whole, and a checkpoint is not needed to evaluate it
+        return None
+    return round(seconds, 1) if isinstance(seconds, float) and 0 < seconds < math.inf else None
 
 
 def code_of(library: str) -> str:
@@ -196,9 +208,15 @@ def write_report(
     rule = rule_of_report(result)
     files = [session.folder.report, session.folder.report_page, session.folder.scores]
     write_json(files[0], result)
-    write_page(files[1], result, pictures)
+    write_page(files[1], result, pictures, notebooks_beside(session.folder))
     write_scores(files[2], [system.validation, system.test], rule, data.root)
     return files + keep_rule(session, rule)
+
+
+def notebooks_beside(run: RunFolder) -> list[str]:
+    """The notebooks that `make demo` leaves in a run's folder, as pages; some of them after this one."""
+    names = ("train", "evaluate", "attention")
+    return [f"{name}.html" for name in names] if (run.path / "evaluate.ipynb").is_file() else []
 
 
 def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:

@@ -1,6 +1,7 @@
 """What a notebook or a command works with: the parameters, the run's folder, and the data for a trained model."""
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ class Session:
     config: Config
     folder: RunFolder
     trained: Path | None = None
+    began: float = field(default_factory=time.monotonic)
 
     def open_data(self, names: tuple[str, ...]) -> TwinData:
         """The data to try the trained model on; raises DataError where it has been trained on these people.

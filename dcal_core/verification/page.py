@@ -1,6 +1,7 @@
 """The verification report as one HTML page for a laboratory: no scripts, no network, prints on A4, reads on a phone."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, UndefinedError
@@ -69,16 +70,17 @@ def answers_of(result: dict) -> dict:
     return {name: answer(result) for name, answer in ANSWERS.items()}
 
 
-def write_page(path, result: dict, figures: dict[str, bytes | Path]) -> None:
+def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Sequence[str] = ()) -> None:
     """Write the report of a result with its figures, PNG files or their bytes, whole or not at all.
 
     result: as `report.evaluate` gives it, and `synthetic`, whether drawn faces are in it, the texts `created` (date and
-    time), `device`, `model`, `code` and `fingerprint`, and `conditions` (sentences). figures: one for each of FIGURES;
-    not `systems` for a single one, not `reliability` without a calibration. ValueError if the result lacks something or
+    time), `device`, `model`, `code` and `fingerprint`, the `seconds` of `training` (or None) and `evaluation`, and
+    `conditions` (sentences). figures: one for each of FIGURES; not `systems` for a single one, not `reliability`
+    without a calibration. beside: pages in the same folder, to link to. ValueError if the result lacks something or
     holds a value that cannot be shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    tools = (words.number_text, words.range_text, words.estimate_in_words)
+    tools = (words.number_text, words.range_text, words.estimate_in_words, words.duration_text)
     environment.filters |= {tool.__name__: tool for tool in tools}
     try:
         _check_figures(result, figures)
@@ -91,7 +93,12 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path]) -> None:
             "systems": report_tables.systems_table(result["systems"]),
         }
         page = environment.from_string(PAGE).render(
-            result, figures=images, tables=tables, answers=answers_of(result), questions=questions_of(result)
+            result,
+            figures=images,
+            tables=tables,
+            answers=answers_of(result),
+            questions=questions_of(result),
+            beside=beside,
         )
     except (UndefinedError, KeyError) as error:
         raise ValueError(f"the result is not what the report needs: {error}") from None

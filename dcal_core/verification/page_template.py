@@ -45,7 +45,7 @@ td small { display: block; color: #444; white-space: nowrap; } tr, figure { brea
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } dt { font-weight: bold; } dd { margin: 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; overflow-wrap: anywhere; }
 @media (max-width: 600px) { th, td { padding: .25rem .2rem; font-size: .8rem; min-width: 2.9rem; }
-  caption { font-size: .9rem; } td small { white-space: normal; } }
+  caption { font-size: .9rem; } td small { white-space: normal; } td bdi { overflow-wrap: anywhere; } }
 @page { size: A4; margin: 16mm; }
 @media print { body { font-size: 10.5pt; padding: 0; max-width: none; }
   .synthetic, .good, .bad { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -118,12 +118,21 @@ no information. The best calibration of these scores would reach
 
 {{ heading("metrics") }}
 <p><abbr title="true accept rate">TAR</abbr>, 1 &minus; FNMR, at an FMR is the share of genuine comparisons that match
-at a threshold that lets at most this share of the impostor comparisons match. <code>report.json</code> beside this page
-has every figure, and <code>scores.csv</code> every pair with its score, likelihood ratio and answer.</p>
+at a threshold that lets at most this share of the impostor comparisons match. Beside this page,
+<a href="report.json">report.json</a> has every figure, and <a href="scores.csv">scores.csv</a> every pair with its
+score, likelihood ratio and answer.</p>
 {{ table_of(tables.metrics) }}
 <dl><dt>Model</dt><dd><bdi>{{ model }}</bdi>{% if system.size %}, {{ "{:,}".format(system.size) }} weights{% endif %}
 {% if weights %}, SHA-256 {{ weights[:12] }}{% endif %}</dd>
 <dt>Parameters</dt><dd>fingerprint {{ fingerprint }}</dd><dt>Code</dt><dd>{{ code }}</dd>
-<dt>Evaluated</dt><dd>{{ created }}, on {{ device }}</dd></dl>
+{% if seconds.training %}
+<dt>Trained</dt><dd>in {{ seconds.training | duration_text }}</dd>
+{% endif %}
+<dt>Evaluated</dt><dd>{{ created }}, in {{ seconds.evaluation | duration_text }} on {{ device }}</dd>
+{% if beside %}
+<dt>Notebooks</dt>
+<dd>{% for name in beside %}<a href="{{ name }}">{{ name }}</a>{{ ", " if not loop.last }}{% endfor %}</dd>
+{% endif %}
+</dl>
 </main></body></html>
 """

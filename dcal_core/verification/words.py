@@ -66,6 +66,14 @@ def of_100(estimate: dict, things: str) -> str:
     return f"{share} ({_digits(estimate['low'], 'of 100')} to {_digits(estimate['high'], 'of 100')})"
 
 
+def duration_text(seconds: float) -> str:
+    """A time as text, in the unit that fits: "41 s", "8.2 min", "3.5 h"."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def most_ratio(families: int) -> str:
     """Where the likelihood ratios stop, and why."""
     return f"at most {families:,}, because {families:,} families were there to calibrate on"

@@ -164,6 +164,8 @@ def test_the_report_tells_code_device_and_model_and_no_folder_of_this_machine(ca
     report = json.loads(Path("a/report.json").read_text())
     assert report["model"] == "a/checkpoints/best" and report["synthetic"] is True
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", report["created"]) and report["device"]
+    assert 0 < report["seconds"]["evaluation"] < 600 and report["seconds"]["training"] > 0
+    assert ".html" not in Path("a/report.html").read_text(encoding="utf-8")  # no notebook was run here
     assert report["code"].startswith(f"dcal_core {dcal_core.__version__}")
     weights = load_model(Path("a/checkpoints/best")).parameters()
     assert report["system"]["size"] == sum(weight.numel() for weight in weights)
@@ -171,6 +173,15 @@ def test_the_report_tells_code_device_and_model_and_no_folder_of_this_machine(ca
         assert str(Path.cwd()) not in (Path("a") / file).read_text(encoding="utf-8"), file
     printed = capsys.readouterr().out.splitlines()
     assert printed[-3].endswith("for two people.") and printed[-2].startswith("EER ") and "scores.csv" in printed[-1]
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"seconds": NaN}', '{"seconds": "1"}'])
+def test_a_run_without_whole_checkpoints_has_no_time_of_training(tmp_path, content):
+    run = RunFolder(tmp_path)
+    if content is not None:
+        run.checkpoint(3).mkdir(parents=True)
+        (run.checkpoint(3) / "progress.json").write_text(content)
+    assert evaluation.seconds_of_training(run) is None
 
 
 def test_one_system_is_no_comparison(capsys):

@@ -11,6 +11,7 @@ from dcal_core.verification.words import (
     COMPARED,
     METRICS,
     difference_in_words,
+    duration_text,
     estimate_in_words,
     metric_name,
     number_text,
@@ -51,6 +52,7 @@ def result():
         "split": "test",
         "created": "2026-01-31 12:34 UTC",
         "device": "CPU (x86_64)",
+        "seconds": {"training": 490.0, "evaluation": 41.2},
         "model": "demo/checkpoints/best",
         "code": "c0de",
         "fingerprint": "f1n9e4",
@@ -148,7 +150,8 @@ def test_every_question_is_answered_at_once_and_can_be_jumped_to(read, result):
         if question.endswith("?") and name not in ("others", "limits"):
             assert f"{question} {answers[name]}" in page.text
     assert f"{QUESTIONS['others']} {answers['others'][0]}" in page.text
-    anchors = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+    links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+    anchors = links - {"report.json", "scores.csv"}
     assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 8
 
 
@@ -159,8 +162,26 @@ def test_one_system_is_compared_with_none(read, result):
 
 def test_the_foot_names_model_code_time_and_device_but_no_folder_of_this_machine(read, result):
     foot = read(result).text.split("ROC-AUC")[-1]
-    for words in ("demo/checkpoints/best", "821,987 weights", "c0de", "2026-01-31 12:34 UTC", "CPU (x86_64)", "f1n9e4"):
+    evaluated = "Evaluated 2026-01-31 12:34 UTC, in 41 s on CPU (x86_64)"
+    for words in ("demo/checkpoints/best", "821,987 weights", "c0de", "Trained in 8.2 min", evaluated, "f1n9e4"):
         assert words in foot
+    assert "Trained" not in read(result | {"seconds": {"training": None, "evaluation": 8000.0}}).text
+    assert "in 2.2 h on" in read(result | {"seconds": {"training": None, "evaluation": 8000.0}}).text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (41.2, "41 s"), (119.4, "119 s"), (121, "2.0 min"), (7199, "120.0 min"), (9000, "2.5 h")],
+)
+def test_a_time_is_told_in_the_unit_that_fits(seconds, text):
+    assert duration_text(seconds) == text
+
+
+def test_the_notebooks_beside_the_page_are_linked(tmp_path, result, figures):
+    write_page(tmp_path / "page.html", result, figures, ["train.html", "evaluate.html"])
+    page = Reader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Notebooks train.html , evaluate.html" in page.text
+    assert {"train.html", "evaluate.html"} <= {dict(attributes).get("href") for _, attributes in page.tags}
 
 
 NAMES = ["a|b", "line\nbreak", "`tick`", "$1", "<b>bold</b>", "שלום", "\u202etxt", "a_b*c*", "--- # x", "👨‍👩‍👧"]
@@ -233,7 +254,7 @@ def test_every_text_is_escaped(read, result):
 
 
 REQUIRED = ("data", "split", "created", "model", "code", "fingerprint", "threshold", "metrics", "metrics_per_family")
-REQUIRED += ("synthetic", "device", "system", "weights")
+REQUIRED += ("synthetic", "device", "system", "weights", "seconds")
 REQUIRED += ("calibration", "verdict", "confusable", "conditions", "security", "systems", "differences")
 
 
