@@ -6,7 +6,7 @@ import pkgutil
 import sys
 
 import dcal_core
-from dcal_core.commands.options import COMMANDS, given_parameters, read_options
+from dcal_core.commands.options import COMMANDS, check_files, given_parameters, read_options
 from dcal_core.errors import UserError
 from dcal_core.installation import program_name
 
@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(usage())
         return 0 if name in ("-h", "--help") else 2
     try:
-        given, params_dir = given_parameters(read_options(name, arguments[1:]))
+        options = read_options(name, arguments[1:])
+        check_files(options)
+        given, params_dir = given_parameters(options)
         pkgutil.resolve_name(f"dcal_core.commands.{REFUSES[name]}")(given, params_dir)
         return importlib.import_module(f"dcal_core.commands.{name}").main(arguments[1:])
     except UserError as error:

@@ -133,22 +133,22 @@ def read_options(command: str, arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def check_pictures(options: argparse.Namespace) -> None:
-    """Refuse one list of pairs without the other, and pictures and lists that are not there; ConfigError."""
+def check_files(options: argparse.Namespace) -> None:
+    """Refuse what `explain` is given where it is not there, or one list of pairs without the other; ConfigError."""
+    if "images" not in options:  # another command
+        return
     if (options.same is None) != (options.twins is None):
         raise ConfigError("--same and --twins are lists to be compared: give both.")
     files = {"--images": options.images or [], "--same": [options.same], "--twins": [options.twins]}
     for option, paths in files.items():
         for path in filter(None, paths):
-            if not path.is_file():
+            if not path.exists():
                 raise ConfigError(f"{option} {path}: there is no such file{because(path)}.")
 
 
 def given_parameters(options: argparse.Namespace) -> tuple[dict, Path]:
     """The parameters given to a command, as a notebook would be given them, and the folder of the presets; raises
     ConfigError for a preset that is not there, a misspelt name or an impossible value."""
-    if "images" in options:  # those of explain
-        check_pictures(options)
     given = {"preset": options.preset}
     params_dir = presets_folder()
     if options.file:

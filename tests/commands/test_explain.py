@@ -194,10 +194,10 @@ def test_doubts_are_said_before_the_score(trained, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--images", "none.png", "none.png"], "none.png cannot be read"),
+        (["--images", "none.png", "none.png"], "--images none.png: there is no such file"),
         (["--images", "run/config.json", "run/config.json"], "config.json cannot be read (not an image"),
         (["--same", "run/config.json"], "--same and --twins are lists to be compared: give both"),
-        (["--same", "none.txt", "--twins", "none.txt"], "none.txt cannot be read (No such file or directory)"),
+        (["--same", "none.txt", "--twins", "none.txt"], "--same none.txt: there is no such file"),
         (["-p", "pairs_per_family", "0"], "pairs_per_family=0: takes 1 to 1000"),
     ],
 )
