@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted: what was saved is whole; give the same command again to go on.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dcal_core.environment import STARTED, gpu_verdict, on_sigterm
+from dcal_core.environment import STARTED, gpu_verdict, on_end_request
 from dcal_core.errors import UserError
 
 PATIENT = timedelta(hours=2)  # how long processes wait for the one that draws or decodes images, or validates
@@ -205,7 +205,7 @@ def _run_group(command: Sequence[str], processes: int, outcomes: Path) -> int:
     ) as group:
         ask_to_end = partial(os.killpg, group.pid, signal.SIGTERM)  # they save, and end by themselves
         try:
-            with on_sigterm(ask_to_end):
+            with on_end_request(lambda why: ask_to_end()):
                 _pass_on(group.stdout, processes, outcomes)
         except BaseException:
             ask_to_end()

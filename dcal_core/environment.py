@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -187,13 +187,28 @@ class TimeBudget:
 
 
 @contextmanager
-def on_sigterm(action: Callable[[], object]) -> Iterator[None]:
-    """Act, instead of ending at once, when the system asks this process to end inside the block."""
+def on_end_request(action: Callable[[str], object]) -> Iterator[None]:
+    """Inside the block, call `action` with the reason where the system asks this process to end (SIGTERM) or someone
+    interrupts it (Ctrl-C, a notebook's stop button), instead of ending at once; a second interrupt does end it."""
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: action())
+    owner = os.getpid()
+
+    def interrupt(*_) -> None:
+        if os.getpid() != owner:  # a worker, which its owner ends
+            return
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with suppress(RuntimeError):  # in the midst of another print
+            print("\nInterrupted: saves and ends after this step; interrupt again to end at once.", flush=True)
+        action("Interrupted")
+
+    handlers = {signal.SIGTERM: lambda *_: action("The system has asked this process to end"), signal.SIGINT: interrupt}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
+        del handlers[signal.SIGINT]
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -35,7 +35,7 @@ from dcal_core.runs import RunFolder
 from dcal_core.storage import write_text
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.curves import by_epoch, draw_losses, draw_validation
-from dcal_core.training.loop import MemoryShort, Trainer
+from dcal_core.training.loop import Diverged, MemoryShort, Trainer
 from dcal_core.training.resume import counted, open_run, people_behind
 from dcal_core.training.task import start_accelerator
 from dcal_core.training.transfer import load_matching, shapes_of
@@ -101,7 +101,16 @@ def train_run(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, P
         recipe.start(model.to(accelerator.device), objective, data["train"])
     validate = validator(config, data["validation"])
     budget = TimeBudget(config.time_budget_hours)
-    return run, Trainer(recipe, accelerator, model, objective, batches, validate, run, budget).train()
+    try:
+        return run, Trainer(recipe, accelerator, model, objective, batches, validate, run, budget).train()
+    except Diverged as error:  # its curves are of use
+        return diverged(run, error)
+
+
+def diverged(run: Run, error: UserError) -> tuple[Run, Progress]:
+    """A run whose training has diverged, as its last checkpoint stands."""
+    run.diverged = str(error)
+    return run, run.progress() if run.folder.saved else Progress()
 
 
 def trained_people(weights: Path, validation: Split) -> list[str]:
@@ -132,6 +141,8 @@ def train_in_processes(config: Config, folder: RunFolder, data: TwinData) -> tup
                 launch(["train", "-f", str(file)], config.nproc)
                 break
             except LaunchError as error:
+                if error.kind == Diverged.__name__:
+                    return diverged(run, error)
                 if error.kind != MemoryShort.__name__:
                     raise
                 # resume=false ignores attached runs, but these processes' own checkpoints are gone on from.
@@ -172,11 +183,11 @@ def outcome(run: Run, progress: Progress, label: str) -> str:
 
 
 def tell_outcome(run: Run, progress: Progress, label: str) -> None:
-    """Print what training has come to, below a notebook's cell; raises Unfinished instead under papermill, whose last
-    line and exit status then say it."""
-    sentence = outcome(run, progress, label)
+    """Print what training has come to, below a notebook's cell; raises Unfinished or Diverged instead under papermill,
+    whose last line and exit status then say it."""
+    sentence = run.diverged or outcome(run, progress, label)
     if not (progress.finished or is_interactive() or on_kaggle()):  # Kaggle would keep no output of a failed notebook
-        raise Unfinished(sentence)
+        raise (Diverged if run.diverged else Unfinished)(sentence)
     print(sentence)
 
 
@@ -189,8 +200,12 @@ def main(arguments: list[str]) -> int:
         with main_first():  # it draws or decodes the images, the others find them
             data = open_training_data(session.config)
         run, progress = train_run(session.config, session.folder, data)
-        if progress.finished and not rank():
-            leave_results(session, run, data.label)
+        if (progress.finished or run.diverged) and not rank():
+            left = leave_results(session, run, data.label)
+            if run.diverged:
+                print("Curves so far:", left["loss_curves"], left["validation_curves"], flush=True)
+        if run.diverged:
+            raise Diverged(run.diverged)
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()

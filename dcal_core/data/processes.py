@@ -1,6 +1,7 @@
 """Work shared out to processes; their number changes no result."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,9 @@ def in_processes(work: Callable, *items: Iterable, workers: int) -> Iterator:
 
 
 def end_with_parent() -> None:
-    """Make a worker end with the process that started it, even if that is killed; it would wait for work for ever."""
+    """Make a worker end with the process that started it, even if that is killed, as it would wait for work for ever,
+    and not before it, at an interrupt that both get, with a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_after_parent, daemon=True).start()
 
 

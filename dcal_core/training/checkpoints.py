@@ -110,6 +110,7 @@ class Run:
         self.data = data
         self.weights_from = weights_from
         self.extending = False  # its checkpoint is the end of a shorter schedule
+        self.diverged = ""  # how training has diverged, in a sentence
 
     @main_only
     def remember(self, label: str, people: list[str], aligned: bool = False) -> None:

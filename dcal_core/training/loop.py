@@ -1,7 +1,6 @@
 """The training loop: it knows a `Recipe`, its batches and objective, and a validator, and no system's name."""
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from dcal_core.data.batches import Batches
 from dcal_core.distributed import broadcast, rank, world_size
-from dcal_core.environment import TimeBudget, on_sigterm
+from dcal_core.environment import TimeBudget, on_end_request
 from dcal_core.errors import ConfigError, UserError
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
@@ -56,7 +55,7 @@ class Trainer:
         self.config = self.recipe.config
         self.device = self.accelerator.device
         self.total = self.config.epochs * self.batches.steps_per_epoch
-        self.asked = threading.Event()  # by the system, to end
+        self.asked = ""  # why to end, once that is asked
         self.refreshed = -1  # the epoch that the batches were last refreshed for
         if self.config.channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -77,8 +76,8 @@ class Trainer:
         self.kept = self.modules.get("average", self.model)  # what is validated and kept
 
     def train(self) -> Progress:
-        """Train until the last epoch, until patience or the time budget is used up or the system asks to end, and leave
-        a checkpoint. Raises DataError where the memory cannot hold one group of images, MemoryShort where several
+        """Train until the last epoch, until patience or the time budget is used up or someone asks to end, and leave a
+        checkpoint. Raises DataError where the memory cannot hold one group of images, MemoryShort where several
         processes must begin again with smaller parts, Diverged, and StorageError."""
         self.progress, sampling = self.run.restore(self.modules, self.optimizer, self.accelerator.scaler)
         progress = self.progress
@@ -98,7 +97,7 @@ class Trainer:
         progress.tracker_run = self.tracker.run_id or progress.tracker_run
         self.saved = time.monotonic()
         self.began = self.saved - progress.seconds
-        with on_sigterm(self.asked.set):
+        with on_end_request(partial(setattr, self, "asked")):
             try:
                 while not self.run_batches():
                     self.use_less_memory()
@@ -130,7 +129,7 @@ class Trainer:
                     if progress.finished or ends:
                         break
         if ends and not progress.finished:
-            why = "The system has asked this process to end" if self.asked.is_set() else "Time budget used up"
+            why = self.asked or "Time budget used up"
             print(f"{why}: saved after {progress.batch} batches in {self.run.folder}; run again to go on.")
         if progress.finished and progress.batch < self.total:
             print(f"No better EER in {progress.stale} validations (patience): training ends at batch {progress.batch}.")
@@ -222,7 +221,7 @@ class Trainer:
         """Whether to end here, and whether to save; several processes ask the first of them, every few batches."""
         if world_size() > 1 and self.progress.batch % LOG_EVERY:
             return False, False
-        ends = self.asked.is_set() or self.budget.used_up()
+        ends = bool(self.asked) or self.budget.used_up()
         return broadcast((ends, time.monotonic() - self.saved >= 60 * self.config.save_minutes))
 
     def log_step(self) -> float:
@@ -258,14 +257,15 @@ class Trainer:
                 f"and were skipped, {progress.skipped} so far{scaled}."
             )
         if longest > self.config.max_skipped:
-            saved = "no checkpoint yet"
-            if self.run.folder.saved:
-                saved = f"the checkpoint of batch {self.run.progress().batch}"
+            folder = self.run.folder
+            again = "and run again: no checkpoint is there yet"
+            if folder.saved:
+                batch = self.run.progress().batch
+                again = f"and give resume_from={folder} to start from its checkpoint of batch {batch}, before that"
             raise Diverged(
                 f"more than max_skipped={self.config.max_skipped} steps in a row had no finite loss or gradient, up to "
-                f"batch {progress.batch}; {saved} in {self.run.folder} is from before. Lower lr (now "
-                f"{self.config.lr:g}), warm up for longer or give precision=fp32, and resume_from={self.run.folder} to "
-                "start from its weights."
+                f"batch {progress.batch}: lower lr (now {self.config.lr:g}), warm up longer or give precision=fp32, "
+                f"{again}."
             )
 
     def end_epoch(self, epoch: int) -> None:

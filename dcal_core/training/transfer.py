@@ -40,6 +40,15 @@ def listing(differ: dict[str, str]) -> str:
     return "".join(f"\n  {name}: {how}" for name, how in sorted(differ.items(), key=lambda one: one[1]))
 
 
+def summary(differ: dict[str, str]) -> str:
+    """How many tensors differ in each way, and the first of them."""
+    ways: dict[str, list[str]] = {}
+    for name, how in differ.items():
+        way, _, shapes = how.partition(", ")
+        ways.setdefault(way, []).append(f"{name} {shapes}".strip())
+    return "; ".join(f"{len(found)} {way}, first {found[0]}" for way, found in ways.items())
+
+
 def refuse_stranger(ours: Shapes, folder: Path) -> None:
     """Raise ConfigError where the model in a folder has too little in common with ours to start from."""
     theirs = shapes_in(folder)
@@ -47,9 +56,11 @@ def refuse_stranger(ours: Shapes, folder: Path) -> None:
     common = sum(math.prod(shape) for name, shape in ours.items() if name not in differ)
     share = common / sum(math.prod(shape) for shape in ours.values())
     if share < LEAST_SHARE:
+        count = "1 tensor" if len(theirs) == 1 else f"{len(theirs)} tensors"
         raise ConfigError(
-            f"{folder} has {share:.0%} of this model's weights, too little to start from: give the parameters that it "
-            f"was trained with, or resume=false without resume_from to start fresh (nothing is lost).{listing(differ)}"
+            f"{folder} has {share:.0%} of this model's weights, too little to start from: it holds {count} where "
+            f"{len(ours)} are expected ({summary(differ)}). Give the parameters that it was trained with, or "
+            "resume=false without resume_from to start fresh (nothing is lost)."
         )
 
 

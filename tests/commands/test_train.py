@@ -11,7 +11,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from dcal_core.commands import chosen, session, train
+from dcal_core.commands import chosen, train
+from dcal_core.commands.session import Session
 from dcal_core.commands.train import Unfinished, leave_results, main, tell_outcome, train_run, validator
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.config.recipes import load
@@ -26,7 +27,7 @@ from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training import loop, task
 from dcal_core.training.checkpoints import Progress, Run
-from dcal_core.training.loop import MemoryShort
+from dcal_core.training.loop import Diverged, MemoryShort
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import score_pairs, twin_pairs
@@ -309,7 +310,7 @@ def test_the_command_leaves_results_once_and_when_nothing_is_left_to_train(
 
 def test_a_recipe_that_no_other_project_reads_leaves_a_log_and_curves(data, tmp_path):
     run, _ = train_run(changed(epochs=1), RunFolder(tmp_path / "run"), data)
-    left = leave_results(session.Session(CONFIG, run.folder), run, data.label)
+    left = leave_results(Session(CONFIG, run.folder), run, data.label)
     assert left["exported"] == [] and not run.folder.exports.exists()
     (epoch,) = json.loads(left["training_log"].read_text())["epochs"]
     assert epoch["batch"] == 2 and epoch["validation/eer"] == run.history()[-1]["validation/eer"]
@@ -343,7 +344,7 @@ def test_what_training_has_come_to_is_told_so_that_it_is_read(monkeypatch, capsy
     somebody, kaggle = PLACES[place]
     monkeypatch.setattr(train, "is_interactive", lambda: somebody)
     monkeypatch.setattr(train, "on_kaggle", lambda: kaggle)
-    run = SimpleNamespace(folder=RunFolder(tmp_path / "run"))
+    run = Run(RunFolder(tmp_path / "run"), CONFIG, "x")
     progress = Progress(batch=1, finished=finished, best_eer=0.25 if finished else float("inf"))
     if place == "by papermill" and not finished:  # its console shows nothing but errors
         with pytest.raises(Unfinished) as error:
@@ -355,6 +356,68 @@ def test_what_training_has_come_to_is_told_so_that_it_is_read(monkeypatch, capsy
     assert str(tmp_path / "run") in said and "inf" not in said and "1 batches" not in said
     assert ("25.0% (SYNTHETIC)" in said, "none yet" in said, "NOT finished" in said) == (finished, *[not finished] * 2)
     assert ("Add Input" in said) == (kaggle and not finished)
+
+
+# ---- training that diverges
+
+
+def diverges(trainer):
+    """Stands in for `Trainer.train`: an epoch with its checkpoint, then steps without a finite loss."""
+    trainer.budget = SimpleNamespace(used_up=lambda: True, need=lambda seconds: None)
+    TRAIN(trainer)
+    raise Diverged("more than max_skipped=20 steps in a row had no finite loss: lower lr")
+
+
+TRAIN = loop.Trainer.train
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_that_diverges_ends_with_its_curves_and_one_sentence(data, tmp_path, monkeypatch, capsys, place):
+    monkeypatch.setattr(loop.Trainer, "train", diverges)
+    session = Session(CONFIG, RunFolder(tmp_path / "run"))
+    run, progress = train_run(session.config, session.folder, data)
+    assert progress.batch == 1 and not progress.finished
+    left = leave_results(session, run, data.label)
+    assert left["loss_curves"].is_file() and left["validation_curves"].is_file() and left["exported"] == []
+    somebody, kaggle = PLACES[place]
+    monkeypatch.setattr(train, "is_interactive", lambda: somebody)
+    monkeypatch.setattr(train, "on_kaggle", lambda: kaggle)
+    capsys.readouterr()
+    if place == "by papermill":
+        with pytest.raises(Diverged, match="had no finite loss: lower lr"):
+            tell_outcome(run, progress, data.label)
+    else:
+        tell_outcome(run, progress, data.label)
+        assert capsys.readouterr().out == f"{run.diverged}\n"
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_has_none(data, tmp_path, monkeypatch):
+    def at_once(trainer):
+        raise Diverged("no finite loss")
+
+    monkeypatch.setattr(loop.Trainer, "train", at_once)
+    run, progress = train_run(CONFIG, RunFolder(tmp_path / "run"), data)
+    assert run.diverged and progress == Progress()
+
+
+def test_processes_that_diverge_end_as_one_does(data, tmp_path, monkeypatch):
+    Launched(monkeypatch, data, [Diverged("no finite loss: lower lr")])
+    run, progress = train_run(changed(nproc=3), RunFolder(tmp_path / "run"), data)
+    assert run.diverged.endswith("no finite loss: lower lr") and not progress.finished
+
+
+def test_the_command_draws_the_curves_of_a_run_that_diverges_and_says_why(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "open_data", lambda config, names, check: data)
+    monkeypatch.setattr(chosen, "gpu_verdict", lambda: (False, "no GPU"))
+    monkeypatch.setattr(loop.Trainer, "train", diverges)
+    assert main(["--preset", "demo", "--run_dir", "run", "--steps_per_epoch", "2", "--families_per_batch", "3"]) == 1
+    said = capsys.readouterr()
+    figures = tmp_path / "run" / "figures"
+    assert f"Curves so far: {figures / 'loss_curves.png'} {figures / 'validation_curves.png'}" in said.out
+    assert said.err.splitlines()[-1].startswith("Diverged: more than max_skipped=20") and "Traceback" not in said.err
+
+
+# ---- the command
 
 
 def test_the_command_takes_a_presets_file_from_anywhere(shell, tmp_path):

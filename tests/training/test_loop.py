@@ -20,7 +20,7 @@ from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.augmentation import Augmentation
 from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.twins import DataError
-from dcal_core.environment import TimeBudget
+from dcal_core.environment import TimeBudget, on_end_request
 from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model
 from dcal_core.recipes.adamw_cosine import parameter_groups
@@ -765,19 +765,49 @@ def test_checkpoints_within_an_epoch_come_by_time_and_leave_no_trace(uninterrupt
     assert uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
-def test_a_process_that_is_asked_to_end_saves_first(uninterrupted, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(signal.SIGTERM, "The system has asked this process to end"), (signal.SIGINT, "Interrupted")],
+)
+def test_a_process_that_is_asked_to_end_saves_first(uninterrupted, tmp_path, capsys, number, why):
     class Asking(Validator):
         def __call__(self, model):
             if self.calls == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return super().__call__(model)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     run, progress = run_training(tmp_path / "run", validate=Asking())
-    assert (progress.batch, progress.finished) == (4, False) and signal.getsignal(signal.SIGTERM) is before
-    assert "asked this process to end: saved after 4 batches" in capsys.readouterr().out
+    assert (progress.batch, progress.finished) == (4, False)
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
+    assert f"{why}: saved after 4 batches" in capsys.readouterr().out
     run, progress = run_training(tmp_path / "run")
     assert progress.finished and uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
+
+
+def test_a_second_interrupt_ends_at_once_and_what_was_saved_goes_on(uninterrupted, tmp_path, capsys):
+    class Impatient(Validator):
+        def __call__(self, model):
+            if self.calls == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__call__(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(tmp_path / "run", validate=Impatient())
+    assert "interrupt again to end at once" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run, progress = run_training(tmp_path / "run")
+    assert progress.finished and uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
+
+
+def test_in_the_background_of_a_shell_an_interrupt_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with on_end_request(lambda why: None):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(uninterrupted, tmp_path):
@@ -910,6 +940,6 @@ def test_too_many_skipped_in_a_row_end_the_run_at_its_last_good_checkpoint(tmp_p
         run_training(tmp_path / "run", config, wrap=lambda inner: Poisoned(inner, range(4, 99)))
     sentence = str(end.value)
     assert "max_skipped=4" in sentence and "up to batch 9" in sentence and "lr (now 0.001)" in sentence
-    assert "the checkpoint of batch 6" in sentence and str(tmp_path / "run") in sentence
+    assert "its checkpoint of batch 6" in sentence and str(tmp_path / "run") in sentence
     for file in (tmp_path / "run").rglob("*.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file

@@ -13,11 +13,12 @@ from torch import nn
 
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.errors import ConfigError
+from dcal_core.models.files import save_tensors
 from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError
 from dcal_core.training.checkpoints import Progress
 from dcal_core.training.resume import open_run
-from dcal_core.training.transfer import load_matching, shapes_of
+from dcal_core.training.transfer import load_matching, refuse_stranger, shapes_of
 
 
 def naming(source, **changes) -> DCALConfig:
@@ -251,14 +252,30 @@ def test_a_model_that_is_too_different_is_refused_each_time_and_stays_where_it_i
     for _ in range(2):  # so that a second try does not start afresh because the first moved the run
         with pytest.raises(ConfigError) as refusal:
             open_run(RunFolder(tmp_path / "run"), config, DATA, [tmp_path / "input"], shapes_of(linear_model()))
-        sentence, *lines = str(refusal.value).splitlines()
-        assert sentence.startswith(f"{weights} has 20% of this model's weights") and sentence.endswith(".")
+        sentence = str(refusal.value)
+        assert sentence.startswith(f"{weights} has 20% of this model's weights") and "\n" not in sentence
+        assert "4 tensors where 4 are expected (2 reshaped, first trunk." in sentence
         assert "resume=false" in sentence and "parameters" in sentence
-        assert sorted(lines) == [
-            "  trunk.bias: reshaped, [9] then, [8] now",
-            "  trunk.weight: reshaped, [9, 8] then, [8, 8] now",
-        ]
         assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("theirs", "told"),
+    [
+        ({"a": (2,)}, "1 tensor where 300 are expected (300 missing, first block0.weight; 1 unexpected, first a)"),
+        ({}, "0 tensors where 300 are expected (300 missing, first block0.weight)"),
+        ({f"vit.block{n}.weight": (8, 8) for n in range(300)}, "300 unexpected, first vit.block0.weight)"),
+        (
+            {f"block{n}.weight": (9, 8) for n in range(300)},
+            "300 reshaped, first block0.weight [9, 8] then, [8, 8] now)",
+        ),
+    ],
+)
+def test_a_refusal_of_many_tensors_counts_them_and_names_the_first(tmp_path, theirs, told):
+    save_tensors(tmp_path / "model.safetensors", {name: torch.zeros(shape) for name, shape in theirs.items()})
+    with pytest.raises(ConfigError) as refusal:
+        refuse_stranger({f"block{n}.weight": (8, 8) for n in range(300)}, tmp_path)
+    assert told in str(refusal.value) and len(str(refusal.value)) < 500 and "\n" not in str(refusal.value)
 
 
 def test_a_run_that_fits_comes_before_one_that_is_further_and_does_not(tmp_path, capsys):
