@@ -45,7 +45,7 @@ def input_roots(data_root: str = "") -> list[Path]:
     """Folders to search for data, weights and earlier runs: the one given, else Kaggle's inputs, else `data`; a link is
     among them even where it leads nowhere."""
     if data_root:
-        return [Path(data_root)]
+        return [Path(data_root).expanduser()]
     return [root for root in (KAGGLE_INPUT, Path("data")) if root.is_dir() or root.is_symlink()]
 
 

@@ -56,10 +56,14 @@ def read_given(given: dict, params_dir: Path, trains: bool = False) -> tuple[str
     return preset, load(preset, params_dir, {name: value for name, value in given.items() if name != "preset"})
 
 
-def title_of(title: str, wanted: str, preset: str) -> str:
-    """The first line of a notebook's output: what it is, and whether `auto` has fallen back to drawn twins."""
-    drawn = wanted == "auto" and preset == "demo" and not find_indexes(input_roots())
-    return f"{title} (no data found: on drawn twins, SYNTHETIC)" if drawn else title
+def title_of(title: str, given: dict, preset: str) -> str:
+    """The first line of a notebook's output: what it is, and whether `auto` has fallen back to drawn twins or, on data
+    without a GPU, to the demo's small model."""
+    if given["preset"] != "auto" or preset != "demo":
+        return title
+    if find_indexes(input_roots(given.get("data_root", ""))):
+        return f"{title} (no GPU: the demo's small model)"
+    return f"{title} (no data found: on drawn twins, SYNTHETIC)"
 
 
 def refuse_without_data(config: Config, preset: str, params_dir: Path, given: dict) -> None:
@@ -109,4 +113,4 @@ def trained_config(trained: Path, given: dict) -> Config:
 
 def run_folder(run_dir: str, preset: str) -> RunFolder:
     """The folder that `run_dir` names, else one named after the preset among the outputs."""
-    return RunFolder(Path(run_dir).resolve() if run_dir else output_root() / name_of(preset))
+    return RunFolder(Path(run_dir).expanduser().resolve() if run_dir else output_root() / name_of(preset))

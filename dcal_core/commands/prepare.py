@@ -35,7 +35,7 @@ LISTED_PHOTOGRAPHS = 20  # printed photographs that were not aligned
 def begin_audit(given: dict, params_dir: Path) -> Session:
     """Describe the machine and read the parameters of an audit."""
     preset, config = data_to_check(given, params_dir)
-    print(banner(title_of(TITLE, given["preset"], preset)))
+    print(banner(title_of(TITLE, given, preset)))
     print(f"Preset {Path(preset).name}, image_size {config.image_size} px")
     return Session(config, run_folder(config.run_dir, "prepare"))
 

@@ -16,7 +16,7 @@ from dcal_core.distributed import rank
 from dcal_core.environment import banner, fit_precision, gpu_verdict, input_roots
 from dcal_core.errors import ConfigError
 from dcal_core.recipes.catalogue import new_model
-from dcal_core.runs import RunFolder, find_source, move_aside
+from dcal_core.runs import RunFolder, attached_runs, find_source, move_aside
 from dcal_core.storage import StorageError, disk_errors
 from dcal_core.training.resume import weights_of
 from dcal_core.training.transfer import refuse_stranger, shapes_of
@@ -29,8 +29,10 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     """Describe the machine, read the parameters of a run to train, refuse what cannot end well, and lock the run's
     folder; raises ConfigError, LockedError, DataError, DamagedError, StorageError."""
     preset, config, folder = run_to_train(given, params_dir)
-    print(banner(title_of(title, given["preset"], preset)))
+    print(banner(title_of(title, given, preset)))
     print(f"Preset {Path(preset).name}, seed {config.seed}, time budget {config.time_budget_hours:g} h")
+    if not (folder.exists or config.resume_from or attached_runs(input_roots())):
+        print(f"A new run in {folder}")
     check_machine(config, Path(preset).name)
     if not rank():
         check_model(config, folder)

@@ -82,7 +82,8 @@ def test_training_begins_with_the_demo_where_there_is_nothing(capsys, tmp_path):
         lines[0] == "Train a twin verifier (no data found: on drawn twins, SYNTHETIC)"
         and f"torch {torch.__version__}" in lines[1]
     )
-    assert lines[-1] == "Preset demo, seed 0, time budget 11 h"
+    assert lines[-2] == "Preset demo, seed 0, time budget 11 h"
+    assert lines[-1] == f"A new run in {tmp_path / 'runs/demo'}"
 
 
 def test_training_takes_what_is_given(tmp_path):

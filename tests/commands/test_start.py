@@ -1,5 +1,6 @@
 """What a training that cannot end well is refused for, before any data is drawn, read or decoded."""
 
+import json
 from collections import namedtuple
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dcal_core.commands.prepare import begin_audit
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.commands.start import begin_training
 from dcal_core.config.recipes import load
+from dcal_core.data.locate import INDEX_FILES
 from dcal_core.data.twins import DataError
 from dcal_core.errors import ConfigError
 from dcal_core.storage import StorageError
@@ -70,7 +72,7 @@ def test_auto_alone_falls_back_to_drawn_twins_and_says_so_in_its_first_line(caps
     begin_training("Train", {"preset": "demo"}, PARAMS)
     assert capsys.readouterr().out.splitlines()[0] == "Train"
     begin_training("Train", {"preset": "auto"}, PARAMS)  # there is data, but no GPU
-    assert capsys.readouterr().out.splitlines()[0] == "Train"
+    assert capsys.readouterr().out.splitlines()[0] == "Train (no GPU: the demo's small model)"
     for file in data.iterdir():
         file.unlink()
     begin_training("Train", {"preset": "auto"}, PARAMS)
@@ -147,6 +149,31 @@ def test_a_run_to_resume_that_is_not_there_is_told_those_that_are(tmp_path, refu
         with refused(ConfigError, "resume=true", "runs/dmo; there are", "runs/demo, ", "runs/demo2: correct run_dir"):
             begin_training("Train", {"preset": "demo"} | given, PARAMS)
     begin_training("Train", {"preset": "demo", "run_dir": "runs/dmo"}, PARAMS)  # resume by default: a new run
+
+
+def test_a_first_session_may_ask_to_resume_and_says_that_it_starts(tmp_path, capsys):
+    begin_training("Train", {"preset": "demo", "resume": "true"}, PARAMS)
+    assert f"A new run in {tmp_path / 'runs/demo'}" in capsys.readouterr().out.splitlines()[:5]
+    (tmp_path / "runs/demo/config.json").write_text(json.dumps(load("demo", PARAMS, {}).as_dict()))
+    begin_training("Train", {"preset": "demo", "resume": "true"}, PARAMS)
+    assert "A new run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("begin", [begin_training, begin_audit])
+@pytest.mark.parametrize("place", ["elsewhere", "~/own", "data", "a link"])
+def test_data_that_is_given_is_not_called_drawn_twins(tmp_path, monkeypatch, capsys, begin, place):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / {"~/own": "own", "a link": "real"}.get(place, place)
+    folder.mkdir()
+    for name in INDEX_FILES:
+        (folder / name).write_text("{}")
+    if place == "a link":
+        (tmp_path / place).symlink_to(folder)
+    given = {"preset": "auto"} if place == "data" else {"preset": "auto", "data_root": place}
+    args = () if begin is begin_audit else ("Check",)
+    begin(*args, given, PARAMS)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "no GPU" in first and "SYNTHETIC" not in first
 
 
 def test_a_run_to_evaluate_that_is_not_there_is_told_those_that_are(tmp_path, refused):
