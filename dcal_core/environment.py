@@ -80,6 +80,11 @@ def gpu_verdict() -> tuple[bool, str]:
     return True, f"{torch.cuda.device_count()} x {name}, {memory:.0f} GiB, sm_{major}{minor}, runs kernels"
 
 
+def fit_device() -> str:
+    """The device to compute on: the GPU where one works."""
+    return "cuda" if gpu_verdict()[0] else "cpu"
+
+
 def fit_precision(wanted: str) -> str:
     """The precision to compute in: the one wanted or, for `auto`, the hardware's fastest; raises ConfigError.
 

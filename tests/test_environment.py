@@ -18,6 +18,7 @@ from dcal_core import environment
 from dcal_core.environment import (
     TimeBudget,
     banner,
+    fit_device,
     fit_precision,
     gpu_verdict,
     input_roots,
@@ -100,6 +101,7 @@ def test_no_gpu(no_gpu):
     fit, line = gpu_verdict()
     assert not fit and line == "no GPU"
     assert fit_precision("auto") == "fp32"
+    assert fit_device() == "cpu"
 
 
 def test_no_gpu_on_kaggle_says_what_to_choose(no_gpu, kaggle):
@@ -115,6 +117,7 @@ def test_a_gpu_that_runs_kernels(gpu, name, capability, precision):
     fit, line = gpu_verdict()
     assert fit and name in line and "15 GiB" in line and "2 x" in line and f"sm_{capability[0]}{capability[1]}" in line
     assert fit_precision("auto") == precision
+    assert fit_device() == "cuda"
 
 
 def test_a_retired_gpu_whose_first_kernel_fails_is_named_with_a_cure(gpu):
@@ -124,6 +127,7 @@ def test_a_retired_gpu_whose_first_kernel_fails_is_named_with_a_cure(gpu):
     assert "Tesla P100" in line and "sm_60" in line and "sm_75, sm_80" in line and "no kernel image" in line
     assert "GPU T4 x2" in line and "cu126" in line and "\n" not in line
     assert fit_precision("auto") == "fp32"
+    assert fit_device() == "cpu"
 
 
 def test_a_precision_that_is_asked_for_is_taken(gpu, monkeypatch):

@@ -15,7 +15,7 @@ from dcal_core.commands.train import train_run
 from dcal_core.config.shared import Config
 from dcal_core.data.processes import end_with_parent
 from dcal_core.data.splits import open_data
-from dcal_core.environment import gpu_verdict
+from dcal_core.environment import fit_device
 from dcal_core.errors import UserError
 from dcal_core.models.files import load_model
 from dcal_core.progress import progress_line
@@ -79,7 +79,7 @@ def run_trial(trial: Trial, threads: int) -> dict:
         run_folder.lock()  # another ablation may run beside this one
         data = open_data(config)
         run, progress = train_run(config, run_folder, data)
-        device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
+        device = fit_device()
         model = load_model(run.folder.best).to(device)
         features = encode_images(model, data["test"].images, config.encode_batch, device, progress=False)
         pairs = twin_pairs(data["test"].index)

@@ -20,7 +20,7 @@ from dcal_core.commands.session import Session, begin_with_trained, other_traine
 from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import SYNTHETIC, TwinData, read_indexes
-from dcal_core.environment import gpu_verdict
+from dcal_core.environment import fit_device, gpu_verdict
 from dcal_core.errors import UserError
 from dcal_core.installation import commit
 from dcal_core.models.files import load_model
@@ -74,7 +74,7 @@ def score_run(name: str, session: Session, data: TwinData) -> list[System]:
 
 def score_model(name: str, about: str, model: Verifier, data: TwinData, config: Config, weights="") -> list[System]:
     """A model on the validation and the test families, a system for each of its readings, from one encoding."""
-    device = torch.device("cuda" if gpu_verdict()[0] else "cpu")
+    device = fit_device()
     model = model.to(device)
     scored = {reading: {} for reading in model.readings}
     for split in SPLITS:

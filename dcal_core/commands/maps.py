@@ -15,7 +15,7 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.locate import find_images, find_indexes
 from dcal_core.data.splits import SYNTHETIC, drawn_root, read_indexes
 from dcal_core.data.twins import DataError
-from dcal_core.environment import gpu_verdict, input_roots
+from dcal_core.environment import fit_device, input_roots
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.comparison import compare_groups, quick_maps
 from dcal_core.explain.explorer import Explorer
@@ -32,7 +32,7 @@ TITLE = "Where does the verifier look?"
 
 def trained_model(session: Session) -> torch.nn.Module:
     """The session's model, on the GPU where one is fit."""
-    return load_model(session.trained).to("cuda" if gpu_verdict()[0] else "cpu")
+    return load_model(session.trained).to(fit_device())
 
 
 def rule_of(session: Session) -> DecisionRule | None:

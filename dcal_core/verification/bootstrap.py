@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dcal_core.verification import metrics
+from dcal_core.verification.comparisons import Comparisons
 from dcal_core.verification.intervals import effective_families, family_counts, share_estimate, share_interval
-from dcal_core.verification.metrics import REPORTED_FMR, ROUNDING, Comparisons, Folds, crossing
+from dcal_core.verification.metrics import REPORTED_FMR, ROUNDING, Folds, crossing
 
 _CHUNK = 500_000  # operating points held at once, 4 MB an array: what a cache can hold
 

@@ -10,8 +10,9 @@ from sklearn.isotonic import IsotonicRegression, isotonic_regression
 from sklearn.linear_model import LogisticRegression
 
 from dcal_core.verification.calibration import Isotonic, Logistic
+from dcal_core.verification.comparisons import Comparisons, balanced
 from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares
-from dcal_core.verification.metrics import ROUNDING, Comparisons, balanced
+from dcal_core.verification.metrics import ROUNDING
 
 FEWEST_FAMILIES = 5  # in a bin of the reliability plot: fewer show no spread
 _RIDGE = 100  # prior variance of the slope on standardised scores: matters only for separable scores

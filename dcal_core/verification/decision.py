@@ -13,7 +13,7 @@ from dcal_core import storage
 from dcal_core.runs import DECISION_FILE, WEIGHTS_FILE
 from dcal_core.storage import SUMS, DamagedError
 from dcal_core.verification.calibration import Calibration, from_dict
-from dcal_core.verification.metrics import rounded
+from dcal_core.verification.comparisons import rounded
 from dcal_core.verification.verdicts import VERDICTS, Thresholds, verdicts
 from dcal_core.verification.words import most_ratio, ratio_text
 

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from dcal_core.verification.metrics import Comparisons, balanced
+from dcal_core.verification.comparisons import Comparisons, balanced
 
 
 @dataclass(frozen=True, eq=False)

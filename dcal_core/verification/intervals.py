@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
-from dcal_core.verification.metrics import numbered
+from dcal_core.verification.comparisons import numbered
 
 # Families
 

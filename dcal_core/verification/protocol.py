@@ -14,8 +14,8 @@ import torch
 
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.verifier import Features, Verifier
+from dcal_core.verification.comparisons import family_weights, rounded
 from dcal_core.verification.encoding import evaluating
-from dcal_core.verification.metrics import family_weights, rounded
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates
 from dcal_core.verification.protocol import Scored, Unrelated, image_names
 from dcal_core.verification.security import security
-from dcal_core.verification.verdicts import verdict_rates, verdict_thresholds
+from dcal_core.verification.verdict_rates import verdict_rates, verdict_thresholds
 from dcal_core.verification.words import COMPARED
 
 CURVE_POINTS = 200

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.storage import write_text
+from dcal_core.verification.comparisons import SCORE_DECIMALS
 from dcal_core.verification.decision import DecisionRule
-from dcal_core.verification.metrics import SCORE_DECIMALS
 from dcal_core.verification.protocol import Scored, image_names
 from dcal_core.verification.verdicts import VERDICTS, verdicts
 

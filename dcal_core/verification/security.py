@@ -9,8 +9,9 @@ from math import ceil
 import numpy as np
 from scipy.sparse import coo_array
 
+from dcal_core.verification.comparisons import Comparisons
 from dcal_core.verification.intervals import family_counts, rate_estimate
-from dcal_core.verification.metrics import ROUNDING, Comparisons
+from dcal_core.verification.metrics import ROUNDING
 from dcal_core.verification.protocol import Unrelated
 
 _TOP = 2  # as a multiple of the matches that an FMR allows: how many of the highest scores are tried first

@@ -12,8 +12,9 @@ from dcal_core.verification.bootstrap import (
     roc_band,
     summarise,
 )
+from dcal_core.verification.comparisons import Comparisons, family_weights
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import Comparisons, Folds, equal_error_rate, family_weights, roc_auc
+from dcal_core.verification.metrics import Folds, equal_error_rate, roc_auc
 
 
 def uneven_case():

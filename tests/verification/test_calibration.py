@@ -16,8 +16,8 @@ from dcal_core.verification.calibrating import (
     reliability,
 )
 from dcal_core.verification.calibration import Isotonic, Logistic, from_dict
+from dcal_core.verification.comparisons import family_weights
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import family_weights
 
 
 def normal_case(families=40, genuine_each=20, impostor_each=10, apart=2.0, seed=0):

@@ -6,15 +6,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import det_curve, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import binary_auroc, binary_eer
 
-from dcal_core.verification.metrics import (
-    Comparisons,
-    Folds,
-    balanced,
-    equal_error_rate,
-    error_rates,
-    family_weights,
-    roc_auc,
-)
+from dcal_core.verification.comparisons import Comparisons, balanced, family_weights
+from dcal_core.verification.metrics import Folds, equal_error_rate, error_rates, roc_auc
 
 
 def random_case(seed, count=200, levels=None):

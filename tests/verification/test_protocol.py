@@ -10,8 +10,9 @@ from toys import Toy, toy_index, toy_store
 from dcal_core.data.twins import read_index
 from dcal_core.models.verifier import Features
 from dcal_core.verification import protocol
+from dcal_core.verification.comparisons import rounded
 from dcal_core.verification.encoding import encode_images
-from dcal_core.verification.metrics import equal_error_rate, rounded
+from dcal_core.verification.metrics import equal_error_rate
 from dcal_core.verification.protocol import Pairs, score_pairs, some_of_each_family, twin_pairs, unrelated_scores
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"

@@ -7,8 +7,8 @@ from scored_cases import clustered_case, drawn_families
 from single_metrics import rates_at
 
 from dcal_core.verification import security as module
+from dcal_core.verification.comparisons import family_weights
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import family_weights
 from dcal_core.verification.protocol import Unrelated
 from dcal_core.verification.security import security
 

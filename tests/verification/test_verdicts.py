@@ -5,9 +5,11 @@ import pytest
 from scored_cases import clustered_case, drawn_families
 from single_metrics import rates_at
 
+from dcal_core.verification.comparisons import family_weights
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import equal_error_rate, family_weights
-from dcal_core.verification.verdicts import Thresholds, verdict_rates, verdict_thresholds, verdicts
+from dcal_core.verification.metrics import equal_error_rate
+from dcal_core.verification.verdict_rates import verdict_rates, verdict_thresholds
+from dcal_core.verification.verdicts import Thresholds, verdicts
 
 
 def spread_case(families=20, each=10, apart=1.5, seed=0):
