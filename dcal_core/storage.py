@@ -52,6 +52,17 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise
 
 
+def check_room(folder: Path, needed: float, what: str, cure: str) -> None:
+    """Raise StorageError where the disk of a folder, which need not be there yet, has no room for so many bytes."""
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise StorageError(
+            f"{folder} is on a disk with {free / 1e9:.2f} GB free, and {what} {needed / 1e9:.2f} GB: free some, or "
+            f"{cure}, and run again to go on."
+        )
+
+
 def flush(path: Path) -> None:
     """Have the system write a file, or the names in a folder, to the disk before anything that comes after."""
     descriptor = os.open(path, os.O_RDONLY)

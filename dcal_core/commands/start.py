@@ -2,14 +2,12 @@
 
 import contextlib
 import io
-import shutil
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from dcal_core.commands.chosen import title_of
-from dcal_core.commands.new_run import begins_anew, existing, run_to_train
+from dcal_core.commands.new_run import begins_anew, run_to_train
 from dcal_core.commands.session import Session
 from dcal_core.config.shared import Config
 from dcal_core.distributed import rank
@@ -17,7 +15,7 @@ from dcal_core.environment import banner, fit_precision, gpu_verdict, input_root
 from dcal_core.errors import ConfigError
 from dcal_core.recipes.catalogue import new_model
 from dcal_core.runs import RunFolder, attached_runs, find_source, move_aside
-from dcal_core.storage import StorageError, disk_errors
+from dcal_core.storage import check_room, disk_errors
 from dcal_core.training.resume import weights_of
 from dcal_core.training.transfer import refuse_stranger, shapes_of
 
@@ -67,16 +65,5 @@ def check_model(config: Config, folder: RunFolder) -> None:
         if source:
             refuse_stranger(shapes_of(model), weights_of(source))
     if not (folder.saved and config.resume):
-        check_room(model, folder)
-
-
-def check_room(model: nn.Module, folder: RunFolder) -> None:
-    """Raise StorageError where the disk has no room for the first checkpoint."""
-    needed = COPIES * sum(tensor.nbytes for tensor in model.state_dict().values())
-    place = existing(folder)
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise StorageError(
-            f"{place} is on a disk with {free / 1e9:.2f} GB free, and a run takes {needed / 1e9:.2f} GB at least: free "
-            "some, or give another run_dir, and run again to go on."
-        )
+        size = sum(tensor.nbytes for tensor in model.state_dict().values())
+        check_room(folder.path, COPIES * size, "a run takes at least", "give another run_dir")

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps
 from dcal_core.data.twins import LISTED, DataError
 from dcal_core.missing import because
 from dcal_core.progress import progress_line
-from dcal_core.storage import whole_file
+from dcal_core.storage import check_room, whole_file
 
 CACHE_VERSION = 2  # raise it when decoding changes, so that older caches are not used
 Image.init()  # registers all formats with Pillow, before threads need them
@@ -90,7 +89,8 @@ def open_images(
         file = cache / f"{hashlib.sha256(repr((CACHE_VERSION, size, fit, digests)).encode()).hexdigest()}.npy"
         stored = _load(file, len(paths), size)
         if stored is None:
-            _make_room(cache, len(paths) * 3 * size * size)
+            needed = len(paths) * 3 * size * size
+            check_room(cache, needed, f"{len(paths):,} images decoded to {size} px take", "lower image_size")
             sources = list(zip(paths, digests, strict=True))
             decoded = _in_order(pool, lambda source: _decode_file(*source, size, fit), sources, "decoding images")
             _store(file, decoded, len(paths), size)
@@ -244,15 +244,6 @@ def _load(file: Path, total: int, size: int) -> tuple[np.memmap, dict[int, str]]
         print(f"{file}: {error}")
     print(f"{file}: the image cache is damaged and is made again")
     return None
-
-
-def _make_room(cache: Path, needed: int) -> None:
-    free = shutil.disk_usage(cache).free
-    if free < needed:
-        raise DataError(
-            f"{cache} has {free / 1e9:.1f} GB free, the decoded images take {needed / 1e9:.1f}: free some, "
-            "or give another cache folder or a smaller image size."
-        )
 
 
 def _check_rejected(rejected: Sequence[tuple[Path, str]], total: int, max_lost_share: float) -> None:

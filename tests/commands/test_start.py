@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from dcal_core import storage
 from dcal_core.commands import chosen, new_run, start
 from dcal_core.commands.prepare import begin_audit
 from dcal_core.commands.session import begin_with_trained
@@ -136,7 +137,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_data(tmp_path,
 
 
 def test_a_full_disk_is_refused_before_the_data(tmp_path, monkeypatch, refused):
-    monkeypatch.setattr(start.shutil, "disk_usage", lambda place: Usage(10**9, 10**9, 10**5))
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda place: Usage(10**9, 10**9, 10**5))
     with refused(StorageError, tmp_path, "0.00 GB free", "another run_dir"):
         begin_training("Train", {"preset": "demo"}, PARAMS)
     assert nothing_written(tmp_path)

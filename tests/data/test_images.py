@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
 
+from dcal_core import storage
 from dcal_core.data import images as module
 from dcal_core.data.images import Unreadable, decode, open_images
 from dcal_core.data.twins import DataError
+from dcal_core.storage import StorageError
 
 SIZE = 16
 
@@ -223,9 +225,18 @@ def test_too_many_rejected_images_stop_the_run(faces, cache):
 def test_no_images_and_no_room_are_refused(faces, cache, monkeypatch):
     with pytest.raises(DataError, match="no images to open: give"):
         open_images([], SIZE, cache, max_lost_share=0.0)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
-    with pytest.raises(DataError, match=r"cache has 0\.0 GB free.*free some"):
+    open_images(faces[:2], SIZE, cache, max_lost_share=0.0)
+    before = sorted(cache.iterdir())
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(module, "decode", None)  # nothing is decoded before
+    with pytest.raises(StorageError) as refusal:
         open_images(faces, SIZE, cache, max_lost_share=0.0)
+    told = (
+        f"{cache} is on a disk with 0.00 GB free, and {len(faces)} images decoded to {SIZE} px take 0.00 GB: free some"
+    )
+    assert str(refusal.value).startswith(told) and "image_size" in str(refusal.value)
+    assert sorted(cache.iterdir()) == before
+    open_images(faces[:2], SIZE, cache, max_lost_share=0.0)  # what is decoded already needs no room
 
 
 def test_image_that_changes_while_it_is_read_stops_the_run(faces, cache, monkeypatch):

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dcal_core import storage
 from dcal_core.data.drawn import synthetic
 from dcal_core.data.drawn.drawing import difference_mask, draw
 from dcal_core.data.drawn.genomes import TWIN_SHAPE, Nuisance, family, nuisance
 from dcal_core.data.drawn.synthetic import generate, mask_file
+from dcal_core.storage import StorageError
 
 SMALL = dict(split="train", families=2, images_per_person=2, size=32, difficulty=0.5, seed=3, workers=1)
 
@@ -217,3 +219,19 @@ def test_a_real_index_is_never_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="90004"):
         generate(tmp_path, **SMALL)
     assert "90004" in index.read_text()
+
+
+def test_no_room_for_a_drawing_is_refused_before_it_and_the_room_asked_for_is_enough(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(synthetic, "check_room", lambda root, needed, *rest: asked.append(needed))
+    given = dict(split="test", families=3, images_per_person=2, difficulty=0.5, seed=0, workers=1)
+    for size in (32, 64):
+        generate(tmp_path / str(size), size=size, **given)
+        taken = sum(file.stat().st_blocks * 512 for file in (tmp_path / str(size)).rglob("*.png"))
+        assert taken <= asked.pop() < 6 * taken
+    monkeypatch.undo()
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    with pytest.raises(StorageError, match="0.00 GB free, and 12 drawn images of 32 px with their masks take up to"):
+        generate(tmp_path / "full", size=32, **given)
+    assert not (tmp_path / "full").exists()
+    generate(tmp_path / "32", size=32, **given)  # what is drawn already needs no room

@@ -21,10 +21,11 @@ from dcal_core.data.drawn.drawing import difference_mask, draw
 from dcal_core.data.drawn.genomes import SPLITS, family, nuisance
 from dcal_core.data.processes import in_processes
 from dcal_core.progress import progress_line
-from dcal_core.storage import disk_errors, write_text
+from dcal_core.storage import check_room, disk_errors, write_text
 
 VERSION = 1  # raise it when the drawings change, so that cached folders are drawn again
 FIRST_PERSON = {"train": 10001, "test": 50001}
+BLOCK = 4096  # bytes of a disk that the smallest file takes
 MAX_FAMILIES = 19_999  # keeps the ids of the splits apart and below those of ND-TWINS
 
 
@@ -110,6 +111,9 @@ def generate(
     if manifest.exists() and json.loads(manifest.read_text()) == parameters:
         return
     _clear(root, split)
+    count = 2 * families * images_per_person
+    needed = count * (3 * size * size + 2 * BLOCK)
+    check_room(root, needed, f"{count:,} drawn images of {size} px with their masks take up to", "draw fewer families")
     workers = min(workers or os.cpu_count() or 1, math.ceil(families / 4))
     drawn = in_processes(partial(_write_family, root, parameters), range(families), workers=workers)
     with disk_errors(root):
