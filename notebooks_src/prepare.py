@@ -75,7 +75,7 @@ print(*first_findings(audit), sep="\n")
 # who it is: the pictures cannot say which of the two entries is wrong, so both are marked.
 
 # %%
-from dcal_core.audit.findings import KINDS
+from dcal_core.audit.kinds import KINDS
 from dcal_core.audit.review import draw_findings
 
 shown = [kind for kind in KINDS if any(one.images for one in audit.of_kind(kind))]

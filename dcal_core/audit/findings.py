@@ -14,42 +14,12 @@ import numpy as np
 from dcal_core.audit.duplicates import ALIKE, RADIUS, same_shots
 from dcal_core.audit.facts import Entry, read_entries
 from dcal_core.audit.gate import LEAST_SIDE, SQUARE, least_side
+from dcal_core.audit.kinds import KINDS, Finding
+from dcal_core.audit.refusals import Limits, refusals
 from dcal_core.data.groups import join_pairs
-from dcal_core.data.splits import too_little
-from dcal_core.data.twins import DataError, TwinIndex, path_parts
+from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 
 CONVENTION = 0.9  # share of the files that must be named after their person before another name counts as a finding
-KINDS = {  # kind of finding -> what it means; the most serious first
-    "too_little": "too few families with pairs: training and evaluation refuse such data",
-    "across_splits": "people in both train and test: training refuses them, take them out of one",
-    "leak": "one shot in train and in test",
-    "like_co_twin": "one shot under a person and the co-twin: most likely one of the two is mislabelled",
-    "like_unrelated": "one shot under people of different families",
-    "misnamed": "a file that is named after another person",
-    "unreadable": "cannot be decoded, so training leaves it out or refuses the data",
-    "blank": "of one colour or almost without contrast, so it shows no face",
-    "missing": "in the index, but no such file",
-    "ambiguous": "several files fit the entry equally well, which training refuses",
-    "duplicate": "the same pixels twice under one person",
-    "near_duplicate": "one shot of a person twice, or a burst",
-    "tiny": "fewer pixels than half of what the model is given",
-    "not_square": "distorted in the square that the model is given, unless fit is pad or crop",
-    "greyscale": "no colour",
-    "few_images": "people with fewer than two readable images: no genuine pair",
-    "no_co_twin": "people in no pair of the index",
-    "large_family": "more than two siblings, such as triplets, who stay together in every split",
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something found in the data; `drop` names the images that it suggests to exclude."""
-
-    kind: str
-    reason: str
-    people: tuple[str, ...]
-    images: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +42,7 @@ class Audit:
         reasons = {}
         for finding in self.findings:
             for image in finding.drop:
-                reasons.setdefault(image, f"{finding.kind}: {finding.reason}")
+                reasons.setdefault(image, f"{finding.name}: {finding.reason}")
         return reasons
 
     def emptied(self, excluded: Iterable[str]) -> list[str]:
@@ -102,19 +72,20 @@ def audit_images(
     root: Path,
     image_size: int,
     data: str,
-    split: Callable | None = None,
     fit: str = "stretch",
+    limits: Limits | None = None,
+    excluded: Callable[[Sequence[TwinIndex]], Sequence[TwinIndex]] = list,
 ) -> Audit:
     """Read every image of the indexes below `root` and collect the findings.
 
-    image_size: px, the side of the model's inputs. data: the name of the data. split: from the train index to those to
-    train and to validate on, None for no such cut. fit: how images become square, as in `decode`. DataError if `root`
-    is not a folder.
+    image_size: px, the side of the model's inputs. data: the name of the data. fit: how images become square, as in
+    `decode`. limits: what a training asks of the data. excluded: the indexes without the images that are left out, or a
+    DataError. DataError if `root` is not a folder.
     """
     entries = read_entries(indexes, root, image_size, fit)
     splits = {index.name: _count(index, [entry for entry in entries if entry.split == index.name]) for index in indexes}
     findings = [
-        *_about_amount(indexes, splits, split),
+        *_about_refusals(indexes, entries, limits, excluded),
         *_about_people(indexes, splits),
         *_about_files(entries),
         *_about_names(entries),
@@ -148,24 +119,24 @@ def _range(values: Iterable[int]) -> dict[str, float | None]:
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
-def _about_amount(indexes: Sequence[TwinIndex], splits: dict[str, dict], split: Callable | None) -> Iterator[Finding]:
-    """The splits that training and evaluation refuse because their readable images give too few pairs."""
-    for index in indexes:
-        images_of = splits[index.name]["images_of"]
-        try:
-            parts = split(index) if split and index.name == "train" else [index]
-        except DataError as error:
-            yield Finding("too_little", str(error), ())
-            continue
-        for part in parts:
-            if reason := too_little(part, np.array([images_of[person] for person in part.people])):
-                yield Finding("too_little", reason, ())
+def _about_refusals(
+    indexes: Sequence[TwinIndex], entries: Sequence[Entry], limits: Limits | None, excluded: Callable
+) -> Iterator[Finding]:
+    try:
+        indexes = excluded(indexes)
+    except DataError as error:
+        yield Finding("list", str(error), ())
+    yield from refusals(indexes, entries, limits)
 
 
 def _about_people(indexes: Sequence[TwinIndex], splits: dict[str, dict]) -> Iterator[Finding]:
     listed = Counter(person for index in indexes for person in index.people)
     if shared := tuple(sorted(person for person, count in listed.items() if count > 1)):
         yield Finding("across_splits", f"in {' and in '.join(index.name for index in indexes)}", shared)
+    paths = Counter(path for index in indexes for path in {path_parts(one) for one in index.paths})
+    both = ["/".join(path) for path, count in paths.items() if count > 1]
+    if both and not shared:
+        yield Finding("across_splits", f"{name_some(both, 'image', 'images')}, listed in both", ())
     for index in indexes:
         if few := tuple(person for person, count in splits[index.name]["images_of"].items() if count < 2):
             yield Finding("few_images", f"fewer than two readable images in {index.name}", few)
@@ -183,6 +154,11 @@ def _about_files(entries: Sequence[Entry]) -> Iterator[Finding]:
         elif len(entry.places) > 1:
             places = " and ".join(entry.places[:2])
             reason = f"{places} fit equally well: remove one, or give the folder above one as data_root"
+            yield Finding("ambiguous", reason, (entry.person,), (entry.name,))
+    shared = Counter((entry.split, entry.places[0]) for entry in entries if len(entry.places) == 1)
+    for entry in entries:
+        if len(entry.places) == 1 and shared[entry.split, entry.places[0]] > 1:
+            reason = f"several entries of the {entry.split} index lead to {entry.places[0]}: keep one of them"
             yield Finding("ambiguous", reason, (entry.person,), (entry.name,))
     lost = "are not found: attach them, or take them out of the index"
     yield from _by_person("missing", lost, entries, lambda e: not e.places)

@@ -15,7 +15,8 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 
 from dcal_core.audit.facts import Entry
-from dcal_core.audit.findings import KINDS, Audit, Finding
+from dcal_core.audit.findings import Audit
+from dcal_core.audit.kinds import KINDS, Finding
 from dcal_core.data.exclusions import FILE, match_exclusions, read_exclusions, refuse_unknown, write_exclusions
 from dcal_core.data.images import Unreadable, decode, read_file
 from dcal_core.data.twins import name_some
@@ -57,7 +58,7 @@ def draw_findings(audit: Audit, kind: str, most: int = 6) -> Figure:
     entries = {entry.name: entry for entry in audit.entries}
     figure = Figure(figsize=(10, 0.3 + 2.15 * len(shown)), layout="constrained")
     more = f", the first {len(shown)} of {len(findings)}" if len(findings) > len(shown) else ""
-    figure.suptitle(f"{kind}: {KINDS[kind]} ({audit.data}){more}", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(f"{KINDS[kind].name}: {KINDS[kind].meaning} ({audit.data}){more}", fontsize=11, x=0.01, ha="left")
     for row, finding in zip(figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
         left = f" (first {SLOTS} of {len(finding.images)} images)" if len(finding.images) > SLOTS else ""
         row.suptitle(finding.reason[:130] + left, fontsize=9, x=0.01, ha="left")
@@ -107,7 +108,8 @@ class Reviewer:
         self.page = 0
         self.slots: list[_Slot] = []
         kinds = [kind for kind in KINDS if any(finding.images for finding in audit.of_kind(kind))]
-        everything = [("all findings", "")] + [(f"{kind} ({len(audit.of_kind(kind))})", kind) for kind in kinds]
+        counted = [(f"{KINDS[kind].name} ({len(audit.of_kind(kind))})", kind) for kind in kinds]
+        everything = [("all findings", ""), *counted]
         self.kind = Dropdown(options=everything, layout=Layout(width="16em"))
         self.back = Button(description="Previous")
         self.forward = Button(description="Next")
@@ -143,7 +145,7 @@ class Reviewer:
         if self.pages:
             finding, names = self.pages[self.page]
             self.place.value = f"{self.page + 1} of {len(self.pages)}"
-            self.reason.value = f"<b>{html.escape(f'{finding.kind} ({self.audit.data}): {finding.reason}')}</b>"
+            self.reason.value = f"<b>{html.escape(f'{finding.name} ({self.audit.data}): {finding.reason}')}</b>"
             for name in names:
                 entry = self.entries[name]
                 self.slots.append(_Slot(entry, picture(entry, self.audit.fit), name in self.excluded, self._decide))
@@ -154,7 +156,7 @@ class Reviewer:
             self.excluded.pop(name, None)
         elif name not in self.excluded:
             finding = self.pages[self.page][0]
-            self.excluded[name] = f"{finding.kind}: {finding.reason}"
+            self.excluded[name] = f"{finding.name}: {finding.reason}"
         self.status.value = f"{len(self.excluded):,} images to drop, not yet written"
 
     def _write(self) -> None:

@@ -11,7 +11,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from dcal_core.audit.aligned_copy import ALIGNED, ALIGNMENT, DROPPED, KEPT, Record, align_split
-from dcal_core.audit.findings import KINDS, Audit, audit_images
+from dcal_core.audit.findings import Audit, audit_images
+from dcal_core.audit.kinds import KINDS
+from dcal_core.audit.refusals import Limits
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
 from dcal_core.commands.chosen import data_to_check, run_folder, title_of
 from dcal_core.commands.options import given_parameters, read_options
@@ -19,7 +21,7 @@ from dcal_core.commands.session import Session, scratch_size
 from dcal_core.config.shared import Config
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.images import open_upright
-from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes, split_families
+from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes, without_excluded
 from dcal_core.data.twins import DataError
 from dcal_core.environment import banner
 from dcal_core.lettering import as_written
@@ -43,8 +45,9 @@ def begin_audit(given: dict, params_dir: Path) -> Session:
 def audit_data(config: Config) -> Audit:
     """Audit the data that training would use, even data that it would refuse; DataError for malformed index files."""
     root = open_root(config)
-    split = partial(split_families, validation_share=config.validation_share, seed=config.seed)
-    return audit_images(read_indexes(root), root, config.image_size, label_of(root), split, config.fit)
+    excluded = partial(without_excluded, config=config)
+    indexes = read_indexes(root)
+    return audit_images(indexes, root, config.image_size, label_of(root), config.fit, Limits.of(config), excluded)
 
 
 def exclusion_list(session: Session) -> Path:
@@ -84,9 +87,18 @@ def findings_table(audit: Audit) -> str:
             people = {person for finding in findings for person in finding.people}
             images = {image for finding in findings for image in finding.images}
             drop = {image for finding in findings for image in finding.drop}
-            rows.append([kind, *(f"{len(group):,}" for group in (findings, people, images, drop)), KINDS[kind]])
+            meaning = f"{KINDS[kind].meaning}{': training refuses it' if KINDS[kind].refused else ''}"
+            rows.append([KINDS[kind].name, *(f"{len(group):,}" for group in (findings, people, images, drop)), meaning])
     head = ["finding", "cases", "people", "images", "drop?", "what it is"]
     return table(head, rows) if rows else "Nothing was found that is worth knowing."
+
+
+def refused(audit: Audit) -> str:
+    """Whether training takes the data, in a sentence."""
+    kinds = [kind.name for key, kind in KINDS.items() if kind.refused and audit.of_kind(key)]
+    if kinds:
+        return f"Training or evaluation refuses this data ({', '.join(kinds)}): the first findings say what to do."
+    return "Training with this preset and these parameters takes this data."
 
 
 def first_findings(audit: Audit) -> Iterator[str]:
@@ -96,9 +108,9 @@ def first_findings(audit: Audit) -> Iterator[str]:
         for finding in findings[:LISTED]:
             what = finding.images or finding.people
             named = f"{', '.join(what[:4])}{' ...' if len(what) > 4 else ''}: " if what else ""
-            yield f"{kind}: {named}{finding.reason}"
+            yield f"{finding.name}: {named}{finding.reason}"
         if len(findings) > LISTED:
-            yield f"{kind}: {len(findings) - LISTED:,} more in audit.json"
+            yield f"{KINDS[kind].name}: {len(findings) - LISTED:,} more in audit.json"
 
 
 def draw_audit(audit: Audit) -> Iterator[tuple[str, Figure]]:
@@ -181,6 +193,7 @@ def report_audit(session: Session, audit: Audit) -> None:
     for name, figure in draw_audit(audit):
         session.keep(figure, name)
     print(f"\nReport: {write_audit(audit, session.folder.path)}\nPictures: {session.folder.figures}")
+    print(refused(audit))
     if session.config.drop_suggested:
         print(exclude_suggested(audit, exclusion_list(session)))
     elif audit.suggested():

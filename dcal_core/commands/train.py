@@ -15,8 +15,7 @@ from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, scratch_size
 from dcal_core.commands.start import begin_training
 from dcal_core.config.shared import Config
-from dcal_core.data.splits import Split, TwinData, open_data, refuse_too_little
-from dcal_core.data.twins import TwinIndex
+from dcal_core.data.splits import Split, TwinData, open_data
 from dcal_core.distributed import (
     LaunchError,
     broadcast,
@@ -63,14 +62,7 @@ def validator(config: Config, split: Split):
 
 def open_training_data(config: Config) -> TwinData:
     """The data to train and validate on; DataError, before an image is decoded, where a split is too small."""
-    recipe = recipe_of(config)
-
-    def check(index: TwinIndex) -> None:
-        refuse_too_little(index)
-        if index.name == "train":
-            recipe.check_index(index)
-
-    return open_data(config, ("train", "validation"), check)
+    return open_data(config, ("train", "validation"), config.families_in_batch)
 
 
 def train_run(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, Progress]:

@@ -56,6 +56,10 @@ class DCALConfig(AdamWCosine, MarginSoftmaxAndTriplets):
     families_per_batch: int = parameter(4, "families in a batch, over all processes; two siblings each", ge=1, le=4096)
     images_per_person: int = parameter(4, "images of each sibling in a batch", ge=2, le=1024)
 
+    @property
+    def families_in_batch(self) -> int:
+        return self.families_per_batch
+
     def check(self) -> None:
         """Raise ConfigError where parameters do not agree with one another."""
         super().check()

@@ -105,6 +105,11 @@ class Config(Parameters):
     wandb_entity: str = run_option("", "wandb team; empty: your own")
     mlflow_uri: str = run_option("http://localhost:5000", "MLflow server")
 
+    @property
+    def families_in_batch(self) -> int:
+        """The families with co-twins that a batch takes."""
+        return 1
+
     def check(self) -> None:
         """Raise ConfigError where parameters do not agree with one another."""
         if "@" in self.mlflow_uri:

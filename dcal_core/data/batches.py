@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dcal_core.data.groups import members
 from dcal_core.data.images import ImageStore
-from dcal_core.data.twins import DataError, TwinIndex
+from dcal_core.data.twins import DataError, TwinIndex, name_number
 
 SIBLINGS = 2  # of each family in a batch; of larger families two are drawn
 Part = dict[str, torch.Tensor]  # what one process works through at once
@@ -194,8 +194,8 @@ def families_to_draw(index: TwinIndex, families_per_batch: int) -> list[np.ndarr
     families = [people for people in members(index.family_of) if len(people) >= SIBLINGS]
     if len(families) < families_per_batch:
         raise DataError(
-            f"{len(families)} families with twins in the {index.name} split are too few for "
-            f"families_per_batch={families_per_batch}: lower it, or lower validation_share."
+            f"families_per_batch={families_per_batch}: the {index.name} split has "
+            f"{name_number(len(families), 'family', 'families')} with co-twins: lower it, or add families."
         )
     return families
 

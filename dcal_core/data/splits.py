@@ -1,6 +1,6 @@
 """The data of a run as train, validation and test splits: attached index files, else drawn twins."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from dcal_core.data.drawn.synthetic import generate, is_drawn
 from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.locate import PARTS, find_root, resolve_paths
-from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts, read_index
+from dcal_core.data.twins import DataError, TwinIndex, name_number, name_some, path_parts, read_index
 from dcal_core.environment import input_roots, output_root, scratch_root
 
 TEST_IMAGES = 8  # per drawn person of the test split
 ALIGNMENT = "alignment.json"  # in the folder of each split of an aligned copy: a record of every photograph
 SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
 FEWEST = {  # families with pairs of one person, and with co-twins, that a split needs, and what for
-    "train": (1, "to learn from"),
+    "train": (1, "in one family to learn from"),
     "validation": (3, "to set the thresholds of a verdict"),
     "test": (2, "to measure errors"),
 }
@@ -77,10 +77,15 @@ def read_indexes(root: Path) -> tuple[TwinIndex, TwinIndex]:
 
 def reviewed_indexes(root: Path, config: Config) -> list[TwinIndex]:
     """The train and the test index of a folder, without the images that a reviewer excluded."""
-    train, test = read_indexes(root)
-    check_disjoint(train, test)
+    indexes = read_indexes(root)
+    check_disjoint(*indexes)
+    return without_excluded(indexes, config)
+
+
+def without_excluded(indexes: Sequence[TwinIndex], config: Config) -> list[TwinIndex]:
+    """The indexes without the images that a reviewer excluded; DataError for a list that does not fit them."""
     lists = [output_root() / "prepare", *input_roots(), *input_roots(config.data_root)]
-    return leave_out((train, test), config.exclusions, lists)
+    return leave_out(indexes, config.exclusions, lists)
 
 
 def split_families(index: TwinIndex, validation_share: float, seed: int) -> tuple[TwinIndex, TwinIndex]:
@@ -95,8 +100,8 @@ def split_families(index: TwinIndex, validation_share: float, seed: int) -> tupl
     most = min(len(twins), len(index.families) - 1)
     if most < 1:
         raise DataError(
-            f"{index.name}: {len(index.families)} families, {len(twins)} with co-twins, are too few to "
-            "split: add one with co-twins to validate on, or another to train on."
+            f"{index.name}: {name_number(len(index.families), 'family', 'families')}, {len(twins)} with co-twins: too "
+            "few to split: add one with co-twins to validate on, or another to train on."
         )
     count = min(max(round(validation_share * len(twins)), 1), most)
     held_out = np.random.default_rng(seed).permutation(twins)[:count]
@@ -104,27 +109,56 @@ def split_families(index: TwinIndex, validation_share: float, seed: int) -> tupl
     return index.select_families(training), replace(index.select_families(held_out), name="validation")
 
 
-def too_little(index: TwinIndex, images_of: np.ndarray | None = None) -> str:
-    """Why a split gives too few pairs to work with, in numbers and with the cure; "" if there are enough. images_of:
-    usable images of each person, None for all."""
+def families_with_twins(index: TwinIndex, images_of: np.ndarray | None = None) -> np.ndarray:
+    """The families with images of two siblings. images_of: usable images of each person, None for all."""
     images_of = np.bincount(index.person_of) if images_of is None else images_of
-    genuine = len(np.unique(index.family_of[images_of >= 2]))
-    _, siblings = np.unique(index.family_of[images_of >= 1], return_counts=True)  # with an image, in each family
-    twins = (siblings >= 2).sum()
+    families, siblings = np.unique(index.family_of[images_of >= 1], return_counts=True)
+    return families[siblings >= 2]
+
+
+def too_little(index: TwinIndex, among: int, batch: int = 1, images_of: np.ndarray | None = None) -> str:
+    """Why a split gives too few pairs to work with, in numbers and with the cure; "" if there are enough.
+
+    among: families with co-twins that are shared between training and validation. batch: those that a batch takes.
+    images_of: usable images of each person, None for all.
+    """
+    images_of = np.bincount(index.person_of) if images_of is None else images_of
+    genuine = np.unique(index.family_of[images_of >= 2])
+    twins = families_with_twins(index, images_of)
     fewest, purpose = FEWEST[index.name]
-    if min(genuine, twins) >= fewest:
+    least = batch if index.name == "train" else fewest  # families with co-twins
+    together = len(np.intersect1d(genuine, twins)) if index.name == "train" else fewest
+    if len(genuine) >= fewest and len(twins) >= least and together >= fewest:
         return ""
-    file, more = ("train", "raise validation_share, or ") if index.name == "validation" else (index.name, "")
+    fill = f", and {batch} with co-twins to fill a batch (families_per_batch)" if least > fewest else ""
+    cure = "" if index.name == "test" else other_shares(among, batch, enough=len(twins) >= least)
+    file = "test" if index.name == "test" else "train"
     return (
-        f"{index.name}: {genuine:,} of {len(index.families):,} families have two images of one person, {twins:,} have "
-        f"images of co-twins, and it takes {fewest} of each {purpose}: {more}add images and pairs to the {file} index."
+        f"{index.name}: of {name_number(len(index.families), 'family', 'families')}, {len(genuine):,} with two images "
+        f"of one person and {len(twins):,} with images of co-twins; it takes {fewest} of each {purpose}{fill}: "
+        f"{cure}add images and pairs to the {file} index."
     )
 
 
-def refuse_too_little(index: TwinIndex) -> None:
+def other_shares(among: int, batch: int, enough: bool) -> str:
+    """How families with co-twins could be shared so that both training and validation have what they take, as a clause
+    that ends in "or "; "" where no other share helps. enough: whether the share is not what is wrong."""
+    validation = FEWEST["validation"][0]
+    if enough or among <= validation:
+        return ""
+    left = min(batch, among - validation)
+    smaller = f"families_per_batch={left} and " if left < batch else ""
+    return (
+        f"give {smaller}validation_share={max(validation / among, 0.01):.2g}, which leaves {left} or more to train on "
+        f"and {validation} or more to validate on, or "
+    )
+
+
+def refuse_too_little(indexes: Sequence[TwinIndex], among: int, batch: int = 1) -> None:
     """DataError where a split gives too few pairs, by `too_little`."""
-    if reason := too_little(index):
-        raise DataError(reason)
+    for index in indexes:
+        if reason := too_little(index, among, batch):
+            raise DataError(reason)
 
 
 def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
@@ -147,22 +181,21 @@ def label_of(root: Path) -> str:
 def open_data(
     config: Config,
     names: Sequence[str] = ("train", "validation", "test"),
-    check: Callable[[TwinIndex], None] = refuse_too_little,
+    batch: int = 1,
 ) -> TwinData:
     """Find or draw the data, check it, leave out excluded images, hold out validation families and decode the splits
     that are asked for.
 
-    check: refuses an index by a DataError; it sees every split before an image is decoded, and those that are asked for
-    again without the images that are lost.
+    batch: families with co-twins that a batch takes. DataError for a split with too few pairs, before an image is
+    decoded, and again without the images that are lost.
     """
     root = open_root(config)
     train, test = reviewed_indexes(root, config)
+    among = len(families_with_twins(train))
     indexes = (*split_families(train, config.validation_share, config.seed), test)
-    for index in indexes:
-        check(index)
+    refuse_too_little(indexes, among, batch)
     splits = {index.name: open_split(index, root, config) for index in indexes if index.name in names}
-    for split in splits.values():
-        check(split.index)
+    refuse_too_little([split.index for split in splits.values()], among, batch)
     return TwinData(root, label_of(root), splits)
 
 

@@ -208,8 +208,13 @@ def written_parts(path: str | Path) -> tuple[str, ...]:
     return tuple(part for part in str(path).replace("\\", "/").split("/") if part not in ("", "."))
 
 
+def name_number(count: int, one: str, many: str) -> str:
+    """'1 image' or '3 images'."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def name_some(items: Sequence[str], one: str, many: str) -> str:
     """'3 images: a, b, c', or the first few and the number of the others."""
     more = f" and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
     listed = ", ".join(f"{item!r:.200}" for item in items[:LISTED])
-    return f"{len(items):,} {one if len(items) == 1 else many}: {listed}{more}"
+    return f"{name_number(len(items), one, many)}: {listed}{more}"

@@ -8,8 +8,7 @@ from torch import nn
 
 from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.data.splits import Split
-from dcal_core.data.triplets import TripletBatches, refuse_no_triplets
-from dcal_core.data.twins import TwinIndex
+from dcal_core.data.triplets import TripletBatches
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.models.adaface import ARCHITECTURE, AdaFace, rebuild
 from dcal_core.models.face_weights import read_face_weights, write_face_weights
@@ -85,10 +84,6 @@ class AdaFaceRecipe(AdamWCosineRecipe):
         elif pretrained:
             print(f"{config.backbone} starts from random weights (allow_random_init=true).")
         return model
-
-    def check_index(self, index: TwinIndex) -> None:
-        """Raise DataError where no family gives a triplet."""
-        refuse_no_triplets(index)
 
     def batches(self, split: Split) -> TripletBatches:
         """Triplets of two images of a person and one of the co-twin, a share of all that each family has."""

@@ -6,9 +6,8 @@ from torch import nn
 
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.augmentation import blend_people
-from dcal_core.data.batches import FamilyBatches, families_to_draw
+from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.splits import Split
-from dcal_core.data.twins import TwinIndex
 from dcal_core.models.backbones import create_backbone
 from dcal_core.models.dcal import DCAL, architecture_of, assemble
 from dcal_core.models.pretrained import pretrained_backbone
@@ -44,10 +43,6 @@ class DCALRecipe(AdamWCosineRecipe):
         config = self.config
         vit = pretrained_backbone(config, input_roots) if pretrained else create_backbone(config)
         return assemble(architecture_of(config, vit), vit, config.gradient_checkpointing)
-
-    def check_index(self, index: TwinIndex) -> None:
-        """Raise DataError where there are fewer families with co-twins than a batch takes."""
-        families_to_draw(index, self.config.families_per_batch)
 
     def batches(self, split: Split) -> FamilyBatches:
         """Families x two siblings x images, with partners for the pair-wise branch."""

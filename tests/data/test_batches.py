@@ -105,7 +105,9 @@ def test_families_left_over_in_one_round_are_not_always_the_same():
 
 
 def test_too_few_families_are_refused():
-    with pytest.raises(DataError, match=r"^2 families with twins in the train split .*families_per_batch=3: lower it"):
+    with pytest.raises(
+        DataError, match="^families_per_batch=3: the train split has 2 families with co-twins: lower it"
+    ):
         make_batches([2, 1, 3, 1], families_per_batch=3)
     make_batches([2, 1, 3, 1], families_per_batch=2)
 

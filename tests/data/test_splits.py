@@ -1,6 +1,7 @@
 """The data of a run: drawn twins or attached ones, cut by family, decoded, and never taken for what they are not."""
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -249,10 +250,10 @@ def with_images(root: Path, split: str, people, most: int) -> None:
 @pytest.mark.parametrize(
     ("whose", "words"),
     [
-        ("train", "train: 0 of 5 families have two images of one person, 5 have images of co-twins"),
-        ("validation", "validation: 0 of 3 families .* takes 3 of each .*: raise validation_share, or add images"),
-        ("one family of validation", "validation: 2 of 3 families"),
-        ("test", "test: 0 of 2 families .* takes 2 of each to measure errors: add images and pairs to the test index"),
+        ("train", "train: of 5 families, 0 with two images of one person and 5 with images of co-twins"),
+        ("validation", "validation: of 3 families, 0 .* takes 3 of each .*: add images and pairs to the train index"),
+        ("one family of validation", "validation: of 3 families, 2 "),
+        ("test", "test: of 2 families, 0 .* takes 2 of each to measure errors: add images and pairs to the test index"),
     ],
 )
 def test_people_with_one_image_each_are_refused_before_an_image_is_decoded(attached, monkeypatch, recipe, whose, words):
@@ -268,8 +269,12 @@ def test_a_single_family_or_people_without_co_twins_are_refused(attached, monkey
     monkeypatch.setattr(splits, "open_images", lambda *_: pytest.fail("decoded"))
     config = DCALConfig(**TINY, data_root=str(attached))
     for file, kept, words in (
-        ("test_twin_pairs.json", 1, "test: 3 of 3 families have two images of one person, 1 have images of co-twins"),
-        ("train_twin_pairs.json", 2, "validation: 1 of 1 families"),
+        (
+            "test_twin_pairs.json",
+            1,
+            "test: of 3 families, 3 with two images of one person and 1 with images of co-twins",
+        ),
+        ("train_twin_pairs.json", 2, "validation: of 1 family, 1 "),
         ("train_twin_pairs.json", 0, "not a list of pairs of person ids, or empty"),
     ):
         pairs = (attached / file).read_text()
@@ -284,7 +289,7 @@ def test_pairs_that_an_exclusion_list_takes_are_missed(attached, monkeypatch):
     monkeypatch.setattr(splits, "open_images", lambda *_: pytest.fail("decoded"))
     lost = [path for person in (0, 1) for path in np.array(held_out.paths)[held_out.images_of(person)[1:]]]
     write_exclusions(attached / FILE, {f"{path.parent.name}/{path.name}": "why" for path in lost})
-    with pytest.raises(DataError, match="validation: 2 of 3 families have two images"):
+    with pytest.raises(DataError, match="validation: of 3 families, 2 with two images"):
         open_data(DCALConfig(**TINY, data_root=str(attached)))
 
 
@@ -293,14 +298,41 @@ def test_pairs_that_unreadable_images_take_are_missed_before_training(attached):
     for person in (0, 1):
         for path in np.array(held_out.paths)[held_out.images_of(person)[1:]]:
             path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="validation: 2 of 3 families have two images"):
+    with pytest.raises(DataError, match="validation: of 3 families, 2 with two images"):
         open_data(DCALConfig(**TINY, data_root=str(attached), max_lost_share=0.9))
 
 
 def test_a_batch_that_the_data_cannot_fill_is_refused_before_an_image_is_decoded(attached, monkeypatch):
     monkeypatch.setattr(splits, "open_images", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(DataError, match="5 families .* are too few for families_per_batch=6"):
+    words = (
+        "of 5 families, .* 6 with co-twins to fill a batch .families_per_batch.: give families_per_batch=5 and valid"
+    )
+    with pytest.raises(DataError, match=words):
         open_training_data(DCALConfig(**TINY, data_root=str(attached), families_per_batch=6))
+
+
+@pytest.mark.parametrize(
+    ("families", "batch", "share"), [(8, 4, 0.15), (8, 6, 0.15), (8, 2, 0.9), (20, 4, 0.01), (5, 4, 0.5)]
+)
+def test_the_cure_of_one_limit_does_not_run_into_the_other(families, batch, share):
+    index = tiny.twins(families).index
+
+    def reasons(batch, share):
+        parts = splits.split_families(index, share, seed=0)
+        return [reason for part in parts if (reason := splits.too_little(part, families, batch))]
+
+    said, *_ = reasons(batch, share)
+    given = dict(re.findall(r"(families_per_batch|validation_share)=([\d.]+)", said))
+    assert reasons(int(given.get("families_per_batch", batch)), float(given["validation_share"])) == []
+    assert "to train on" in said and "to validate on" in said
+
+
+def test_families_with_pairs_of_one_kind_only_teach_nothing():
+    index = tiny.twins(5).index
+    images_of = np.array([2, 0, 1, 1, 2, 0, 1, 1, 1, 1])  # of each two siblings
+    assert "in one family to learn from" in splits.too_little(index, 3, images_of=images_of)
+    images_of[3] = 2
+    assert splits.too_little(index, 3, images_of=images_of) == ""
 
 
 @pytest.mark.parametrize("name", ["SYNTHETIC", "ND-TWINS", "my SYNTHETIC set", "a|b $1"])

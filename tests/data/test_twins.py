@@ -544,7 +544,7 @@ def test_split_leaves_a_twin_family_to_validate_on_and_one_to_train_on(tmp_path,
 def test_impossible_splits_are_refused(tmp_path):
     index = small_index(tmp_path)
     for families in ([0], [2, 3]):
-        with pytest.raises(DataError, match="train: . families, . with co-twins, are too few to split: add"):
+        with pytest.raises(DataError, match="train: . famil.*, . with co-twins: too few to split: add"):
             split_families(index.select_families(families), 0.5, seed=0)
     for share in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="validation_share"):
