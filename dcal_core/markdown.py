@@ -9,6 +9,12 @@ MARKUP = re.compile(r"[\\`*<|$\[\]~&]|(?<![^\W_])_|_(?![^\W_])")
 TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # controls that turn the text after them
 
 
+class Markdown(str):
+    """A text that a notebook displays as Markdown, and a log as it is."""
+
+    __repr__ = _repr_markdown_ = str.__str__
+
+
 def literal(text: str) -> str:
     """A text of any characters as Markdown that shows it as it is; line breaks and controls become visible escapes."""
     shown = []

@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def cause(path: str | Path) -> str:
-    """What is wrong with a path that names nothing, as a clause to end a message with; "" where nothing is seen."""
+    """What is wrong with a path that names nothing, as a clause to end a message with; "" where nothing is seen, or
+    where the path names something."""
+    if os.path.exists(path):
+        return ""
     text = str(path)
     path = Path(os.path.abspath(path))
     broken = [part for part in (path, *path.parents) if os.path.islink(part) and not os.path.exists(part)]

@@ -119,22 +119,14 @@ regions = regions_of(explorer.data.synthetic, explorer.model.image_size)
 session.show(draw_regions(view, "distinctive", regions, heading), "co-twins_regions")
 
 # %%
-from IPython.display import Markdown, display
+from IPython.display import display
 
-from dcal_core.explain.regions import view_statistics
-from dcal_core.explain.regions import statistics_table
+from dcal_core.explain.regions import statistics_table, view_statistics
+from dcal_core.markdown import Markdown
 
 found = view_statistics(view, regions)
 shown = {kind: found[kind] for kind in about_pair}  # all of them are in the file below
 display(Markdown(statistics_table(shown, view.names)))
-
-# %% [markdown]
-# All of it as one page (`.html`), the maps as pictures, and the numbers as JSON, in files:
-
-# %%
-from dcal_core.commands.maps import write_view
-
-print(*write_view(session, view, label, explorer.judged(*pair)), sep="\n")
 
 # %% [markdown]
 # ### One person, twice
@@ -240,7 +232,7 @@ display(Markdown(faithfulness_table(trust["maps"])))
 # %% [markdown]
 # ### What these maps can be trusted for
 # "Not shown" is no verdict against a map: with fewer families intervals are wider. On 120 pairs of drawn
-# co-twins, with five models, both maps of *what tells them apart* say what the score hangs on.
+# co-twins, with five models, both maps of *what tells them apart* say what decides the score.
 
 # %%
 from dcal_core.explain.trust import caveats, conclusions_table
@@ -249,5 +241,13 @@ print(f"{trust['pairs']} co-twin pairs of {trust['families']} test families, {la
 display(Markdown(conclusions_table(trust["maps"])))
 display(Markdown("\n".join(f"- {sentence}" for sentence in caveats(trust["maps"]))))
 
+# %% [markdown]
+# ## The pair as a page
+# The two co-twins from above: one page (`.html`) with their verdict, their maps and what each can be trusted for, the
+# maps as pictures, and the numbers as JSON.
+
 # %%
+from dcal_core.commands.maps import write_view
+
+print(*write_view(session, view, label, explorer.judged(*pair)), sep="\n")
 print(f"Figures: {session.folder.figures}\nFiles: {session.folder.explained}")

@@ -84,7 +84,7 @@ print(
 # The answer that a user gets: *same*, *different*, or *undecided* if the score says too little.
 
 # %%
-from IPython.display import Image, Markdown, display
+from IPython.display import display
 
 from dcal_core.verification.report_tables import (
     calibration_table,
@@ -116,11 +116,12 @@ display(metrics_table(result))
 
 # %% tags=["picture"]
 from dcal_core.commands.evaluate import draw_report
+from dcal_core.commands.session import show_picture
 
 drawn = draw_report(result, systems, data)
 pictures = {name: session.keep(figure, name) for name, figure in drawn}
 print(statements.separation(result))
-display(Image(filename=pictures["scores"]))
+show_picture(pictures["scores"])
 
 # %% [markdown]
 # ## ROC and DET curves
@@ -129,10 +130,10 @@ display(Image(filename=pictures["scores"]))
 # shows both error rates on normal-deviate axes, which spread the small rates out.
 
 # %%
-display(Image(filename=pictures["roc"]))
+show_picture(pictures["roc"])
 
 # %% tags=["picture"]
-display(Image(filename=pictures["det"]))
+show_picture(pictures["det"])
 
 # %% [markdown]
 # ## Side by side
@@ -143,7 +144,7 @@ display(Image(filename=pictures["det"]))
 if "systems" in pictures:
     print(*statements.comparison(result), sep="\n")
     display(systems_table(result["systems"]))
-    display(Image(filename=pictures["systems"]))
+    show_picture(pictures["systems"])
 else:
     print("One system only: nothing to compare it with.")
 
@@ -157,7 +158,7 @@ else:
 print(statements.trust(result), statements.tendency(result), sep="\n")
 display(calibration_table(result))
 if "reliability" in pictures:
-    display(Image(filename=pictures["reliability"]))
+    show_picture(pictures["reliability"])
 
 # %% [markdown]
 # ## How safe is it against a twin?
@@ -175,13 +176,13 @@ display(security_table(result))
 
 # %% tags=["picture"]
 print(statements.mistakes(result))
-display(Image(filename=pictures["confusable"]))
+show_picture(pictures["confusable"])
 
 # %% [markdown]
 # ## What do these figures hold for?
 
 # %%
-from dcal_core.markdown import literal
+from dcal_core.markdown import Markdown, literal
 
 display(Markdown("\n".join(f"- {literal(sentence)}" for sentence in result["conditions"])))
 

@@ -41,9 +41,10 @@ session = begin_audit(given, PARAMS_DIR)
 # testing.
 
 # %%
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from dcal_core.commands.prepare import audit_data, splits_table
+from dcal_core.markdown import Markdown
 
 audit = audit_data(session.config)
 display(Markdown(splits_table(audit)))

@@ -245,19 +245,18 @@ run, progress = train_run(session.config, session.folder, data)
 # the active share falls and training slows down. The curves of a run that has stopped early are marked *unfinished*.
 
 # %% tags=["picture"]
-from IPython.display import Image, display
-
+from dcal_core.commands.session import show_picture
 from dcal_core.commands.train import leave_results
 
 left = leave_results(session, run, data.label)
-display(Image(filename=left["loss_curves"]))
+show_picture(left["loss_curves"])
 
 # %% [markdown]
 # If the EER of the held-out families rises again while the losses fall, the network learns its training families by
 # heart. These families choose the epoch, so their EER flatters the model: `evaluate.ipynb` measures it on others.
 
 # %% tags=["picture"]
-display(Image(filename=left["validation_curves"]))
+show_picture(left["validation_curves"])
 
 # %% [markdown]
 # ## What has come out

@@ -1,9 +1,10 @@
 """Tables as text: worked by hand."""
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from markdown_it import MarkdownIt
 
-from dcal_core.markdown import literal, markdown_table, table
+from dcal_core.markdown import Markdown, literal, markdown_table, table
 
 
 def test_columns_are_as_wide_as_their_widest_cell():
@@ -60,3 +61,9 @@ def test_different_names_look_different():
 
 def test_cells_that_are_markdown_stay_so():
     assert markdown_table(["`a`"], ["*b*"]) == "| `a` |\n|-----|\n| *b* |"
+
+
+def test_a_log_shows_a_displayed_text_as_it_is():
+    text = "- *one*\n- two"
+    shown, _ = DisplayFormatter().format(Markdown(text), include=["text/plain", "text/markdown"])
+    assert shown == {"text/plain": text, "text/markdown": text}

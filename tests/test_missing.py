@@ -71,5 +71,12 @@ def test_where_nothing_is_seen_no_cause_is_made_up(folder):
     assert cause("/nowhere/at/all.png") == cause(folder / "Faces/a/5.jpeg") == ""
 
 
+def test_what_is_there_has_no_cause(folder, monkeypatch):
+    there = next(path for path in folder.rglob("*") if path.is_file())
+    monkeypatch.chdir(there.parent)
+    for path in (there, there.parent, str(there), there.name, ".", f"../{there.parent.name}/{there.name}"):
+        assert cause(path) == "", path
+
+
 def test_a_name_too_long_for_a_file_has_no_cause(tmp_path):
     assert cause(tmp_path / ("a" * 1000) / "b") == f"{tmp_path} holds no {'a' * 1000!r}"

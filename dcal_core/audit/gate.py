@@ -18,7 +18,6 @@ from dcal_core.audit.duplicates import same_shots, thumbnail
 from dcal_core.data.images import Unreadable, decode, open_upright, read_file
 from dcal_core.data.twins import DataError
 from dcal_core.errors import ConfigError
-from dcal_core.missing import because
 from dcal_core.progress import progress_line
 from dcal_core.storage import digest
 
@@ -64,7 +63,7 @@ def open_picture(file: Path, size: int, fit: str = "stretch") -> Picture:
         pixels = decode(data, size, fit)
         bare = decode_bare(data, size, fit)
     except Unreadable as error:
-        raise DataError(f"{file} cannot be read ({error}{because(file)}): give a face image.") from None
+        raise DataError(f"{file}: {error}: give a face image.") from None
     return Picture(str(file), Path(file), (height, width), pixels, fit, blank(bare), thumbnail(bare))
 
 

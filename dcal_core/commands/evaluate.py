@@ -32,14 +32,22 @@ from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.fusion import fit_fusion
-from dcal_core.verification.page import write_page
+from dcal_core.verification.page import answers_of, questions_of, write_page
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json
 from dcal_core.verification.score_list import write_scores
-from dcal_core.verification.statements import comparison, equal_errors, headline, trust
+from dcal_core.verification.statements import equal_errors, headline
 
 TITLE = "Evaluate a twin verifier"
 SPLITS = ("validation", "test")
+TABLES = {  # by the questions that they answer
+    "answers": report_tables.verdict_table,
+    "others": lambda result: report_tables.systems_table(result["systems"]),
+    "trust": report_tables.calibration_table,
+    "twins": report_tables.security_table,
+    "mistakes": report_tables.mistakes_table,
+    "metrics": report_tables.metrics_table,
+}
 
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
@@ -121,7 +129,7 @@ def fuse(systems: list[System]) -> System:
 def evaluate_systems(session: Session, data: TwinData, systems: list[System], library: str = "") -> dict:
     """The result of the first system, compared with the others. library: hash of the library inside a notebook."""
     config = session.config
-    options = {"draws": config.bootstrap_draws, "seed": config.seed, "root": data.root}
+    options = {"draws": config.bootstrap_draws, "root": data.root}  # the same draws in every report, whatever the seed
     result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
     run = RunFolder.around(session.trained)
     model = f"{run.path.name}/{session.trained.relative_to(run.path).as_posix()}"  # not where it is on this machine
@@ -173,7 +181,7 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
         "and the thresholds of the verdict.",
         f"{used:,} of the {listed:,} images listed were used; {listed - used:,} were missing, unreadable or excluded.",
         "Every pair of images within a family was compared. Impostors are co-twins only. Unrelated people, who are "
-        "easy to tell apart, are compared for the twin FMR only.",
+        "easy to tell apart, set the thresholds of “How safe is it against a twin?” and count nowhere else.",
         f"Intervals: 95 %, from {config.bootstrap_draws:,} draws of whole families with replacement, since comparisons "
         "within a family are not independent.",
         *([few] if families < 30 else []),
@@ -199,6 +207,17 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
     if data.synthetic:
         marks = [marks_of(data.root, pair["paths"]) for pair in result["confusable"]]
     yield "confusable", plots.draw_confusable(result, data["test"].images, marks)
+
+
+def answered(result: dict) -> Iterator[str]:
+    """The questions of the report's page, each with its answer and its table, for a shell."""
+    answers = answers_of(result) | {"limits": result["conditions"]}
+    for name, question in questions_of(result).items():
+        yield f"## {question}"
+        answer = answers.get(name, "")
+        yield from [answer] if isinstance(answer, str) else [f"- {one}" for one in answer]
+        if name in TABLES:
+            yield str(TABLES[name](result))
 
 
 def write_report(
@@ -246,10 +265,6 @@ def main(arguments: list[str]) -> int:
     systems = score_systems(session, data)
     result = evaluate_systems(session, data, systems)
     pictures = {name: session.keep(figure, name) for name, figure in draw_report(result, systems, data)}
-    for table in (report_tables.verdict_table, report_tables.metrics_table, report_tables.security_table):
-        print(f"\n{table(result)}")
-    if len(systems) > 1:
-        print("", report_tables.systems_table(result["systems"]), "", *comparison(result), sep="\n")
-    print("", trust(result), headline(result), equal_errors(result), sep="\n")
+    print("", *filter(None, answered(result)), "## In short", headline(result), equal_errors(result), sep="\n\n")
     print("Report:", *write_report(session, result, pictures, systems[0], data))
     return 0

@@ -30,7 +30,10 @@ from dcal_core.explain.explorer import given_pair
 from dcal_core.explain.pair_figures import stem_of, write_figure
 from dcal_core.explain.trust import caveats, conclusions_table, draw_faithfulness, faithfulness_table, measure_maps
 from dcal_core.runs import RunFolder
+from dcal_core.storage import DamagedError, read_json
+from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.protocol import Pairs
+from dcal_core.verification.statements import is_guessing
 
 SHOWN = 6  # confusing pairs whose files are written
 
@@ -39,9 +42,33 @@ def explain_files(session: Session, files: list[Path]) -> list[Path]:
     """Explain two aligned face images, as files; raises DataError with the reason if they cannot be compared."""
     label = label_of_given(session)
     gate = gate_of(session, SYNTHETIC in label)
-    view, answer, notes = given_pair(trained_model(session), rule_of(session), gate, files)
+    rule = rule_of(session)
+    view, answer, notes = given_pair(trained_model(session), rule, gate, files)
+    notes = [*limits_of_model(session, rule, label), *notes]
     print(*notes, answer, sep="\n")
     return write_view(session, view, label, answer, notes)
+
+
+def limits_of_model(session: Session, rule: DecisionRule | None, label: str) -> list[str]:
+    """Why a verdict of this model deserves less trust, whatever the images."""
+    found = []
+    if SYNTHETIC in label:
+        found.append("The model knows drawn faces only (SYNTHETIC): its answer says nothing about photographs.")
+    if rule is None:
+        return found
+    report = RunFolder.around(session.trained).report
+    try:
+        result = read_json(report) if report.is_file() else {}
+    except DamagedError as error:
+        return [*found, str(error)]
+    if result.get("weights") == rule.weights and is_guessing(result):
+        found.append("The model is not shown to be better than guessing (report.html): do not rely on its verdict.")
+    if rule.calibration is None:
+        found.append(
+            "No likelihood ratio: the scores of the validation families could not be calibrated. Train longer, or on "
+            "more families, and evaluate again."
+        )
+    return found
 
 
 def label_of_given(session: Session) -> str:

@@ -1,5 +1,6 @@
 """What a notebook or a command works with: the parameters, the run's folder, and the data for a trained model."""
 
+import base64
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,9 +75,15 @@ class Session:
 
     def show(self, figure: Figure, name: str) -> None:
         """Keep a figure as PNG, and draw that file below the cell."""
-        from IPython.display import Image, display  # only notebooks have it
+        show_picture(self.keep(figure, name))
 
-        display(Image(filename=self.keep(figure, name)))
+
+def show_picture(file: Path) -> None:
+    """Draw a PNG file below a notebook's cell; a log shows its path."""
+    from IPython.display import display  # only notebooks have it
+
+    picture = base64.b64encode(file.read_bytes()).decode()
+    display({"image/png": picture, "text/plain": f"Picture: {file}"}, raw=True)
 
 
 def begin_with_trained(title: str, given: dict, params_dir: Path) -> Session:

@@ -175,6 +175,8 @@ def read_file(path: Path) -> bytes:
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise Unreadable("cannot be read: not a file")
         return path.read_bytes()
+    except FileNotFoundError:
+        raise Unreadable(f"there is no such file{because(path)}") from None
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}{because(path)}") from None
 

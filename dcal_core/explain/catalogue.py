@@ -12,7 +12,7 @@ from dcal_core.explain.maps import cls_attention, glca_attention, on_grid, rollo
 from dcal_core.explain.pair_maps import EncodedPairs, encode_pairs, match_map, matches, place_map, tells_apart
 from dcal_core.models.verifier import Verifier
 
-MARKED = "Outlined in white: the marks that this face has and the other has not."
+MARKED = "Outlined in white on the maps: the marks that this face has and the other has not."
 
 
 @dataclass(frozen=True)
@@ -74,27 +74,27 @@ MAPS = {
     "occlusion": Map(
         make=_thorough,
         title="What tells them apart, thorough",
-        meaning="The same as what tells them apart, confirmed by covering one patch after the other.",
+        meaning="What tells them apart, found by covering one patch after the other.",
         quick=False,
     ),
     "contribution": Map(
         make=lambda pairs: pairs.occluded[1],
         title="For and against one person",
-        meaning="How much the score of this pair falls (+) or rises (-) when the patch is covered.",
+        meaning="How far the score falls (+) or rises (-) when the patch is covered.",
         quick=False,
         signed=True,
     ),
     "place": Map(
         make=place_map,
         title="Score by place",
-        meaning="What the tokens read at each place add to (+) or take from (-) a full score, exactly.",
+        meaning="How much each place adds to the score (+) or takes from it (-).",
         signed=True,
         needs="place.",
     ),
     "match": Map(
         make=match_map,
         title="Matching patches",
-        meaning="Whether a patch finds a better (+) or worse (-) match nearby in the other face than most.",
+        meaning="Whether a patch has a better (+) or worse (-) match in the other face than most patches have.",
         unit="in cosine",
         signed=True,
         needs="q.",
@@ -102,7 +102,7 @@ MAPS = {
     "rollout": Map(
         make=_rollout,
         title="Attention rollout",
-        meaning="How much of each patch reaches the summary token through all layers: what GLCA selects by.",
+        meaning="How much of each patch reaches the summary token through all layers. GLCA selects its patches by it.",
         by=("layer",),
         unit="of all attention",
         needs="q.",
@@ -110,7 +110,7 @@ MAPS = {
     "cls_attention": Map(
         make=_cls_attention,
         title="CLS attention",
-        meaning="What the summary token attends to: in the last layer, mean of the heads, unless others are chosen.",
+        meaning="What the summary token attends to in the last layer, on average over the heads.",
         by=("layer", "head"),
         unit="of all attention",
         needs="q.",
@@ -125,7 +125,7 @@ MAPS = {
     "glca_attention": Map(
         make=_glca_attention,
         title="GLCA attention",
-        meaning="What the selected patches attend to when they are looked at again, mean of the heads.",
+        meaning="What the selected patches attend to in their second look, on average over the heads.",
         unit="of all attention",
         needs="selected",
     ),

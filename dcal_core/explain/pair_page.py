@@ -25,7 +25,10 @@ RATIO = (
     "A likelihood ratio says how many times likelier such a score is for one person than for two co-twins, or the "
     "other way round. It never goes beyond the number of families that it was calibrated on: they show nothing rarer."
 )
-NOT_MEASURED = "How far these maps can be believed has not been measured with this model yet: `twins explain` does it."
+NOT_MEASURED = (
+    "How far these maps can be believed has not been measured with this model yet: run <code>twins explain</code> "
+    "without images, or attention.ipynb."
+)
 
 
 def pair_page(

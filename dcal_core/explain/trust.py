@@ -164,14 +164,14 @@ def trusted_for(name: str, result: dict) -> str:
     if found.get("untrustworthy"):
         return "nothing: it hardly changes when the model forgets all that it has learnt"
     if points and decides:
-        return "pointing at what differs, and what the score hangs on"
+        return "where the faces differ, and what decides the score"
     if points:
-        return "pointing at what differs; that the score hangs on it is not shown"
+        return "where the faces differ (not shown: what decides the score)"
     if decides and points is None:
-        return "what the score hangs on"
+        return "what decides the score"
     if decides:
-        return "what the score hangs on, not where the faces differ"
-    return "how the model works; that it says why these two differ is not shown"
+        return "what decides the score (not shown: where the faces differ)"
+    return "how the model works (not shown: why these two faces differ)"
 
 
 def conclusions_table(result: dict) -> str:

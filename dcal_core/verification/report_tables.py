@@ -31,10 +31,11 @@ class Table:
 
     def __str__(self) -> str:
         rows = [[str(cell) for cell in row] for row in self.rows]
-        parts = [self.before, table(self.head, rows) if rows else "", self.after]
+        caption = f"{self.caption}:" if self.caption else ""
+        parts = [self.before, caption, table(self.head, rows) if rows else "", self.after]
         return "\n\n".join(part for part in parts if part)
 
-    _repr_markdown_ = __str__  # by which a notebook displays it
+    __repr__ = _repr_markdown_ = __str__  # by which a log and a notebook display it
 
 
 def metrics_table(result: dict) -> Table:

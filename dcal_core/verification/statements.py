@@ -14,9 +14,15 @@ def headline(result: dict) -> str:
     errors = f"{twins} are taken for one person, and {same} for two people"
     if metrics["eer"]["high"] is None:
         return f"How often the system errs cannot be told from so few families: here {errors}."
-    if metrics["eer"]["high"] >= 0.5:
+    if is_guessing(result):
         return f"Not shown to be better than guessing: {errors}."
     return f"{errors}."
+
+
+def is_guessing(result: dict) -> bool:
+    """Whether the system is not shown to be better than guessing."""
+    high = result["metrics"]["eer"]["high"]
+    return high is not None and high >= 0.5
 
 
 def equal_errors(result: dict) -> str:
@@ -66,17 +72,18 @@ def shown_bins(calibration: dict) -> list[dict]:
 
 
 def tendency(result: dict) -> str:
-    """Whether the predicted probabilities are rather too high or too low, or "" where too few pairs tell it."""
+    """Whether the predicted probabilities look too high or too low, or "" where too few pairs tell it."""
     shown = shown_bins(result["calibration"])
     if not shown:
         return ""
     below = sum(one["observed"]["value"] < one["posterior"] for one in shown)
-    words = "too sure of one person" if 2 * below > len(shown) else "too sure of two people"
-    if 2 * below == len(shown):
-        words = "neither too sure of one person nor of two people"
-    text = f"{below} of {len(shown)} points are below the diagonal: on the whole, it is {words}"
+    text = f"{below} of {len(shown)} points are below the diagonal"
+    if 2 * below != len(shown):
+        text += f", as if the probabilities of one person were too {'high' if 2 * below > len(shown) else 'low'}"
     crossing = sum(covers(one) for one in shown)
-    return f"{text}; the intervals of {crossing} reach the diagonal."
+    if crossing < len(shown):
+        return f"{text}; the intervals of {crossing} reach the diagonal."
+    return f"{text}; the interval of each reaches it, so that may be chance."
 
 
 def covers(one: dict) -> bool:
@@ -115,8 +122,8 @@ def trust(result: dict) -> str:
         return f"No, because they cost more than these scores need: a Cllr of {words} where {best} would do."
     families = result["metrics"]["counts"]["families"]
     return (
-        f"Yes, as far as {families} families can show it, because no range of probability is shown to be too sure, and "
-        f"their cost, a Cllr of {words}, is below that of no answer at all (1 bit)."
+        f"Nothing that {families} families can show speaks against it: no range of probability is shown to be too "
+        f"sure, and their cost, a Cllr of {words}, is below that of no answer at all (1 bit)."
     )
 
 

@@ -182,8 +182,16 @@ def test_people_of_the_training_set_are_named(drawn, tmp_path, no_detector):
 
 def test_what_cannot_be_read_is_said_with_its_cause(drawn, tmp_path):
     shutil.copy(drawn[0], tmp_path / "Face.png")
-    with pytest.raises(DataError, match="face.png cannot be read .*Face.png, which differs in capital letters"):
-        open_picture(tmp_path / "face.png", SIZE)
+    (tmp_path / "text.png").write_text("no picture")
+    sentences = {
+        "face.png": "face.png: there is no such file; there is .*Face.png, which differs in capital letters: give",
+        "none.webp": "none.webp: there is no such file: give a face image.",
+        "text.png": "text.png: not an image, or none of JPEG, [^;]*: give a face image.",
+        ".": "cannot be read: not a file: give a face image.",
+    }
+    for name, sentence in sentences.items():
+        with pytest.raises(DataError, match=sentence + "$" * sentence.endswith(".")):
+            open_picture(tmp_path / name, SIZE)
 
 
 # ---- with the detector

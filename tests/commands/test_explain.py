@@ -104,6 +104,22 @@ def test_lists_of_pairs_are_compared(trained, capsys, tmp_path):
     assert "left cheek" in capsys.readouterr().out
 
 
+def test_what_a_model_cannot_do_is_said_before_its_verdict(trained, capsys):
+    weights = read_sums(trained / BEST)["model.safetensors"]
+    report = trained / "run/report.json"
+    sure, unsure, other = "not shown to be better than guessing", "No likelihood ratio", "of another model"
+    for eer, of, said in ((0.6, weights, True), (0.1, weights, False), (0.6, other, False), (None, weights, False)):
+        report.write_text(json.dumps({"weights": of, "metrics": {"eer": {"high": eer}}}))
+        assert explain("--images", images_of(trained)[0], images_of(trained)[8]) == 0
+        printed = capsys.readouterr().out
+        before = printed[: printed.index("score ")]
+        assert (sure in before) == said and "drawn faces only" in before and unsure in before
+    report.write_text("{")
+    assert explain("--images", images_of(trained)[0], images_of(trained)[8]) == 0
+    assert "report.json" in capsys.readouterr().out.split("score ")[0]
+    report.unlink()
+
+
 def test_a_pair_in_both_lists_is_refused(trained, capsys, tmp_path):
     images = images_of(trained)
     same, twins = tmp_path / "same.txt", tmp_path / "twins.txt"
@@ -195,7 +211,7 @@ def test_doubts_are_said_before_the_score(trained, capsys, tmp_path):
     ("arguments", "sentence"),
     [
         (["--images", "none.png", "none.png"], "--images none.png: there is no such file"),
-        (["--images", "run/config.json", "run/config.json"], "config.json cannot be read (not an image"),
+        (["--images", "run/config.json", "run/config.json"], "config.json: not an image"),
         (["--same", "run/config.json"], "--same and --twins are lists to be compared: give both"),
         (["--same", "none.txt", "--twins", "none.txt"], "--same none.txt: there is no such file"),
         (["-p", "pairs_per_family", "0"], "pairs_per_family=0: takes 1 to 1000"),

@@ -1,5 +1,6 @@
 """How notebooks begin: preset and folder are chosen, and a trained run is taken up with its parameters."""
 
+import base64
 import dataclasses
 import json
 from pathlib import Path
@@ -181,13 +182,15 @@ def test_without_a_trained_run_it_is_said_what_to_do(tmp_path):
 
 def test_a_figure_is_kept_as_png_and_shown_from_that_file(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.setattr(IPython.display, "display", lambda data, raw: shown.append(data))
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
     Session(load("demo", PARAMS, {}), RunFolder(tmp_path / "run")).show(figure, "curves")
     kept = (tmp_path / "run" / "figures" / "curves.png").read_bytes()
     assert kept.startswith(b"\x89PNG\r\n\x1a\n")
-    assert [type(image) for image in shown] == [IPython.display.Image] and shown[0].data == kept
+    (data,) = shown
+    assert base64.b64decode(data["image/png"]) == kept
+    assert data["text/plain"] == f"Picture: {tmp_path / 'run' / 'figures' / 'curves.png'}"
 
 
 def test_a_session_cannot_be_changed():

@@ -205,7 +205,7 @@ def test_rejected_images_are_listed_left_out_and_remembered(faces, cache, capsys
         np.testing.assert_array_equal(store.images[3], pixels(picture(5)))
         assert [path for path, _ in store.rejected] == [faces[1], faces[4], faces[6]]
         reasons = [reason for _, reason in store.rejected]
-        assert reasons[0] == "the file is empty" and reasons[2].startswith("cannot be read: No such file")
+        assert reasons[0] == "the file is empty" and reasons[2].startswith("there is no such file")
         printed = capsys.readouterr().out
         assert "3 of 10 images cannot be decoded and are left out, first " in printed
         assert f"{faces[4]} (not an image" in printed

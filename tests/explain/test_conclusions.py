@@ -28,10 +28,10 @@ BASELINES = {
 @pytest.mark.parametrize(
     ("one", "words"),
     [
-        (found((0.8, 0.9)), "pointing at what differs, and what the score hangs on"),
-        (found((0.65, 0.9)), "what the score hangs on, not where the faces differ"),
-        (found((0.8, 0.9), (0.15, 0.4)), "pointing at what differs; that the score hangs on it is not shown"),
-        (found((0.1, 0.2), (0.15, 0.4)), "how the model works; that it says why these two differ is not shown"),
+        (found((0.8, 0.9)), "where the faces differ, and what decides the score"),
+        (found((0.65, 0.9)), "what decides the score (not shown: where the faces differ)"),
+        (found((0.8, 0.9), (0.15, 0.4)), "where the faces differ (not shown: what decides the score)"),
+        (found((0.1, 0.2), (0.15, 0.4)), "how the model works (not shown: why these two faces differ)"),
         (
             found((0.8, 0.9), untrustworthy=True),
             "nothing: it hardly changes when the model forgets all that it has learnt",
@@ -51,7 +51,7 @@ def test_every_baseline_must_be_beaten_beyond_doubt():
 
 def test_on_photographs_no_map_is_said_to_point():
     result = {"distinctive": found(), "rollout": found(insertion=(-1, 1)), "random": found(insertion=(0, 0))}
-    assert trusted_for("distinctive", result) == "what the score hangs on"
+    assert trusted_for("distinctive", result) == "what decides the score"
     assert "how the model works" in trusted_for("rollout", result)
     assert "hottest patch" not in conclusions_table(result)
     assert "Nobody has marked" in caveats(result)[0] and "points at a mark in" not in "".join(caveats(result))
@@ -62,7 +62,7 @@ def test_all_maps_and_the_prior_are_spoken_of():
     best, worst = conclusions_table(result).splitlines()[2:]  # the best first
     assert (
         best.startswith("| What tells them apart")
-        and "pointing at what differs" in best
+        and "where the faces differ" in best
         and "85.0 % (80.0 to 90.0 %)" in best
     )
     assert worst.startswith("| Attention rollout")
@@ -92,5 +92,5 @@ def test_the_documents_say_what_was_measured():
         if name not in ("occlusion", "distinctive", "contribution")
     ]
     assert sum(words.startswith("how the model works") for words in others) == len(others) - 1 == 6 * 5 - 1
-    assert "| the other six | how the model works; that it says why these two differ is not shown |" in page
-    assert trusted_for("rollout", seeds[4]).startswith("pointing at what differs; ")
+    assert "| the other six | how the model works (not shown: why these two faces differ) |" in page
+    assert trusted_for("rollout", seeds[4]).startswith("where the faces differ (not shown")

@@ -39,7 +39,8 @@ def test_what_cannot_be_told_has_its_reason(result):
 
 def test_a_notebook_displays_what_a_shell_prints(result):
     table = verdict_table(result)
-    assert table._repr_markdown_() == str(table) and len(table.rows) == 2
+    assert table._repr_markdown_() == repr(table) == str(table) and len(table.rows) == 2
+    assert f"{table.caption}:" in str(table)
 
 
 def test_mistakes_name_what_was_answered(result):

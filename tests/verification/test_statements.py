@@ -59,14 +59,14 @@ TOO_SURE = [bin_of(0.03, 0.2, 0.1, 0.3), bin_of(0.97, 0.9, 0.8, 0.99)]
 @pytest.mark.parametrize(
     ("calibration", "words"),
     [
-        (COST | {"reliability": CAUTIOUS}, "Yes, as far as 12 families can show it, because"),
+        (COST | {"reliability": CAUTIOUS}, "Nothing that 12 families can show speaks against it: no range"),
         (COST | {"reliability": TOO_SURE}, "No, because in 1 of 2 ranges of probability the likelier answer is right"),
         (COST | {"reliability": [bin_of(0.97, 0.5, 0.3, 0.7)]}, "No, because in 1 of 1"),
         (COST | {"cllr": estimate(1.2, 0.8, 1.9)}, "No, because their cost, a Cllr of 1.200 bits"),
         (COST | {"cllr": estimate(0.9, 0.6, 1.3)}, "That cannot be told, because the interval"),
         (COST | {"cllr": estimate(0.2, None, None)}, "That cannot be told, because the interval"),
         (COST | {"cllr": estimate(0.3, 0.2, 0.4)}, "No, because they cost more than these scores need"),
-        (COST | {"reliability": [{"posterior": 0.5, "count": 1, "observed": None}]}, "Yes, as far as"),
+        (COST | {"reliability": [{"posterior": 0.5, "count": 1, "observed": None}]}, "Nothing that 12"),
         ({"reason": "scores do not separate"}, "There are none: scores do not separate."),
     ],
 )
@@ -79,11 +79,10 @@ def test_the_tendency_counts_the_points_below_the_diagonal(found):
         return statements.tendency(found | {"calibration": {"reliability": list(bins)}})
 
     low, high = bin_of(0.5, 0.2, 0.1, 0.6), bin_of(0.5, 0.8, 0.7, 0.9)
-    assert told(low, low, high).startswith(
-        "2 of 3 points are below the diagonal: on the whole, it is too sure of one p"
-    )
-    assert told(low, low, high).endswith("the intervals of 2 reach the diagonal.")
-    assert "too sure of two people" in told(high, high) and "neither" in told(low, high)
+    text = "2 of 3 points are below the diagonal, as if the probabilities of one person were too high"
+    assert told(low, low, high) == f"{text}; the intervals of 2 reach the diagonal."
+    assert told(low, low) == f"{text.replace('3', '2')}; the interval of each reaches it, so that may be chance."
+    assert "one person were too low" in told(high, high) and "as if" not in told(low, high)
     assert told() == "" and statements.tendency(found | {"calibration": {"reason": "none"}}) == ""
 
 
