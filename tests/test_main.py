@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from dcal_core.commands import train
-from dcal_core.commands.options import COMMANDS, given_parameters, read_options
+from dcal_core.commands.options import COMMANDS, SHOWN, given_parameters, known_fields, read_options
 from dcal_core.config.recipes import CLASSES, class_of, load, presets
 from dcal_core.distributed import ENDED, OUTCOMES, read_outcomes
 from dcal_core.installation import presets_folder
@@ -97,7 +97,21 @@ def test_help_of_a_command(command):
     [
         (["-p", "epochz", "3"], "unknown parameter 'epochz' in the given parameters: did you mean epochs?"),
         (["-p", "epochs", "many"], "parameter epochs='many': takes a whole number (epochs)."),
-        (["--preset", "kagle"], "preset='kagle': takes one of auto, adaface_demo, adaface_frozen, "),
+        (["--preset", "kagle"], "preset='kagle': did you mean kaggle_t4x2? It takes one of auto, adaface_demo, "),
+        (["--preset", "dmo"], "preset='dmo': did you mean demo? It takes one of auto, "),
+        (["--preset", "Demo"], "preset='Demo': did you mean demo? It takes one of auto, "),
+        (["--preset", "kaggle_t4"], "preset='kaggle_t4': did you mean kaggle_t4x2? It takes one of auto, "),
+        (["-p", "lerning_rate", "1"], "unknown parameter 'lerning_rate' in the given parameters: did you mean lr?"),
+        (["--learning-rate", "1"], "unknown option '--learning-rate': did you mean lr?"),
+        (
+            ["--batch_size", "8"],
+            "unknown option '--batch_size': did you mean families_per_batch or triplets_per_batch?",
+        ),
+        (["-p", "num_epochs", "8"], "unknown parameter 'num_epochs' in the given parameters: did you mean epochs?"),
+        (["-p", "data_dir", "x"], "unknown parameter 'data_dir' in the given parameters: did you mean data_root?"),
+        (["--output_dir", "x"], "unknown option '--output_dir': did you mean run_dir?"),
+        (["--img_size", "9"], "unknown option '--img_size': did you mean image_size?"),
+        (["--checkpoint_evry", "9"], "unknown option '--checkpoint_evry': did you mean checkpoint_every?"),
         (["-f", "no/such.yaml"], "-f no/such.yaml: there is no such file"),
         (["-f", "."], "-f .: there is no such file"),
         (["--epoch", "3"], "unknown option '--epoch': did you mean epochs?"),
@@ -150,8 +164,17 @@ def test_the_help_lists_presets_parameters_and_an_example_without_torch(command_
     code = asked + "finally: sys.stderr.write(str({'torch', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "set()"
-    assert "--epochs N" in done.stdout and "example:\n" in done.stdout and "--max_skipped" not in done.stdout
+    assert "example:\n" in done.stdout and "--max_skipped" not in done.stdout
+    listed = set(re.findall(r"^  --(\w+)", done.stdout, re.M)) & set(known_fields())
+    assert listed == set(SHOWN[command_name].split())
+    assert ("epochs" in listed) == (command_name == "train")
     assert all(re.search(rf"^  {preset} +\w", done.stdout, re.M) for preset in presets(presets_folder()))
+
+
+def test_the_help_names_no_parameter_that_there_is_not():
+    assert set(SHOWN) == set(COMMANDS)
+    for shown in SHOWN.values():
+        assert set(shown.split()) <= set(known_fields()) and len(shown.split()) == len(set(shown.split()))
 
 
 def test_all_parameters_are_listed_on_demand(command):

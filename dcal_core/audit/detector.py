@@ -10,7 +10,7 @@ from types import ModuleType
 from dcal_core.errors import ConfigError
 from dcal_core.storage import DamagedError, digest
 
-CURE = "pip install -r requirements-faces.txt"
+CURE = 'pip install -r requirements-faces.txt, or pip install -e ".[faces]" in a checkout'
 
 
 def opencv() -> ModuleType:

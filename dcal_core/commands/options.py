@@ -25,28 +25,15 @@ OWN = {  # a command's own options
         "--twins": dict(type=Path, metavar="LIST", help="co-twin pairs, to compare with"),
     }
 }
-SHOWN = {  # the parameters that people change, in --help; --help-all lists the others
-    "data_root",
-    "run_dir",
-    "resume",
-    "resume_from",
-    "extend",
-    "epochs",
-    "lr",
-    "image_size",
-    "backbone",
-    "weights",
-    "families_per_batch",
-    "images_per_person",
-    "triplets_per_batch",
-    "nproc",
-    "accumulation",
-    "gradient_checkpointing",
-    "precision",
-    "time_budget_hours",
-    "tracker",
-    "compare",
-    "seed",
+SHOWN = {  # the parameters of each command that people change, in --help; --help-all lists the others
+    "prepare": "data_root run_dir exclusions drop_suggested align align_size align_missing image_size fit "
+    "validation_share max_lost_share families_per_batch",
+    "train": "data_root run_dir resume resume_from extend epochs lr image_size backbone weights families_per_batch "
+    "images_per_person triplets_per_batch nproc accumulation gradient_checkpointing precision time_budget_hours "
+    "tracker seed",
+    "evaluate": "data_root run_dir compare baseline fuse verdict_error calibration bootstrap_draws encode_batch "
+    "exclusions max_lost_share",
+    "explain": "data_root run_dir pairs_per_family encode_batch exclusions max_lost_share",
 }
 
 
@@ -91,8 +78,9 @@ def command_parser(
     parser.add_argument("-f", "--file", type=Path, help="a preset of your own, in YAML")
     parser.add_argument("-p", nargs="+", action=Given, metavar=("NAME", "VALUE"), help="the same as --NAME VALUE")
     group = parser.add_argument_group("parameters")
+    shown = SHOWN.get(command, SHOWN["train"]).split()
     for name, field in known_fields().items():
-        meaning = meaning_of(field) if everything or name in SHOWN else argparse.SUPPRESS
+        meaning = meaning_of(field) if everything or name in shown else argparse.SUPPRESS
         bare = dict(nargs="?", const="true") if field.annotation is bool else {}  # --name alone means true
         group.add_argument(f"--{name}", action=Given, metavar=takes(field), help=meaning, **bare)
     return parser

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from dcal_core.audit.aligned_copy import ALIGNED, ALIGNMENT, DROPPED, KEPT, Record, align_split
+from dcal_core.audit.detector import opencv
 from dcal_core.audit.findings import Audit, audit_images
 from dcal_core.audit.kinds import KINDS
 from dcal_core.audit.refusals import Limits
@@ -38,6 +39,8 @@ def begin_audit(given: dict, params_dir: Path) -> Session:
     """Describe the machine and read the parameters of an audit."""
     preset, config = data_to_check(given, params_dir)
     print(banner(title_of(TITLE, given, preset)))
+    if config.align:
+        opencv()  # what it lacks is said before the audit, which takes minutes
     print(f"Preset {Path(preset).name}, image_size {config.image_size} px")
     return Session(config, run_folder(config.run_dir, "prepare"))
 

@@ -16,6 +16,20 @@ from dcal_core.errors import ConfigError, quoted
 from dcal_core.missing import because
 
 DEFAULT = "dcal"
+ELSEWHERE = {  # names that other projects use
+    "learning_rate": "lr",
+    "batch_size": "families_per_batch triplets_per_batch",
+    "num_epochs": "epochs",
+    "data_dir": "data_root",
+    "dataset": "data_root",
+    "output_dir": "run_dir",
+    "img_size": "image_size",
+    "model": "backbone",
+    "checkpoint": "resume_from",
+    "pretrained": "weights",
+    "num_workers": "loader_workers",
+    "gpus": "nproc",
+}
 ENDINGS = (".yaml", ".yml", ".json")  # of a preset's file; JSON is YAML
 CLASSES = {  # a recipe's name to the class of its parameters
     "dcal": "dcal_core.config.dcal:DCALConfig",
@@ -50,8 +64,12 @@ def check_names(kind: type[Config], values: dict, origin: str) -> None:
 
 def nearest(name: object, names: Iterable[str]) -> str:
     """Advice for a parameter's name that is none of these."""
-    near = difflib.get_close_matches(str(name), names, n=1)
-    return f"did you mean {near[0]}?" if near else "docs/parameters.md lists all parameters."
+    plain = str(name).lower().replace("-", "_")
+    translated = {word: [one for one in ours.split() if one in names] for word, ours in ELSEWHERE.items()}
+    terms = {name: [name] for name in names} | {word: ours for word, ours in translated.items() if ours}
+    closest = difflib.get_close_matches(plain, terms, n=1)
+    near = terms[closest[0]] if closest else []
+    return f"did you mean {' or '.join(near)}?" if near else "docs/parameters.md lists all parameters."
 
 
 def read_config(values: dict, origin: str) -> Config:
@@ -91,8 +109,10 @@ def file_of(preset: str, params_dir: Path) -> Path:
     if isinstance(preset, str) and preset.endswith(ENDINGS):
         return Path(preset).expanduser()
     if preset not in presets(params_dir):
-        names = ", ".join(("auto", *presets(params_dir)))
-        raise ConfigError(f"preset={preset!r}: takes one of {names}, or a YAML file.")
+        names = ("auto", *presets(params_dir))
+        near = difflib.get_close_matches(str(preset).lower(), names, n=1)
+        meant = f"did you mean {near[0]}? It " if near else ""
+        raise ConfigError(f"preset={preset!r}: {meant}takes one of {', '.join(names)}, or a YAML file.")
     return Path(params_dir) / f"{preset}.yaml"
 
 

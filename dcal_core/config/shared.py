@@ -95,7 +95,7 @@ class Config(Parameters):
         0.05, "share of wrong verdicts allowed in each class, on validation families", ge=0.001, le=0.49
     )
     compare: str = run_option("", "folders of other trained runs to stand beside this one, by commas")
-    baseline: bool = run_option(False, "evaluate a frozen face embedding too (pip install -r requirements-faces.txt)")
+    baseline: bool = run_option(False, "evaluate a frozen face embedding too (needs the extra `faces`)")
     fuse: bool = run_option(False, "evaluate the fusion of all systems too")
     pairs_per_family: int = run_option(
         1, "pairs of each kind from each test family on which attention maps are measured", ge=1, le=1000

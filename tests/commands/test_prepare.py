@@ -272,6 +272,14 @@ def test_the_command_aligns_what_is_not_left_out(tmp_path, capsys):
     assert [len(index.paths) for index in read_indexes(target)] == [2, 4]
 
 
+def test_what_alignment_lacks_is_said_before_the_audit(root, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main([*given(root), "-p", "align", "true"]) == 1
+    printed = capsys.readouterr()
+    assert 'cv2: pip install -r requirements-faces.txt, or pip install -e ".[faces]"' in printed.err
+    assert "images readable" not in printed.out and not Path("runs/prepare").exists()
+
+
 def test_drawn_twins_are_not_aligned(root, capsys):
     assert main([*given(root), "-p", "align", "true"]) == 1
     assert capsys.readouterr().err == (
