@@ -89,8 +89,9 @@ lint: .venv/installed-tests
 notebooks: .venv/installed
 	.venv/bin/python build_notebooks.py
 
-# What the committed notebooks show, from the demo's finished run.
+# What the committed notebooks show, from the demo's finished run and a check of its data.
 outputs: .venv/installed
+	@$(PAPERMILL) notebooks/prepare.ipynb runs/demo/prepare.ipynb -p preset demo -p run_dir runs/prepare 2>&1 | $(QUIETLY)
 	.venv/bin/python -m notebooks_src.builder.outputs runs/demo
 	.venv/bin/python build_notebooks.py
 

@@ -143,14 +143,14 @@ session.show(draw_view(explorer.view(*alone), about_pair, heading_alone), "one_p
 # What belongs to a face should be found in each of its images. Four images of one sibling against four of the other:
 # do the same places light up all down the sheet?
 
-# %% tags=["picture"]
+# %%
 from dcal_core.explain.pair_figures import draw_contact_sheet
 
 siblings = [index.images_of(index.people.index(person)) for person in index.families[0][:2]]
 met = list(zip(*siblings, strict=False))[:4]
 views = [explorer.view(*images) for images in met]
 titles = [f"Score {one.score:.2f}" for one in views]
-session.show(draw_contact_sheet(views, "distinctive", titles, label), "family")
+session.show(draw_contact_sheet(views, "distinctive", titles, label, columns=1), "family")
 
 # %% [markdown]
 # ## All test families
@@ -184,7 +184,7 @@ display(Markdown(comparison_table(comparison, "distinctive")))
 # ## Browse
 # Choose a family, two images and a map; press a patch to see where the other face matches it; *Previous* and *Next
 # confusing pair* go through the mistakes, the worst first. Two photographs of your own: upload them, or type their paths.
-# Without a running kernel you see the sheet below: the most confusing pairs.
+# In a notebook that was run and saved, a still picture of the most confusing pairs stands in the browser's place.
 
 # %%
 turns = [explorer.confusing(turn) for turn in range(min(6, len(explorer.order)))]

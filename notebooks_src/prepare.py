@@ -53,7 +53,7 @@ display(Markdown(splits_table(audit)))
 # The more images a person has, the more pairs they form: in a naive average, a few people with many images would count
 # most.
 
-# %%
+# %% tags=["picture"]
 from dcal_core.commands.prepare import draw_counts
 
 session.show(draw_counts(audit), "images_per_person")

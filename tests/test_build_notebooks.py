@@ -612,7 +612,7 @@ def test_a_notebook_shows_the_kept_outputs_of_the_very_cells_that_made_them(kept
     )  # no folder of this machine
     ((kind, picture),) = shown["data"].items()
     picture = base64.b64decode(picture)
-    assert len(picture) <= 14_000 and kind == f"image/{Image.open(io.BytesIO(picture)).format.lower()}"
+    assert len(picture) <= 18_000 and kind == f"image/{Image.open(io.BytesIO(picture)).format.lower()}"
     assert "make demo" in "".join(notebook["cells"][1]["source"]) and capsys.readouterr().out == ""
     assert build(kept / "notebooks_src/tiny.py", kept) == build(kept / "notebooks_src/tiny.py", kept)
 

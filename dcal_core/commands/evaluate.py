@@ -265,6 +265,7 @@ def main(arguments: list[str]) -> int:
     systems = score_systems(session, data)
     result = evaluate_systems(session, data, systems)
     pictures = {name: session.keep(figure, name) for name, figure in draw_report(result, systems, data)}
-    print("", *filter(None, answered(result)), "## In short", headline(result), equal_errors(result), sep="\n\n")
+    print("", *filter(None, answered(result)), "## In short\n", sep="\n\n")
+    print(headline(result), equal_errors(result), sep="\n")
     print("Report:", *write_report(session, result, pictures, systems[0], data))
     return 0

@@ -167,9 +167,11 @@ def _draw_shares(row: Sequence[Axes], what: str, figures: dict, areas: dict) -> 
 def comparison_table(result: dict, name: str) -> str:
     """Spread and regions of one map of `compare_groups`: both groups, and twins less same."""
     rows = []
+    signed = MAPS[name].signed
     for what, one in result["maps"][name]["speaks"].items():
         for figure, values in one["figures"].items():
             groups = [paint.estimate_text(values[group], "%") for group in GROUPS]
             difference = paint.estimate_text(values["difference"], "points")
-            rows.append([SPEAKS[what], SPREAD.get(figure, figure), *groups, difference])
-    return table(["of", "figure", *GROUPS.values(), "co-twins less one person"], rows)
+            rows.append([*([SPEAKS[what]] if signed else []), SPREAD.get(figure, figure), *groups, difference])
+    heads = [*(["of"] if signed else []), "share of the map", *GROUPS.values(), "co-twins less one person"]
+    return table(heads, rows)

@@ -1,8 +1,8 @@
 """Maps painted over faces, for figures and for the browser, and charts of estimates with their intervals.
 
-Colours are perceptually even (viridis). Only signed maps have two sides: purple speaks for one person, orange for two
-(PuOr, which colour-blind eyes tell apart). The larger a value, the more it covers the face, which is grey, so that
-colour means the map alone, and stays visible, so that a mark can be seen through it.
+Colours are perceptually even (viridis). Only signed maps have two sides: purple speaks for one person, orange for two,
+which colour-blind eyes tell apart; both are bright, to be seen on dark faces too. The larger a value, the more it
+covers the face, which is grey, so that colour means the map alone, and stays visible, so that a mark can be seen.
 S: side of a picture, px; g: patches along it. Pictures are RGB uint8 [S, S, 3].
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 
@@ -24,7 +25,8 @@ from dcal_core.verification.words import estimate_in_words, number_text
 
 SIDE = 336  # px: a whole number of px a patch for grids of 7, 8, 12, 14, 16, 21 and 24
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-SCALES = {False: colormaps["viridis"], True: colormaps["PuOr"]}  # by whether the map is signed
+SIGNED = LinearSegmentedColormap.from_list("signed", ("#ff8c1a", "#f7f7f7", "#9f5bff"))
+SCALES = {False: colormaps["viridis"], True: SIGNED}  # by whether the map is signed
 ENDS = {False: ("none", "most"), True: ("two people", "one person")}  # what both ends of the colours mean
 FRAME, DASH = 4, 6  # px
 GAP, LINE, BAR, TEXT = 16, 24, 14, 15  # px, of a saved view
@@ -189,12 +191,13 @@ def scale_ends(name: str, peak: float, unit: str | None = None) -> tuple[str, st
     return (f"{low}: -{value}", f"{high}: +{value}") if MAPS[name].signed else (f"{low}: 0", f"{high}: {value}")
 
 
-def show_colours(axes: Axes, signed: bool, ends: tuple[str, str]) -> None:
-    """A bar of the colours, with what both ends mean below it."""
+def show_colours(axes: Axes, signed: bool, ends: tuple[str, str], width: int = 60) -> None:
+    """A bar of the colours, with what both ends mean below it, in lines of at most `width` letters."""
     axes.imshow(colour_ramp(signed, SIDE), aspect="auto")
     axes.set(xticks=[], yticks=[])
     for x, text, side in zip((0, 1), ends, ("left", "right"), strict=True):
-        axes.text(x, -0.4, text.replace(": ", "\n"), ha=side, va="top", fontsize=8.5, transform=axes.transAxes)
+        lines = wrapped(text.replace(": ", "\n"), width)
+        axes.text(x, -0.4, lines, ha=side, va="top", fontsize=8.5, transform=axes.transAxes)
 
 
 # ---- estimates, {"value", "low", "high"}

@@ -67,7 +67,7 @@ def draw_view(view: PairView, names: Sequence[str], title: str) -> Figure:
     for name, column in zip(names, grid[:, 1:].T, strict=True):
         column[0].set_title(wrapped(MAPS[name].title, 26), fontsize=10, fontweight="bold")
         peak = _draw_map(view, name, column[:2])
-        show_colours(column[2], MAPS[name].signed, scale_ends(name, peak))
+        show_colours(column[2], MAPS[name].signed, scale_ends(name, peak), width=15)
     return as_written(figure)
 
 

@@ -27,13 +27,11 @@ BASELINE_NAMES = {
 }
 PANELS = (  # figure of `faithfulness`, factor, what it says, what chance gives
     ("pointing", 100, "hottest patch lies on\na true mark (%)", None),
-    ("energy", 1, "share of the map on true marks /\nshare of the picture that they cover", 1),
-    ("deletion", 1, "score gained when the hottest patches\nare covered first, over a random order", 0),
     ("insertion", 1, "score lost when the hottest patches\nare shown first, over a random order", 0),
 )
 COLUMNS = {  # figure of `faithfulness`: its head, its unit
     "pointing": ("hottest patch on a true mark", "%"),
-    "energy": ("map on true marks / their area", "score"),
+    "energy": ("share of the map on true marks, against their area", "times"),
     "average_precision": ("average precision", "%"),
     "deletion": ("score gained by covering it first, over random", "score"),
     "insertion": ("score lost by showing it first, over random", "score"),
@@ -98,12 +96,12 @@ def ranked(result: dict) -> list[str]:
 
 
 def draw_faithfulness(result: dict, title: str) -> Figure:
-    """The result of `faithfulness`, best first: maps as dots, baselines as grey squares, hollow if a map hardly changes
-    when the weights are shuffled."""
+    """The figures that `trusted_for` goes by, best first: maps as dots, baselines as grey squares, hollow if a map
+    hardly changes when the weights are shuffled."""
     names = ranked(result)
     panels = [panel for panel in PANELS if any(figure_of(found, panel[0]) for found in result.values())]
-    figure = Figure(figsize=(3.4 + 3.2 * len(panels), 1.9 + 0.36 * len(names)), layout="constrained")
-    figure.suptitle(wrapped(title, 100), fontsize=12)
+    figure = Figure(figsize=(8, 2.2 + 0.34 * len(names)), layout="constrained")
+    figure.suptitle(wrapped(title, 70), fontsize=12)
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (wanted, factor, text, chance) in zip(all_axes, panels, strict=True):
         label_rows(axes, [map_title(name) for name in names])
@@ -115,7 +113,7 @@ def draw_faithfulness(result: dict, title: str) -> Figure:
                 colour, marker = (BLUE, "o") if name in MAPS else (GREY, "s")
                 inside = "white" if result[name].get("untrustworthy") else colour
                 draw_estimate(axes, number, estimate, factor, color=colour, marker=marker, markerfacecolor=inside)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=9)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=3, fontsize=10)
     return as_written(figure)
 
 
@@ -126,7 +124,7 @@ def _legend() -> list[Line2D]:
         Line2D([], [], color=BLUE, marker="o", label="map", **look),
         Line2D([], [], color=GREY, marker="s", label="baseline", **look),
         Line2D([], [], color=GREY, linestyle="--", label="chance"),
-        Line2D([], [], label="hollow: hardly changes when the weights are shuffled, not to be trusted", **hollow),
+        Line2D([], [], label="hardly changes when the weights\nare shuffled: not to be trusted", **hollow),
     ]
 
 

@@ -16,7 +16,7 @@ RATES_AT = {"tar_at_fmr_": "TAR at FMR", "fnmr_at_fmr_": "FNMR at FMR"}
 
 
 def number_text(value: float, unit: str) -> str:
-    """A share in "%", "points" (a difference) or "of 100", or a plain number of "bits" or "score", as text.
+    """A share in "%", "points" (a difference) or "of 100", or a plain number of "bits", "times" or "score", as text.
 
     Natural frequencies ("of 100") are misread least (Hoffrage et al., 2000). ValueError if it is not finite.
     """
@@ -27,6 +27,8 @@ def _digits(value: float, unit: str) -> str:
     """The same without its unit."""
     if not math.isfinite(value):
         raise ValueError(f"the report cannot show {value}: every figure must be finite")
+    if unit == "times":
+        return f"{value:.1f}"
     return f"{value:.3f}" if unit in ("bits", "score") else f"{100 * value:.1f}"
 
 

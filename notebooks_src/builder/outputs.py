@@ -20,10 +20,13 @@ FOLDER = Path(__file__).resolve().parents[1] / "outputs"
 WIDTHS = range(640, 240, -20)  # px; the widest that is small enough is taken
 COLOURS = 32  # of a PNG
 QUALITY = 45  # of a JPEG
-MOST_KB = 14  # a picture
+MOST_KB = 18  # a picture
 TAG = "picture"  # of the cells that show theirs: a notebook has no room for all
 KINDS = ("image/png", "text/markdown", "text/plain")  # of what is displayed, the best first
-NOTE = "*The outputs are those of `make demo`, on drawn twins, until you run this notebook yourself.*"
+NOTE = (
+    "*The outputs are those of `make demo`, on drawn twins, until you run this notebook yourself. Some pictures are "
+    "left out to keep the file small: a run shows all of them.*"
+)
 
 
 def kept_outputs(folder: Path, notebook: str) -> dict[str, list[dict]]:

@@ -18,7 +18,7 @@ from dcal_core.explain import browser as module
 from dcal_core.explain.browser import Browser
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.controls import lights
-from dcal_core.explain.paint import FRAME, OPACITY, SIDE, contoured, framed, overlaid
+from dcal_core.explain.paint import FRAME, OPACITY, SCALES, SIDE, contoured, framed, overlaid
 
 CELL = SIDE // GRID
 
@@ -52,7 +52,7 @@ def composed(browser: Browser, name: str, opacity=OPACITY, marks=True, **choice)
         rows = np.array([np.interp(places, middles, row) for row in maps[side] / peak])
         value = np.array([np.interp(places, middles, column) for column in rows.T]).T
         value = value if MAPS[name].signed else value.clip(min=0)
-        colour = colormaps["PuOr" if MAPS[name].signed else "viridis"]((value + 1) / 2 if MAPS[name].signed else value)
+        colour = SCALES[MAPS[name].signed]((value + 1) / 2 if MAPS[name].signed else value)
         cover = opacity * np.abs(value)[..., None]
         picture = (1 - cover) * grey[..., None] + cover * 255 * colour[..., :3]
         if marks and view.marks is not None:
@@ -84,7 +84,7 @@ def test_a_map_colours_by_value_and_covers_by_size():
     assert len(np.unique(picture[0, :, 0])) > 4  # no edge where one patch ends
     signed = overlaid(face, np.array([[-1.0, 1.0], [0.0, 0.0]]), peak=1.0, signed=True, opacity=1.0)
     for column, at in ((0, 0.0), (7, 1.0)):
-        np.testing.assert_allclose(signed[0, column], 255 * np.array(colormaps["PuOr"](at)[:3]), atol=0.51)
+        np.testing.assert_allclose(signed[0, column], 255 * np.array(SCALES[True](at)[:3]), atol=0.51)
 
 
 def test_a_mark_stays_visible_under_the_strongest_colour():

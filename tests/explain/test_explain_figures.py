@@ -172,7 +172,7 @@ def test_a_comparison_shows_both_groups(name):
     drawn(figure)
     table = comparison_table(result, name).splitlines()
     assert len(table) == 2 + (4 + len(REGIONS)) * len(result["maps"][name]["speaks"])
-    assert cells_of(table[2 + 4 + list(REGIONS).index("left cheek")])[1] == "left cheek"
+    assert "left cheek" in cells_of(table[2 + 4 + list(REGIONS).index("left cheek")])[:2]
 
 
 def estimate(value):
@@ -208,7 +208,7 @@ def without_marks(result):
 def test_faithfulness_is_ranked_and_untrustworthy_maps_are_hollow():
     assert ranked(RESULT) == ["distinctive", "usual_places", "rollout", "centre"]
     figure = draw_faithfulness(RESULT, "Faithfulness (SYNTHETIC)")
-    pointing, energy, deletion, insertion = figure.axes
+    pointing, insertion = figure.axes
     titles = ["What tells them apart", "Baseline: usual places of marks", "Attention rollout"]
     assert [label.get_text() for label in pointing.get_yticklabels()] == [*titles, "Baseline: the middle of the image"]
     spots = [line for line in pointing.lines if line.get_marker() in "os"]
@@ -218,7 +218,7 @@ def test_faithfulness_is_ranked_and_untrustworthy_maps_are_hollow():
     assert [line.get_marker() for line in spots] == ["o", "s", "o", "s"]
     assert [line.get_markerfacecolor() == "white" for line in spots] == [False, False, False, True]
     assert "not to be trusted" in words_of(figure)
-    assert [line.get_ydata()[0] for line in deletion.lines if line.get_marker() in "os"] == [0, 2, 3]  # none of usual
+    assert [line.get_ydata()[0] for line in insertion.lines if line.get_marker() in "os"] == [0, 2, 3]  # none of usual
     reach = [line.get_xdata() for line in pointing.lines if len(line.get_xdata()) == 2]
     assert np.allclose(reach[0], [85, 95])
     drawn(figure)
@@ -227,14 +227,14 @@ def test_faithfulness_is_ranked_and_untrustworthy_maps_are_hollow():
 def test_faithfulness_without_true_marks_is_ranked_by_insertion():
     result = without_marks(RESULT)
     assert ranked(result) == ["rollout", "centre", "distinctive"]
-    assert len(draw_faithfulness(result, "Photographs").axes) == 2
+    assert len(draw_faithfulness(result, "Photographs").axes) == 1
     assert "hottest patch" not in faithfulness_table(result)
 
 
 def test_faithfulness_as_a_table():
     lines = faithfulness_table(RESULT).splitlines()
     best, usual, _, worst = map(cells_of, lines[2:])
-    assert best[:3] == ["What tells them apart", "90.0 % (85.0 to 95.0 %)", "3.000 (2.950 to 3.050)"]
+    assert best[:3] == ["What tells them apart", "90.0 % (85.0 to 95.0 %)", "3.0 times (3.0 to 3.0 times)"]
     assert usual[0] == "Baseline: usual places of marks" and usual[-3:] == ["-", "-", "-"]
     assert worst[0] == "Baseline: the middle of the image (not to be trusted)" and "0.300" in worst
 
