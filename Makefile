@@ -19,7 +19,7 @@ define install
 		|| { echo "uv cannot install that from PyTorch's index: pip does it from its own."; $(PIP) $(1); },$(PIP) $(1))
 endef
 PAPERMILL := .venv/bin/papermill --no-progress-bar --log-output
-QUIETLY := grep --line-buffered -vE '^(Input Notebook|Output Notebook|Executing|Ending|Black|\[IPKernelApp|<IPython)|^$$'
+QUIETLY := grep --line-buffered -vE '^(Input Notebook|Output Notebook|Executing|Ending|Black|\[IPKernelApp|<IPython|dcal_core [0-9a-f]+)|^$$'
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
@@ -38,10 +38,10 @@ EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=
 	$(call install,--no-deps insightface==2.1)  # only for the photographs that it carries
 	touch $@
 
-# Drawn twins, CPU, about four minutes: trains, evaluates and explains; SEED=1 for another run beside it, and
+# Drawn twins, CPU, about 4 minutes: trains, evaluates and explains; SEED=1 for another run beside it, and
 # PRESET=adaface_demo for the face network.
 demo: .venv/installed
-	@.venv/bin/python build_notebooks.py
+	@.venv/bin/python build_notebooks.py > /dev/null
 	@mkdir -p $(RUN)
 	@for notebook in train evaluate attention; do \
 		echo "== $$notebook.ipynb"; \

@@ -106,4 +106,5 @@ def other_trained(folder: Path, config: Config) -> Session:
 def scratch_size() -> str:
     """A line on the folder of what can be made again."""
     folder = scratch_root()
-    return f"Drawn faces and decoded images: {size_of(folder) / 1e6:,.0f} MB in {folder}, which can be deleted."
+    size = f"{size_of(folder) / 1e6:,.0f} MB"
+    return f"Drawn faces and decoded images: {size} in {folder}: used by evaluation too, and made again if deleted."

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shlex
 import sys
 import tempfile
 import traceback
@@ -29,6 +31,7 @@ from dcal_core.distributed import (
 )
 from dcal_core.environment import TimeBudget, gpu_verdict, input_roots, is_interactive, on_kaggle
 from dcal_core.errors import ConfigError, UserError
+from dcal_core.installation import program_name
 from dcal_core.recipes.catalogue import new_model, recipe_of
 from dcal_core.runs import RunFolder
 from dcal_core.storage import write_text
@@ -161,8 +164,8 @@ def leave_results(session: Session, run: Run, label: str) -> dict[str, Path | li
     }
 
 
-def outcome(run: Run, progress: Progress, label: str) -> str:
-    """What training has come to, in a sentence or two."""
+def outcome(run: Run, progress: Progress, label: str, again: str = "run all again") -> str:
+    """What training has come to, in a sentence or two. again: how to go on."""
     eer = f"{progress.best_eer:.1%} ({label})" if math.isfinite(progress.best_eer) else "none yet"
     done = counted(progress.batch)
     if progress.finished:
@@ -170,7 +173,7 @@ def outcome(run: Run, progress: Progress, label: str) -> str:
     attach = "attach this notebook's output to the next session (Add Input > Notebook Output), then "
     return (
         f"Training is NOT finished: {done} done, best validation EER so far: {eer}. All of it is saved in "
-        f"{run.folder}: {attach if on_kaggle() else ''}run all again to go on."
+        f"{run.folder}: {attach if on_kaggle() else ''}{again} to go on."
     )
 
 
@@ -181,6 +184,12 @@ def tell_outcome(run: Run, progress: Progress, label: str) -> None:
     if not (progress.finished or is_interactive() or on_kaggle()):  # Kaggle would keep no output of a failed notebook
         raise (Diverged if run.diverged else Unfinished)(sentence)
     print(sentence)
+
+
+def command_line(arguments: list[str]) -> str:
+    """This command as it was typed, but for resume=false, which would start afresh."""
+    typed = shlex.join([*program_name().split(), "train", *arguments])
+    return re.sub(r" (-p resume[ =]|--resume[ =])(false|no|off|0)(?= |$)", "", typed)
 
 
 def main(arguments: list[str]) -> int:
@@ -207,7 +216,8 @@ def main(arguments: list[str]) -> int:
         return 1
     if launched() or session.config.nproc == 1:  # else the first of the launched processes has printed it
         print(scratch_size())
-        print(outcome(run, progress, data.label), flush=True)
+        again = "give the same command again" if launched() else f"repeat {command_line(arguments)}"
+        print(outcome(run, progress, data.label, again), flush=True)
     leave()
     leave_outcome()
     return 0

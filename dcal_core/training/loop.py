@@ -110,7 +110,7 @@ class Trainer:
         progress = self.progress
         shown = {"desc": "training", "unit": "batch", "disable": rank() > 0}
         with progress_line(total=self.total, initial=progress.batch, **shown) as bar:
-            ends = False
+            ends, loss = False, ""
             while progress.batch < self.total and not (ends or progress.finished):
                 self.refresh()
                 for parts in self.loader():
@@ -119,18 +119,18 @@ class Trainer:
                     self.step()
                     bar.update()
                     if progress.batch % LOG_EVERY == 0:
-                        best = f", best EER {progress.best_eer:.1%}" if math.isfinite(progress.best_eer) else ""
-                        bar.set_postfix_str(f"loss {self.log_step():.3f}{best}", refresh=False)
+                        loss = f"loss {self.log_step():.3f}"
                     ends, saves = self.due()
                     if progress.batch % self.batches.steps_per_epoch == 0:
                         self.end_epoch(progress.batch // self.batches.steps_per_epoch)
                     elif ends or saves:
                         self.save()
+                    best = f", best EER {progress.best_eer:.1%}" if math.isfinite(progress.best_eer) else ""
+                    bar.set_postfix_str(loss + best, refresh=False)
                     if progress.finished or ends:
                         break
         if ends and not progress.finished:
-            why = self.asked or "Time budget used up"
-            print(f"{why}: saved after {progress.batch} batches in {self.run.folder}; run again to go on.")
+            print(f"{self.asked or 'Time budget used up'}: saved after {progress.batch} batches in {self.run.folder}.")
         if progress.finished and progress.batch < self.total:
             print(f"No better EER in {progress.stale} validations (patience): training ends at batch {progress.batch}.")
         return True

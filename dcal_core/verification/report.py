@@ -131,10 +131,12 @@ def judge(system: System, error: float, draws: int, seed: int) -> dict:
     """The two thresholds of a verdict, for `error` or the smallest that so few families resolve, and its test rates."""
     pairs = system.validation.pairs
     families = families_of_rarer_class(pairs.genuine, pairs.family)
-    error = max(error, 1 / families)
+    asked, error = error, max(error, 1 / families)
     thresholds = verdict_thresholds(*system.validation.labelled, error)
     rates = verdict_rates(*system.test.labelled, thresholds, draws, seed)
     source = f"at most {100 * error:.1f} % wrong in each class of {families} validation families"
+    if error > asked:
+        source += f" (verdict_error={asked:g} cannot be resolved by so few: one family is {100 * error:.1f} %)"
     return {"thresholds": asdict(thresholds) | {"error": error, "families": families, "source": source}} | rates
 
 

@@ -206,7 +206,7 @@ def test_the_parameter_does_what_the_option_does(root, tmp_path, capsys):
             "ConfigError: unknown parameter 'image_sise' in the given parameters: did you mean",
         ),
         (["-p", "data_root", "nowhere"], "DataError: data_root=nowhere: no such folder"),
-        (["--preset", "demmo"], "ConfigError: preset='demmo': takes one of auto, "),
+        (["--preset", "demmo"], "ConfigError: preset='demmo': did you mean demo? It takes one of auto, "),
     ],
 )
 def test_what_cannot_be_audited_ends_in_one_sentence(capsys, arguments, sentence):

@@ -301,10 +301,8 @@ def test_the_size_of_what_can_be_made_again_is_said(monkeypatch, tmp_path):
         (tmp_path / "scratch" / name).parent.mkdir(parents=True)
         (tmp_path / "scratch" / name).write_bytes(bytes(600_000))
     (tmp_path / "scratch/gone").symlink_to(tmp_path / "nowhere")
-    assert (
-        session.scratch_size()
-        == f"Drawn faces and decoded images: 1 MB in {tmp_path / 'scratch'}, which can be deleted."
-    )
+    said = "used by evaluation too, and made again if deleted."
+    assert session.scratch_size() == f"Drawn faces and decoded images: 1 MB in {tmp_path / 'scratch'}: {said}"
 
 
 # ---- aligned or not
