@@ -40,9 +40,8 @@ def median_twins(explorer: Explorer) -> tuple[int, int]:
 def verdict_of(explorer: Explorer, score: float) -> str:
     """The verdict and the likelihood ratio, in few words."""
     ratio = explorer.rule.llr(score)
-    kinds = ("twins", "one person") if ratio < 0 else ("one person", "twins")
-    times = f"{math.exp(abs(ratio)):.0f} times"
-    return f"{WORDS[explorer.rule.verdict(score)]}: {times} likelier for {kinds[0]} than for {kinds[1]}"
+    likelier = "one person than for two" if ratio >= 0 else "two people than for one"
+    return f"{WORDS[explorer.rule.verdict(score)]}: {math.exp(abs(ratio)):.0f} times likelier for {likelier}"
 
 
 def draw_det(axes: Axes, explorer: Explorer) -> None:
