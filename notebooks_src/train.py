@@ -30,9 +30,7 @@
 preset = "auto"  # auto: kaggle_t4x2 where there are data and a GPU, else demo
 data_root = ""  # folder with the index files; empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
-# None: go on with the run if there is one, else start it; False: start fresh;
-# True: the same as None, but refused where run_dir is given and holds no run
-resume = None
+resume = None  # None or True: go on with the run, or start it; False: start afresh
 resume_from = ""  # an earlier run to continue; empty: this run's own, or an attached one
 seed = 0  # of the split, the initialisation and the batches
 # None leaves it to the preset:

@@ -259,5 +259,6 @@ def test_a_gpu_is_asked_for_where_the_model_runs_thousands_of_times():
 
 
 def test_preparing_data_carries_no_model_and_no_training():
-    files = [line for cell in built("prepare")["cells"] for line in cell["source"] if line.startswith("# ==== ")]
+    source = "".join("".join(cell["source"]) for cell in built("prepare")["cells"])
+    files = [line for line in source.splitlines() if line.startswith("# ==== ")]
     assert files and not [line for line in files if "/models/" in line or "/training/" in line]

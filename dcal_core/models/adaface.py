@@ -56,6 +56,11 @@ class AdaFace(Verifier):
     def colour_order(self) -> str:
         return "bgr" if self.bgr else "rgb"
 
+    def take_backbone(self, state: dict[str, torch.Tensor], colour_order: str) -> None:
+        """Take the weights of the backbone, and the order of colours that they were trained on."""
+        self.backbone.load_state_dict(state)
+        self.bgr.fill_(colour_order == "bgr")
+
     def train(self, mode: bool = True) -> "AdaFace":
         """Set training mode; frozen layers stay in eval mode, without dropout and with fixed batch-norm statistics.
 

@@ -41,8 +41,7 @@ def fill(model: AdaFace, config: AdaFaceConfig) -> None:
             f"weights={file} does not tell which colours it takes: give colour_order=bgr for AdaFace's, rgb for "
             "CVLFace's or InsightFace's."
         )
-    model.backbone.load_state_dict(found.state)
-    model.bgr.fill_(order == "bgr")
+    model.take_backbone(found.state, order)
     ignored = f"; not used: {quoted(found.ignored)}" if found.ignored else ""
     print(f"Pretrained weights of {config.backbone}: {file}, {found.origin}, {order.upper()}{ignored}")
 

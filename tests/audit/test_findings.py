@@ -248,7 +248,7 @@ def test_facts_are_of_what_training_sees_without_grey_bars(tmp_path, fit, seen_a
     assert read_facts(tmp_path / "black.png", 48, fit).blank == "is of one colour"
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"no image", "not an image"), (None, "No such file")])
+@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"no image", "not an image"), (None, "no such file")])
 def test_what_cannot_be_read_says_why(tmp_path, content, reason):
     file = tmp_path / "face.png"
     if content is not None:

@@ -36,9 +36,9 @@ def test_the_pair_is_one_of_co_twins_with_the_median_score(explorer):
 @pytest.mark.parametrize(
     ("score", "words"),
     [
-        (0.9, "One person: 30 times likelier for one person than for twins"),
-        (0.3, "Two people: 7 times likelier for twins than for one person"),
-        (0.55, "Undecided: 2 times likelier for one person than for twins"),
+        (0.9, "One person: 30 times likelier for one person than for two"),
+        (0.3, "Two people: 7 times likelier for two people than for one"),
+        (0.55, "Undecided: 2 times likelier for one person than for two"),
     ],
 )
 def test_the_verdict_names_the_likelier_of_the_two(explorer, score, words):
