@@ -122,7 +122,9 @@ def test_a_name_that_the_recipe_lacks_is_refused_with_the_recipe_that_has_it(
 
 
 @pytest.mark.parametrize("recipe", CLASSES)
-@pytest.mark.parametrize(("typed", "meant"), [("resumee", "resume"), ("epoch", "epochs"), ("learning_rate", "lr"), ("zzzz", None)])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("resumee", "resume"), ("epoch", "epochs"), ("learning_rate", "lr"), ("zzzz", None)]
+)
 def test_an_unknown_name_is_refused_with_the_nearest(folder, recipe, typed, meant):
     advice = f"did you mean {meant}?" if meant else "docs/parameters.md lists all parameters."
     with pytest.raises(ConfigError, match=repr(typed)) as refusal:

@@ -12,11 +12,22 @@ TERMINATED = -15
 SAYS = "The system has asked this process to end: saved after"
 
 
-@pytest.mark.parametrize("requests", [1, pytest.param(12, marks=LONG)])
-def test_a_run_that_is_asked_to_end_saves_first_and_does_no_step_twice(bench, tally, requests):
+def test_a_run_that_is_asked_to_end_saves_first_and_does_no_step_twice(bench):
+    run = bench.new_run()
+    with run.watched() as process:
+        assert wait_for(lambda: run.reached(1), process.is_alive)
+        process.terminate()
+    assert run.sessions[-1].status == 0 and f"{SAYS} {run.saved_batch()} batches" in run.sessions[-1].said
+    run.finish()
+    assert run.redone == 0
+    assert_identical(run, bench.undisturbed)
+
+
+@LONG
+def test_a_run_that_is_asked_to_end_at_random_moments_does_no_step_twice(bench, tally):
     draw, kind = random.Random(3), "SIGTERM at a random moment"
     asked = saved = 0
-    while saved < requests:
+    while saved < 12:
         run = bench.new_run()
         while not run.finished:
             with run.watched() as process:

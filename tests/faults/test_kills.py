@@ -87,7 +87,7 @@ def kill_at_each(bench, tally, kind, start, numbers) -> None:
     assert inside > len(numbers) / 4
 
 
-@pytest.mark.parametrize("every", [20, pytest.param(1, marks=LONG)])
+@pytest.mark.parametrize("every", [40, pytest.param(1, marks=LONG)])
 def test_a_kill_before_any_file_operation_of_the_last_step_changes_nothing(bench, tally, every):
     stopped = bench.stopped_at(STEPS - 1)
     operations = stopped.copy(bench.new_place()).operations()
