@@ -28,7 +28,9 @@ from dcal_core.storage import SUMS, check_seal
 
 ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["dcal_core.commands.train", "pytest"])
+FORKS.set_forkserver_preload(
+    ["dcal_core.commands.train", "dcal_core.recipes.dcal", "pytest"]
+)  # whose import takes seconds
 STEPS = 12
 VALUES = tiny.VALUES | {
     "validation_share": 0.4,

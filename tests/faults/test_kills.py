@@ -1,9 +1,11 @@
 """SIGKILL at random moments, while a checkpoint is being written, and before each single file operation."""
 
+import contextlib
 import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from disturbed import STEPS, Fault, assert_identical, wait_for
@@ -46,11 +48,24 @@ DRAW = random.Random(1)
 
 
 def kill_while_writing(run, process) -> None:
-    """Let some steps pass, then wait for the next checkpoint to be begun."""
-    process.join(DRAW.uniform(0.2, 0.8))
-    if wait_for(lambda: any(run.folder.path.glob("checkpoints/**/*.new")), process.is_alive):
+    """Let up to two checkpoints be written, then wait for the next one to be begun."""
+    began = time.time()
+    behind = run.saved_batch() + DRAW.randrange(3)
+
+    def writing() -> bool:
+        newest = max((int(folder.name) for folder in run.folder.saved), default=0)
+        return newest >= behind and any(changed(path) > began for path in run.folder.path.glob("checkpoints/**/*.new"))
+
+    if wait_for(writing, process.is_alive):
         time.sleep(DRAW.uniform(0, 0.02))
     process.kill()
+
+
+def changed(path: Path) -> float:
+    """When a folder has changed, in seconds; 0 if it has been renamed in the meantime."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 @LONG
