@@ -65,7 +65,7 @@ def test_files_follow_the_format_of_nd_twins(tmp_path):
             for path in paths:
                 assert path.startswith(f"{split}/{person}/{person}d")
                 assert np.array(Image.open(tmp_path / path)).shape == (32, 32, 3)
-                mask = np.array(Image.open(tmp_path / "masks" / mask_file(path)))
+                mask = np.array(Image.open(mask_file(tmp_path, path)))
                 assert mask.shape == (32, 32) and set(np.unique(mask)) == {0, 128, 255}
         people[split] = set(images)
     assert len(people["train"]) == len(people["test"]) == 4
@@ -78,7 +78,7 @@ def test_siblings_look_alike_and_families_do_not():
     second = [person_image(b) for _, b in families]
     siblings, outside = [], []
     for k, (a, b) in enumerate(families):
-        plain = difference_mask(a, b, Nuisance(), 64) == 0
+        plain = difference_mask(a, [b], Nuisance(), 64) == 0
         siblings.append(distance(first[k], second[k]))
         outside.append(distance(first[k], second[k], plain))
     strangers = [distance(first[j], second[k]) for j in range(12) for k in range(12) if j != k]
@@ -91,12 +91,12 @@ def test_mask_holds_every_pixel_that_a_mark_changes(poses):
     for k in range(3):
         for genome, co_twin in (family(0, "train", k, 0.5), family(0, "train", k, 0.5)[::-1]):
             for pose in [Nuisance(), *poses[4 * k : 4 * k + 4]]:
-                mask = difference_mask(genome, co_twin, pose, 64)
+                mask = difference_mask(genome, [co_twin], pose, 64)
                 unmarked = draw(replace(genome, marks=()), pose, 64)
                 changed = (draw(genome, pose, 64) != unmarked).any(-1)
                 assert changed.any() and not (changed & (mask != 255)).any()
                 assert changed.sum() > 0.8 * (mask == 255).sum()  # no mark lies under hair, eyes or mouth
-                co_mask = difference_mask(co_twin, genome, pose, 64)
+                co_mask = difference_mask(co_twin, [genome], pose, 64)
                 assert np.array_equal(mask > 0, co_mask > 0) and (co_mask[mask == 128] == 255).all()
 
 
@@ -139,7 +139,7 @@ def test_a_face_is_the_same_at_every_size(poses):
         small, large = draw(genome, pose, 56), draw(genome, pose, 224)
         shrunk = large.reshape(56, 4, 56, 4, 3).mean((1, 3))
         assert distance(small, shrunk) < 2.5
-        small, large = (difference_mask(genome, co_twin, pose, size) == 255 for size in (56, 224))
+        small, large = (difference_mask(genome, [co_twin], pose, size) == 255 for size in (56, 224))
         shrunk = large.reshape(56, 4, 56, 4).mean((1, 3))
         assert small[shrunk > 0.5].all() and (small & (shrunk == 0)).sum() < 0.4 * small.sum()
 

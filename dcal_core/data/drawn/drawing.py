@@ -1,5 +1,6 @@
 """Draws a genome under a nuisance; shapes are signed distances in face coordinates, so any size shows the same face."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from dcal_core.data.drawn.genomes import EYE_V, HAIR_STYLES, MOUTH_V, Genome, Mark, Nuisance, hairline, head_radius
 
 YAW_WIDTH = 0.8  # the |u|, just outside the head, beyond which yaw moves nothing
+PITCH_HEIGHT = 1.1  # the |v|, just outside the head, beyond which pitch moves nothing
 WHOLE = (slice(None), slice(None))
 
 
@@ -15,6 +17,13 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel centres in [-1, 1]: x [1, size] and y [size, 1]."""
     x = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1)[None]
     return x, x.reshape(size, 1)
+
+
+def _turned(place: float, movement: float, width: float) -> float:
+    """Where a turn of the head by `movement` takes a place: the inverse of the one in `_Canvas`, two steps of a
+    contraction."""
+    moved = place + movement * (1 - (place / width) ** 2)
+    return place + movement * (1 - (moved / width) ** 2)
 
 
 class _Canvas:
@@ -30,19 +39,21 @@ class _Canvas:
         x, y = (axis - shift for axis, shift in zip(_grid(size), pose.shift, strict=True))
         cos = self.cos / pose.scale
         sin = self.sin / pose.scale
-        turned = cos * x + sin * y
-        self.v = cos * y - sin * x
-        self.u = turned - pose.yaw * np.maximum(1 - np.square(turned / YAW_WIDTH), 0)
+        across = (cos * x + sin * y) / pose.narrowing[0]
+        down = (cos * y - sin * x) / pose.narrowing[1]
+        self.u = across - pose.yaw * np.maximum(1 - np.square(across / YAW_WIDTH), 0)
+        self.v = down - pose.pitch * np.maximum(1 - np.square(down / PITCH_HEIGHT), 0)
 
     def box(self, u: float, v: float, ru: float, rv: float):
         """The pixels (rows, columns) that hold u ± ru, v ± rv, and their offsets from the middle."""
         pose = self.pose
-        x = u + pose.yaw * (1 - (u / YAW_WIDTH) ** 2)
-        x = u + pose.yaw * (1 - (x / YAW_WIDTH) ** 2)  # second step of a contraction: inverts the yaw of __init__
+        x = _turned(u, pose.yaw, YAW_WIDTH) * pose.narrowing[0]
+        y = _turned(v, pose.pitch, PITCH_HEIGHT) * pose.narrowing[1]
         half = self.size * pose.scale / 2
-        ru = 1.3 * ru  # yaw stretches one side of the face by up to 1.3
-        middle_x = (x * self.cos - v * self.sin) * half + (1 + pose.shift[0]) * self.size / 2
-        middle_y = (x * self.sin + v * self.cos) * half + (1 + pose.shift[1]) * self.size / 2
+        ru = 1.3 * ru  # a turn of the head stretches one side of it by up to 1.3
+        rv = 1.3 * rv
+        middle_x = (x * self.cos - y * self.sin) * half + (1 + pose.shift[0]) * self.size / 2
+        middle_y = (x * self.sin + y * self.cos) * half + (1 + pose.shift[1]) * self.size / 2
         reach_x = (ru * self.cos + rv * abs(self.sin)) * half + 2
         reach_y = (rv * self.cos + ru * abs(self.sin)) * half + 2
         rows = slice(max(int(middle_y - reach_y), 0), max(int(middle_y + reach_y) + 1, 0))
@@ -214,11 +225,11 @@ def draw(genome: Genome, nuisance: Nuisance, size: int) -> np.ndarray:
     return _photograph(canvas.image, nuisance)
 
 
-def difference_mask(genome: Genome, co_twin: Genome, nuisance: Nuisance, size: int) -> np.ndarray:
-    """The marks of both siblings, uint8 [size, size]: 255 on marks of `genome`, 128 on the co-twin's, else 0."""
+def difference_mask(genome: Genome, siblings: Sequence[Genome], nuisance: Nuisance, size: int) -> np.ndarray:
+    """The marks of all siblings, uint8 [size, size]: 255 on marks of `genome`, 128 on the others', else 0."""
     canvas = _Canvas(nuisance, size)
     mask = np.zeros((size, size), np.uint8)
-    for person, value in ((co_twin, 128), (genome, 255)):
+    for person, value in (*((sibling, 128) for sibling in siblings), (genome, 255)):
         for mark in person.marks:
             box, coverage = canvas.disc(mark)
             mask[box][coverage > 0] = value

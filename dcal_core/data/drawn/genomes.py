@@ -1,12 +1,13 @@
 """The drawn twins: the genomes of a family, and the nuisances that change from image to image.
 
-Two siblings share colours, hair and proportions, seven of them up to some percent. Each has 2-4 round dark marks of
+Siblings share colours, hair and proportions, seven of them up to some percent. Each has 2-4 round dark marks of
 their own at fixed places on visible skin.
 
 Face coordinates: u to the right, v down; the crop is [-1, 1] x [-1, 1] under the neutral pose.
 """
 
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,8 @@ class Nuisance:
     shift: tuple[float, float] = (0.0, 0.0)  # face coordinates
     scale: float = 1.0
     yaw: float = 0.0  # sideways movement of the middle of the face, face coordinates
+    pitch: float = 0.0  # its movement downwards, face coordinates
+    narrowing: tuple[float, float] = (1.0, 1.0)  # width and height of the turned head, of the frontal one's
     light: tuple[float, float] = (0.0, 0.0)  # relative gain at the right and at the lower edge
     brightness: float = 1.0
     contrast: float = 1.0
@@ -122,11 +125,11 @@ def hairline(face: Genome, u):
     return line + slant * u + drop * np.square(np.square(u / 0.62))
 
 
-def _place_marks(rng, face: Genome, enlarge: float) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
+def _place_marks(rng, face: Genome, enlarge: float, siblings: int) -> list[tuple[Mark, ...]]:
     """2-4 marks per sibling, on skin that neither hair nor an expression covers, none touching another."""
-    counts = rng.integers(2, 5, 2)
+    counts = rng.integers(2, 5, siblings)
     n = 600  # places that are tried at once
-    turns = [sibling for i in range(4) for sibling in (0, 1) if i < counts[sibling]]
+    turns = [sibling for i in range(4) for sibling in range(siblings) if i < counts[sibling]]
     brow = EYE_V - face.brow_height
     eye_end = face.eye_spacing + 0.17
     boxes = (  # middle and half extent of where the features move: eyes with brows, nose, mouth
@@ -144,20 +147,20 @@ def _place_marks(rng, face: Genome, enlarge: float) -> tuple[tuple[Mark, ...], t
             free &= v - r - 0.04 > hairline(face, u + edge * r)
         for cu, cv, hu, hv in boxes:
             free &= np.hypot(np.maximum(abs(u - cu) - hu, 0), np.maximum(abs(v - cv) - hv, 0)) > r
-        placed = [], []
+        placed = [[] for _ in range(siblings)]
         for dart in zip(u[free], v[free], r[free], darkness[free], strict=True):
             mark = Mark(*map(float, dart))
-            others = [*placed[0], *placed[1]]
+            others = list(chain(*placed))
             if len(others) == len(turns):
                 break
             if all(np.hypot(m.u - mark.u, m.v - mark.v) > m.radius + mark.radius + 0.03 for m in others):
                 placed[turns[len(others)]].append(mark)
-        if len(placed[0]) >= 2 and len(placed[1]) >= 2:
-            return tuple(placed[0]), tuple(placed[1])
+        if min(map(len, placed)) >= 2:
+            return list(map(tuple, placed))
         enlarge *= 0.97  # no room (a fringe, a small face): try again with smaller marks
 
 
-def family(seed: int, split: str, k: int, difficulty: float) -> tuple[Genome, Genome]:
+def family(seed: int, split: str, k: int, difficulty: float, siblings: int = 2) -> tuple[Genome, ...]:
     """The siblings of family `k`; they do not depend on the number of families."""
     rng = np.random.default_rng([seed, SPLITS.index(split), k])
     shape = {name: float(rng.uniform(*limits)) for name, limits in SHAPE.items()}
@@ -174,13 +177,13 @@ def family(seed: int, split: str, k: int, difficulty: float) -> tuple[Genome, Ge
         hair_style=list(HAIR_STYLES)[rng.integers(len(HAIR_STYLES))],
     )
     spread = np.interp(difficulty, [0, 0.5, 1], [0.20, 0.15, 0.04])  # largest difference between siblings
-    changes = 1 + spread / 2 * rng.uniform(-1, 1, (2, len(TWIN_SHAPE)))
-    marks = _place_marks(rng, face, float(np.interp(difficulty, [0, 0.5, 1], [1.25, 1, 1 / 3])))
-    siblings = []
+    changes = 1 + spread / 2 * rng.uniform(-1, 1, (siblings, len(TWIN_SHAPE)))
+    marks = _place_marks(rng, face, float(np.interp(difficulty, [0, 0.5, 1], [1.25, 1, 1 / 3])), siblings)
+    genomes = []
     for own_marks, own_changes in zip(marks, changes, strict=True):
         own = {name: shape[name] * float(change) for name, change in zip(TWIN_SHAPE, own_changes, strict=True)}
-        siblings.append(replace(face, marks=own_marks, **own))
-    return tuple(siblings)
+        genomes.append(replace(face, marks=own_marks, **own))
+    return tuple(genomes)
 
 
 def nuisance(seed: int, split: str, k: int, sibling: int, image: int) -> Nuisance:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dcal_core.data.drawn.drawing import difference_mask, draw
-from dcal_core.data.drawn.genomes import SPLITS, family, nuisance
+from dcal_core.data.drawn.genomes import SPLITS, Genome, Nuisance, family, nuisance
 from dcal_core.data.processes import in_processes
 from dcal_core.progress import progress_line
 from dcal_core.storage import check_room, disk_errors, write_text
@@ -33,9 +33,15 @@ def _person(split: str, k: int, sibling: int) -> str:
     return str(FIRST_PERSON[split] + 2 * k + sibling)
 
 
-def mask_file(file: str) -> str:
-    """The file name of an image's mask, which a search for the image must not find."""
-    return file.replace(".png", "_mask.png")
+def mask_file(root: Path, image: str | Path) -> Path:
+    """The file of a drawn image's mask, with a name that a search for the image does not find."""
+    place = Path(os.path.relpath(Path(root, image), root))
+    return Path(root, "masks", place.parent, f"{place.stem}_mask.png")
+
+
+def manifest_file(root: Path, split: str) -> Path:
+    """The file that says how a split was drawn."""
+    return root / f"{split}_synthetic.json"
 
 
 def _write_family(root: Path, parameters: dict, k: int) -> None:
@@ -46,16 +52,21 @@ def _write_family(root: Path, parameters: dict, k: int) -> None:
     twins = family(seed, split, k, parameters["difficulty"])
     for sibling, genome in enumerate(twins):
         person = _person(split, k, sibling)
-        faces = root / split / person
-        masks = root / "masks" / split / person
-        for folder in (faces, masks):
-            folder.mkdir(parents=True, exist_ok=True)
         for i in range(parameters["images_per_person"]):
-            file = f"{person}d{i:02d}.png"
             pose = nuisance(seed, split, k, sibling, i)
-            mask = difference_mask(genome, twins[1 - sibling], pose, size)
-            Image.fromarray(draw(genome, pose, size)).save(faces / file, compress_level=1)
-            Image.fromarray(mask).save(masks / mask_file(file), compress_level=1)
+            write_drawing(root, f"{split}/{person}/{person}d{i:02d}.png", genome, twins, pose, size, compress_level=1)
+
+
+def write_drawing(
+    root: Path, image: str, genome: Genome, siblings: Sequence[Genome], pose: Nuisance, size: int, **how
+) -> None:
+    """Write an image of one of the siblings below `root`, and its mask. how: options of Pillow for the image."""
+    mask = mask_file(root, image)
+    for file in (root / image, mask):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    others = [sibling for sibling in siblings if sibling is not genome]
+    Image.fromarray(draw(genome, pose, size)).save(root / image, **how)
+    Image.fromarray(difference_mask(genome, others, pose, size)).save(mask, compress_level=1)
 
 
 def _clear(root: Path, split: str) -> None:
@@ -67,7 +78,7 @@ def _clear(root: Path, split: str) -> None:
     people += json.loads(index.read_text()) if index.exists() else []
     if others := [person for person in people if not (person.isdecimal() and int(person) in ours)]:
         raise FileExistsError(f"{root} holds a {split} split with {others[0]!r}, not drawn here: choose another folder")
-    (root / f"{split}_synthetic.json").unlink(missing_ok=True)  # first: what follows may be interrupted
+    manifest_file(root, split).unlink(missing_ok=True)  # first: what follows may be interrupted
     for drawn in (folder, root / "masks" / split):
         if drawn.exists():
             shutil.rmtree(drawn)
@@ -107,7 +118,7 @@ def generate(
     root = Path(root)
     parameters = dict(split=split, families=families, images_per_person=images_per_person, size=size)
     parameters |= dict(difficulty=float(difficulty), seed=seed, generator_version=VERSION)
-    manifest = root / f"{split}_synthetic.json"
+    manifest = manifest_file(root, split)
     if manifest.exists() and json.loads(manifest.read_text()) == parameters:
         return
     _clear(root, split)
@@ -129,15 +140,15 @@ def generate(
 
 def is_drawn(root: Path) -> bool:
     """Whether a folder holds drawn twins."""
-    return any(Path(root, f"{split}_synthetic.json").exists() for split in FIRST_PERSON)
+    return any(manifest_file(root, split).exists() for split in SPLITS)
 
 
-def masks_of(root: Path, images: Sequence[str | Path]) -> np.ndarray:
+def masks_of(root: Path, images: Sequence[str | Path], size: int) -> np.ndarray:
     """The masks of drawn images, uint8 [images, size, size] of 0, 128 and 255 (see the top of this file)."""
-    files = [Path(root, "masks", *image.parts[-3:-1], mask_file(image.name)) for image in map(Path, images)]
-    return np.stack([np.asarray(Image.open(file)) for file in files])
+    masks = [Image.open(mask_file(root, image)).resize((size, size), Image.NEAREST) for image in images]
+    return np.stack(list(map(np.asarray, masks)))
 
 
-def marks_of(root: Path, images: Sequence[str | Path]) -> np.ndarray:
+def marks_of(root: Path, images: Sequence[str | Path], size: int) -> np.ndarray:
     """The pixels of drawn images that a mark of their person touches, bool [images, size, size]."""
-    return masks_of(root, images) == 255
+    return masks_of(root, images, size) == 255

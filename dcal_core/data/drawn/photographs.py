@@ -1,0 +1,113 @@
+"""Drawn photographs under the names of given index files: a rehearsal before the real images are there.
+
+They vary more than the small faces of `synthetic`, as photographs of several sessions do: a session has its light,
+background, clothes, camera and distance, and every image its pose, expression, focus and compression. A detector leaves
+them about as far from aligned as photographs, 3 px of 112 at each landmark.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dcal_core.data.drawn.genomes import SPLITS, Nuisance, family, nuisance
+from dcal_core.data.drawn.synthetic import manifest_file, write_drawing
+from dcal_core.data.locate import INDEX_FILES
+from dcal_core.data.processes import in_processes
+from dcal_core.data.twins import DataError, TwinIndex, path_parts
+from dcal_core.progress import progress_line
+from dcal_core.storage import disk_errors, write_text
+
+VERSION = 1  # raise it when the photographs change
+SESSION = 6  # images of a person
+TURN = 15.0  # degrees, the most that a head is turned or bent
+DEPTH = 0.35  # of the middle of a face in front of its outline, face coordinates
+FRAMED = (0.8, 1.0)  # scale of a face in its photograph
+QUALITY = (70, 96)  # of a JPEG
+
+
+def photograph(
+    seed: int, split: str, k: int, sibling: int, image: int, sizes: tuple[int, int]
+) -> tuple[Nuisance, dict]:
+    """The pose, light, expression, clothes and camera of an image, and its size in px and quality in JPEG."""
+    place = [seed, SPLITS.index(split), k, 1 + sibling]
+    rng = np.random.default_rng([*place, image, 1])
+    session = np.random.default_rng([*place, image // SESSION, 2])
+    worn = nuisance(seed, split, k, sibling, image // SESSION)
+    turned, bent = np.radians(np.clip(rng.normal(0, TURN / 2, 2), -TURN, TURN))
+    pose = replace(
+        nuisance(seed, split, k, sibling, image),
+        yaw=DEPTH * math.sin(turned),
+        pitch=DEPTH * math.sin(bent),
+        narrowing=(math.cos(turned), math.cos(bent)),
+        scale=float(session.uniform(*FRAMED) * rng.uniform(0.97, 1.03)),
+        blur=float(rng.choice([0.001, 0.003, 0.008], p=[0.6, 0.3, 0.1])),
+        **{name: getattr(worn, name) for name in ("light", "brightness", "contrast", "background", "shirt")},
+    )
+    return pose, int(session.integers(sizes[0], sizes[1] + 1)), int(session.integers(*QUALITY))
+
+
+def places_below(indexes: Sequence[TwinIndex]) -> list[list[str]]:
+    """Where each image lies below a data root: its path without the folders that all share, but with its person's.
+
+    DataError for a path that leads out of it, or that two splits share.
+    """
+    parts = [[path_parts(path) for path in index.paths] for index in indexes]
+    shared = len(os.path.commonprefix([entry[:-2] for split in parts for entry in split]))
+    for split in parts:
+        for entry in split:
+            if ".." in entry or len(entry) < 2:
+                raise DataError(
+                    f"{'/'.join(entry)!r:.200}: a path to draw an image at has a folder, and no '..' in it."
+                )
+    return [["/".join(entry[shared:]) for entry in split] for split in parts]
+
+
+def _draw_family(root: Path, index: TwinIndex, places: list[str], parameters: dict, k: int) -> None:
+    """Draw the images of a family. Top level, because workers import it."""
+    seed = parameters["seed"]
+    people = np.flatnonzero(index.family_of == k)
+    siblings = family(seed, index.name, k, parameters["difficulty"], len(people))
+    for sibling, (person, genome) in enumerate(zip(people, siblings, strict=True)):
+        for number, image in enumerate(np.flatnonzero(index.person_of == person)):
+            pose, size, quality = photograph(seed, index.name, k, sibling, number, parameters["sizes"])
+            write_drawing(root, places[image], genome, siblings, pose, size, quality=quality)
+
+
+def draw_like(
+    indexes: Sequence[TwinIndex],
+    source: Path,
+    root: Path,
+    *,
+    sizes: tuple[int, int],
+    difficulty: float,
+    seed: int,
+    workers: int | None = None,
+) -> None:
+    """Draw the people, families and images that index files name into the empty folder `root`, with a mask for each
+    image as in `synthetic`, and copy the index files of the folder `source`.
+
+    sizes: px, the least and the most of a side. difficulty: 0 to 1. DataError if `root` is not empty.
+    """
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        if any(root.iterdir()):
+            raise DataError(f"{root} is not empty: give a new folder, or delete what is in it.")
+    parameters = dict(sizes=sizes, difficulty=difficulty, seed=seed, photographs_version=VERSION)
+    for index, places in zip(indexes, places_below(indexes), strict=True):
+        draw_one = partial(_draw_family, root, index, places, parameters)
+        count = len(index.families)
+        drawn = in_processes(draw_one, range(count), workers=min(workers or os.cpu_count() or 1, math.ceil(count / 4)))
+        with disk_errors(root):
+            for _ in progress_line(drawn, total=count, desc=f"drawing {index.name} photographs", unit="family"):
+                pass
+            write_text(manifest_file(root, index.name), json.dumps(parameters, indent=1))
+    with disk_errors(root):
+        for name in INDEX_FILES:  # last: now the drawing is complete
+            shutil.copyfile(source / name, root / name)
