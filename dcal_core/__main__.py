@@ -6,7 +6,7 @@ import pkgutil
 import sys
 
 import dcal_core
-from dcal_core.commands.options import COMMANDS, check_files, given_parameters, read_options
+from dcal_core.commands.options import COMMANDS, TOOLS, check_files, given_parameters, read_options
 from dcal_core.errors import UserError
 from dcal_core.installation import program_name
 
@@ -21,7 +21,7 @@ REFUSES = {  # what each command could not work with, before it imports torch, w
 def usage() -> str:
     """One line of usage and one for each command."""
     lines = [f"usage: {program_name()} <command> [options]; <command> --help says more; --version"]
-    lines += [f"  {name:<10}{meaning}" for name, (meaning, _) in COMMANDS.items()]
+    lines += [f"  {name:<10}{meaning}" for name, (meaning, _) in (COMMANDS | TOOLS).items()]
     return "\n".join(lines)
 
 
@@ -33,16 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "--version":
         print(f"twins {dcal_core.__version__}")
         return 0
-    if name not in COMMANDS:
+    if name not in COMMANDS | TOOLS:
         if name and not name.startswith("-"):
             print(f"There is no command {name!r}.", file=sys.stderr)
         print(usage())
         return 0 if name in ("-h", "--help") else 2
     try:
-        options = read_options(name, arguments[1:])
-        check_files(options)
-        given, params_dir = given_parameters(options)
-        pkgutil.resolve_name(f"dcal_core.commands.{REFUSES[name]}")(given, params_dir)
+        if name in COMMANDS:
+            options = read_options(name, arguments[1:])
+            check_files(options)
+            given, params_dir = given_parameters(options)
+            pkgutil.resolve_name(f"dcal_core.commands.{REFUSES[name]}")(given, params_dir)
         return importlib.import_module(f"dcal_core.commands.{name}").main(arguments[1:])
     except UserError as error:
         if "DCAL_OUTCOMES" in os.environ:  # one of several processes: its launcher says it once

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from multiprocessing import parent_process
@@ -25,6 +25,7 @@ from PIL import Image
 from dcal_core.audit.alignment import FaceAligner, NoFace
 from dcal_core.audit.detector import face_weights, opencv, versions
 from dcal_core.audit.facts import Entry, list_entries
+from dcal_core.data.drawn.synthetic import manifest_file, mask_file
 from dcal_core.data.images import Unreadable, decode, open_upright, read_file
 from dcal_core.data.locate import PARTS
 from dcal_core.data.processes import in_processes
@@ -98,6 +99,20 @@ def align_split(
     for file in {record.file for record in before.values()} - {record.file for record in records} - {""}:
         (target / file).unlink(missing_ok=True)  # faces of people or photographs that are no longer listed
     return records
+
+
+def align_masks(records: Mapping[str, Sequence[Record]], root: Path, target: Path, size: int) -> None:
+    """Align the masks of drawn photographs as their faces are, and label the copy as drawn. records: by split."""
+    cv2 = opencv()
+    for split, entries in records.items():
+        for record in entries:
+            if record.transform:
+                mask = np.asarray(Image.open(mask_file(root, record.photograph)))
+                aligned = cv2.warpAffine(mask, np.array(record.transform), (size, size), flags=cv2.INTER_NEAREST)
+                file = mask_file(target, record.file)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(aligned).save(file, compress_level=1)
+        write_text(manifest_file(target, split), manifest_file(root, split).read_text())
 
 
 def _face_files(index: TwinIndex, entries: Sequence[Entry]) -> list[str]:

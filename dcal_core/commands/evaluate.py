@@ -205,7 +205,8 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
         yield "reliability", plots.draw_reliability(result["calibration"], genuine, family, data.label)
     marks = None
     if data.synthetic:
-        marks = [marks_of(data.root, pair["paths"]) for pair in result["confusable"]]
+        images = data["test"].images
+        marks = [marks_of(data.root, pair["paths"], images.size) for pair in result["confusable"]]
     yield "confusable", plots.draw_confusable(result, data["test"].images, marks)
 
 

@@ -18,6 +18,9 @@ COMMANDS = {  # name, also of its module: what it does, and an example
     "evaluate": ("report on a trained run, alone or beside others", "--preset demo"),
     "explain": ("show where a trained run looks, and how far to believe it", "--preset demo --images a.png b.png"),
 }
+TOOLS = {  # commands that take no recipe's parameters
+    "synth": ("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
+}
 OWN = {  # a command's own options
     "explain": {
         "--images": dict(nargs=2, type=Path, metavar=("A", "B"), help="two face images, not the test families"),

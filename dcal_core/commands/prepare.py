@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from dcal_core.audit.aligned_copy import ALIGNED, ALIGNMENT, DROPPED, KEPT, Record, align_split
+from dcal_core.audit.aligned_copy import ALIGNED, ALIGNMENT, DROPPED, KEPT, Record, align_masks, align_split
 from dcal_core.audit.detector import opencv
 from dcal_core.audit.findings import Audit, audit_images
 from dcal_core.audit.kinds import KINDS
@@ -20,6 +20,7 @@ from dcal_core.commands.chosen import data_to_check, run_folder, title_of
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, scratch_size
 from dcal_core.config.shared import Config
+from dcal_core.data.drawn.synthetic import is_photographed
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.images import open_upright
 from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes, without_excluded
@@ -143,7 +144,7 @@ def draw_counts(audit: Audit) -> Figure:
 def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Record]]]:
     """Align both splits, without the excluded images, into `<data>_aligned_<size>` in the run's folder; returns that
     folder and the records by split. DataError for drawn twins."""
-    if audit.data == SYNTHETIC:
+    if audit.data == SYNTHETIC and not is_photographed(audit.root):
         raise DataError("drawn twins are drawn aligned: attach photographs, give data_root, or set align=false.")
     config = session.config
     listing = exclusion_list(session)
@@ -152,7 +153,10 @@ def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Rec
     target = session.folder.path / f"{audit.data}_aligned_{config.align_size}"
     options = {"size": config.align_size, "missing": config.align_missing, "fit": config.fit}
     indexes = reviewed_indexes(audit.root, config)
-    return target, {index.name: align_split(index, audit.root, target, **options) for index in indexes}
+    records = {index.name: align_split(index, audit.root, target, **options) for index in indexes}
+    if audit.data == SYNTHETIC:
+        align_masks(records, audit.root, target, config.align_size)
+    return target, records
 
 
 def alignment_table(records: dict[str, list[Record]]) -> str:

@@ -48,6 +48,11 @@ class ImageStore:
     kept: np.ndarray  # [N], indices into the given paths
     rejected: list[tuple[Path, str]]  # path and reason of each image that is left out
 
+    @property
+    def size(self) -> int:
+        """The side of an image, px."""
+        return self.images.shape[-1]
+
     def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """Images [B, 3, size, size] uint8 as a contiguous copy; `indices` count the kept images only."""
         return torch.from_numpy(np.asarray(self.images[np.asarray(indices, dtype=np.int64)]))

@@ -91,7 +91,7 @@ class Explorer:
         """Two images; for drawn co-twins with the marks in which they truly differ."""
         marks = None
         if self.data.synthetic and self.index.person_of[a] != self.index.person_of[b]:
-            marks = marks_of(self.data.root, [Path(self.index.paths[image]) for image in (a, b)])
+            marks = marks_of(self.data.root, [self.index.paths[image] for image in (a, b)], self.images.size)
         return PairView(self.model, self.images.batch([a, b]), (self.name(a), self.name(b)), marks)
 
     def given(self, files: Sequence[Path]) -> tuple[PairView, str, list[str]]:

@@ -54,7 +54,9 @@ def measure_maps(model: Verifier, data: TwinData, pairs_per_family: int = 1, bat
     left_out = 0
     chosen = some_of_each_family(pairs, genuine=False, most=pairs_per_family, seed=seed)
     if data.synthetic and len(chosen):
-        masks = np.stack([masks_of(data.root, [index.paths[i] for i in side[chosen]]) for side in (pairs.a, pairs.b)])
+        masks = np.stack(
+            [masks_of(data.root, [index.paths[i] for i in side[chosen]], images.size) for side in (pairs.a, pairs.b)]
+        )
         marked = (masks == OWN_MARK).any((2, 3)).all(0)  # [B]
         chosen = chosen[marked]
         masks = torch.from_numpy(masks[:, marked])

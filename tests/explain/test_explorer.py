@@ -44,7 +44,9 @@ def test_co_twins_come_with_their_marks_and_one_person_without(explorer, data):
     assert explorer.view(0, 1).marks is None and explorer.name(2) == f"50002/{paths[2].name}"
     view = explorer.view(0, 2)
     assert view.names == (f"50001/{paths[0].name}", f"50002/{paths[2].name}")
-    assert (view.marks == marks_of(data.root, [paths[0], paths[2]])).all() and view.marks.any((1, 2)).all()
+    assert (view.marks == marks_of(data.root, [paths[0], paths[2]], data["test"].images.size)).all() and view.marks.any(
+        (1, 2)
+    ).all()
 
 
 @pytest.mark.parametrize(

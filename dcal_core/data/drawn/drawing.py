@@ -20,13 +20,13 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _turned(place: float, movement: float, width: float) -> float:
-    """Where a turn of the head by `movement` takes a place: the inverse of the one in `_Canvas`, two steps of a
+    """Where a turn of the head by `movement` takes a place: the inverse of the one in `Canvas`, two steps of a
     contraction."""
     moved = place + movement * (1 - (place / width) ** 2)
     return place + movement * (1 - (moved / width) ** 2)
 
 
-class _Canvas:
+class Canvas:
     """Colour planes [3, size, size] and the face coordinates u, v [size, size] of their pixels."""
 
     def __init__(self, pose: Nuisance, size: int):
@@ -44,16 +44,23 @@ class _Canvas:
         self.u = across - pose.yaw * np.maximum(1 - np.square(across / YAW_WIDTH), 0)
         self.v = down - pose.pitch * np.maximum(1 - np.square(down / PITCH_HEIGHT), 0)
 
-    def box(self, u: float, v: float, ru: float, rv: float):
-        """The pixels (rows, columns) that hold u ± ru, v ± rv, and their offsets from the middle."""
+    def at(self, u: float, v: float) -> tuple[float, float]:
+        """Where a place of the face lies in the image, px from its left and upper edges."""
         pose = self.pose
         x = _turned(u, pose.yaw, YAW_WIDTH) * pose.narrowing[0]
         y = _turned(v, pose.pitch, PITCH_HEIGHT) * pose.narrowing[1]
         half = self.size * pose.scale / 2
+        return (
+            (x * self.cos - y * self.sin) * half + (1 + pose.shift[0]) * self.size / 2,
+            (x * self.sin + y * self.cos) * half + (1 + pose.shift[1]) * self.size / 2,
+        )
+
+    def box(self, u: float, v: float, ru: float, rv: float):
+        """The pixels (rows, columns) that hold u ± ru, v ± rv, and their offsets from the middle."""
+        middle_x, middle_y = self.at(u, v)
+        half = self.size * self.pose.scale / 2
         ru = 1.3 * ru  # a turn of the head stretches one side of it by up to 1.3
         rv = 1.3 * rv
-        middle_x = (x * self.cos - y * self.sin) * half + (1 + pose.shift[0]) * self.size / 2
-        middle_y = (x * self.sin + y * self.cos) * half + (1 + pose.shift[1]) * self.size / 2
         reach_x = (ru * self.cos + rv * abs(self.sin)) * half + 2
         reach_y = (rv * self.cos + ru * abs(self.sin)) * half + 2
         rows = slice(max(int(middle_y - reach_y), 0), max(int(middle_y + reach_y) + 1, 0))
@@ -97,7 +104,7 @@ class _Canvas:
         return box, coverage
 
 
-def _draw_head(canvas: _Canvas, face: Genome, pose: Nuisance, head) -> None:
+def _draw_head(canvas: Canvas, face: Genome, pose: Nuisance, head) -> None:
     """Background, back hair, neck, clothes, ears and the shaded skin of the face."""
     u = canvas.u
     v = canvas.v
@@ -122,7 +129,7 @@ def _draw_head(canvas: _Canvas, face: Genome, pose: Nuisance, head) -> None:
         canvas.shade(side * face.eye_spacing, EYE_V - 0.05, 0.22, 0.17, 0.66 * skin, 0.6)  # eye socket
 
 
-def _draw_eye(canvas: _Canvas, face: Genome, pose: Nuisance, side: int) -> None:
+def _draw_eye(canvas: Canvas, face: Genome, pose: Nuisance, side: int) -> None:
     """Eyeball, iris, pupil, glint, lids and brow; side -1 is the left of the image."""
     skin = np.array(face.skin)
     u = side * face.eye_spacing
@@ -145,7 +152,7 @@ def _draw_eye(canvas: _Canvas, face: Genome, pose: Nuisance, side: int) -> None:
     canvas.lens(1.03 * u, v, 0.155, thick, thick, brow, rise=-face.brow_arch, tilt=0.7 * tilt)
 
 
-def _draw_nose(canvas: _Canvas, face: Genome) -> None:
+def _draw_nose(canvas: Canvas, face: Genome) -> None:
     skin = np.array(face.skin)
     w = face.nose_width
     length = face.nose_length
@@ -162,7 +169,7 @@ def _draw_nose(canvas: _Canvas, face: Genome) -> None:
         canvas.lens(side * 0.48 * w, tip + 0.022, 0.30 * w, 0.018, 0.014, 0.28 * skin)  # nostril
 
 
-def _draw_mouth(canvas: _Canvas, face: Genome, pose: Nuisance) -> None:
+def _draw_mouth(canvas: Canvas, face: Genome, pose: Nuisance) -> None:
     w = face.mouth_width
     thick = face.lip_thickness
     gap = pose.mouth_open
@@ -177,7 +184,7 @@ def _draw_mouth(canvas: _Canvas, face: Genome, pose: Nuisance) -> None:
     canvas.shade(0.0, MOUTH_V + gap + 1.25 * thick + 0.05, 0.16, 0.05, 0.6 * skin, 0.5)
 
 
-def _draw_hair(canvas: _Canvas, face: Genome, head) -> None:
+def _draw_hair(canvas: Canvas, face: Genome, head) -> None:
     *_, volume, curl, _ = HAIR_STYLES[face.hair_style]
     u = canvas.u
     v = canvas.v
@@ -211,7 +218,7 @@ def _photograph(image: np.ndarray, pose: Nuisance) -> np.ndarray:
 
 def draw(genome: Genome, nuisance: Nuisance, size: int) -> np.ndarray:
     """The image of one person under one nuisance, RGB uint8 [size, size, 3]."""
-    canvas = _Canvas(nuisance, size)
+    canvas = Canvas(nuisance, size)
     head = head_radius(genome, canvas.u, canvas.v)
     _draw_head(canvas, genome, nuisance, head)
     for mark in genome.marks:
@@ -227,7 +234,7 @@ def draw(genome: Genome, nuisance: Nuisance, size: int) -> np.ndarray:
 
 def difference_mask(genome: Genome, siblings: Sequence[Genome], nuisance: Nuisance, size: int) -> np.ndarray:
     """The marks of all siblings, uint8 [size, size]: 255 on marks of `genome`, 128 on the others', else 0."""
-    canvas = _Canvas(nuisance, size)
+    canvas = Canvas(nuisance, size)
     mask = np.zeros((size, size), np.uint8)
     for person, value in (*((sibling, 128) for sibling in siblings), (genome, 255)):
         for mark in person.marks:

@@ -1,8 +1,8 @@
 """Drawn photographs under the names of given index files: a rehearsal before the real images are there.
 
-They vary more than the small faces of `synthetic`, as photographs of several sessions do: a session has its light,
-background, clothes, camera and distance, and every image its pose, expression, focus and compression. A detector leaves
-them about as far from aligned as photographs, 3 px of 112 at each landmark.
+They vary more than the small faces of `synthetic`, as photographs of several sessions do: a session of siblings has
+its light, background, camera and distance, each of them clothes, and every image its pose, expression and focus. A
+detector leaves them about as far from aligned as photographs, 3 px of 112 at each landmark.
 """
 
 import json
@@ -34,11 +34,13 @@ QUALITY = (70, 96)  # of a JPEG
 
 def photograph(
     seed: int, split: str, k: int, sibling: int, image: int, sizes: tuple[int, int]
-) -> tuple[Nuisance, dict]:
-    """The pose, light, expression, clothes and camera of an image, and its size in px and quality in JPEG."""
-    place = [seed, SPLITS.index(split), k, 1 + sibling]
-    rng = np.random.default_rng([*place, image, 1])
-    session = np.random.default_rng([*place, image // SESSION, 2])
+) -> tuple[Nuisance, int, int]:
+    """The pose, light, expression, clothes and focus of an image; its size in px; its quality as a JPEG."""
+    place = [seed, SPLITS.index(split), k]
+    rng = np.random.default_rng([*place, 1 + sibling, image, 1])
+    # Siblings come together: a session has one room and one camera, so that neither tells them apart.
+    session = np.random.default_rng([*place, 0, image // SESSION, 2])
+    room = nuisance(seed, split, k, 0, image // SESSION)
     worn = nuisance(seed, split, k, sibling, image // SESSION)
     turned, bent = np.radians(np.clip(rng.normal(0, TURN / 2, 2), -TURN, TURN))
     pose = replace(
@@ -48,24 +50,19 @@ def photograph(
         narrowing=(math.cos(turned), math.cos(bent)),
         scale=float(session.uniform(*FRAMED) * rng.uniform(0.97, 1.03)),
         blur=float(rng.choice([0.001, 0.003, 0.008], p=[0.6, 0.3, 0.1])),
-        **{name: getattr(worn, name) for name in ("light", "brightness", "contrast", "background", "shirt")},
+        light=room.light,
+        brightness=room.brightness,
+        contrast=room.contrast,
+        background=room.background,
+        shirt=worn.shirt,
     )
     return pose, int(session.integers(sizes[0], sizes[1] + 1)), int(session.integers(*QUALITY))
 
 
 def places_below(indexes: Sequence[TwinIndex]) -> list[list[str]]:
-    """Where each image lies below a data root: its path without the folders that all share, but with its person's.
-
-    DataError for a path that leads out of it, or that two splits share.
-    """
+    """Where each image lies below a data root: its path without the folders that all share, but with its person's."""
     parts = [[path_parts(path) for path in index.paths] for index in indexes]
     shared = len(os.path.commonprefix([entry[:-2] for split in parts for entry in split]))
-    for split in parts:
-        for entry in split:
-            if ".." in entry or len(entry) < 2:
-                raise DataError(
-                    f"{'/'.join(entry)!r:.200}: a path to draw an image at has a folder, and no '..' in it."
-                )
     return [["/".join(entry[shared:]) for entry in split] for split in parts]
 
 

@@ -143,6 +143,11 @@ def is_drawn(root: Path) -> bool:
     return any(manifest_file(root, split).exists() for split in SPLITS)
 
 
+def is_photographed(root: Path) -> bool:
+    """Whether a folder holds drawn photographs, which are not aligned."""
+    return any(root.glob("*_synthetic.json")) and "photographs_version" in manifest_file(root, "train").read_text()
+
+
 def masks_of(root: Path, images: Sequence[str | Path], size: int) -> np.ndarray:
     """The masks of drawn images, uint8 [images, size, size] of 0, 128 and 255 (see the top of this file)."""
     masks = [Image.open(mask_file(root, image)).resize((size, size), Image.NEAREST) for image in images]
