@@ -33,6 +33,7 @@ LONGEST = {
     "faults/test_no_room.py": 25,
     "faults/test_kills.py": 25,
     "commands/test_explain.py": 22,
+    "test_fake_gpu.py": 20,
     "test_main.py": 20,
     "benchmarks/speed/test_bench.py": 17,
     "commands/test_prepare.py": 16,
