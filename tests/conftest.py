@@ -32,6 +32,7 @@ LONGEST = {
     "benchmarks/ablation/test_runs.py": 30,
     "faults/test_no_room.py": 25,
     "faults/test_kills.py": 25,
+    "benchmarks/gpu/test_gpu.py": 25,
     "commands/test_explain.py": 22,
     "test_fake_gpu.py": 20,
     "test_main.py": 20,

@@ -12,6 +12,7 @@ from PIL import Image
 
 import dcal_core
 from benchmarks.ablation import __main__ as ablation
+from benchmarks.gpu import __main__ as gpu
 from benchmarks.speed import __main__ as speed
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.config.recipes import check_given
@@ -127,9 +128,11 @@ def check_command(line: str, parse) -> None:
     elif program == "twins":
         return
     elif program == "python" and words[1] == "-m":
-        assert words[2] in ("benchmarks.ablation", "benchmarks.speed", "venv"), line
+        assert words[2] in ("benchmarks.ablation", "benchmarks.gpu", "benchmarks.speed", "venv"), line
         if words[3:] and words[2] == "benchmarks.ablation":
             parse(ablation.ablate, words[3:])
+        if words[2] == "benchmarks.gpu":
+            gpu.read_options(words[3:])
         assert words[2] != "benchmarks.speed" or (speed.main and not words[3:])
     elif program == "python":
         assert (ROOT / words[1]).is_file(), line

@@ -8,14 +8,17 @@ from typing import get_args
 
 import pytest
 import torch
+from fake_gpu import autocast, fake_gpu
+from tiny import twins
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.config.recipes import load, presets, read_config
 from dcal_core.config.shared import Config
 from dcal_core.data.augmentation import Augmentation
-from dcal_core.models import backbones, dcal, readouts
+from dcal_core.models import adaface, backbones, dcal, readouts
 from dcal_core.models.attention import rollout_row
+from dcal_core.models.iresnet import IResNet
 from dcal_core.models.verifier import square
 from dcal_core.recipes.catalogue import recipe_of
 from dcal_core.training.checkpoints import Progress
@@ -24,8 +27,6 @@ from dcal_core.training.objectives import DCALObjective
 from dcal_core.training.task import Task
 from dcal_core.verification.encoding import encode_images, evaluating
 from dcal_core.verification.protocol import score_pairs, twin_pairs, unrelated_scores
-from tests.fake_gpu import autocast, fake_gpu
-from tests.tiny import twins
 
 PARAMS = Path(__file__).parents[1] / "params"
 PEOPLE = 353  # of the ND-TWINS training split
@@ -54,8 +55,9 @@ VARIANTS = [  # each choice once, and what else runs other code
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """Backbones of two blocks, since all blocks are alike."""
+    """Backbones of few blocks, since all blocks are alike."""
     monkeypatch.setattr(backbones, "timm_backbone", partial(backbones.timm_backbone, depth=2))
+    monkeypatch.setattr(adaface, "IResNet", lambda depth, **sizes: IResNet(18, **sizes))
 
 
 class Subject:

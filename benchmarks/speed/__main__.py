@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -19,55 +18,29 @@ from benchmarks.speed.faces import INSTALLED, alignment_rows
 from benchmarks.speed.galleries import gallery_rows
 from benchmarks.speed.maps import map_rows
 from benchmarks.speed.parts import input_rows, rollout_rows, scoring_rows
+from benchmarks.speed.report import device_name, line
 from benchmarks.speed.speed import comparing_row, memory_rows, speed_rows
-from benchmarks.speed.subjects import Setting
+from benchmarks.speed.subjects import Setting, quick, usual
 from benchmarks.speed.timing import Row
 from dcal_core.environment import fit_precision, gpu_verdict
 
-NAME_WIDTH = 56
 TUNING = ("MALLOC_", "OMP_", "GOMP_", "MKL_", "PYTORCH_")  # variables that change speed or memory
 
 
 def read_setting(arguments: list[str]) -> tuple[Setting, Path]:
     """What to measure, and the file for it."""
-    gpu, verdict = gpu_verdict()
+    setting = usual(gpu_verdict()[0], fit_precision("auto"))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--backbone", default="vit_base_patch16_224" if gpu else "vit_small_patch16_224")
-    parser.add_argument("--batch", type=int, default=32 if gpu else 8, help="images, a multiple of 4")
-    parser.add_argument("--repeats", type=int, default=20 if gpu else 7, help="rounds of a training step")
+    parser.add_argument("--backbone", default=setting.backbone)
+    parser.add_argument("--batch", type=int, default=setting.batch, help="images, a multiple of 4")
+    parser.add_argument("--repeats", type=int, default=setting.repeats, help="rounds of a training step")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     parser.add_argument("--quick", action="store_true", help="a tiny model and one round: shows only that it runs")
     given = parser.parse_args(arguments)
     if given.batch < 4 or given.batch % 4 or given.repeats < 1:
         parser.error("--batch takes a multiple of 4, --repeats 1 or more")
-    setting = Setting(
-        backbone=given.backbone,
-        device="cuda" if gpu else "cpu",
-        precision=fit_precision("auto"),
-        repeats=given.repeats,
-        warmups=3 if gpu else 1,
-        size=224,
-        batch=given.batch,
-        memory=((224, 12), (448, 12)) if gpu else ((224, 8), (448, 4)),
-        simulations=500,
-        draws=1000,
-        gallery=100_000,
-    )
-    if given.quick:
-        memory = ((64, 4), (96, 4))
-        setting = replace(
-            setting,
-            backbone="test_vit",
-            repeats=1,
-            warmups=0,
-            size=64,
-            batch=4,
-            memory=memory,
-            simulations=3,
-            draws=20,
-            gallery=8_000,
-        )
-    return setting, given.output
+    setting = replace(setting, backbone=given.backbone, batch=given.batch, repeats=given.repeats)
+    return quick(setting) if given.quick else setting, given.output
 
 
 def all_rows(setting: Setting) -> Iterator[Row]:
@@ -87,28 +60,6 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from map_rows(setting)
     yield from gallery_rows(setting.draws, setting.gallery)
     yield from coverage_rows(setting.simulations)
-
-
-def line(row: Row) -> str:
-    """A row of the table."""
-    unit = row.unit and f" {row.unit}"
-    goal = ""
-    if row.goal is not None:
-        goal = f"{'>=' if row.at_least else '<='} {row.goal:g}{unit}, {'met' if row.met else 'MISSED'}"
-    figure = f"{row.figure.median:.3g} ({row.figure.low:.3g} to {row.figure.high:.3g}){unit}"
-    parts = " / ".join(f"{part.median:.3g}" for part in row.parts.values()) + f" {row.parts_unit}" if row.parts else ""
-    remarks = "; ".join(filter(None, (parts, row.note)))
-    return f"{row.name:{NAME_WIDTH}}  {figure:23}  {goal:15}  {remarks}".rstrip()
-
-
-def device_name() -> str:
-    """The GPU, or else the processor."""
-    if gpu_verdict()[0]:
-        return torch.cuda.get_device_name(0)
-    processor = Path("/proc/cpuinfo")
-    lines = processor.read_text().splitlines() if processor.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
 
 
 def main(arguments: list[str]) -> int:

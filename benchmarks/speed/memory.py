@@ -57,10 +57,15 @@ def peak_of_training(kind: str, setting: Setting, size: int, images: int) -> int
     return peak_above(setting.device, build_and_train)
 
 
+def peaks_here(jobs: list[tuple[str, int, int]], setting: Setting) -> list[int]:
+    """Peak bytes of each job (kind, px, images) in this process."""
+    return [peak_of_training(kind, setting, size, batch) for kind, size, batch in jobs]
+
+
 def peaks(jobs: list[tuple[str, int, int]], setting: Setting) -> list[int]:
     """Peak bytes of each job (kind, px, images); on a CPU each runs in a process of its own."""
     if setting.device == "cuda":
-        return [peak_of_training(kind, setting, size, batch) for kind, size, batch in jobs]
+        return peaks_here(jobs, setting)
     command = [sys.executable, "-m", "benchmarks.speed.memory", json.dumps([jobs, asdict(setting)])]
     path = os.pathsep.join([str(Path(dcal_core.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | RETURN_AT_ONCE | {"PYTHONPATH": path}

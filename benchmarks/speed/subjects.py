@@ -1,6 +1,6 @@
 """What is measured: training steps and encodings of a plain ViT, of DCAL and of the naive DCAL, and their data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -38,6 +38,7 @@ class Setting:
     simulations: int  # of the coverage rows
     draws: int  # bootstrap draws of the evaluation row
     gallery: int  # images of the memory row on comparing
+    absolute: bool  # also images/s, the share of the matrix speed and GiB, which only a GPU's are of use
 
     def config(self, size: int) -> DCALConfig:
         """The project's defaults with this backbone, without stochastic depth, which would skip work."""
@@ -51,6 +52,40 @@ class Setting:
         """Wait until the device has done all that it was given."""
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+
+def usual(gpu: bool, precision: str) -> Setting:
+    """What is measured where a GPU works, or else on a CPU."""
+    return Setting(
+        backbone="vit_base_patch16_224" if gpu else "vit_small_patch16_224",
+        device="cuda" if gpu else "cpu",
+        precision=precision,
+        repeats=20 if gpu else 7,
+        warmups=3 if gpu else 1,
+        size=224,
+        batch=32 if gpu else 8,
+        memory=((224, 12), (448, 12)) if gpu else ((224, 8), (448, 4)),
+        simulations=500,
+        draws=1000,
+        gallery=100_000,
+        absolute=gpu,
+    )
+
+
+def quick(setting: Setting) -> Setting:
+    """A tiny model and one round, which show only that everything runs."""
+    return replace(
+        setting,
+        backbone="test_vit",
+        repeats=1,
+        warmups=0,
+        size=64,
+        batch=4,
+        memory=((64, 4), (96, 4)),
+        simulations=3,
+        draws=20,
+        gallery=8_000,
+    )
 
 
 def twin_index(families: int, images_per_person: int) -> TwinIndex:
