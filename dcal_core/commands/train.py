@@ -37,11 +37,13 @@ from dcal_core.runs import RunFolder
 from dcal_core.storage import write_text
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.curves import by_epoch, draw_losses, draw_validation
+from dcal_core.training.learning import at_chance
 from dcal_core.training.loop import Diverged, MemoryShort, Trainer
 from dcal_core.training.resume import counted, open_run, people_behind
 from dcal_core.training.task import start_accelerator
 from dcal_core.training.transfer import load_matching, shapes_of
 from dcal_core.verification.encoding import encode_images
+from dcal_core.verification.jackknife import eer_low
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import score_pairs, twin_pairs
 
@@ -51,14 +53,18 @@ class Unfinished(UserError):
 
 
 def validator(config: Config, split: Split):
-    """A callable model -> EER and ROC-AUC over all genuine and all co-twin pairs of a split."""
+    """A callable model -> EER, the lower end of its interval, and ROC-AUC, over all pairs within a split's families."""
     pairs = twin_pairs(split.index)
 
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         features = encode_images(model, split.images, config.encode_batch, device, progress=False)
         scores = score_pairs(model, features, pairs, device=device)
-        return {"eer": equal_error_rate(scores, pairs.genuine)[0], "auc": roc_auc(scores, pairs.genuine)}
+        return {
+            "eer": equal_error_rate(scores, pairs.genuine)[0],
+            "eer_low": eer_low(scores, pairs.genuine, pairs.family),
+            "auc": roc_auc(scores, pairs.genuine),
+        }
 
     return validate
 
@@ -165,14 +171,17 @@ def leave_results(session: Session, run: Run, label: str) -> dict[str, Path | li
 
 
 def outcome(run: Run, progress: Progress, label: str, again: str = "run all again") -> str:
-    """What training has come to, in a sentence or two. again: how to go on."""
+    """What training has come to, in a sentence or two; above them, in a line, where it has learnt nothing. again: how
+    to go on."""
+    warning = f"{at_chance(recipe_of(run.config), progress)}\n" if progress.at_chance else ""
     eer = f"{progress.best_eer:.1%} ({label})" if math.isfinite(progress.best_eer) else "none yet"
     done = counted(progress.batch)
     if progress.finished:
-        return f"Best validation EER {eer}, {done}, {progress.seconds / 60:.1f} min of training, in {run.folder}"
+        minutes = progress.seconds / 60
+        return f"{warning}Best validation EER {eer}, {done}, {minutes:.1f} min of training, in {run.folder}"
     attach = "attach this notebook's output to the next session (Add Input > Notebook Output), then "
     return (
-        f"Training is NOT finished: {done} done, best validation EER so far: {eer}. All of it is saved in "
+        f"{warning}Training is NOT finished: {done} done, best validation EER so far: {eer}. All of it is saved in "
         f"{run.folder}: {attach if on_kaggle() else ''}{again} to go on."
     )
 

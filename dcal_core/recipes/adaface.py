@@ -13,10 +13,11 @@ from dcal_core.errors import ConfigError, quoted
 from dcal_core.models.adaface import ARCHITECTURE, AdaFace, rebuild
 from dcal_core.models.face_weights import read_face_weights, write_face_weights
 from dcal_core.models.files import load_model
-from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
+from dcal_core.recipes.adamw_cosine import SLOWER, AdamWCosineRecipe
 from dcal_core.storage import disk_errors, read_json
 from dcal_core.training.checkpoints import Run, bytes_of
 from dcal_core.training.curves import Line, Panel
+from dcal_core.training.recipe import Cure
 from dcal_core.training.triplet_objective import TripletObjective
 from dcal_core.verification.encoding import encode_images
 
@@ -62,6 +63,14 @@ class AdaFaceRecipe(AdamWCosineRecipe):
                 Line("embedding/twin", "mean loss of all triplets", 3),
             ),
         ),
+    )
+
+    cures = (
+        Cure("weights", "a face network's file", lambda config: not config.weights),
+        Cure("frozen_backbone", "false", lambda config: config.frozen_backbone),
+        Cure("lr", "5e-4", lambda config: config.lr < 2e-4),
+        SLOWER,
+        Cure("softmax_weight", "0.1", lambda config: config.softmax_weight == 0),
     )
 
     def new_model(self, input_roots: list[Path], pretrained: bool = True) -> AdaFace:

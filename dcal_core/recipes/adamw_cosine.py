@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from dcal_core.config.shared import AdamWCosine
-from dcal_core.training.recipe import Recipe
+from dcal_core.training.recipe import Cure, Recipe
+
+SLOWER = Cure("lr", "1e-3", lambda config: config.lr > 5e-3)
 
 
 class AdamWCosineRecipe(Recipe):

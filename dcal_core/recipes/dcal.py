@@ -11,10 +11,10 @@ from dcal_core.data.splits import Split
 from dcal_core.models.backbones import create_backbone
 from dcal_core.models.dcal import DCAL, architecture_of, assemble
 from dcal_core.models.pretrained import pretrained_backbone
-from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
+from dcal_core.recipes.adamw_cosine import SLOWER, AdamWCosineRecipe
 from dcal_core.training.curves import Line, Panel
 from dcal_core.training.objectives import DCALObjective
-from dcal_core.training.recipe import Part
+from dcal_core.training.recipe import Cure, Part
 
 BRANCHES = {"sa": "SA", "glca": "GLCA", "pwca": "PWCA"}
 
@@ -31,6 +31,16 @@ class DCALRecipe(AdamWCosineRecipe):
     curves = (
         Panel("Identity losses", "loss", lines_of("identity")),
         Panel("Twin losses", "loss", (*lines_of("twin"), Line("similarity/verification", "learned similarity", 3))),
+    )
+
+    cures = (  # in trials of a pretrained ViT-S at 112 px, what moved it from chance, in this order
+        Cure("twin_weight", "1", lambda config: config.twin_weight == 0),
+        Cure("readout", "tokens for aligned faces", lambda config: config.readout != "tokens"),
+        Cure("lr", "4e-4", lambda config: config.lr < 2e-4),
+        SLOWER,
+        Cure("twin_loss", "supcon", lambda config: config.twin_loss != "supcon"),
+        Cure("softmax_weight", "0.1", lambda config: config.softmax_weight > 0.2),
+        Cure("pwca_prob", "0.3", lambda config: config.pwca_first and config.pwca_prob > 0.5),
     )
 
     @property

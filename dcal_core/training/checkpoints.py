@@ -37,7 +37,8 @@ KEPT = 2  # checkpoints to resume from: should the newest be damaged, there is t
 class Progress(BaseModel):
     """Where a run stands: batches done, the best validation EER and the validations since (`stale`), the parts that a
     batch is cut into, the batch at which the schedule began (0, unless the run was extended), seconds of training,
-    steps without a finite loss (in all, and now in a row), and the `recent` figures since the last logged line."""
+    steps without a finite loss (in all, and now in a row), the `recent` figures since the last logged line, and whether
+    validations have stayed `at_chance`."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -52,6 +53,7 @@ class Progress(BaseModel):
     skipped: int = Field(0, ge=0)
     skipped_in_row: int = Field(0, ge=0)
     recent: list[dict[str, float]] = []
+    at_chance: bool = False
 
     @classmethod
     def read(cls, facts: dict, file: Path) -> "Progress":

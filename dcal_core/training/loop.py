@@ -19,6 +19,7 @@ from dcal_core.environment import TimeBudget, on_end_request
 from dcal_core.errors import ConfigError, UserError
 from dcal_core.progress import progress_line
 from dcal_core.training.checkpoints import Progress, Run
+from dcal_core.training.learning import watch
 from dcal_core.training.recipe import Part, Recipe
 from dcal_core.training.task import Task, synchronise
 from dcal_core.training.tracking import Tracker, open_tracker
@@ -229,14 +230,13 @@ class Trainer:
         rows = self.recent
         self.recent = []
         flags = [bool(row.pop("skipped")) for row in rows if "skipped" in row]
-        figures = {}
+        figures = {"epoch": self.progress.batch / self.batches.steps_per_epoch, "lr": self.lr}
         for name in dict.fromkeys(name for row in rows for name in row):  # PWCA may have run in some batches only
             values = torch.stack([row[name] for row in rows if name in row])
             if (finite := values[values.isfinite()]).numel():
                 figures[name] = finite.mean().item()
         if any(flags):
             figures["skipped"] = sum(flags)
-        figures = {"epoch": self.progress.batch / self.batches.steps_per_epoch, "lr": self.lr} | figures
         self.run.log(batch=self.progress.batch, **figures)
         self.tracker.log(figures, self.progress.batch)
         self.count_skipped(flags)
@@ -280,13 +280,13 @@ class Trainer:
             validated = {f"validation/{name}": value for name, value in figures.items()}
             self.run.log(batch=progress.batch, epoch=epoch, **validated)
             self.tracker.log(validated, progress.batch)
-            progress.stale += 1
-            if figures["eer"] < progress.best_eer:
+            progress.stale = 0 if figures["eer"] < progress.best_eer else progress.stale + 1
+            if not progress.stale:
                 progress.best_eer = figures["eer"]
-                progress.stale = 0
                 self.run.save_model(self.run.folder.best, self.kept, epoch=epoch, **figures)
             if self.config.patience and progress.stale >= self.config.patience:
                 progress.finished = True
+            watch(self.recipe, progress, self.total, figures.get("eer_low", 0.0))
         if epoch % self.config.checkpoint_every == 0:
             self.run.save_model(self.run.folder.epoch(epoch), self.kept, epoch=epoch)
         self.save()

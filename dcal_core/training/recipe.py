@@ -1,6 +1,8 @@
 """What a system brings to training: the one thing that the training loop knows of it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,16 +18,26 @@ from dcal_core.training.checkpoints import Run
 from dcal_core.training.curves import Panel
 
 
+@dataclass(frozen=True)
+class Cure:
+    """A value of one parameter that may let a run learn which stays at chance; fits(config): where to try it."""
+
+    parameter: str
+    value: str
+    fits: Callable[[Config], bool]
+
+
 class Recipe(ABC):
     """One system's side of training; subclasses stand in `dcal_core.recipes`, one file each.
 
     `new_model` comes before anything is decoded. Then the loop calls, in this order: `batches` and
     `objective`; `start` in a new run whose model has learnt before; before each epoch `refresh`; for each part of a
-    batch `augment` and the objective; for each batch `lr_at` and a step of the `optimizer`. A finished run is drawn by
-    `curves`, and `export` writes it for other projects.
+    batch `augment` and the objective; for each batch `lr_at` and a step of the `optimizer`. A run that stays at
+    chance names its `cures`; a finished one is drawn by `curves`, and `export` writes it for other projects.
     """
 
     curves: tuple[Panel, ...]
+    cures: tuple[Cure, ...] = ()  # the most likely first
     skips_layers = False  # whether some parameters get no gradient in some of the steps
 
     def __init__(self, config: Config):

@@ -70,9 +70,8 @@ def test_validation_scores_all_pairs_of_held_out_families(data):
     assert len(pairs) == 3 * 15 and pairs.genuine.sum() == 3 * 6  # 3 families of 6 images
     embeddings = encode_images(model, split.images, CONFIG.encode_batch, progress=False)
     scores = score_pairs(model, embeddings, pairs)
-    assert figures == pytest.approx(
-        {"eer": equal_error_rate(scores, pairs.genuine)[0], "auc": roc_auc(scores, pairs.genuine)}
-    )
+    eer, auc = equal_error_rate(scores, pairs.genuine)[0], roc_auc(scores, pairs.genuine)
+    assert figures == pytest.approx({"eer": eer, "eer_low": 0.0, "auc": auc})  # too few families for an interval
     assert model.training and all(module.training for module in model.modules())
 
 
@@ -296,6 +295,15 @@ def test_the_command_trains_a_preset_with_the_given_parameters(shell, data, tmp_
     assert "12.5%" in last and data.label in last and str(tmp_path / "here") in last
 
 
+def test_the_command_says_in_a_line_that_nothing_was_learnt(shell, tmp_path, monkeypatch, capsys):
+    stuck = Progress(batch=400, best_eer=0.489, finished=True, at_chance=True)
+    monkeypatch.setattr(train, "train_run", lambda config, folder, data: (Run(folder, config, "x"), stuck))
+    assert main(["--preset", "demo", "-p", "lr", "1e-5"]) == 0
+    *_, line, last = capsys.readouterr().out.splitlines()
+    assert line.startswith("This run does not learn: after 400 batches") and "lr=4e-4 (now 1e-05)" in line
+    assert last.startswith("Best validation EER 48.9%")
+
+
 @pytest.mark.parametrize(("finished", "process", "leaves"), [(True, 0, 1), (False, 0, 0), (True, 1, 0)])
 def test_the_command_leaves_results_once_and_when_nothing_is_left_to_train(
     shell, data, tmp_path, monkeypatch, finished, process, leaves
@@ -356,6 +364,25 @@ def test_what_training_has_come_to_is_told_so_that_it_is_read(monkeypatch, capsy
     assert str(tmp_path / "run") in said and "inf" not in said and "1 batches" not in said
     assert ("25.0% (SYNTHETIC)" in said, "none yet" in said, "NOT finished" in said) == (finished, *[not finished] * 2)
     assert ("Add Input" in said) == (kaggle and not finished)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_that_has_learnt_nothing_says_so_at_its_end(monkeypatch, capsys, tmp_path, place, finished):
+    monkeypatch.setattr(train, "is_interactive", lambda: PLACES[place][0])
+    monkeypatch.setattr(train, "on_kaggle", lambda: PLACES[place][1])
+    run = Run(RunFolder(tmp_path / "run"), CONFIG, "x")
+    said = []
+    for at_chance in (True, False):
+        progress = Progress(batch=400, finished=finished, best_eer=0.489, at_chance=at_chance)
+        try:
+            tell_outcome(run, progress, "SYNTHETIC")
+            said.append(capsys.readouterr().out)
+        except Unfinished as error:
+            said.append(f"{error}\n")
+    first, rest = said[0].split("\n", maxsplit=1)
+    assert rest == said[1] and "48.9% (SYNTHETIC)" in rest
+    assert "does not learn" in first and "the best EER on held-out families is 48.9%" in first and "readout=" in first
 
 
 # ---- training that diverges

@@ -1,0 +1,42 @@
+"""Whether a run learns at all, by its validations: the training loss falls in runs that learn nothing, too."""
+
+import json
+
+from dcal_core.training.checkpoints import Progress
+from dcal_core.training.recipe import Recipe
+
+NEAR_CHANCE = 0.45  # EER; pretrained networks that know nothing of these twins are at 0.47 to 0.50
+LEARNT = 0.40  # EER that the families must exclude, so that no few of them hide what was learnt
+SETTLED = 100  # steps since the learning rate rose; what learns at all is below NEAR_CHANCE by then
+DATA = "data in which prepare finds nothing wrong"
+MOST_CURES = 3
+
+
+def watch(recipe: Recipe, progress: Progress, total: int, eer_low: float) -> None:
+    """After a validation, note in the progress whether nothing has been learnt, and say so when it is noticed.
+
+    total: steps of the run; eer_low: the lower end of this EER's 95 % interval over families. A run that learns later
+    is at chance no more.
+    """
+    step = progress.batch - progress.schedule_from
+    steps = total - progress.schedule_from
+    settled = step >= SETTLED and recipe.lr_at(step, steps) <= recipe.lr_at(step - SETTLED, steps)
+    before = progress.at_chance
+    progress.at_chance = progress.best_eer >= NEAR_CHANCE and (before or (settled and eer_low > LEARNT))
+    if progress.at_chance and not (before or progress.finished):  # what has finished is summed up later
+        print(f"{at_chance(recipe, progress)} Training goes on.")
+
+
+def at_chance(recipe: Recipe, progress: Progress) -> str:
+    """That a run has learnt nothing, and what most likely cures it."""
+    config = recipe.config
+    cures = [
+        f"{cure.parameter}={cure.value} (now {json.dumps(getattr(config, cure.parameter))})"
+        for cure in recipe.cures
+        if cure.fits(config)
+    ]
+    return (
+        f"This run does not learn: after {progress.batch} batches the best EER on held-out families is "
+        f"{progress.best_eer:.1%}, and chance is 50%, whatever the training loss does. Most likely cures, in a new run "
+        f"(resume=false): {'; '.join([*cures, DATA][:MOST_CURES])}."
+    )
