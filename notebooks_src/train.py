@@ -226,6 +226,7 @@ session.show(
 #   two nearer to each other than to the third, by `twin_margin`, and name the person if `softmax_weight` is not 0.
 #
 # After every epoch the model verifies the held-out families. Their equal error rate (EER) chooses the best checkpoint.
+# Should it stay at chance, 50 %, a line says so early on, with the most likely cures.
 # When the time budget is used up, you press *stop* or the system asks the process to end, the run saves and stops; the
 # next session continues from there. After a kill it continues from the last checkpoint: there is one at every epoch and every
 # `save_minutes` within one.

@@ -5,9 +5,9 @@ import json
 from dcal_core.training.checkpoints import Progress
 from dcal_core.training.recipe import Recipe
 
-NEAR_CHANCE = 0.45  # EER; pretrained networks that know nothing of these twins are at 0.47 to 0.50
-LEARNT = 0.40  # EER that the families must exclude, so that no few of them hide what was learnt
-SETTLED = 100  # steps since the learning rate rose; what learns at all is below NEAR_CHANCE by then
+NEAR_CHANCE = 0.45  # EER; a pretrained network that knows nothing of these twins is at 0.47 to 0.50 itself
+LEARNT = 0.40  # an EER that the interval over families must exclude, so that a few unlucky ones raise no alarm
+SETTLED = 100  # steps since the learning rate has risen; in trials, what learnt at all was below NEAR_CHANCE by then
 DATA = "data in which prepare finds nothing wrong"
 MOST_CURES = 3
 

@@ -36,6 +36,7 @@ ODD = {
     "seconds": [*NO_NUMBER, -0.5, float("nan")],
     "tracker_run": [None, 3, ["a"], True],
     "finished": [None, 0, 1, "true", "false"],
+    "at_chance": [None, 0, 1, "true", "false"],
     "skipped": [*NO_NUMBER, -1],
     "skipped_in_row": [*NO_NUMBER, -1],
     "schedule_from": [*NO_NUMBER, -1],
@@ -136,7 +137,7 @@ def test_what_can_be_spared_goes_oldest_first_and_is_said_until_nothing_may_go(t
     expendable = [*(run.folder.checkpoints / f"epoch_{epoch}" for epoch in (5, 10, 20)), last / "00000007"]
     for number, folder in enumerate(expendable):
         size = size_of(run.folder.path)
-        run.config = RUN_CONFIG.model_copy(update={"disk_budget_gb": (size - 1) / 1e9})
+        run.config = RUN_CONFIG.model_copy(update={"disk_budget_gb": (size - 0.5) / 1e9})
         run.make_room(0)
         assert [path.exists() for path in expendable] == [False] * (number + 1) + [True] * (3 - number)
         assert str(folder) in (said := capsys.readouterr().out) and "disk_budget_gb" in said and said.count("\n") == 1

@@ -28,6 +28,7 @@ WHOLE = Progress(
     finished=True,
     skipped=2,
     skipped_in_row=1,
+    at_chance=True,
     recent=[{"loss": 1.5, "skipped": 0.0}, {"loss": 2.0}],
 )
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dcal_core.training.learning import LEARNT, NEAR_CHANCE
 from dcal_core.verification.bootstrap import replicate_eer
 from dcal_core.verification.jackknife import FEWEST, eer_low
 from dcal_core.verification.metrics import equal_error_rate
@@ -25,6 +26,22 @@ def test_it_is_near_the_bootstraps(apart, families):
         eer, *drawn = replicate_eer(scores, genuine, family)
         low = eer_low(scores, genuine, family)
         assert 0.6 < (eer - low) / (2 * np.std(drawn)) < 1.7
+
+
+@pytest.mark.parametrize("families", [FEWEST, 26, 90])
+def test_what_has_learnt_is_seldom_taken_for_chance(families):
+    """At an EER of 40 %, and of few images a person, in no more than one of twenty validations."""
+    alarms = 0
+    for seed in range(200):
+        scores, genuine, family = comparisons(families, apart=0.507, seed=seed, each=4)
+        near_chance = equal_error_rate(scores, genuine)[0] >= NEAR_CHANCE
+        alarms += near_chance and eer_low(scores, genuine, family) > LEARNT
+    assert alarms <= 10
+
+
+def test_chance_is_seen_with_the_families_of_a_real_validation():
+    lows = [eer_low(*comparisons(26, apart=0.0, seed=seed)) for seed in range(50)]
+    assert np.mean(np.array(lows) > LEARNT) > 0.95
 
 
 def test_few_families_tell_nothing():
