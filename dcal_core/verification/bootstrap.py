@@ -10,8 +10,9 @@ import numpy as np
 
 from dcal_core.verification import metrics
 from dcal_core.verification.comparisons import Comparisons
+from dcal_core.verification.folds import Folds
 from dcal_core.verification.intervals import effective_families, family_counts, share_estimate, share_interval
-from dcal_core.verification.metrics import REPORTED_FMR, ROUNDING, Folds, crossing
+from dcal_core.verification.metrics import REPORTED_FMR, ROUNDING, crossing
 
 _CHUNK = 500_000  # operating points held at once, 4 MB an array: what a cache can hold
 

@@ -4,7 +4,8 @@ import numpy as np
 
 from dcal_core.verification.calibrating import cllr_estimate, cllr_min_estimate
 from dcal_core.verification.comparisons import Comparisons, checked
-from dcal_core.verification.metrics import FOLDS, Folds, error_rates, hull_crossing, lowest_fnmr
+from dcal_core.verification.folds import FOLDS, Folds
+from dcal_core.verification.metrics import error_rates, hull_crossing, lowest_fnmr
 
 
 def eer_on_hull(scores, genuine, weights=None) -> float:

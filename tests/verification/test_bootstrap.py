@@ -13,8 +13,9 @@ from dcal_core.verification.bootstrap import (
     summarise,
 )
 from dcal_core.verification.comparisons import Comparisons, family_weights
+from dcal_core.verification.folds import Folds
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import Folds, equal_error_rate, roc_auc
+from dcal_core.verification.metrics import equal_error_rate, roc_auc
 
 
 def uneven_case():

@@ -7,7 +7,8 @@ from sklearn.metrics import det_curve, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import binary_auroc, binary_eer
 
 from dcal_core.verification.comparisons import Comparisons, balanced, family_weights
-from dcal_core.verification.metrics import Folds, equal_error_rate, error_rates, roc_auc
+from dcal_core.verification.folds import Folds
+from dcal_core.verification.metrics import equal_error_rate, error_rates, roc_auc
 
 
 def random_case(seed, count=200, levels=None):
