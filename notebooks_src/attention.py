@@ -115,7 +115,7 @@ if parts:
 from dcal_core.explain.regions import draw_regions
 from dcal_core.commands.maps import regions_of
 
-regions = regions_of(explorer.data.synthetic, explorer.model.image_size)
+regions = regions_of(explorer.data.as_drawn, explorer.model.image_size)
 session.show(draw_regions(view, "distinctive", regions, heading), "co-twins_regions")
 
 # %%
@@ -162,7 +162,7 @@ from dcal_core.commands.maps import compare_kinds, sampled, write_result
 from dcal_core.explain.comparison import draw_comparison, mean_face
 
 pairs = sampled(explorer, session.config)
-comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.synthetic)
+comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.as_drawn)
 print(write_result(session.folder.explained, "comparison", {"data": label} | comparison))
 face = mean_face(explorer.images)
 session.show(draw_comparison(comparison, "distinctive", face, label), "comparison")

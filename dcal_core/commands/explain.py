@@ -146,7 +146,7 @@ def explain_test(session: Session) -> list[Path]:
     for turn in range(min(SHOWN, len(explorer.order))):
         pair = explorer.confusing(turn)
         files += write_view(session, explorer.view(*pair), explorer.label, explorer.judged(*pair))
-    comparison = compare_kinds(explorer.model, explorer.images, sampled(explorer, config), explorer.data.synthetic)
+    comparison = compare_kinds(explorer.model, explorer.images, sampled(explorer, config), explorer.data.as_drawn)
     files += write_comparison(explained, figures, comparison, explorer.images, explorer.label)
     print(faithfulness_table(trust["maps"]), conclusions_table(trust["maps"]), *caveats(trust["maps"]), sep="\n\n")
     return files

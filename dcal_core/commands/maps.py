@@ -48,7 +48,7 @@ def rule_of(session: Session) -> DecisionRule | None:
 def open_explorer(session: Session) -> Explorer:
     """The session's model on its test families."""
     data = session.open_data(("test",))
-    gate = partial(gate_of, session, data.synthetic)
+    gate = partial(gate_of, session, data.as_drawn)
     return Explorer(trained_model(session), data, rule_of(session), session.config.encode_batch, gate)
 
 

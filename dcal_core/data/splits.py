@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.config.shared import Config
-from dcal_core.data.drawn.synthetic import generate, is_drawn
+from dcal_core.data.drawn.synthetic import generate, is_drawn, is_photographed
 from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.locate import PARTS, find_root, resolve_paths
@@ -55,6 +55,11 @@ class TwinData:
     @property
     def synthetic(self) -> bool:
         return self.label == SYNTHETIC
+
+    @property
+    def as_drawn(self) -> bool:
+        """Whether faces lie where they are drawn, not where a photograph or its alignment has them."""
+        return self.synthetic and not is_photographed(self.root)
 
 
 def open_root(config: Config) -> Path:

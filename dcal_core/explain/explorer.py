@@ -85,7 +85,7 @@ class Explorer:
         self.scored = Scored(self.index, pairs, score_pairs(model, features, pairs, device=device))
         self.order = confusing_first(self.scored)
         self.view = lru_cache(maxsize=VIEWS)(self._view)
-        self.gate = cache(gate or partial(Gate, DRAWN if data.synthetic else ARCFACE, set(), None))
+        self.gate = cache(gate or partial(Gate, DRAWN if data.as_drawn else ARCFACE, set(), None))
 
     def _view(self, a: int, b: int) -> PairView:
         """Two images; for drawn co-twins with the marks in which they truly differ."""

