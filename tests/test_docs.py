@@ -15,6 +15,7 @@ from benchmarks.ablation import __main__ as ablation
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.speed import __main__ as speed
 from dcal_core.commands.options import given_parameters, read_options
+from dcal_core.commands.synth import parser_of_synth
 from dcal_core.config.recipes import check_given
 from dcal_core.errors import UserError
 from dcal_core.installation import presets_folder
@@ -109,6 +110,9 @@ def check_papermill(arguments: list[str]) -> None:
     check_given(given, presets_folder())
 
 
+KNOWN_MODULES = {"benchmarks.ablation", "benchmarks.gpu", "benchmarks.rehearsal.weights", "benchmarks.speed", "venv"}
+
+
 def check_command(line: str, parse) -> None:
     """Refuse a command line that would be refused."""
     words = shlex.split(line, comments=True)
@@ -123,12 +127,14 @@ def check_command(line: str, parse) -> None:
         program = "python"
     if program == "python" and words[1] == "-m" and words[2] == "dcal_core":
         program, words = "twins", words[2:]
-    if program == "twins" and len(words) > 1 and words[1] != "--version":
+    if program == "twins" and words[1:2] == ["synth"]:
+        parser_of_synth().parse_args(words[2:])
+    elif program == "twins" and len(words) > 1 and words[1] != "--version":
         given_parameters(read_options(words[1], words[2:]))
     elif program == "twins":
         return
     elif program == "python" and words[1] == "-m":
-        assert words[2] in ("benchmarks.ablation", "benchmarks.gpu", "benchmarks.speed", "venv"), line
+        assert words[2] in KNOWN_MODULES, line
         if words[3:] and words[2] == "benchmarks.ablation":
             parse(ablation.ablate, words[3:])
         if words[2] == "benchmarks.gpu":

@@ -17,7 +17,7 @@ from dcal_core.data.splits import SYNTHETIC, read_indexes
 
 HERE = Path(__file__).parent
 WIDTH = 760  # px
-MOST_KB = 24  # each is kept in a notebook, as text a third larger
+MOST_KB = 18  # each is kept in a notebook, as text a third larger
 
 
 def save(picture: Image.Image, name: str, width: int = WIDTH) -> None:

@@ -406,7 +406,7 @@ def test_a_thorough_map_says_first_that_it_takes_time(browser):
 
 
 def test_what_goes_wrong_is_shown_and_the_browser_goes_on(browser, monkeypatch):
-    monkeypatch.setattr(browser.explorer, "images", SimpleNamespace(batch=lambda pair: 1 / 0))
+    monkeypatch.setattr(browser.explorer, "images", SimpleNamespace(size=32, batch=lambda pair: 1 / 0))
     browser.explorer.view.cache_clear()
     browser.controls.family.value = 2
     assert "This went wrong: ZeroDivisionError: division by zero" in browser.controls.status.value

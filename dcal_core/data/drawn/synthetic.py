@@ -145,7 +145,7 @@ def is_drawn(root: Path) -> bool:
 
 def is_photographed(root: Path) -> bool:
     """Whether a folder holds drawn photographs, which are not aligned."""
-    return any(root.glob("*_synthetic.json")) and "photographs_version" in manifest_file(root, "train").read_text()
+    return any("photographs_version" in manifest.read_text() for manifest in Path(root).glob("*_synthetic.json"))
 
 
 def masks_of(root: Path, images: Sequence[str | Path], size: int) -> np.ndarray:
