@@ -59,8 +59,8 @@ class Canvas:
         """The pixels (rows, columns) that hold u ± ru, v ± rv, and their offsets from the middle."""
         middle_x, middle_y = self.at(u, v)
         half = self.size * self.pose.scale / 2
-        ru = 1.3 * ru  # a turn of the head stretches one side of it by up to 1.3
-        rv = 1.3 * rv
+        ru = 1.3 * ru  # yaw stretches one side of the face by up to 1.3
+        rv = (1 + 2 * abs(self.pose.pitch) / PITCH_HEIGHT) * rv  # and pitch its upper or lower part
         reach_x = (ru * self.cos + rv * abs(self.sin)) * half + 2
         reach_y = (rv * self.cos + ru * abs(self.sin)) * half + 2
         rows = slice(max(int(middle_y - reach_y), 0), max(int(middle_y + reach_y) + 1, 0))
