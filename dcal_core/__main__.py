@@ -6,22 +6,15 @@ import pkgutil
 import sys
 
 import dcal_core
-from dcal_core.commands.options import COMMANDS, TOOLS, check_files, given_parameters, read_options
+from dcal_core.commands.options import COMMANDS, check_files, given_parameters, read_options
 from dcal_core.errors import UserError
 from dcal_core.installation import program_name
-
-REFUSES = {  # what each command could not work with, before it imports torch, which takes seconds
-    "prepare": "chosen:data_to_check",
-    "train": "new_run:run_to_train",
-    "evaluate": "chosen:trained_run",
-    "explain": "chosen:trained_run",
-}
 
 
 def usage() -> str:
     """One line of usage and one for each command."""
     lines = [f"usage: {program_name()} <command> [options]; <command> --help says more; --version"]
-    lines += [f"  {name:<10}{meaning}" for name, (meaning, _) in (COMMANDS | TOOLS).items()]
+    lines += [f"  {name:<10}{command.meaning}" for name, command in COMMANDS.items()]
     return "\n".join(lines)
 
 
@@ -33,17 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "--version":
         print(f"twins {dcal_core.__version__}")
         return 0
-    if name not in COMMANDS | TOOLS:
+    if name not in COMMANDS:
         if name and not name.startswith("-"):
             print(f"There is no command {name!r}.", file=sys.stderr)
         print(usage())
         return 0 if name in ("-h", "--help") else 2
     try:
-        if name in COMMANDS:
+        if refuses := COMMANDS[name].refuses:
             options = read_options(name, arguments[1:])
             check_files(options)
             given, params_dir = given_parameters(options)
-            pkgutil.resolve_name(f"dcal_core.commands.{REFUSES[name]}")(given, params_dir)
+            pkgutil.resolve_name(f"dcal_core.commands.{refuses}")(given, params_dir)
         return importlib.import_module(f"dcal_core.commands.{name}").main(arguments[1:])
     except UserError as error:
         if "DCAL_OUTCOMES" in os.environ:  # one of several processes: its launcher says it once

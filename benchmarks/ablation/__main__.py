@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.ablation.effects import as_markdown, draw_effects, effects
 from benchmarks.ablation.rows import ROWS
 from benchmarks.ablation.runs import plan, run_all
-from dcal_core.commands.options import command_parser, given_parameters
+from dcal_core.commands.options import COMMANDS, command_parser, given_parameters
 from dcal_core.config.recipes import load
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import TwinData, open_data
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 def ablate(arguments: list[str]) -> None:
     """Train and score the chosen rows and write the effect of each part."""
     gpu = gpu_verdict()[0]
-    parser = command_parser("ablation", __doc__)
+    parser = command_parser("ablation", __doc__, shown=COMMANDS["train"].shown)
     parser.set_defaults(preset="demo")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(row.name for row in ROWS)}")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the main rows")

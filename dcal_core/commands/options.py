@@ -1,6 +1,7 @@
 """What a command takes from a shell, read and checked before torch is imported."""
 
 import argparse
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -12,31 +13,61 @@ from dcal_core.errors import ConfigError, quoted
 from dcal_core.installation import presets_folder, program_name
 from dcal_core.missing import because
 
-COMMANDS = {  # name, also of its module: what it does, and an example
-    "prepare": ("check the data and write what to leave out", "-p data_root /data/nd-twin"),
-    "train": ("train a preset's model; also what torchrun starts", "--preset demo --epochs 3"),
-    "evaluate": ("report on a trained run, alone or beside others", "--preset demo"),
-    "explain": ("show where a trained run looks, and how far to believe it", "--preset demo --images a.png b.png"),
-}
-TOOLS = {  # commands that take no recipe's parameters
-    "synth": ("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
-}
-OWN = {  # a command's own options
-    "explain": {
-        "--images": dict(nargs=2, type=Path, metavar=("A", "B"), help="two face images, not the test families"),
-        "--same": dict(type=Path, metavar="LIST", help="same-person pairs, two images a line, to compare with --twins"),
-        "--twins": dict(type=Path, metavar="LIST", help="co-twin pairs, to compare with"),
-    }
-}
-SHOWN = {  # the parameters of each command that people change, in --help; --help-all lists the others
-    "prepare": "data_root run_dir exclusions drop_suggested align align_size align_missing image_size fit "
-    "validation_share max_lost_share families_per_batch",
-    "train": "data_root run_dir resume resume_from extend epochs lr image_size backbone weights families_per_batch "
-    "images_per_person triplets_per_batch nproc accumulation gradient_checkpointing precision time_budget_hours "
-    "tracker seed",
-    "evaluate": "data_root run_dir compare baseline fuse verdict_error calibration bootstrap_draws encode_batch "
-    "exclusions max_lost_share",
-    "explain": "data_root run_dir pairs_per_family encode_batch exclusions max_lost_share",
+TRAINED = "data_root run_dir exclusions max_lost_share encode_batch"  # what commands on a trained run share
+
+
+@dataclass(frozen=True)
+class Command:
+    """One of our commands.
+
+    meaning: what it does. refuses: a function, `module:name`, that raises what the command cannot work with before
+    torch is imported, which takes seconds; "" for a command without a recipe's parameters. shown: the parameters that
+    people change, in --help; --help-all lists the others. own: options of its own.
+    """
+
+    meaning: str
+    example: str
+    refuses: str = ""
+    shown: str = ""
+    own: dict[str, dict] = field(default_factory=dict)
+
+
+COMMANDS = {  # by name, also of the module
+    "prepare": Command(
+        "check the data and write what to leave out",
+        "-p data_root /data/nd-twin",
+        "chosen:data_to_check",
+        "data_root run_dir exclusions drop_suggested align align_size align_missing image_size fit validation_share "
+        "max_lost_share families_per_batch",
+    ),
+    "train": Command(
+        "train a preset's model; also what torchrun starts",
+        "--preset demo --epochs 3",
+        "new_run:run_to_train",
+        "data_root run_dir resume resume_from extend epochs lr image_size backbone weights families_per_batch "
+        "images_per_person triplets_per_batch nproc accumulation gradient_checkpointing precision time_budget_hours "
+        "tracker seed",
+    ),
+    "evaluate": Command(
+        "report on a trained run, alone or beside others",
+        "--preset demo",
+        "chosen:trained_run",
+        f"{TRAINED} compare baseline fuse verdict_error calibration bootstrap_draws",
+    ),
+    "explain": Command(
+        "show where a trained run looks, and how far to believe it",
+        "--preset demo --images a.png b.png",
+        "chosen:trained_run",
+        f"{TRAINED} pairs_per_family",
+        {
+            "--images": dict(nargs=2, type=Path, metavar=("A", "B"), help="two face images, not the test families"),
+            "--same": dict(
+                type=Path, metavar="LIST", help="same-person pairs, two images a line, to compare with --twins"
+            ),
+            "--twins": dict(type=Path, metavar="LIST", help="co-twin pairs, to compare with"),
+        },
+    ),
+    "synth": Command("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
 }
 
 
@@ -55,17 +86,18 @@ class Given(argparse.Action):
 
 def parser_of(command: str, everything: bool = False) -> argparse.ArgumentParser:
     """The options of one of our commands. everything: the help lists all parameters."""
-    meaning, example = COMMANDS[command]
-    parser = command_parser(command, f"{meaning[0].upper()}{meaning[1:]}.", example, everything)
-    for name, how in OWN.get(command, {}).items():
+    known = COMMANDS[command]
+    description = f"{known.meaning[0].upper()}{known.meaning[1:]}."
+    parser = command_parser(command, description, known.example, known.shown, everything)
+    for name, how in known.own.items():
         parser.add_argument(name, **how)
     return parser
 
 
 def command_parser(
-    command: str, description: str, example: str = "", everything: bool = False
+    command: str, description: str, example: str = "", shown: str = "", everything: bool = False
 ) -> argparse.ArgumentParser:
-    """The options that every command takes; it may add its own."""
+    """The options that every command takes; it may add its own. shown, everything: parameters that the help lists."""
     program = f"{program_name()} {command}"
     parser = argparse.ArgumentParser(
         prog=program,
@@ -81,11 +113,10 @@ def command_parser(
     parser.add_argument("-f", "--file", type=Path, help="a preset of your own, in YAML")
     parser.add_argument("-p", nargs="+", action=Given, metavar=("NAME", "VALUE"), help="the same as --NAME VALUE")
     group = parser.add_argument_group("parameters")
-    shown = SHOWN.get(command, SHOWN["train"]).split()
-    for name, field in known_fields().items():
-        meaning = meaning_of(field) if everything or name in shown else argparse.SUPPRESS
-        bare = dict(nargs="?", const="true") if field.annotation is bool else {}  # --name alone means true
-        group.add_argument(f"--{name}", action=Given, metavar=takes(field), help=meaning, **bare)
+    for name, known in known_fields().items():
+        meaning = meaning_of(known) if everything or name in shown.split() else argparse.SUPPRESS
+        bare = dict(nargs="?", const="true") if known.annotation is bool else {}  # --name alone means true
+        group.add_argument(f"--{name}", action=Given, metavar=takes(known), help=meaning, **bare)
     return parser
 
 
