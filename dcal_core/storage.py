@@ -52,10 +52,14 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise
 
 
+def existing(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
 def check_room(folder: Path, needed: float, what: str, cure: str) -> None:
     """Raise StorageError where the disk of a folder, which need not be there yet, has no room for so many bytes."""
-    place = next(one for one in (folder, *folder.parents) if one.exists())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < needed:
         raise StorageError(
             f"{folder} is on a disk with {free / 1e9:.2f} GB free, and {what} {needed / 1e9:.2f} GB: free some, or "

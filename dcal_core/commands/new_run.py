@@ -9,6 +9,7 @@ from dcal_core.environment import input_roots
 from dcal_core.errors import ConfigError
 from dcal_core.models.weight_kinds import check_file
 from dcal_core.runs import RunFolder, attached_runs, find_source, other_runs, refuse_other_parameters
+from dcal_core.storage import existing
 
 
 def run_to_train(given: dict, params_dir: Path) -> tuple[str, Config, RunFolder]:
@@ -42,14 +43,9 @@ def begins_anew(config: Config, folder: RunFolder) -> bool:
     return not (earlier or (folder.saved and config.resume) or attached_runs(input_roots()))
 
 
-def existing(folder: RunFolder) -> Path:
-    """The folder itself, or the nearest above it that exists."""
-    return next(place for place in (folder.path, *folder.path.parents) if place.exists())
-
-
 def check_folder(folder: RunFolder) -> None:
     """Raise ConfigError where a run's folder cannot be made or written to."""
-    place = existing(folder)
+    place = existing(folder.path)
     if not place.is_dir():
         raise ConfigError(f"run_dir={folder}: {place} is a file: give a folder.")
     if not os.access(place, os.W_OK | os.X_OK):
