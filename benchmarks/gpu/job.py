@@ -43,7 +43,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """Sizes, and where and until when a part may work.
+    """Sizes, by default those of a GPU, and where and until when a part may work.
 
     presets: parameters over those of a preset, by its name. half: the precision of GPUs without bf16. compiler: of
     torch.compile. steps, few, epoch: steps of a long training, of a short one, and of an epoch. backbone, weights: of
@@ -51,15 +51,15 @@ class Job:
     """
 
     setting: Setting
-    presets: dict[str, dict] = field(repr=False)
-    half: str
-    compiler: str
-    steps: int
-    few: int
-    epoch: int
-    backbone: str
     weights: Path | None
     folder: Path
+    presets: dict[str, dict] = field(default_factory=lambda: FULL, repr=False)
+    half: str = "fp16"
+    compiler: str = "inductor"
+    steps: int = 300
+    few: int = 30
+    epoch: int = 100
+    backbone: str = "vit_small_patch14_dinov2"
     end: float = 0.0  # by time.monotonic()
 
     @property
@@ -76,31 +76,10 @@ class Job:
 
 def full_job(precision: str, weights: Path | None, folder: Path) -> Job:
     """What is measured on a GPU."""
-    return Job(
-        setting=usual(True, precision),
-        presets=FULL,
-        half="fp16",
-        compiler="inductor",
-        steps=300,
-        few=30,
-        epoch=100,
-        backbone="vit_small_patch14_dinov2",
-        weights=weights,
-        folder=folder,
-    )
+    return Job(usual(True, precision), weights, folder)
 
 
 def small_job(weights: Path | None, folder: Path) -> Job:
     """What shows on a CPU, in seconds, that every part runs; training in fp16 is a GPU's."""
-    return Job(
-        setting=replace(quick(usual(False, "fp32")), absolute=True),
-        presets=SMALL,
-        half="bf16",
-        compiler="eager",
-        steps=4,
-        few=4,
-        epoch=2,
-        backbone="test_vit",
-        weights=weights,
-        folder=folder,
-    )
+    sizes = {"presets": SMALL, "half": "bf16", "compiler": "eager", "steps": 4, "few": 4, "epoch": 2}
+    return Job(replace(quick(usual(False, "fp32")), absolute=True), weights, folder, backbone="test_vit", **sizes)

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -12,7 +11,7 @@ from benchmarks.gpu.job import Job, Stopped
 from benchmarks.gpu.switches import half_rows
 from benchmarks.speed.memory import peak_above
 from benchmarks.speed.timing import Row, Spread
-from dcal_core.commands.train import validator
+from dcal_core.commands.train import train_run
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import TwinData, open_data
 from dcal_core.environment import TimeBudget
@@ -20,10 +19,7 @@ from dcal_core.recipes.catalogue import recipe_of
 from dcal_core.runs import RunFolder
 from dcal_core.storage import read_json
 from dcal_core.training.checkpoints import Progress, Run
-from dcal_core.training.loop import Trainer
-from dcal_core.training.resume import open_run
-from dcal_core.training.task import start_accelerator
-from dcal_core.training.transfer import shapes_of
+from dcal_core.training.loop import Diverged
 
 RESERVED = 0.2  # share of a part's time that is left for validating, saving and what comes after a training
 WEIGHTS = "python -m benchmarks.rehearsal.weights FILE"
@@ -46,22 +42,10 @@ def open_twins(config: Config) -> TwinData:
     return open_data(config, ("train", "validation"))
 
 
-def train(config: Config, folder: Path, data: TwinData, budget: Until) -> tuple[Run, Progress]:
-    """Train a config in a folder until its end or that of the budget, going on where it stopped before."""
-    recipe = recipe_of(config)
-    accelerator = start_accelerator(recipe)
-    torch.manual_seed(config.seed)
-    model = recipe.new_model([])
-    index = data["train"].index
-    run = open_run(RunFolder(folder), config, index.fingerprint(), [], shapes_of(model))
-    objective = recipe.objective(model, people=len(index.people))
-    validate = validator(config, data["validation"])
-    batches = recipe.batches(data["train"])
-    return run, Trainer(recipe, accelerator, model, objective, batches, validate, run, budget).train()
-
-
-def refuse_unfinished(progress: Progress, steps: int) -> None:
-    """Stop the part where its time has ended a training."""
+def refuse_unfinished(run: Run, progress: Progress, steps: int) -> None:
+    """Stop the part where its time has ended a training, or the training has diverged."""
+    if run.diverged:
+        raise Diverged(run.diverged)
     if progress.batch < steps:
         raise Stopped("cut short", f"{progress.batch} of {steps} steps were trained in its time.")
 
@@ -82,7 +66,7 @@ def training_rows(job: Job, name: str, config: Config) -> Iterator[Row]:
     began = time.perf_counter()
 
     def work() -> None:
-        made.append(train(config, job.folder / name, data, Until((1 - RESERVED) * job.left)))
+        made.append(train_run(config, RunFolder(job.folder / name), data, Until((1 - RESERVED) * job.left)))
 
     peak = peak_above(job.setting.device, work)
     seconds = time.perf_counter() - began
@@ -103,7 +87,7 @@ def training_rows(job: Job, name: str, config: Config) -> Iterator[Row]:
         yield Row(f"{name}, fall of the loss", fall, **goal, parts=parts, parts_unit="at first and last")
     if math.isfinite(progress.best_eer):
         yield Row(f"{name}, EER on drawn validation families", Spread.of(100 * progress.best_eer), "%", note=data.label)
-    refuse_unfinished(progress, steps)
+    refuse_unfinished(run, progress, steps)
 
 
 def preset_rows(job: Job) -> Iterator[Row]:
@@ -135,8 +119,10 @@ def resume_rows(job: Job) -> Iterator[Row]:
     for name, sessions in {"whole": [steps], "again": [steps], "halves": [half, steps]}.items():
         done = 0
         for until in sessions:
-            run, progress = train(config, job.folder / name, data, Until((1 - RESERVED) * job.left, until - done))
-            refuse_unfinished(progress, until)
+            run, progress = train_run(
+                config, RunFolder(job.folder / name), data, Until((1 - RESERVED) * job.left, until - done)
+            )
+            refuse_unfinished(run, progress, until)
             done = progress.batch
         found[name] = load_file(run.folder.saved[0] / "model.safetensors")
     by_chance = largest_difference(found["whole"], found["again"])

@@ -74,7 +74,9 @@ def open_training_data(config: Config) -> TwinData:
     return open_data(config, ("train", "validation"), config.families_in_batch)
 
 
-def train_run(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, Progress]:
+def train_run(
+    config: Config, folder: RunFolder, data: TwinData, budget: TimeBudget | None = None
+) -> tuple[Run, Progress]:
     """Train the config's recipe in a folder, going on where an earlier session stopped; with nproc > 1 in several
     processes, which torchrun starts."""
     if config.nproc > 1 and not launched():
@@ -101,7 +103,7 @@ def train_run(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, P
     if not folder.saved and (run.weights_from or config.weights):
         recipe.start(model.to(accelerator.device), objective, data["train"])
     validate = validator(config, data["validation"])
-    budget = TimeBudget(config.time_budget_hours)
+    budget = budget or TimeBudget(config.time_budget_hours)
     try:
         return run, Trainer(recipe, accelerator, model, objective, batches, validate, run, budget).train()
     except Diverged as error:  # its curves are of use
