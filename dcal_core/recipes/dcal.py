@@ -33,7 +33,7 @@ class DCALRecipe(AdamWCosineRecipe):
         Panel("Twin losses", "loss", (*lines_of("twin"), Line("similarity/verification", "learned similarity", 3))),
     )
 
-    cures = (  # in trials of a pretrained ViT-S at 112 px, what moved it from chance, in this order
+    cures = (  # together they moved a pretrained ViT-S at 112 px from chance in trials; their order is a judgement
         Cure("twin_weight", "1", lambda config: config.twin_weight == 0),
         Cure("readout", "tokens for aligned faces", lambda config: config.readout != "tokens"),
         Cure("lr", "4e-4", lambda config: config.lr < 2e-4),
