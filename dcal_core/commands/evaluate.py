@@ -19,7 +19,8 @@ from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, begin_with_trained, other_trained
 from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import marks_of
-from dcal_core.data.splits import SYNTHETIC, TwinData, read_indexes
+from dcal_core.data.locate import read_indexes
+from dcal_core.data.splits import SYNTHETIC, TwinData
 from dcal_core.environment import fit_device, gpu_verdict
 from dcal_core.errors import UserError
 from dcal_core.installation import commit

@@ -12,8 +12,8 @@ from dcal_core.audit.gate import Gate
 from dcal_core.commands.session import Session
 from dcal_core.config.shared import Config
 from dcal_core.data.images import ImageStore
-from dcal_core.data.locate import find_images, find_indexes
-from dcal_core.data.splits import SYNTHETIC, drawn_root, read_indexes
+from dcal_core.data.locate import find_images, find_indexes, read_indexes
+from dcal_core.data.splits import SYNTHETIC, drawn_root
 from dcal_core.data.twins import DataError
 from dcal_core.environment import fit_device, input_roots
 from dcal_core.explain.catalogue import MAPS, PairView

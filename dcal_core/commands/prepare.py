@@ -23,7 +23,8 @@ from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import is_photographed
 from dcal_core.data.exclusions import FILE
 from dcal_core.data.images import open_upright
-from dcal_core.data.splits import SYNTHETIC, label_of, open_root, read_indexes, reviewed_indexes, without_excluded
+from dcal_core.data.locate import read_indexes
+from dcal_core.data.splits import SYNTHETIC, label_of, open_root, reviewed_indexes, without_excluded
 from dcal_core.data.twins import DataError
 from dcal_core.environment import banner
 from dcal_core.lettering import as_written

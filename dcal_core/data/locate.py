@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dcal_core.config.shared import Config
-from dcal_core.data.twins import LISTED, DataError, TwinIndex, name_some, path_parts, written_parts
+from dcal_core.data.twins import LISTED, DataError, TwinIndex, name_some, path_parts, read_index, written_parts
 from dcal_core.environment import input_roots
 from dcal_core.missing import because, cause, difference, names_in, plain, same_looking
 
@@ -82,6 +82,12 @@ def find_root(config: Config) -> Path | None:
         what = "no train_dataset_infor.json in it or below" if there else f"no such folder{because(config.data_root)}"
         raise DataError(f"data_root={config.data_root}: {what}: correct it, or leave it out to search the inputs.")
     return root
+
+
+def read_indexes(root: Path) -> tuple[TwinIndex, TwinIndex]:
+    """The train and the test index of a folder."""
+    train, test = ([root / f"{split}_{part}.json" for part in PARTS] for split in ("train", "test"))
+    return read_index(*train, "train"), read_index(*test, "test")
 
 
 def _other_names(folder: Path, lacking: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import generate, is_drawn, is_photographed
 from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
-from dcal_core.data.locate import PARTS, find_root, resolve_paths
-from dcal_core.data.twins import DataError, TwinIndex, name_number, name_some, path_parts, read_index
+from dcal_core.data.locate import find_root, read_indexes, resolve_paths
+from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, name_number
 from dcal_core.environment import input_roots, output_root, scratch_root
 
 TEST_IMAGES = 8  # per drawn person of the test split
@@ -72,12 +72,6 @@ def open_root(config: Config) -> Path:
         print(DRAWN)
         root = draw_twins(config)
     return root
-
-
-def read_indexes(root: Path) -> tuple[TwinIndex, TwinIndex]:
-    """The train and the test index of a folder."""
-    train, test = ([root / f"{split}_{part}.json" for part in PARTS] for split in ("train", "test"))
-    return read_index(*train, "train"), read_index(*test, "test")
 
 
 def reviewed_indexes(root: Path, config: Config) -> list[TwinIndex]:
@@ -164,16 +158,6 @@ def refuse_too_little(indexes: Sequence[TwinIndex], among: int, batch: int = 1) 
     for index in indexes:
         if reason := too_little(index, among, batch):
             raise DataError(reason)
-
-
-def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
-    """DataError if both splits contain the same person or image path."""
-    cure = "take them out of one of the two."
-    if people := sorted(set(a.people) & set(b.people)):
-        raise DataError(f"{a.name} and {b.name} share {name_some(people, 'person', 'people')}: {cure}")
-    paths = {path_parts(path) for path in a.paths}
-    if images := [str(path) for path in b.paths if path_parts(path) in paths]:
-        raise DataError(f"{a.name} and {b.name} share {name_some(images, 'image', 'images')}: {cure}")
 
 
 def label_of(root: Path) -> str:

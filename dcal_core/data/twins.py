@@ -218,3 +218,13 @@ def name_some(items: Sequence[str], one: str, many: str) -> str:
     more = f" and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
     listed = ", ".join(f"{item!r:.200}" for item in items[:LISTED])
     return f"{name_number(len(items), one, many)}: {listed}{more}"
+
+
+def check_disjoint(a: TwinIndex, b: TwinIndex) -> None:
+    """DataError if both splits contain the same person or image path."""
+    cure = "take them out of one of the two."
+    if people := sorted(set(a.people) & set(b.people)):
+        raise DataError(f"{a.name} and {b.name} share {name_some(people, 'person', 'people')}: {cure}")
+    paths = {path_parts(path) for path in a.paths}
+    if images := [str(path) for path in b.paths if path_parts(path) in paths]:
+        raise DataError(f"{a.name} and {b.name} share {name_some(images, 'image', 'images')}: {cure}")

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from bad_inputs.mutations import EVIL_PATHS, can_be_written, spoilt_json
 from bad_inputs.trial import Kind
-from dcal_core.data.locate import find_indexes, resolve_paths
-from dcal_core.data.splits import check_disjoint, read_indexes, split_families
+from dcal_core.data.locate import find_indexes, read_indexes, resolve_paths
+from dcal_core.data.splits import split_families
+from dcal_core.data.twins import check_disjoint
 
 PEOPLE = {"train": ("10", "11", "12", "13"), "test": ("20", "21")}
 IMAGES = {

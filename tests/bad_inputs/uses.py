@@ -100,6 +100,11 @@ USES = {  # what is typed after `twins`, and words of the answer
     "explain --run_dir runs/dmo": "no trained model in",
     "prepare --preset kaggle_t4x2": "for real data, and none was found",
     "prepare --data_root nowhere": "no such folder",
+    "synth": "arguments are required: OUT, --like",
+    "synth out --like nowhere": "it has no train_dataset_infor.json",
+    "synth out --like faces --sizes 600 300": "the smaller first",
+    "synth out --like faces --difficulty 2": "give 0 (large differences) to 1",
+    "synth out --preset demo": "arguments are required: --like",
 }
 
 
@@ -165,7 +170,8 @@ def answer_to(use: str, folder: Path) -> Answer:
     lines = (err.getvalue() or out.getvalue()).strip().splitlines()
     sentence = lines[-1] if status == 2 and err.getvalue().startswith("usage") else lines[0]
     written = tiny.files(folder) != before or os.path.exists(folder / "runs" / "scratch")
-    with_torch = any(f"dcal_core.commands.{command}" in imported for command in __main__.COMMANDS)
+    waited = [name for name, command in __main__.COMMANDS.items() if command.refuses]  # until torch was imported
+    with_torch = any(f"dcal_core.commands.{command}" in imported for command in waited)
     return Answer(
         sentence=sentence.replace(f"{folder}/", "").replace(str(folder), "the folder"),
         when=WITH_TORCH if with_torch else AT_ONCE,

@@ -34,7 +34,8 @@ from dcal_core.commands.train import open_training_data
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
 from dcal_core.data.images import decode
-from dcal_core.data.splits import open_data, read_indexes
+from dcal_core.data.locate import read_indexes
+from dcal_core.data.splits import open_data
 from dcal_core.data.twins import DataError
 
 SUGGESTED = ["10001/10001d00.png", "10002/10002d01.png", "10003/10003d02.png", "10004/10004d02.png"]

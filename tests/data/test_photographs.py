@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from dcal_core.commands.synth import main
+from dcal_core.data.drawn import photographs
 from dcal_core.data.drawn.drawing import Canvas, difference_mask, draw
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, family
 from dcal_core.data.drawn.photographs import SESSION, photograph, places_below
-from dcal_core.data.drawn.synthetic import is_photographed, mask_file, masks_of
-from dcal_core.data.locate import resolve_paths
-from dcal_core.data.splits import SYNTHETIC, label_of, read_indexes
+from dcal_core.data.drawn.synthetic import is_drawn, is_photographed, mask_file, masks_of
+from dcal_core.data.locate import find_indexes, read_indexes, resolve_paths
+from dcal_core.data.splits import SYNTHETIC, label_of
 from dcal_core.data.twins import DataError
 
 REAL = Path(__file__).parents[3] / "shared" / "nd_twin"
@@ -149,11 +150,36 @@ def test_values_out_of_range_are_named_and_nothing_is_drawn(tmp_path, options, s
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    index = write_index(tmp_path / "index")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "photograph.jpg").touch()
-    with pytest.raises(DataError, match="is not empty"):
-        synth(write_index(tmp_path / "index"), tmp_path / "out")
+    with pytest.raises(DataError, match="holds something else"):
+        synth(index, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["photograph.jpg"]
+    synth(index, tmp_path / "other")
+    with pytest.raises(DataError, match="holds something else"):
+        synth(index, tmp_path / "other", "--seed", "1")
+
+
+def test_an_interrupted_drawing_is_gone_on_with_and_a_whole_one_left(tmp_path, monkeypatch):
+    index, out = write_index(tmp_path / "index"), tmp_path / "out"
+    drawn = []
+    whole = photographs.write_drawing
+
+    def interrupted(*arguments, **how):
+        if len(drawn) == 4:
+            raise KeyboardInterrupt
+        drawn.append(whole(*arguments, **how))
+
+    monkeypatch.setattr(photographs, "write_drawing", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        synth(index, out)
+    assert is_drawn(out) and find_indexes([out]) is None  # never taken for a data set
+    monkeypatch.setattr(photographs, "write_drawing", whole)
+    synth(index, out)
+    assert len(list(out.rglob("*.jpg"))) == 21
+    monkeypatch.setattr(photographs, "write_drawing", None)  # to draw would fail
+    synth(index, out)
 
 
 def test_no_index_and_a_path_that_leads_out_are_refused(tmp_path):

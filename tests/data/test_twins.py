@@ -9,8 +9,8 @@ import pytest
 
 from dcal_core.data.images import Unreadable, read_file
 from dcal_core.data.locate import INDEX_FILES, find_indexes, folders_below, resolve_paths
-from dcal_core.data.splits import check_disjoint, split_families
-from dcal_core.data.twins import DataError, TwinIndex, read_index
+from dcal_core.data.splits import split_families
+from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, read_index
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
 needs_real_index = pytest.mark.skipif(

@@ -17,12 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.data.drawn.genomes import SPLITS, Nuisance, family, nuisance
-from dcal_core.data.drawn.synthetic import manifest_file, write_drawing
+from dcal_core.data.drawn.synthetic import BLOCK, draw_families, manifest_file, manifests, write_drawing
 from dcal_core.data.locate import INDEX_FILES
-from dcal_core.data.processes import in_processes
 from dcal_core.data.twins import DataError, TwinIndex, path_parts
-from dcal_core.progress import progress_line
-from dcal_core.storage import disk_errors, write_text
+from dcal_core.storage import check_room, disk_errors, write_text
 
 VERSION = 1  # raise it when the photographs change
 SESSION = 6  # images of a person
@@ -30,6 +28,7 @@ TURN = 15.0  # degrees, the most that a head is turned or bent
 DEPTH = 0.35  # of the middle of a face in front of its outline, face coordinates
 FRAMED = (0.8, 1.0)  # scale of a face in its photograph
 QUALITY = (70, 96)  # of a JPEG
+BYTES_A_PIXEL = 0.5  # at most
 
 
 def photograph(
@@ -87,24 +86,28 @@ def draw_like(
     seed: int,
     workers: int | None = None,
 ) -> None:
-    """Draw the people, families and images that index files name into the empty folder `root`, with a mask for each
-    image as in `synthetic`, and copy the index files of the folder `source`.
+    """Draw the people, families and images that index files name into the folder `root`, with a mask for each image as
+    in `synthetic`, and copy the index files of the folder `source`; does nothing if that is done.
 
-    sizes: px, the least and the most of a side. difficulty: 0 to 1. DataError if `root` is not empty.
+    sizes: px, the least and the most of a side. difficulty: 0 to 1. DataError if `root` holds anything else than the
+    same drawing, whole or interrupted; StorageError if the disk has no room.
     """
+    parameters = {"sizes": list(sizes), "difficulty": difficulty, "seed": seed, "photographs_version": VERSION}
+    parameters["people"] = [index.fingerprint() for index in indexes]
+    if root.is_dir() and any(root.iterdir()) and parameters not in manifests(root):
+        raise DataError(f"{root} holds something else: give a new folder, or delete what is in it.")
+    if all((root / name).is_file() for name in INDEX_FILES):
+        return
+    count = sum(len(index.paths) for index in indexes)
+    needed = count * (sizes[1] ** 2 * BYTES_A_PIXEL + 2 * BLOCK)
+    check_room(root, needed, f"{count:,} photographs of {sizes[1]} px take up to", "give smaller --sizes")
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        if any(root.iterdir()):
-            raise DataError(f"{root} is not empty: give a new folder, or delete what is in it.")
-    parameters = dict(sizes=sizes, difficulty=difficulty, seed=seed, photographs_version=VERSION)
-    for index, places in zip(indexes, places_below(indexes), strict=True):
-        draw_one = partial(_draw_family, root, index, places, parameters)
-        count = len(index.families)
-        drawn = in_processes(draw_one, range(count), workers=min(workers or os.cpu_count() or 1, math.ceil(count / 4)))
-        with disk_errors(root):
-            for _ in progress_line(drawn, total=count, desc=f"drawing {index.name} photographs", unit="family"):
-                pass
+        for index in indexes:  # first, so that a drawing that is interrupted can be gone on with
             write_text(manifest_file(root, index.name), json.dumps(parameters, indent=1))
+    for index, places in zip(indexes, places_below(indexes), strict=True):
+        work = partial(_draw_family, root, index, places, parameters)
+        draw_families(root, work, len(index.families), workers, f"drawing {index.name} photographs")
     with disk_errors(root):
-        for name in INDEX_FILES:  # last: now the drawing is complete
+        for name in INDEX_FILES:  # last: now the drawing is whole
             shutil.copyfile(source / name, root / name)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from dcal_core.data.drawn.drawing import difference_mask, draw
 from dcal_core.data.drawn.genomes import SPLITS, Genome, Nuisance, family, nuisance
 from dcal_core.data.processes import in_processes
 from dcal_core.progress import progress_line
-from dcal_core.storage import check_room, disk_errors, write_text
+from dcal_core.storage import check_room, disk_errors, read_json, write_text
 
 VERSION = 1  # raise it when the drawings change, so that cached folders are drawn again
 FIRST_PERSON = {"train": 10001, "test": 50001}
@@ -125,11 +125,7 @@ def generate(
     count = 2 * families * images_per_person
     needed = count * (3 * size * size + 2 * BLOCK)
     check_room(root, needed, f"{count:,} drawn images of {size} px with their masks take up to", "draw fewer families")
-    workers = min(workers or os.cpu_count() or 1, math.ceil(families / 4))
-    drawn = in_processes(partial(_write_family, root, parameters), range(families), workers=workers)
-    with disk_errors(root):
-        for _ in progress_line(drawn, total=families, desc=f"drawing {split} twins", unit="family"):
-            pass
+    draw_families(root, partial(_write_family, root, parameters), families, workers, f"drawing {split} twins")
     pairs = [[_person(split, k, 0), _person(split, k, 1)] for k in range(families)]
     names = [f"d{i:02d}.png" for i in range(images_per_person)]
     images = {person: [f"{split}/{person}/{person}{name}" for name in names] for pair in pairs for person in pair}
@@ -138,14 +134,29 @@ def generate(
     write_text(manifest, json.dumps(parameters, indent=1))  # last: now the drawing is complete
 
 
+def draw_families(root: Path, work: Callable[[int], None], count: int, workers: int | None, title: str) -> None:
+    """Let `work` draw families 0 to count - 1 into `root`. workers: processes, None for one per processor."""
+    workers = min(workers or os.cpu_count() or 1, math.ceil(count / 4))
+    drawn = in_processes(work, range(count), workers=workers)
+    with disk_errors(root):
+        for _ in progress_line(drawn, total=count, desc=title, unit="family"):
+            pass
+
+
+def manifests(root: Path) -> list[dict]:
+    """How the splits of a folder were drawn; empty for a folder of other data."""
+    files = [manifest_file(Path(root), split) for split in SPLITS]
+    return [read_json(file) for file in files if file.is_file()]
+
+
 def is_drawn(root: Path) -> bool:
     """Whether a folder holds drawn twins."""
-    return any(manifest_file(root, split).exists() for split in SPLITS)
+    return bool(manifests(root))
 
 
 def is_photographed(root: Path) -> bool:
-    """Whether a folder holds drawn photographs, which are not aligned."""
-    return any("photographs_version" in manifest.read_text() for manifest in Path(root).glob("*_synthetic.json"))
+    """Whether a folder holds drawn photographs, or the faces that alignment has made of them."""
+    return any("photographs_version" in manifest for manifest in manifests(root))
 
 
 def masks_of(root: Path, images: Sequence[str | Path], size: int) -> np.ndarray:
