@@ -765,6 +765,15 @@ def test_checkpoints_within_an_epoch_come_by_time_and_leave_no_trace(uninterrupt
     assert uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
+@pytest.fixture
+def interruptible():
+    """Interrupts as in the foreground of a shell; tests that run in its background inherit that they are ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "why"),
     [(signal.SIGTERM, "The system has asked this process to end"), (signal.SIGINT, "Interrupted")],
@@ -785,6 +794,7 @@ def test_a_process_that_is_asked_to_end_saves_first(uninterrupted, tmp_path, cap
     assert progress.finished and uninterrupted[0].folder.metrics.read_bytes() == run.folder.metrics.read_bytes()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_ends_at_once_and_what_was_saved_goes_on(uninterrupted, tmp_path, capsys):
     class Impatient(Validator):
         def __call__(self, model):
