@@ -39,7 +39,7 @@ for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
         shell.run_cell("".join(cell["source"])).raise_error()
     if cell["metadata"].get("tags") == ["parameters"]:
         shell.run_cell(sys.argv[2]).raise_error()
-    if cell["source"][0].startswith("# Use the library"):
+    if "".join(cell["source"]).startswith("# Use the library"):
         break
 """
 NOTEBOOKS = ("prepare", "train", "evaluate", "attention")
