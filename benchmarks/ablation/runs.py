@@ -14,13 +14,14 @@ from benchmarks.ablation.rows import Row
 from dcal_core.commands.train import train_run
 from dcal_core.config.shared import Config
 from dcal_core.data.processes import end_with_parent
-from dcal_core.data.splits import open_data
+from dcal_core.data.splits import Split, open_data
 from dcal_core.environment import fit_device
 from dcal_core.errors import UserError
 from dcal_core.models.files import load_model
 from dcal_core.progress import progress_line
 from dcal_core.runs import RunFolder
 from dcal_core.storage import read_json, write_text
+from dcal_core.training.checkpoints import Run
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate
 from dcal_core.verification.protocol import score_pairs, twin_pairs
@@ -29,7 +30,8 @@ from dcal_core.verification.protocol import score_pairs, twin_pairs
 @dataclass(frozen=True)
 class Trial:
     """One training run: a row of the ablation with a seed, as parameters that name its folder; `test`, the fingerprint
-    of the index of test people, names the people it is scored on."""
+    of the index of test people, names the people it is scored on, and "" none: only validation families are looked at.
+    """
 
     row: str
     seed: int
@@ -44,8 +46,8 @@ class Trial:
         """The result of `run_trial`, or None if it has not ended or had other parameters or test people."""
         file = self.folder / "trial.json"
         found = read_json(file) if file.is_file() else {}
-        wanted = (self.config.fingerprint(), self.test)
-        return found if (found.get("fingerprint"), found.get("test")) == wanted else None
+        same = found.get("fingerprint") == self.config.fingerprint() and self.test in ("", found.get("test"))
+        return found if same else None
 
     def scores(self) -> np.ndarray:
         """The scores of all test pairs, [P]."""
@@ -65,8 +67,8 @@ def plan(rows: tuple[Row, ...], base: Config, test: str, root: Path, seeds: int,
 
 
 def run_trial(trial: Trial, threads: int) -> dict:
-    """Train unless that is done, encode the test people and score all their pairs; writes scores.npy, trial.json and
-    log.txt to the trial's folder.
+    """Train unless that is done and, for a trial with test people, encode them and score all their pairs; writes
+    scores.npy, trial.json and log.txt to the trial's folder.
 
     At top level, since worker processes import it.
     """
@@ -77,20 +79,29 @@ def run_trial(trial: Trial, threads: int) -> dict:
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         run_folder = RunFolder(folder)
         run_folder.lock()  # another ablation may run beside this one
-        data = open_data(config)
+        data = open_data(config, ("train", "validation", "test") if trial.test else ("train", "validation"))
         run, progress = train_run(config, run_folder, data)
-        device = fit_device()
-        model = load_model(run.folder.best).to(device)
-        features = encode_images(model, data["test"].images, config.encode_batch, device, progress=False)
-        pairs = twin_pairs(data["test"].index)
-        scores = score_pairs(model, features, pairs, device=device)
-    (folder / "trial.json").unlink(missing_ok=True)  # it may be of other test people
-    np.save(folder / "scores.npy", scores)
-    result = {"row": trial.row, "seed": trial.seed, "fingerprint": config.fingerprint(), "data": data.label}
-    result |= {"test": data["test"].index.fingerprint(), "batches": progress.batch}
-    result |= {"eer": equal_error_rate(scores, pairs.genuine)[0], "validation_eer": progress.best_eer}
+        result = {"row": trial.row, "seed": trial.seed, "fingerprint": config.fingerprint(), "data": data.label}
+        result |= {"test": trial.test, "batches": progress.batch, "validation_eer": progress.best_eer}
+        result["validation"] = [
+            [line["batch"], line["validation/eer"]] for line in run.history() if "validation/eer" in line
+        ]
+        (folder / "trial.json").unlink(missing_ok=True)  # it may be of other test people
+        if trial.test:
+            result["eer"] = score_test(run, data["test"], config.encode_batch)
     write_text(folder / "trial.json", json.dumps(result, indent=1))  # last: its presence marks the trial as done
     return result
+
+
+def score_test(run: Run, split: Split, encode_batch: int) -> float:
+    """Write the scores of all pairs of test people to scores.npy in a run's folder, and return their EER."""
+    device = fit_device()
+    model = load_model(run.folder.best).to(device)
+    features = encode_images(model, split.images, encode_batch, device, progress=False)
+    pairs = twin_pairs(split.index)
+    scores = score_pairs(model, features, pairs, device=device)
+    np.save(run.folder.path / "scores.npy", scores)
+    return equal_error_rate(scores, pairs.genuine)[0]
 
 
 def draw_data(trials: list[Trial]) -> None:
@@ -98,7 +109,8 @@ def draw_data(trials: list[Trial]) -> None:
     seen = set()
     for trial in trials:
         config = trial.config
-        data = (config.image_size, config.synthetic_families, config.synthetic_images, config.synthetic_difficulty)
+        data = (config.data_root, config.image_size, config.fit, config.synthetic_families, config.synthetic_images)
+        data += (config.synthetic_difficulty,)
         if data not in seen:
             open_data(config)
         seen.add(data)
@@ -118,4 +130,5 @@ def run_all(trials: list[Trial], jobs: int, threads: int) -> None:
             except Exception as error:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise UserError(f"{trial.folder} failed ({error}): log.txt in it says more; run it again.") from error
-            print(f"{trial.row}, seed {trial.seed}: EER {found['eer']:.1%}")
+            eer = f"EER {found['eer']:.1%}" if "eer" in found else f"validation EER {found['validation_eer']:.1%}"
+            print(f"{trial.row}, seed {trial.seed}: {eer}")

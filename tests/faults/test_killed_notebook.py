@@ -25,9 +25,9 @@ def execute(bench):
         command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / "train.ipynb", "train.ipynb"]
         environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/not_installed")}
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(
-            [*command, "-y", yaml.safe_dump(values), "-p", "resume", "true"], cwd=run.place, env=environment, **pipes
-        )
+        resume = ["-p", "resume", "true"] if run.folder.exists else []  # refused where there is no run yet
+        command = [*command, "-y", yaml.safe_dump(values), *resume]
+        return subprocess.Popen(command, cwd=run.place, env=environment, **pipes)
 
     return start
 
@@ -42,14 +42,16 @@ def kill_all(process: subprocess.Popen) -> None:
 
 
 def shown(run: SmallRun) -> list[str]:
-    """What each cell shows, but for the one that trains, which says where it went on, and for folders and minutes."""
-    odd = rf"{run.place}|[\d.]+ min of training|\S*dcal_core_\w+"  # the last one: where the embedded code is unpacked
+    """What each cell shows, but for the one that trains, which says where it went on, for whether the run is new, and
+    for folders and minutes."""
+    code = r"\S*dcal_core_\w+"  # where the embedded code is unpacked
+    odd = rf"\nA new run in \S+|{run.place}|[\d.]+ min of training|{code}"
     cells, found = json.loads((run.place / "train.ipynb").read_text())["cells"], []
     for cell in cells:
         if cell["cell_type"] == "code" and "train_run(" not in "".join(cell["source"]):
             text = "".join("".join(output.get("text", "")) for output in cell["outputs"])
             pictures = [output["data"] for output in cell["outputs"] if "data" in output]
-            found.append(re.sub(odd, "", text) + json.dumps(pictures))
+            found.append(re.sub(odd, "", text + json.dumps(pictures)))
     return found
 
 

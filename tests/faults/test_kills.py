@@ -5,7 +5,6 @@ import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from disturbed import STEPS, Fault, assert_identical, wait_for
@@ -54,18 +53,14 @@ def kill_while_writing(run, process) -> None:
 
     def writing() -> bool:
         newest = max((int(folder.name) for folder in run.folder.saved), default=0)
-        return newest >= behind and any(changed(path) > began for path in run.folder.path.glob("checkpoints/**/*.new"))
+        with contextlib.suppress(FileNotFoundError):  # a folder is renamed or removed while we look
+            new = run.folder.path.glob("checkpoints/**/*.new")
+            return newest >= behind and any(path.stat().st_mtime > began for path in new)
+        return False
 
     if wait_for(writing, process.is_alive):
         time.sleep(DRAW.uniform(0, 0.02))
     process.kill()
-
-
-def changed(path: Path) -> float:
-    """When a folder has changed, in seconds; 0 if it has been renamed in the meantime."""
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_mtime
-    return 0.0
 
 
 @LONG
