@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from dcal_core.data.twins import LISTED, DataError
 from dcal_core.missing import because
 from dcal_core.progress import progress_line
-from dcal_core.storage import check_room, whole_file
+from dcal_core.storage import check_room, disk_errors, whole_file
 
 CACHE_VERSION = 2  # raise it when decoding changes, so that older caches are not used
 Image.init()  # registers all formats with Pillow, before threads need them
@@ -38,6 +39,7 @@ UPRIGHT = {  # by EXIF orientation; ImageOps.exif_transpose also writes the othe
     8: Image.Transpose.ROTATE_90,
 }
 CHUNK = 256  # images in flight; bounds the memory if the disk is slow
+MOST_DECODED = 20_000_000_000  # bytes of maps in a cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,7 @@ def open_images(
         stored = _load(file, len(paths), size)
         if stored is None:
             needed = len(paths) * 3 * size * size
+            _drop_oldest(cache, needed)
             check_room(cache, needed, f"{len(paths):,} images decoded to {size} px take", "lower image_size")
             sources = list(zip(paths, digests, strict=True))
             decoded = _in_order(pool, lambda source: _decode_file(*source, size, fit), sources, "decoding images")
@@ -213,6 +216,23 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Sequence, title: 
                 progress.update()
 
 
+def _drop_oldest(cache: Path, needed: int) -> None:
+    """Remove the maps that were opened longest ago, so that `needed` bytes more stay within MOST_DECODED; prints it.
+
+    A process that has one of them mapped keeps what it has mapped.
+    """
+    with disk_errors(cache):
+        oldest = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in cache.glob("*.npy"))
+        total = needed + sum(size for _, size, _ in oldest)
+        for _, size, file in oldest:
+            if total <= MOST_DECODED:
+                return
+            for part in (file, file.with_suffix(".json")):
+                part.unlink(missing_ok=True)
+            total -= size
+            print(f"{file}: removed, so that decoded images stay within {MOST_DECODED / 1e9:,.0f} GB")
+
+
 def _store(file: Path, decoded: Iterator[np.ndarray | Unreadable], total: int, size: int) -> None:
     """Write the map and, beside it, the reasons of the rejected images, each whole or not at all."""
     reasons: dict[int, str] = {}
@@ -246,6 +266,8 @@ def _load(file: Path, total: int, size: int) -> tuple[np.memmap, dict[int, str]]
         images = np.load(file, mmap_mode="r", allow_pickle=False)
         whole = file.stat().st_size == images.offset + images.nbytes
         if whole and images.dtype == np.uint8 and images.shape == (total - len(reasons), 3, size, size):
+            with suppress(OSError):  # a folder that cannot be written to
+                file.touch()  # opened last, so dropped last
             return images, reasons
     except (OSError, EOFError, ValueError, AttributeError) as error:
         print(f"{file}: {error}")

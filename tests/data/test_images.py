@@ -110,6 +110,20 @@ def test_content_size_and_order_give_another_map(faces, cache):
     assert len(names | {changed.images.filename}) == 4
 
 
+def test_the_maps_opened_longest_ago_leave_room_for_a_new_one(faces, cache, monkeypatch, capsys):
+    first, second, third = ([path] for path in faces[:3])
+    stores = [open_images(one, SIZE, cache, max_lost_share=0.0) for one in (first, second)]
+    files = [store.images.filename for store in stores]
+    for file, opened in zip(files, (1, 2), strict=True):
+        os.utime(file, (opened, opened))
+    open_images(first, SIZE, cache, max_lost_share=0.0)  # so the second is the one opened longest ago
+    monkeypatch.setattr(module, "MOST_DECODED", 2.5 * files[0].stat().st_size)
+    open_images(third, SIZE, cache, max_lost_share=0.0)
+    assert files[0].is_file() and not files[1].exists() and not files[1].with_suffix(".json").exists()
+    assert f"{files[1]}: removed" in capsys.readouterr().out and len(list(cache.iterdir())) == 4
+    np.testing.assert_array_equal(stores[1].images[0], pixels(picture(1)))  # whoever has it mapped keeps it
+
+
 def test_nothing_is_left_half_written(faces, cache, monkeypatch):
     open_images(faces, SIZE, cache, max_lost_share=0.0)
     assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
