@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 from tiny_browser import make_browser
 Image.new("RGB", (60, 40)).save("sheet.png")
-browser = make_browser(Path("."))
+browser = make_browser(Path.cwd())
 browser.show(Path("sheet.png"))
 """
 WAIT_S = 180  # for a server, and for a kernel that imports PyTorch on a busy machine

@@ -34,7 +34,8 @@ def _person(split: str, k: int, sibling: int) -> str:
 
 
 def mask_file(root: Path, image: str | Path) -> Path:
-    """The file of a drawn image's mask, with a name that a search for the image does not find."""
+    """The file of a drawn image's mask, with a name that a search for the image does not find. image: an absolute path,
+    or one from `root` on."""
     place = Path(os.path.relpath(Path(root, image), root))
     return Path(root, "masks", place.parent, f"{place.stem}_mask.png")
 
