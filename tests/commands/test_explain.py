@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dcal_core.__main__ import main
+from dcal_core.commands import explain as command
 from dcal_core.commands.train import train_run
 from dcal_core.config.recipes import load
 from dcal_core.data import splits
@@ -104,7 +105,8 @@ def test_lists_of_pairs_are_compared(trained, capsys, tmp_path):
     assert "left cheek" in capsys.readouterr().out
 
 
-def test_what_a_model_cannot_do_is_said_before_its_verdict(trained, capsys):
+def test_what_a_model_cannot_do_is_said_before_its_verdict(trained, capsys, monkeypatch):
+    monkeypatch.setattr(command, "write_view", lambda *_: [])  # no pictures, which take long
     weights = read_sums(trained / BEST)["model.safetensors"]
     report = trained / "run/report.json"
     sure, unsure, other = "not shown to be better than guessing", "No likelihood ratio", "of another model"

@@ -258,7 +258,7 @@ UNSAFE = {
 }
 
 
-IN_A_SHELL = {("a whole module", True), ("settings around", False)}  # which starts torch anew, so the others do not
+IN_A_SHELL = [("a whole module", True)]  # which starts torch anew, so the others do not
 
 
 @pytest.mark.parametrize("zipped", [True, False])
