@@ -26,19 +26,22 @@ from dcal_core.errors import UserError
 
 PATIENT = timedelta(hours=2)  # how long processes wait for the one that draws or decodes images, or validates
 OUTCOMES = "DCAL_OUTCOMES"  # the variable with the folder in which each launched process leaves how it ended
+MEETING = timedelta(minutes=3)  # after which processes that cannot reach one another give up
 ENDED = "dcal_core: the end of process "  # with its number: all that it has printed stands before this in the stream
 
 
 class LaunchError(UserError):
     """Training in several processes ended because one of them failed.
 
-    kind: the name of its error's class. values: what that error tells besides its message.
+    kind: the name of its error's class, "" if it was killed. values: what that error tells besides its message.
+    expected: whether it is one of ours, which says what is wrong.
     """
 
-    def __init__(self, message: str, kind: str = "", values: dict | None = None):
+    def __init__(self, message: str, kind: str = "", values: dict | None = None, expected: bool = False):
         super().__init__(message)
         self.kind = kind
         self.values = values or {}
+        self.expected = expected
 
 
 def launched() -> bool:
@@ -54,8 +57,18 @@ def join() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on the first GPU
     on_gpus, _ = gpu_verdict()
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENT)
+    meet("cuda" if on_gpus else "cpu")
     if rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the process ends
+
+
+def meet(device: str) -> None:
+    """Add up one number over all processes. GPUs that cannot reach one another would hang for PATIENT otherwise."""
+    group = dist.new_group(timeout=MEETING)
+    total = torch.ones(1, device=device)
+    dist.all_reduce(total, group=group)
+    assert total.item() == world_size()
+    dist.destroy_process_group(group)
 
 
 def leave() -> None:
@@ -130,16 +143,22 @@ def main_first():
         barrier()
 
 
+def launched_by_us() -> bool:
+    """Whether `launch` has started this process, and so will tell how it has ended."""
+    return launched() and OUTCOMES in os.environ
+
+
 def leave_outcome(error: Exception | None = None) -> None:
     """Tell the process that launched this one how it ends; without torchrun, do nothing.
 
     torchrun's own error files hold a text alone, and nothing after a clean end.
     """
-    if not launched() or OUTCOMES not in os.environ:
+    if not launched_by_us():
         return
     outcome = {"time": time.time(), "failed": error is not None}
     if error is not None:
         outcome |= {"kind": type(error).__name__, "message": str(error), "values": getattr(error, "values", {})}
+        outcome["expected"] = isinstance(error, UserError)
     number = os.environ.get("RANK", "0")  # the group may have been left already
     file = Path(os.environ[OUTCOMES]) / f"{number}.json"
     file.with_suffix(".new").write_text(json.dumps(outcome))
@@ -164,7 +183,8 @@ def launch(command: Sequence[str], processes: int) -> None:
     for outcome in outcomes:
         if outcome["failed"]:
             reason = f"{outcome['kind']}: {outcome['message']}"
-            raise LaunchError(f"one of {processes} processes failed: {reason}", outcome["kind"], outcome["values"])
+            told = (outcome["kind"], outcome["values"], outcome["expected"])
+            raise LaunchError(f"one of {processes} processes failed: {reason}", *told)
     if exit_status and len(outcomes) < processes:  # one of them was killed
         raise LaunchError(f"one of {processes} processes failed: see the lines above (exit status {exit_status})")
 

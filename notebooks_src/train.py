@@ -13,8 +13,7 @@
 # drawn twins, in minutes on a CPU, and marks every result SYNTHETIC.
 #
 # On Kaggle: choose *Settings > Accelerator > GPU T4 x2*, attach the ND-TWINS dataset (*Add Input*), switch the internet
-# on, or attach the weights of the backbone, then *Run All*. The presets use one of the two T4s, since nobody has tried
-# both yet: `nproc = 2` does.
+# on, or attach the weights of the backbone, then *Run All*. Both T4s train together; where they cannot, one does.
 
 # %% [markdown]
 # ## Parameters
@@ -40,7 +39,7 @@ image_size = None  # side of the square input, px
 families_per_batch = None  # the batch of DCAL: families x 2 siblings x images_per_person
 triplets_per_batch = None  # the batch of AdaFace: triplets x 3 images
 weights = None  # file of pretrained weights
-nproc = None  # GPUs that train together; 2 uses both of a T4 x2
+nproc = None  # GPUs that train together; 0: all
 time_budget_hours = None  # then the run saves and ends; Kaggle stops a session after 12
 tracker = None  # none, wandb, mlflow or tensorboard
 

@@ -218,7 +218,7 @@ rank = os.environ["RANK"]
 
 
 def end(**failure):
-    outcome = {{"time": time.time(), "failed": bool(failure)}} | failure
+    outcome = {{"time": time.time(), "failed": bool(failure), "expected": True}} | failure
     (Path(os.environ["{distributed.OUTCOMES}"]) / f"{{rank}}.json").write_text(json.dumps(outcome))
     print(f"{distributed.ENDED}{{rank}}.\\n", end="", file=sys.stderr, flush=True)
     sys.exit(bool(failure))
@@ -386,9 +386,16 @@ def test_a_process_leaves_how_it_ended_with_all_that_its_error_tells(tmp_path, m
     first, second, third = read_outcomes(tmp_path)  # in this order
     assert first.pop("time") <= second.pop("time") <= third.pop("time")
     sentence = str(ends[0][1])
-    assert first == {"failed": True, "kind": "MemoryShort", "message": sentence, "values": {"accumulation": 4}}
+    assert first == {
+        "failed": True,
+        "kind": "MemoryShort",
+        "message": sentence,
+        "values": {"accumulation": 4},
+        "expected": True,
+    }
     assert second == {"failed": False}
-    assert third == {"failed": True, "kind": "ZeroDivisionError", "message": "division by zero", "values": {}}
+    assert third.pop("values") == {} and not third.pop("expected")
+    assert third == {"failed": True, "kind": "ZeroDivisionError", "message": "division by zero"}
 
 
 def test_a_process_that_nobody_launched_leaves_no_outcome(tmp_path, monkeypatch, capsys):
@@ -469,7 +476,8 @@ def memory_short(parts: int) -> LaunchError:
     with pytest.MonkeyPatch.context() as patched, pytest.raises(MemoryShort) as short:
         patched.setattr(loop, "world_size", lambda: 2)
         loop.Trainer.use_less_memory(SimpleNamespace(batches=batches))
-    return LaunchError(f"one of 2 processes failed: MemoryShort: {short.value}", "MemoryShort", short.value.values)
+    told = ("MemoryShort", short.value.values, True)
+    return LaunchError(f"one of 2 processes failed: MemoryShort: {short.value}", *told)
 
 
 def test_all_begin_again_in_smaller_parts_as_often_as_the_memory_of_one_runs_out(launched, tmp_path, capsys):
@@ -481,12 +489,29 @@ def test_all_begin_again_in_smaller_parts_as_often_as_the_memory_of_one_runs_out
     assert len(said) == 2 and said[0].endswith("accumulation=2.") and said[1].endswith("accumulation=4.")
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt(), LaunchError("one of 2 processes failed: see the lines above")])
+ENDS = [KeyboardInterrupt(), LaunchError("one of 2 failed: no weights", "ConfigError", expected=True)]
+ENDS += [LaunchError("one of 2 processes failed: see the lines above")]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
 def test_other_ends_are_passed_on(launched, tmp_path, end):
     launched.errors.append(end)
+    launched.keeps = end is ENDS[-1]  # one that was killed has saved something before
     with pytest.raises(type(end)) as raised:
         train_in_processes(TWO, RunFolder(tmp_path / "demo"), DATA)
     assert raised.value is end and len(launched.configs) == 1
+
+
+def test_where_processes_cannot_begin_together_one_trains_alone(launched, tmp_path, monkeypatch, capsys):
+    launched.errors.append(LaunchError("one of 2 processes failed: DistBackendError: NCCL", "DistBackendError"))
+    alone = []
+    monkeypatch.setattr(recipes, "train_run", lambda config, folder, data: alone.append(config) or ("run", "progress"))
+    folder = RunFolder(tmp_path / "demo")
+    folder.lock()
+    assert train_in_processes(TWO, folder, DATA) == ("run", "progress")
+    assert alone == [TWO.replace(nproc=1, run_dir=str(folder))] and len(launched.configs) == 1
+    said = capsys.readouterr().out
+    assert "DistBackendError: NCCL" in said and "2 processes could not begin together, so one trains alone" in said
 
 
 @pytest.mark.parametrize("keeps", [False, True])

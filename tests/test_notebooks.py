@@ -255,7 +255,7 @@ def test_a_gpu_is_asked_for_where_the_model_runs_thousands_of_times():
         "prepare",
         "evaluate",
     ]
-    assert "The presets use one of the two T4s" in firsts["train"] and "A GPU is worth" in firsts["attention"]
+    assert "Both T4s train together" in firsts["train"] and "A GPU is worth" in firsts["attention"]
 
 
 def test_preparing_data_carries_no_model_and_no_training():

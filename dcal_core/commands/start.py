@@ -10,7 +10,7 @@ from dcal_core.commands.chosen import title_of
 from dcal_core.commands.new_run import begins_anew, run_to_train
 from dcal_core.commands.session import Session
 from dcal_core.config.shared import Config
-from dcal_core.distributed import rank
+from dcal_core.distributed import launched, rank
 from dcal_core.environment import banner, fit_precision, gpu_verdict, input_roots
 from dcal_core.errors import ConfigError
 from dcal_core.recipes.catalogue import new_model
@@ -32,6 +32,10 @@ def begin_training(title: str, given: dict, params_dir: Path) -> Session:
     if not (folder.exists or config.resume_from or attached_runs(input_roots())):
         print(f"A new run in {folder}")
     check_machine(config, Path(preset).name)
+    if not (config.nproc or launched()):
+        config = config.replace(nproc=gpus_for(config))
+        if config.nproc > 1:
+            print(f"{config.nproc} GPUs train together (nproc=1 takes one)")
     if not rank():
         check_model(config, folder)
         folder.lock()
@@ -51,6 +55,15 @@ def check_machine(config: Config, preset: str) -> None:
             "--preset demo, which is for a CPU, or give gpu=optional to train it here all the same."
         )
     fit_precision(config.precision)
+
+
+def gpus_for(config: Config) -> int:
+    """The largest number of the GPUs here that a batch can be dealt out to in equal parts; 1 without GPUs."""
+    usable, _ = gpu_verdict()
+    for count in range(torch.cuda.device_count() if usable else 1, 1, -1):
+        with contextlib.suppress(ConfigError):
+            return config.replace(nproc=count).nproc
+    return 1
 
 
 def check_model(config: Config, folder: RunFolder) -> None:

@@ -24,6 +24,7 @@ from dcal_core.distributed import (
     join,
     launch,
     launched,
+    launched_by_us,
     leave,
     leave_outcome,
     main_first,
@@ -128,13 +129,15 @@ def trained_people(weights: Path, validation: Split) -> list[str]:
 
 
 def train_in_processes(config: Config, folder: RunFolder, data: TwinData) -> tuple[Run, Progress]:
-    """Train in config.nproc processes, anew in smaller parts where the memory of one ran out; raises ConfigError,
-    LaunchError."""
+    """Train in config.nproc processes: anew in smaller parts where the memory of one ran out, and in this process alone
+    where they end before they have saved anything and do not say why, as where GPUs cannot reach one another. Raises
+    ConfigError, LaunchError."""
     usable, verdict = gpu_verdict()
     if usable and torch.cuda.device_count() < config.nproc:
         raise ConfigError(f"nproc={config.nproc}, one GPU each, but here is {verdict}: lower it.")
     config = config.replace(run_dir=str(folder))
     run = Run(folder, config, data["train"].index.fingerprint())
+    saved = folder.saved
     folder.unlock()  # the first of the launched processes locks it
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / f"{folder.path.name}.yaml"
@@ -146,6 +149,10 @@ def train_in_processes(config: Config, folder: RunFolder, data: TwinData) -> tup
             except LaunchError as error:
                 if error.kind == Diverged.__name__:
                     return diverged(run, error)
+                if not error.expected and folder.saved == saved:
+                    print(f"{error}\n{config.nproc} processes could not begin together, so one trains alone.")
+                    folder.lock()
+                    return train_run(config.replace(nproc=1), folder, data)
                 if error.kind != MemoryShort.__name__:
                     raise
                 # resume=false ignores attached runs, but these processes' own checkpoints are gone on from.
@@ -225,7 +232,7 @@ def main(arguments: list[str]) -> int:
         if not launched():
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    if launched() or session.config.nproc == 1:  # else the first of the launched processes has printed it
+    if not launched_by_us():
         print(scratch_size())
         again = "give the same command again" if launched() else f"repeat {command_line(arguments)}"
         print(outcome(run, progress, data.label, again), flush=True)

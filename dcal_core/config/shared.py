@@ -20,7 +20,7 @@ class Config(Parameters):
     gpu: Literal["needed", "optional"] = run_option(
         "optional", "needed: training is refused on a machine without a GPU; optional: it goes on a CPU"
     )
-    nproc: int = run_option(1, "processes that train together, one GPU each", ge=1, le=64)
+    nproc: int = run_option(1, "processes that train together, one GPU each; 0: as many as there are GPUs", ge=0, le=64)
 
     # data
     data_root: str = run_path("folder with the index files; empty: search the inputs")
@@ -125,10 +125,11 @@ class Config(Parameters):
     def check_parts(self, name: str) -> None:
         """Raise ConfigError where a batch of so many groups cannot be cut into equal parts of whole groups."""
         groups = getattr(self, name)
-        parts = self.nproc * self.accumulation
+        processes = max(1, self.nproc)
+        parts = processes * self.accumulation
         if groups % parts:
             raise ConfigError(
-                f"{name}={groups} cannot be cut into nproc={self.nproc} x accumulation={self.accumulation} equal "
+                f"{name}={groups} cannot be cut into nproc={processes} x accumulation={self.accumulation} equal "
                 f"parts: take a multiple of {parts}."
             )
 

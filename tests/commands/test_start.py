@@ -199,6 +199,15 @@ def test_a_learning_rate_out_of_any_sane_range_is_warned_of(capsys, lr, warned):
     assert (f"Warning: lr={lr} is above 0.1" in capsys.readouterr().out) == warned
 
 
+@pytest.mark.parametrize(("gpus", "families", "found"), [(0, 4, 1), (1, 4, 1), (2, 4, 2), (3, 4, 2), (2, 3, 1)])
+def test_no_number_of_processes_is_as_many_as_there_are_gpus(monkeypatch, capsys, gpus, families, found):
+    monkeypatch.setattr(start, "gpu_verdict", lambda: (gpus > 0, f"{gpus} GPUs"))
+    monkeypatch.setattr(start.torch.cuda, "device_count", lambda: gpus)
+    given = {"preset": "demo", "nproc": "0", "families_per_batch": str(families), "precision": "fp32"}
+    assert begin_training("Train", given, PARAMS).config.nproc == found
+    assert (f"{found} GPUs train together" in capsys.readouterr().out) == (found > 1)
+
+
 def test_the_weights_are_read_before_the_data_without_a_word(capsys, tmp_path):
     begin_training("Train", {"preset": "demo"}, PARAMS)
     assert "random weights" not in capsys.readouterr().out

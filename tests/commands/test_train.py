@@ -224,7 +224,7 @@ class Launched:
         if self.failures:
             error = self.failures.pop(0)
             kind = type(error).__name__
-            raise LaunchError(f"one of them failed: {kind}: {error}", kind, getattr(error, "values", {}))
+            raise LaunchError(f"one of them failed: {kind}: {error}", kind, getattr(error, "values", {}), True)
         with self.monkeypatch.context() as patched:
             patched.setattr(train, "launched", lambda: True)
             train_run(config, RunFolder(Path(config.run_dir)), self.data)

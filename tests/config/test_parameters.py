@@ -194,7 +194,7 @@ NONSENSE = [
     ("frozen_backbone", "half", "true or false"),
     ("embedding_dropout", 1.0, "0 to 0.9"),
     ("ema_decay", 1.0, "0 to 0.99999"),
-    ("nproc", 0, "1 to 64"),
+    ("nproc", -1, "0 to 64"),
     ("nproc", "two", "a whole number"),
     ("patience", -1, "0 to 10000"),
     ("mixup_alpha", -0.2, "0 to 10"),
