@@ -110,7 +110,8 @@ def check_papermill(arguments: list[str]) -> None:
     check_given(given, presets_folder())
 
 
-KNOWN_MODULES = {"benchmarks.ablation", "benchmarks.gpu", "benchmarks.rehearsal.weights", "benchmarks.speed", "venv"}
+KNOWN_MODULES = {"benchmarks.ablation", "benchmarks.gpu", "benchmarks.speed", "venv"}
+KNOWN_MODULES |= {f"benchmarks.rehearsal{part}" for part in ("", ".weights", ".loosen")}
 
 
 def check_command(line: str, parse) -> None:

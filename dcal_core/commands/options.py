@@ -139,7 +139,7 @@ def meaning_of(field: FieldInfo) -> str:
 
 def preset_lines() -> str:
     """A line for each preset, which says what it needs."""
-    return "\n".join(f"  {preset:<16}{needs}" for preset, needs in needs_of_presets(presets_folder()).items())
+    return "\n".join(f"  {preset:<19}{needs}" for preset, needs in needs_of_presets(presets_folder()).items())
 
 
 def read_options(command: str, arguments: list[str]) -> argparse.Namespace:

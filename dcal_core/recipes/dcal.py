@@ -33,13 +33,13 @@ class DCALRecipe(AdamWCosineRecipe):
         Panel("Twin losses", "loss", (*lines_of("twin"), Line("similarity/verification", "learned similarity", 3))),
     )
 
-    cures = (  # together they moved a pretrained ViT-S at 112 px from chance in trials; their order is a judgement
+    cures = (  # docs/rehearsal.md has the trials behind them; their order is a judgement
         Cure("twin_weight", "1", lambda config: config.twin_weight == 0),
         Cure("readout", "tokens for aligned faces", lambda config: config.readout != "tokens"),
-        Cure("lr", "4e-4", lambda config: config.lr < 2e-4),
-        SLOWER,
-        Cure("twin_loss", "supcon", lambda config: config.twin_loss != "supcon"),
         Cure("softmax_weight", "0.1", lambda config: config.softmax_weight > 0.2),
+        SLOWER,
+        Cure("lr", "5e-5", lambda config: not config.allow_random_init and 2e-4 < config.lr <= 5e-3),
+        Cure("twin_loss", "supcon", lambda config: config.twin_loss != "supcon"),
         Cure("pwca_prob", "0.3", lambda config: config.pwca_first and config.pwca_prob > 0.5),
     )
 

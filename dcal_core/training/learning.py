@@ -8,7 +8,7 @@ from dcal_core.training.recipe import Recipe
 NEAR_CHANCE = 0.45  # EER; a pretrained network that knows nothing of these twins is at 0.47 to 0.50 itself
 LEARNT = 0.40  # an EER that the interval over families must exclude, so that a few unlucky ones raise no alarm
 SETTLED = 100  # steps since the learning rate has risen; in trials, what learnt at all was below NEAR_CHANCE by then
-DATA = "data in which prepare finds nothing wrong"
+DATA = "faces that prepare has aligned, and data in which it finds nothing wrong"
 MOST_CURES = 3
 
 
