@@ -11,7 +11,7 @@ from dcal_core.data.splits import Split
 from dcal_core.models.backbones import create_backbone
 from dcal_core.models.dcal import DCAL, architecture_of, assemble
 from dcal_core.models.pretrained import pretrained_backbone
-from dcal_core.recipes.adamw_cosine import SLOWER, AdamWCosineRecipe
+from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
 from dcal_core.training.curves import Line, Panel
 from dcal_core.training.objectives import DCALObjective
 from dcal_core.training.recipe import Cure, Part
@@ -37,8 +37,8 @@ class DCALRecipe(AdamWCosineRecipe):
         Cure("twin_weight", "1", lambda config: config.twin_weight == 0),
         Cure("readout", "tokens for aligned faces", lambda config: config.readout != "tokens"),
         Cure("softmax_weight", "0.1", lambda config: config.softmax_weight > 0.2),
-        SLOWER,
-        Cure("lr", "5e-5", lambda config: not config.allow_random_init and 2e-4 < config.lr <= 5e-3),
+        Cure("lr", "5e-5", lambda config: not config.allow_random_init and not 1e-5 <= config.lr <= 2e-4),
+        Cure("lr", "1e-3", lambda config: config.allow_random_init and not 2e-4 <= config.lr <= 5e-3),
         Cure("twin_loss", "supcon", lambda config: config.twin_loss != "supcon"),
         Cure("pwca_prob", "0.3", lambda config: config.pwca_first and config.pwca_prob > 0.5),
     )

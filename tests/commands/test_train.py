@@ -300,7 +300,7 @@ def test_the_command_says_in_a_line_that_nothing_was_learnt(shell, tmp_path, mon
     monkeypatch.setattr(train, "train_run", lambda config, folder, data: (Run(folder, config, "x"), stuck))
     assert main(["--preset", "demo", "-p", "lr", "1e-5"]) == 0
     *_, line, last = capsys.readouterr().out.splitlines()
-    assert line.startswith("This run does not learn: after 400 batches") and "lr=4e-4 (now 1e-05)" in line
+    assert line.startswith("This run does not learn: after 400 batches") and "lr=1e-3 (now 1e-05)" in line
     assert last.startswith("Best validation EER 48.9%")
 
 

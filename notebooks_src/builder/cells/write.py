@@ -20,6 +20,8 @@ def write_core(cell):
         text = "".join(gaps).strip("\n")
         (CORE_DIR / path).parent.mkdir(parents=True, exist_ok=True)
         (CORE_DIR / path).write_text(text + "\n" * bool(text), encoding="utf-8", newline="\n")
+        for bytecode in (CORE_DIR / path).parent.glob(f"__pycache__/{Path(path).stem}.*"):
+            bytecode.unlink()  # Python tells an edit by second and size, and both may be the same
         core_hashes[path] = about[-1:]
 
 
