@@ -57,9 +57,8 @@ demo: .venv/installed
 
 # Two processes of one thread each; the tests of a file share what they make, so a file stays in one process. Their
 # order is that of tests/conftest.py, the longest files first.
-# Bytecode is kept even where the environment says otherwise: the tests start a hundred processes.
 test: .venv/installed-tests
-	PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The attention browser in Chromium under today's JupyterLab and under Kaggle's: the kernel of the latter takes its
 # widgets from .venv-kaggle, and all else from .venv. Chromium comes from the system (apt install chromium).

@@ -465,7 +465,7 @@ def test_thin_notebooks_use_an_installed_or_attached_library_or_say_what_to_atta
     with pytest.raises(AssertionError, match="dcal_core is not here: attach the dataset that holds it"):
         run_cells(attached, tmp_path / "nowhere")
     there = tmp_path / "input/datasets/somebody/core"
-    shutil.copytree(project, there)
+    shutil.copytree(project, there, ignore=shutil.ignore_patterns("__pycache__"))  # it may hold the old SIZE
     write(there, {"dcal_core/size.py": "SIZE = 5\n"})
     output = run_cells(attached, tmp_path / "attached")
     assert f"(in {there}, other than {installed[0].split()[1]}, with which this notebook was built)" in output[0]
