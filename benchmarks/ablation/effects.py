@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import norm, t
 
-from benchmarks.ablation.rows import Row
-from benchmarks.ablation.runs import Trial
+from benchmarks.trials import Row, Trial
 from dcal_core.explain.paint import draw_estimate
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table

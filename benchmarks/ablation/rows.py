@@ -1,23 +1,10 @@
 """The rows of the ablation: each a change of the preset's parameters, and its reference row."""
 
-from dataclasses import dataclass, field
+from benchmarks.trials import Row
 
 FULL = "full"
 SA = {"glca_blocks": 0, "pwca_first": 0}
 PWCA = {"glca_blocks": 0, "pwca_prob": 1.0}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One system of the ablation. changes: parameters that differ from the preset's. against: its reference row,
-    or "". main: trained with every seed; the others with the first few."""
-
-    name: str
-    meaning: str
-    changes: dict = field(default_factory=dict)
-    against: str = FULL
-    main: bool = False
-
 
 ROWS = (
     Row("sa", "SA only", SA, against="", main=True),
@@ -26,24 +13,25 @@ ROWS = (
     Row("pwca_twin", "SA + PWCA, partner: the co-twin", PWCA | {"pwca_partner": "twin"}, "sa", True),
     Row("pwca_mix", "SA + PWCA, partner: either", PWCA | {"pwca_partner": "mix"}, "sa", True),
     Row(FULL, "full DCAL, as preset", {}, against="sa", main=True),
-    Row("sa_places", "SA only, read by place", SA | {"readout": "tokens"}, main=True),
-    Row("pwca_always", "full, PWCA in every step", {"pwca_prob": 1.0}, main=True),
-    Row("paper", "full, GLCA read at CLS + mean (the paper's)", {"readout": "cls"}),
+    Row("sa_places", "SA only, read by place", SA | {"readout": "tokens"}, against=FULL, main=True),
+    Row("pwca_always", "full, PWCA in every step", {"pwca_prob": 1.0}, against=FULL, main=True),
+    Row("paper", "full, GLCA read at CLS + mean (the paper's)", {"readout": "cls"}, FULL),
     Row("trap", "full, GLCA read at CLS alone", {"readout": "cls_alone"}, against="paper"),
-    Row("all_places", "full, every branch read by place", {"readout": "tokens"}),
-    Row("mix", "full, PWCA's partner: either", {"pwca_partner": "mix"}),
-    Row("size_48", "full, 48 px", {"image_size": 48}),
-    Row("size_96", "full, 96 px", {"image_size": 96}),
-    Row("flip", "full, half of the images mirrored", {"flip_prob": 0.5}),
-    Row("softmax", "full, margin softmax alone", {"softmax_weight": 1.0, "twin_weight": 0.0}),
-    Row("triplet", "full, triplet in place of twin-restricted softmax", {"twin_loss": "triplet"}),
-    Row("ratio_10", "full, GLCA looks at 10 % of the patches", {"local_ratio": 0.1}),
-    Row("ratio_50", "full, GLCA looks at 50 % of the patches", {"local_ratio": 0.5}),
-    Row("families_150", "full, 150 families to train on", {"synthetic_families": 150, "validation_share": 0.2}),
-    Row("images_3", "full, 3 images of each person", {"synthetic_images": 3}),
+    Row("all_places", "full, every branch read by place", {"readout": "tokens"}, FULL),
+    Row("mix", "full, PWCA's partner: either", {"pwca_partner": "mix"}, FULL),
+    Row("size_48", "full, 48 px", {"image_size": 48}, FULL),
+    Row("size_96", "full, 96 px", {"image_size": 96}, FULL),
+    Row("flip", "full, half of the images mirrored", {"flip_prob": 0.5}, FULL),
+    Row("softmax", "full, margin softmax alone", {"softmax_weight": 1.0, "twin_weight": 0.0}, FULL),
+    Row("triplet", "full, triplet in place of twin-restricted softmax", {"twin_loss": "triplet"}, FULL),
+    Row("ratio_10", "full, GLCA looks at 10 % of the patches", {"local_ratio": 0.1}, FULL),
+    Row("ratio_50", "full, GLCA looks at 50 % of the patches", {"local_ratio": 0.5}, FULL),
+    Row("families_150", "full, 150 families to train on", {"synthetic_families": 150, "validation_share": 0.2}, FULL),
+    Row("images_3", "full, 3 images of each person", {"synthetic_images": 3}, FULL),
     Row(
         "nd_twins",
         "full, as much as ND-TWINS: 176 families x 2 x 17",
         {"synthetic_families": 176, "synthetic_images": 17, "validation_share": 0.15},
+        FULL,
     ),
 )

@@ -5,22 +5,21 @@ the main rows also on the others, so that no recipe is chosen that wins on one l
 families are looked at. `--test` then scores the main rows on the test families, once.
 """
 
+import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from benchmarks.ablation.effects import as_markdown, effects
-from benchmarks.ablation.rows import Row
-from benchmarks.ablation.runs import Trial, plan, run_all
 from benchmarks.rehearsal.curves import draw_curves, summaries, summary_table
 from benchmarks.rehearsal.rows import ROWS
-from dcal_core.commands.options import COMMANDS, command_parser, given_parameters
+from benchmarks.trials import Row, Trial, chosen_rows, exit_status, parser_of_rows, plan, run_all
+from dcal_core.commands.options import given_parameters
 from dcal_core.config.recipes import load
 from dcal_core.config.shared import Config
 from dcal_core.data.splits import open_data
-from dcal_core.environment import banner, gpu_verdict, output_root
-from dcal_core.errors import ConfigError, UserError
+from dcal_core.environment import banner
+from dcal_core.errors import ConfigError
 from dcal_core.storage import write_text
 from dcal_core.verification.protocol import twin_pairs
 
@@ -35,54 +34,44 @@ GIVEN = {  # over the preset: what fits the machine, and nothing that decides ho
 
 
 def main(arguments: list[str]) -> int:
-    """Run or resume the rehearsal; returns the exit status, 1 if a run fails."""
-    try:
-        rehearse(arguments)
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run or resume the rehearsal; returns the exit status."""
+    return exit_status(rehearse, arguments)
 
 
 def rehearse(arguments: list[str]) -> None:
     """Train the chosen rows, and write their learning curves and what each change does."""
-    gpu = gpu_verdict()[0]
-    parser = command_parser("rehearsal", __doc__, shown=COMMANDS["train"].shown)
-    parser.set_defaults(preset=PRESET)
+    parser = parser_of_rows(
+        "rehearsal", __doc__, ROWS, PRESET, seeds=3, example="aligned loose -p weights vit.safetensors"
+    )
     parser.add_argument("data", nargs="+", type=Path, help="folders with index files and images, one for each level")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(row.name for row in ROWS)}")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=120, help="of each run")
     parser.add_argument("--every", type=int, default=20, help="steps between two validations")
     parser.add_argument("--test", action="store_true", help="score the main rows on the test families")
-    parser.add_argument("--jobs", type=int, default=1 if gpu else os.cpu_count(), help="runs side by side")
-    parser.add_argument("--folder", type=Path, default=output_root() / "rehearsal", help="where runs and results go")
     options = parser.parse_args(arguments)
     print(banner("Rehearsal"))
+    rows = rows_at(options.data, chosen_rows(options.rows, ROWS))
     given, params_dir = given_parameters(options)
     lengths = {"steps_per_epoch": options.every, "epochs": options.steps // options.every, "checkpoint_every": 1}
     base = load(given.pop("preset"), params_dir, GIVEN | lengths | given)
-    rows = rows_at(options.data, options.rows)
     trials = plan(rows, base, "", options.folder, options.seeds, options.seeds)
-    run_all(trials, options.jobs, max(1, os.cpu_count() // options.jobs))
+    run_all(trials, options.jobs)
     report(rows, trials, options.folder)
     if options.test:
         for level in options.data:
-            main_rows = tuple(row for row in rows if row.main and row.changes["data_root"] == str(level.resolve()))
-            score(main_rows, base.replace(data_root=str(level.resolve())), options)
+            root = str(level.resolve())
+            main_rows = tuple(row for row in rows if row.main and row.changes["data_root"] == root)
+            score(main_rows, base.replace(data_root=root), options, level.name)
 
 
-def rows_at(levels: list[Path], names: list[str] | None) -> tuple[Row, ...]:
-    """The rows of these names, all if none are given: each at the first level, the main ones at every level. A row is
-    named ROW-FOLDER. Raises ConfigError."""
-    known = {row.name for row in ROWS}
-    for name in names or ():
-        if name not in known:
-            raise ConfigError(f"--rows {name}: takes some of {', '.join(row.name for row in ROWS)}.")
+def rows_at(levels: list[Path], rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Rows at each level, named ROW-FOLDER: all at the first one, the main ones at every level; raises ConfigError."""
+    names = [level.name for level in levels]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{', '.join(map(str, levels))}: folders of one name: results go by it, so rename one.")
     found = []
     for number, level in enumerate(levels):
-        for row in ROWS:
-            if row.name in (names or known) and (row.main or not number):
+        for row in rows:
+            if row.main or not number:
                 data = {"data_root": str(level.resolve())}
                 against = f"{row.against}-{level.name}" if row.against else ""
                 meaning = f"{row.meaning} ({level.name})"
@@ -92,26 +81,26 @@ def rows_at(levels: list[Path], names: list[str] | None) -> tuple[Row, ...]:
 
 def report(rows: tuple[Row, ...], trials: list[Trial], folder: Path) -> None:
     """Print what each row comes to on validation families, and write rehearsal.json, .md and .png to the folder."""
+    label = ", ".join(sorted({trial.result()["data"] for trial in trials}))
     found = summaries(rows, trials)
     table = summary_table(found)
-    write_text(folder / "rehearsal.json", json.dumps({"data": "SYNTHETIC", "rows": found}, indent=1) + "\n")
+    write_text(folder / "rehearsal.json", json.dumps({"data": label, "rows": found}, indent=1) + "\n")
     write_text(folder / "rehearsal.md", table + "\n")
-    draw_curves([line for line in found if line["main"]]).savefig(folder / "rehearsal.png", dpi=110)
-    print(f"\nSYNTHETIC, validation families\n\n{table}\n\nTable, figure and JSON: {folder}")
+    draw_curves([line for line in found if line["main"]], label).savefig(folder / "rehearsal.png", dpi=110)
+    print(f"\n{label}, validation families\n\n{table}\n\nTable, figure and JSON: {folder}")
 
 
-def score(rows: tuple[Row, ...], base: Config, options) -> None:
-    """Score the runs of some rows on the test families of one folder; prints the table, and writes it beside."""
+def score(rows: tuple[Row, ...], base: Config, options: argparse.Namespace, level: str) -> None:
+    """Score the runs of some rows on the test families of one level; prints the table, and writes it beside."""
     data = open_data(base, ("test",))
     index = data["test"].index
     trials = plan(rows, base, index.fingerprint(), options.folder, options.seeds, options.seeds)
-    run_all(trials, options.jobs, max(1, os.cpu_count() // options.jobs))
+    run_all(trials, options.jobs)
     found = effects(rows, trials, twin_pairs(index), base.bootstrap_draws)
-    name = f"test-{Path(base.data_root).name}"
     about = {"data": data.label, "test_families": len(index.families), "rows": found}
-    write_text(options.folder / f"{name}.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
-    write_text(options.folder / f"{name}.md", as_markdown(found) + "\n")
-    print(f"\n{data.label}, {len(index.families)} unseen families, {name}\n\n{as_markdown(found)}")
+    write_text(options.folder / f"test-{level}.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
+    write_text(options.folder / f"test-{level}.md", as_markdown(found) + "\n")
+    print(f"\n{data.label}, {len(index.families)} unseen families, {level}\n\n{as_markdown(found)}")
 
 
 if __name__ == "__main__":

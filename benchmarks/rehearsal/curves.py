@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import t
 
-from benchmarks.ablation.rows import Row
-from benchmarks.ablation.runs import Trial
+from benchmarks.trials import Row, Trial
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import COLOURS
@@ -72,11 +71,12 @@ def as_points(figure: dict) -> str:
     return text if figure["low"] is None else f"{text} ({100 * figure['low']:+.1f} to {100 * figure['high']:+.1f})"
 
 
-def draw_curves(found: list[dict]) -> Figure:
-    """Validation EER by training step, a line for each seed, a pair of axes for each level of alignment."""
+def draw_curves(found: list[dict], label: str) -> Figure:
+    """Validation EER by training step, a line for each seed, a pair of axes for each level of alignment. label: of the
+    data."""
     levels = list(dict.fromkeys(line["row"].split("-", 1)[1] for line in found))
     figure = Figure(figsize=(5.5 * len(levels), 4.5), layout="constrained")
-    figure.suptitle("SYNTHETIC: a pretrained ViT-S on drawn twins, families that are not trained on")
+    figure.suptitle(f"Learning curves ({label}): families that are not trained on")
     for axes, level in zip(figure.subplots(1, len(levels), squeeze=False, sharey=True)[0], levels, strict=True):
         lines = [line for line in found if line["row"].split("-", 1)[1] == level]
         for colour, line in zip(COLOURS, lines, strict=False):
@@ -85,7 +85,7 @@ def draw_curves(found: list[dict]) -> Figure:
                 axes.plot(*np.transpose(curve), ".-", color=colour, label=label)
         axes.axhline(0.5, color="#777777", linestyle=":", label="chance")
         axes.axhline(LEARNT, color="#777777", linestyle="--", label=f"goal: {LEARNT:.0%}")
-        axes.set(title=level, xlabel="training steps of 32 images", yscale="log", ylim=(0.01, 0.6))
+        axes.set(title=level, xlabel="training step", yscale="log", ylim=(0.01, 0.6))
         axes.set_yticks((0.01, 0.02, 0.05, 0.1, 0.2, 0.5))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.minorticks_off()

@@ -3,7 +3,7 @@
 Each is given in full over the preset `kaggle_t4x2`, so that results stay those of one recipe when the preset moves.
 """
 
-from benchmarks.ablation.rows import Row
+from benchmarks.trials import Row
 
 NEW = "new"
 STILL = {"rotation_deg": 0.0, "shift": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0}

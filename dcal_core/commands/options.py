@@ -88,17 +88,17 @@ def parser_of(command: str, everything: bool = False) -> argparse.ArgumentParser
     """The options of one of our commands. everything: the help lists all parameters."""
     known = COMMANDS[command]
     description = f"{known.meaning[0].upper()}{known.meaning[1:]}."
-    parser = command_parser(command, description, known.example, known.shown, everything)
+    program = f"{program_name()} {command}"
+    parser = command_parser(program, description, known.example, known.shown, everything)
     for name, how in known.own.items():
         parser.add_argument(name, **how)
     return parser
 
 
 def command_parser(
-    command: str, description: str, example: str = "", shown: str = "", everything: bool = False
+    program: str, description: str, example: str = "", shown: str = "", everything: bool = False
 ) -> argparse.ArgumentParser:
     """The options that every command takes; it may add its own. shown, everything: parameters that the help lists."""
-    program = f"{program_name()} {command}"
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{program} [--preset NAME] [options] [--PARAMETER VALUE ...]",

@@ -13,7 +13,7 @@ from dcal_core.errors import ConfigError, quoted
 from dcal_core.models.adaface import ARCHITECTURE, AdaFace, rebuild
 from dcal_core.models.face_weights import read_face_weights, write_face_weights
 from dcal_core.models.files import load_model
-from dcal_core.recipes.adamw_cosine import SLOWER, AdamWCosineRecipe
+from dcal_core.recipes.adamw_cosine import AdamWCosineRecipe
 from dcal_core.storage import disk_errors, read_json
 from dcal_core.training.checkpoints import Run, bytes_of
 from dcal_core.training.curves import Line, Panel
@@ -69,7 +69,7 @@ class AdaFaceRecipe(AdamWCosineRecipe):
         Cure("weights", "a face network's file", lambda config: not config.weights),
         Cure("frozen_backbone", "false", lambda config: config.frozen_backbone),
         Cure("lr", "5e-4", lambda config: config.lr < 2e-4),
-        SLOWER,
+        Cure("lr", "1e-3", lambda config: config.lr > 5e-3),
         Cure("softmax_weight", "0.1", lambda config: config.softmax_weight == 0),
     )
 

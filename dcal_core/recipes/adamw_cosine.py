@@ -6,9 +6,7 @@ import torch
 from torch import nn
 
 from dcal_core.config.shared import AdamWCosine
-from dcal_core.training.recipe import Cure, Recipe
-
-SLOWER = Cure("lr", "1e-3", lambda config: config.lr > 5e-3)
+from dcal_core.training.recipe import Recipe
 
 
 class AdamWCosineRecipe(Recipe):

@@ -121,7 +121,7 @@ def test_the_maps_opened_longest_ago_leave_room_for_a_new_one(faces, cache, monk
     open_images(third, SIZE, cache, max_lost_share=0.0)
     assert files[0].is_file() and not files[1].exists() and not files[1].with_suffix(".json").exists()
     assert f"{files[1]}: removed" in capsys.readouterr().out and len(list(cache.iterdir())) == 4
-    np.testing.assert_array_equal(stores[1].images[0], pixels(picture(1)))  # whoever has it mapped keeps it
+    np.testing.assert_array_equal(stores[1].images[0], pixels(picture(1)))  # a mapped file is kept
 
 
 def test_nothing_is_left_half_written(faces, cache, monkeypatch):

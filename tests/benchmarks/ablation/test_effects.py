@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation.effects import as_markdown, draw_effects, effects, interval, over_seeds
-from benchmarks.ablation.rows import Row
+from benchmarks.trials import Row
 from dcal_core.verification.bootstrap import replicate_eer
 from dcal_core.verification.metrics import equal_error_rate
 

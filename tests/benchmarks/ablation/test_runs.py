@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import trials
 from benchmarks.ablation import __main__ as command
-from benchmarks.ablation import runs
 from benchmarks.ablation.rows import FULL, ROWS
-from benchmarks.ablation.runs import Trial, plan, run_all, run_trial
+from benchmarks.trials import Trial, plan, run_all, run_trial
 from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
@@ -58,7 +58,7 @@ def test_the_main_rows_come_first_seed_by_seed(base, tmp_path):
 
 def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypatch):
     config = base.replace(glca_blocks=0, pwca_first=0, run_dir=str(tmp_path / "sa"))
-    index = runs.open_data(config, ("test",))["test"].index
+    index = trials.open_data(config, ("test",))["test"].index
     trial = Trial("sa", 0, config, index.fingerprint())
     assert trial.result() is None
     found = run_trial(trial, threads=1)
@@ -67,11 +67,11 @@ def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypat
     assert len(scores) == 2 * (2 * 28 + 64) and np.isfinite(scores).all()
     assert found["eer"] == equal_error_rate(scores, twin_pairs(index).genuine)[0]
     before = (trial.folder / "trial.json").stat().st_mtime_ns
-    run_all([trial], jobs=1, threads=1)
+    run_all([trial], jobs=1)
     assert (trial.folder / "trial.json").stat().st_mtime_ns == before
     for other in (replace(trial, config=config.replace(lr=1e-4)), replace(trial, test="other people")):
         assert other.result() is None  # of these it says nothing
-    monkeypatch.setattr(runs, "write_text", stopped)
+    monkeypatch.setattr(trials, "write_text", stopped)
     with pytest.raises(KeyboardInterrupt):  # where it is scored anew, with the scores already replaced
         run_trial(trial, threads=1)
     assert trial.result() is None
@@ -98,13 +98,13 @@ def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, ca
     assert [line["row"] for line in found["rows"]] == ["sa", FULL] and found["data"] == "SYNTHETIC"
     assert found["test_families"] == 2 and Path("out/ablation.png").is_file()
     assert Path("out/ablation.md").read_text().strip() in capsys.readouterr().out
-    monkeypatch.setattr(runs, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
     assert command.main([*options, *parameters, "-p", "pwca_last", "9"]) == 1  # of 3 blocks
     assert "seed0 failed (pwca_first, pwca_last: hybrid_tiny has 3 blocks" in capsys.readouterr().err
 
 
 def test_other_test_families_are_scored_anew_without_training_anew(monkeypatch):
-    monkeypatch.setattr(runs, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
     monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
     others = TINY.items() - {("synthetic_test_families", 2)}
     given = [part for name, value in others for part in ("-p", name, str(value))]
@@ -126,7 +126,7 @@ def test_an_unknown_row_is_named(capsys):
 def test_a_failing_run_is_named(base, tmp_path):
     trial = Trial("sa", 0, base.replace(data_root=str(tmp_path / "nothing"), run_dir=str(tmp_path / "sa")), "")
     with pytest.raises(UserError, match="data_root"):
-        run_all([trial], jobs=1, threads=1)
+        run_all([trial], jobs=1)
 
 
 def test_results_survive_a_stop(base, tmp_path):

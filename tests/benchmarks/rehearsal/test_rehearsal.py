@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tiny import drawn_twins
 
-from benchmarks.ablation import runs
-from benchmarks.ablation.rows import Row
+from benchmarks import trials
 from benchmarks.rehearsal import __main__ as command
 from benchmarks.rehearsal.curves import over_seeds, summaries, summary_table
 from benchmarks.rehearsal.rows import NEW, ROWS
+from benchmarks.trials import Row
 from dcal_core.config.recipes import load
 from dcal_core.installation import presets_folder
 
@@ -52,14 +52,14 @@ def test_every_row_changes_one_thing_or_is_a_main_one():
 
 def test_what_runs_come_to():
     rows = (Row(NEW, "the new one", main=True), Row("cls", "read at CLS", against=NEW))
-    trials = [
+    done = [
         Done(NEW, 0, (10, 0.3), (20, 0.1)),
         Done(NEW, 1, (10, 0.08), (20, 0.2)),
         Done("cls", 0, (10, 0.5), (20, 0.4)),
         Done("cls", 1, (10, 0.5), (20, 0.7)),
         Done("cls", 2),  # not trained yet
     ]
-    new, cls = summaries(rows, trials)
+    new, cls = summaries(rows, done)
     assert new["eer"]["value"] == pytest.approx(0.15) and new["learnt"] == {"0": 20, "1": 10}
     assert cls["learnt"] == {"0": None, "1": None} and cls["difference"]["value"] == pytest.approx(0.4)
     reach = 12.7062 * 0.1  # Student's t of one degree of freedom; differences of 0.3 and 0.5, standard error 0.1
@@ -69,7 +69,7 @@ def test_what_runs_come_to():
 
 
 def test_the_command_trains_at_every_level_and_looks_at_test_families_when_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
     levels = [str(drawn_twins(tmp_path / name)) for name in ("aligned", "photographs")]
     given = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
     options = [*levels, "--rows", NEW, "cls", "--seeds", "1", "--steps", "4", "--every", "2", "--jobs", "1"]
@@ -93,3 +93,8 @@ def test_the_command_trains_at_every_level_and_looks_at_test_families_when_told(
 def test_an_unknown_row_is_named(capsys):
     assert command.main(["nowhere", "--rows", "salt"]) == 1
     assert "--rows salt: takes some of paper, " in capsys.readouterr().err
+
+
+def test_levels_of_one_name_are_refused(capsys):
+    assert command.main(["one/aligned", "two/aligned"]) == 1
+    assert "one/aligned, two/aligned: folders of one name" in capsys.readouterr().err

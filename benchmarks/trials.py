@@ -1,22 +1,27 @@
-"""Training and scoring the rows of the ablation: each run once, several in parallel, resumed after a stop."""
+"""Rows of recipes, each trained with several seeds and scored: every run once, several in parallel, resumed after a
+stop."""
 
+import argparse
 import contextlib
 import json
+import os
+import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.ablation.rows import Row
+from dcal_core.commands.options import COMMANDS, command_parser
 from dcal_core.commands.train import train_run
 from dcal_core.config.shared import Config
 from dcal_core.data.processes import end_with_parent
 from dcal_core.data.splits import Split, open_data
-from dcal_core.environment import fit_device
-from dcal_core.errors import UserError
+from dcal_core.environment import fit_device, gpu_verdict, output_root
+from dcal_core.errors import ConfigError, UserError
 from dcal_core.models.files import load_model
 from dcal_core.progress import progress_line
 from dcal_core.runs import RunFolder
@@ -28,8 +33,20 @@ from dcal_core.verification.protocol import score_pairs, twin_pairs
 
 
 @dataclass(frozen=True)
+class Row:
+    """One recipe. changes: parameters that differ from the preset's. against: its reference row, or "". main: a row
+    that more is asked of than of the others."""
+
+    name: str
+    meaning: str
+    changes: dict = field(default_factory=dict)
+    against: str = ""
+    main: bool = False
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One training run: a row of the ablation with a seed, as parameters that name its folder; `test`, the fingerprint
+    """One training run: a row with a seed, as parameters that name its folder; `test`, the fingerprint
     of the index of test people, names the people it is scored on, and "" none: only validation families are looked at.
     """
 
@@ -52,6 +69,39 @@ class Trial:
     def scores(self) -> np.ndarray:
         """The scores of all test pairs, [P]."""
         return np.load(self.folder / "scores.npy", allow_pickle=False)
+
+
+def exit_status(command: Callable[[list[str]], None], arguments: list[str]) -> int:
+    """Run or resume a command on rows; returns its exit status, 1 if a run fails."""
+    try:
+        command(arguments)
+    except UserError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser_of_rows(
+    command: str, description: str, rows: tuple[Row, ...], preset: str, seeds: int, example: str
+) -> argparse.ArgumentParser:
+    """The options of a command on rows, a module of benchmarks; it may add its own."""
+    parser = command_parser(f"python -m benchmarks.{command}", description, example, COMMANDS["train"].shown)
+    parser.set_defaults(preset=preset)
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(row.name for row in rows)}")
+    parser.add_argument("--seeds", type=int, default=seeds, help="seeds of the main rows")
+    jobs = 1 if gpu_verdict()[0] else os.cpu_count()
+    parser.add_argument("--jobs", type=int, default=jobs, help="runs side by side")
+    parser.add_argument("--folder", type=Path, default=output_root() / command, help="where runs and results go")
+    return parser
+
+
+def chosen_rows(names: list[str] | None, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows of these names, all if none are given; raises ConfigError."""
+    known = [row.name for row in rows]
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"--rows {name}: takes some of {', '.join(known)}.")
+    return tuple(row for row in rows if not names or row.name in names)
 
 
 def plan(rows: tuple[Row, ...], base: Config, test: str, root: Path, seeds: int, few: int) -> list[Trial]:
@@ -78,7 +128,7 @@ def run_trial(trial: Trial, threads: int) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         run_folder = RunFolder(folder)
-        run_folder.lock()  # another ablation may run beside this one
+        run_folder.lock()  # another process may run the same trials
         data = open_data(config, ("train", "validation", "test") if trial.test else ("train", "validation"))
         run, progress = train_run(config, run_folder, data)
         result = {"row": trial.row, "seed": trial.seed, "fingerprint": config.fingerprint(), "data": data.label}
@@ -116,14 +166,15 @@ def draw_data(trials: list[Trial]) -> None:
         seen.add(data)
 
 
-def run_all(trials: list[Trial], jobs: int, threads: int) -> None:
+def run_all(trials: list[Trial], jobs: int) -> None:
     """Run the missing trials, some in parallel; raises the first failure once the running ones have ended."""
+    threads = max(1, os.cpu_count() // jobs)
     left = [trial for trial in trials if trial.result() is None]
     print(f"{len(trials)} runs, {len(trials) - len(left)} of them done; {jobs} at a time on {threads} threads each.")
     draw_data(left)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         futures = {pool.submit(run_trial, trial, threads): trial for trial in left}
-        for future in progress_line(as_completed(futures), desc="ablation", total=len(left), unit="run"):
+        for future in progress_line(as_completed(futures), desc="runs", total=len(left), unit="run"):
             trial = futures[future]
             try:
                 found = future.result()
