@@ -48,6 +48,8 @@ def rehearse(arguments: list[str]) -> None:
     parser.add_argument("--every", type=int, default=20, help="steps between two validations")
     parser.add_argument("--test", action="store_true", help="score the main rows on the test families")
     options = parser.parse_args(arguments)
+    if options.steps < 1 or options.every < 1 or options.steps % options.every:
+        raise ConfigError(f"--steps {options.steps}: take a multiple of --every {options.every}, above 0.")
     print(banner("Rehearsal"))
     rows = rows_at(options.data, chosen_rows(options.rows, ROWS))
     given, params_dir = given_parameters(options)

@@ -222,9 +222,12 @@ def _drop_oldest(cache: Path, needed: int) -> None:
     A process that has one of them mapped keeps what it has mapped.
     """
     with disk_errors(cache):
-        oldest = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in cache.glob("*.npy"))
-        total = needed + sum(size for _, size, _ in oldest)
-        for _, size, file in oldest:
+        maps = []
+        for file in cache.glob("*.npy"):
+            with suppress(FileNotFoundError):  # another process has just removed it
+                maps.append((file.stat().st_mtime, file.stat().st_size, file))
+        total = needed + sum(size for _, size, _ in maps)
+        for _, size, file in sorted(maps):
             if total <= MOST_DECODED:
                 return
             for part in (file, file.with_suffix(".json")):

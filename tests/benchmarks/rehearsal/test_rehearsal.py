@@ -9,7 +9,7 @@ from tiny import drawn_twins
 
 from benchmarks import trials
 from benchmarks.rehearsal import __main__ as command
-from benchmarks.rehearsal.curves import over_seeds, summaries, summary_table
+from benchmarks.rehearsal.curves import LEAST, draw_curves, over_seeds, summaries, summary_table
 from benchmarks.rehearsal.rows import NEW, ROWS
 from benchmarks.trials import Row
 from dcal_core.config.recipes import load
@@ -93,6 +93,18 @@ def test_the_command_trains_at_every_level_and_looks_at_test_families_when_told(
 def test_an_unknown_row_is_named(capsys):
     assert command.main(["nowhere", "--rows", "salt"]) == 1
     assert "--rows salt: takes some of paper, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["--steps", "10"], ["--steps", "0"], ["--every", "0"]])
+def test_validations_that_do_not_fit_the_steps_are_refused(capsys, given):
+    assert command.main(["nowhere", *given]) == 1
+    assert "take a multiple of --every" in capsys.readouterr().err
+
+
+def test_a_figure_shows_a_perfect_recipe_on_its_lowest_line():
+    line = {"row": "new-aligned", "meaning": "new (aligned)", "curves": {"0": [[20, 0.3], [40, 0.0]]}}
+    (axes,) = draw_curves([line], "SYNTHETIC").axes
+    assert list(axes.lines[0].get_ydata()) == [0.3, LEAST] and axes.get_ylim()[0] < LEAST
 
 
 def test_levels_of_one_name_are_refused(capsys):
