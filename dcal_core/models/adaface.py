@@ -73,7 +73,7 @@ class AdaFace(Verifier):
         return self
 
     def pretrained_depths(self) -> dict[str, int]:
-        """How many blocks lie above each parameter, by its name; all parameters start from pretrained weights."""
+        """How many blocks lie above each parameter that starts from pretrained weights, by its name."""
         count = len(self.backbone.body)
         depths = {}
         for name, _ in self.backbone.named_parameters():
@@ -93,12 +93,16 @@ class AdaFace(Verifier):
         return (torch.where(self.bgr, images.flip(1), images) - self.mean) / 0.5
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Training: the embedding [B, width] of the images of all processes, batch-normalised together."""
+        """Training: the embedding [W, width] of the images of all processes, batch-normalised together."""
+        return {"embedding": self.embed(self.backbone.features(self.prepare(images)))}
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Training: the embedding [W, width] of the maps [B, C, grid, grid] of all processes."""
         *layers, norm = self.backbone.output_layer
-        embedding = self.backbone.features(self.prepare(images))
+        embedding = features
         for layer in layers:
             embedding = layer(embedding)
-        return {"embedding": norm(gather(embedding))}
+        return norm(gather(embedding))
 
     def encode(self, images: Tensor, trace: bool = False) -> Features:
         """Embeddings [B, width], not of unit length, of RGB images [B, 3, h, w]; `trace` adds the last `map` [B, C,
@@ -117,10 +121,15 @@ class AdaFace(Verifier):
         return (unit(a) * unit(b)).sum(-1)
 
 
+def network_of(architecture: dict) -> dict[str, int]:
+    """The sizes of an architecture's network, as `AdaFace` takes them."""
+    sizes = {name: architecture[name] for name in ("image_size", "width")}
+    return sizes | {"depth": int(architecture["backbone"].removeprefix("ir_"))}
+
+
 def rebuild(architecture: dict, **training) -> AdaFace:
     """The model of an architecture, without its trained weights; training: dropout and frozen."""
-    depth = int(architecture["backbone"].removeprefix("ir_"))
-    model = AdaFace(depth=depth, image_size=architecture["image_size"], width=architecture["width"], **training)
+    model = AdaFace(**network_of(architecture), **training)
     model.architecture = architecture
     return model
 

@@ -85,6 +85,7 @@ class Verifier(nn.Module, ABC):
             map.i            attention of block i, mean of the heads, [B, T, T]; of the last block CLS alone, [B, 1, T]
             selected         the L tokens that global-local attention (GLCA) looks at again, indices [B, L]
             local            GLCA's output for CLS and these tokens, [B, 1 + L, C]
+            visible          how visible each place is, 0 to 1, [B, P]
             glca.m           attention of GLCA's block m, fp32 [B, H, 1 + L, T]
             place.<branch>   what each patch adds to the last w numbers of a branch's unit embedding, [B, P, w]; given
                              only if the score is the cosine of all branches, joined at equal weight

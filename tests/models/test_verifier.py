@@ -14,6 +14,7 @@ import dcal_core
 from dcal_core.models.adaface import AdaFace
 from dcal_core.models.backbones import hybrid_tiny
 from dcal_core.models.dcal import DCAL
+from dcal_core.models.oaml import OAML
 from dcal_core.models.similarity import SIMILARITIES
 from dcal_core.models.verifier import Features, Verifier
 from dcal_core.verification.baseline import SFace
@@ -28,6 +29,7 @@ def make_dcal(similarity):
 
 MODELS = {f"dcal, {name}": lambda name=name: make_dcal(name) for name in SIMILARITIES} | {
     "adaface": lambda: AdaFace(depth=18, image_size=SIZE, width=8).eval(),
+    "oaml": lambda: OAML(depth=18, image_size=SIZE, width=8).eval(),
     "sface": lambda: object.__new__(SFace),  # compares without its networks
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -38,6 +40,9 @@ def make_features(name, count, seed):
     random = torch.Generator().manual_seed(seed)
     widths = {"sa": 96, "glca": 192} if name.startswith("dcal") else {"embedding": 128}
     parts = {part: torch.randn(count, width, generator=random) for part, width in widths.items()}
+    if name == "oaml":
+        parts["local"] = F.normalize(torch.randn(count, 8, 4, generator=random), dim=1)
+        parts["visible"] = torch.rand(count, 4, generator=random)
     return Features({part: F.normalize(tensor) for part, tensor in parts.items()} if name == "sface" else parts)
 
 
@@ -66,7 +71,7 @@ def test_pairs_are_the_diagonal_of_all_with_all(name):
 @every_model
 @torch.no_grad()
 def test_pairs_are_compared_without_a_matrix(name):
-    model, a, b, count = MODELS[name](), make_features(name, 3000, 1), make_features(name, 3000, 2), 3000
+    model, a, b, count = MODELS[name](), make_features(name, 1000, 1), make_features(name, 1000, 2), 1000
     with Largest() as largest:
         model.compare_pairs(a, b)
     assert count <= largest.numbers <= 512 * count
@@ -78,15 +83,15 @@ def test_pairs_are_compared_without_a_matrix(name):
 @every_model
 def test_a_reading_that_a_model_lacks_is_refused(name):
     model, a = MODELS[name](), make_features(name, 2, 1)
-    assert model.readings == ("whole",)
+    assert model.readings == (("fused", "global", "local") if name == "oaml" else ("whole",))
     for compare in (model.compare, model.compare_pairs):
         with torch.no_grad():
-            assert torch.equal(compare(a, a, "whole"), compare(a, a))
-        with pytest.raises(ValueError, match="reading='local': .* offers whole"):
-            compare(a, a, reading="local")
+            assert torch.equal(compare(a, a, model.readings[0]), compare(a, a))
+        with pytest.raises(ValueError, match=f"reading='odd': .* offers {model.readings[0]}"):
+            compare(a, a, reading="odd")
 
 
-@pytest.mark.parametrize("name", ["dcal, cosine", "adaface"])
+@pytest.mark.parametrize("name", ["dcal, cosine", "adaface", "oaml"])
 @torch.no_grad()
 def test_a_blank_image_is_nothing_to_the_model(name):
     model = MODELS[name]()
@@ -113,7 +118,7 @@ def test_a_model_that_does_not_compare_pairs_is_none():
 # ---- what others read of a model
 
 CORE = Path(dcal_core.__file__).parent
-INSIDE = {"vit", "glca", "readout", "necks", "backbone"}  # how DCAL and AdaFace call their parts
+INSIDE = {"vit", "glca", "readout", "necks", "backbone", "qaconv", "occlusion_head"}  # how the models call their parts
 KNOWING = {"models", "config"}  # a config has parameters of such names
 OUTSIDE = [path for path in sorted(CORE.rglob("*.py")) if path.relative_to(CORE).parts[0] not in KNOWING]
 

@@ -1,0 +1,102 @@
+"""Query-adaptive convolution (QAConv): two faces are alike where the places of each find their match in the other.
+
+Liao & Shao, ECCV 2020, arXiv 1904.10424. The names are those of the authors and of OAML, so that their weights fit.
+N and M images; P places of C channels, each place of unit length.
+"""
+
+import torch
+from torch import Tensor, nn
+
+BLOCK = 64  # images that are compared with as many others at once: 39 MB of correlations of 49 places
+HIDDEN = 1e-3  # the least visibility: matches are divided by it
+
+
+def blocks(features: Tensor, visible: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Features [N, C, P] and their visibility [N, P], BLOCK images at a time."""
+    parts = features.split(BLOCK)
+    return list(zip(parts, [None] * len(parts) if visible is None else visible.split(BLOCK), strict=True))
+
+
+def places_of(features: Tensor, visible: Tensor | None) -> Tensor:
+    """Features [N, C, P] place by place, [N, P, C]; with visibility v [N, P] one number longer, so that the product of
+    two places is v_a v_b (1 + their correlation)."""
+    places = features.mT
+    if visible is None:
+        return places
+    longer = torch.cat([places, torch.ones_like(places[..., :1])], -1)  # [N, P, C + 1]
+    return longer * visible.clamp(min=HIDDEN).unsqueeze(-1)
+
+
+def seen(visible_a: Tensor | None, visible_b: Tensor | None) -> Tensor | None:
+    """Visibility of the places of both faces of each pair, [N, P] twice -> [N, 2, P]."""
+    return None if visible_a is None else torch.stack([visible_a, visible_b], 1).clamp(min=HIDDEN)
+
+
+def seen_by_all(visible_a: Tensor | None, visible_b: Tensor | None) -> Tensor | None:
+    """The same of all pairs, [N, P] and [M, P] -> [N, M, 2, P]."""
+    if visible_a is None:
+        return None
+    return torch.stack(torch.broadcast_tensors(visible_a[:, None], visible_b), 2).clamp(min=HIDDEN)
+
+
+def best(correlations: Tensor, dim: int) -> Tensor:
+    """The maximum along a dimension; for its gradient the place is kept, and not all correlations."""
+    return correlations.max(dim).values if correlations.requires_grad else correlations.amax(dim)
+
+
+class QAConv(nn.Module):
+    """logit = BN(Σ_p w_p (BN(max_r S_pr) + BN(max_r S_rp)) + bias) of the correlations S of the places p of one face
+    with the places r of the other; before training, twice the mean match.
+
+    With the visibility v of both faces, 0 to 1, a match counts (1 + S_pr) v_r - 1: however poorly the others match, a
+    hidden place is the last choice. Place p then counts v_p of one face times v_p of the other: of aligned faces, what
+    one hides says nothing in either.
+
+    joint: the weights are in OAML's layout, 2 P of them, a's places first. Its logits depend on the order of a and b;
+    these are their means over both orders, so that they do not.
+    """
+
+    def __init__(self, places: int = 49, joint: bool = False):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(1)
+        self.fc = nn.Linear(2 * places if joint else places, 1)
+        self.logit_bn = nn.BatchNorm1d(1)
+        self.biases = 1 if joint else 2  # in a logit: a layer of P weights is applied to both faces
+        nn.init.constant_(self.fc.weight, 1 / places)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, a: Tensor, b: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None) -> Tensor:
+        """Logits [N, M] of all a [N, C, P] with all b [M, C, P]; visible_a [N, P], visible_b [M, P]: both or neither.
+
+        In training the batch norms see all pairs at once; else no more than the logits and a block is held.
+        """
+        rows = []
+        for x, seen_x in blocks(a, visible_a):
+            row = []
+            for y, seen_y in blocks(b, visible_b):
+                correlations = places_of(x, seen_x).flatten(0, 1) @ places_of(y, seen_y).flatten(0, 1).T
+                correlations = correlations.view(len(x), x.shape[2], len(y), y.shape[2])  # [n, P, m, P]
+                matches = torch.stack([best(correlations, 3).mT, best(correlations, 1)], 2)  # [n, m, 2, P]
+                row.append(matches if self.training else self.judge(matches, seen_by_all(seen_x, seen_y)))
+            rows.append(torch.cat(row, 1))
+        found = torch.cat(rows)
+        return self.judge(found, seen_by_all(visible_a, visible_b)) if self.training else found
+
+    def pairs(self, a: Tensor, b: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None) -> Tensor:
+        """Logits [N] of image i of a with image i of b, without those of all with all."""
+        correlations = places_of(a, visible_a) @ places_of(b, visible_b).mT  # [N, P, P]
+        matches = torch.stack([best(correlations, 2), best(correlations, 1)], 1)  # [N, 2, P]
+        return self.judge(matches, seen(visible_a, visible_b))
+
+    def judge(self, matches: Tensor, visible: Tensor | None) -> Tensor:
+        """Logits [...] of the best matches of all places of a and of b, and how far each is visible, [..., 2, P]."""
+        total = self.evidence(matches, visible).sum((-2, -1)) + self.biases * self.fc.bias
+        return self.logit_bn(total.reshape(-1, 1)).view_as(total)
+
+    def evidence(self, matches: Tensor, visible: Tensor | None) -> Tensor:
+        """What each place of a and of b adds to the sum that becomes the logit, [..., 2, P]."""
+        if visible is not None:
+            matches = matches / visible - 1
+        weight = self.fc.weight.unflatten(1, (-1, matches.shape[-1])).mean(1)  # [1, P]
+        evidence = self.bn(matches.reshape(-1, 1, matches.shape[-1])).view_as(matches) * weight
+        return evidence if visible is None else evidence * visible.prod(-2, keepdim=True)

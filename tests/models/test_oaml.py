@@ -1,0 +1,147 @@
+"""OAML as a twin verifier: its three readings, what it trains, and that it is AdaFace with two heads."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dcal_core.models import oaml
+from dcal_core.models.adaface import AdaFace
+from dcal_core.models.oaml import OAML, OcclusionHead, rebuild
+from dcal_core.models.verifier import Features
+
+SIZE, WIDTH, GRID = 48, 8, 3
+ARCHITECTURE = {
+    "recipe": "oaml",
+    "backbone": "ir_18",
+    "image_size": SIZE,
+    "width": WIDTH,
+    "joint": False,
+    "visibility": True,
+}
+
+
+def make_model(**changes):
+    """A narrow model whose heads have weights and statistics of their own."""
+    torch.manual_seed(0)
+    model = rebuild(ARCHITECTURE | changes, dropout=0.0).eval()
+    for name, tensor in model.state_dict().items():
+        if name.startswith(("qaconv.", "occlusion_head.")) and tensor.is_floating_point():
+            tensor.uniform_(0.5, 2) if "var" in name else tensor.normal_()
+    return model
+
+
+def make_images(count=4, seed=1):
+    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def test_an_image_is_encoded_to_its_embedding_its_places_and_what_is_visible():
+    model = make_model()
+    found = model.encode(make_images(), trace=True)
+    plain = AdaFace(depth=18, image_size=SIZE, width=WIDTH).eval()
+    plain.load_state_dict({name: t for name, t in model.state_dict().items() if name in plain.state_dict()})
+    torch.testing.assert_close(found.parts["embedding"], plain.encode(make_images()).parts["embedding"])
+    features = found.trace["map"]
+    assert features.shape == (4, model.channels, GRID, GRID) and model.channels == 8 * WIDTH and model.grid == GRID
+    local, visible = found.parts["local"], found.parts["visible"]
+    place = features[1, :, 2, 0]  # row 2, column 0
+    torch.testing.assert_close(local[1, :, 2 * GRID], place / place.norm())
+    head = model.occlusion_head
+    logits = head.conv2(head.bn1(head.conv1(features)).clamp(min=0))  # [4, 1, g, g]
+    torch.testing.assert_close(visible[1, 2 * GRID], 1 / (1 + (-logits[1, 0, 2, 0]).exp()))
+    assert torch.equal(found.trace["visible"], visible) and found.trace.keys() == {"map", "visible"}
+    assert found.parts.keys() == {"embedding", "local", "visible"} and model.encode(make_images()).trace == {}
+
+
+@torch.no_grad()
+def test_the_readings_are_the_cosine_the_logit_and_both_fused():
+    model = make_model()
+    a, b = model.encode(make_images(3, 1)), model.encode(make_images(2, 2))
+    cosines = F.cosine_similarity(a.parts["embedding"][:, None], b.parts["embedding"], dim=-1)
+    logits = model.qaconv(*(side.parts[name] for name in ("local", "visible") for side in (a, b)))
+    torch.testing.assert_close(model.compare(a, b, "global"), cosines)
+    torch.testing.assert_close(model.compare(a, b, "local"), logits)
+    torch.testing.assert_close(model.compare(a, b), (cosines + logits) / 2)  # before anything is fitted
+    model.take_fusion([2.0, 0.5], [0.3, -1.0], [0.1, 4.0], -0.7)
+    fused = 2 * (cosines - 0.3) / 0.1 + 0.5 * (logits + 1) / 4 - 0.7
+    for reading in (None, "fused"):
+        torch.testing.assert_close(model.compare(a, b, reading), fused)
+    for reading in model.readings:
+        diagonal = model.compare(a[:2], b, reading).diagonal()
+        torch.testing.assert_close(model.compare_pairs(a[:2], b, reading), diagonal, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_fusion_goes_with_the_weights():
+    model, other = make_model(), make_model()
+    model.take_fusion([0.0, 3.0], [0.3, -1.0], [0.1, 4.0], -0.7)
+    other.load_state_dict(model.state_dict())
+    a = model.encode(make_images())
+    assert torch.equal(other.compare(a, a), model.compare(a, a))
+
+
+@torch.no_grad()
+def test_what_is_visible_counts_only_where_the_model_says_so():
+    a = make_model().encode(make_images())
+    dark = Features(a.parts | {"visible": a.parts["visible"] / 10})
+    blind = make_model(visibility=False)
+    assert torch.equal(blind.compare(a, a, "local"), blind.qaconv(a.parts["local"], a.parts["local"]))
+    assert torch.equal(blind.compare(dark, dark), blind.compare(a, a))
+    assert not torch.allclose(make_model().compare(dark, dark), make_model().compare(a, a))
+
+
+@torch.no_grad()
+def test_a_reading_needs_its_own_parts_only():
+    model = make_model()
+    a = model.encode(make_images())
+    for reading, names in {"global": ("embedding",), "local": ("local", "visible")}.items():
+        some = Features({name: a.parts[name] for name in names})
+        assert torch.equal(model.compare(some, some, reading), model.compare(a, a, reading))
+
+
+def test_in_training_places_of_all_processes_come_with_this_ones_visibility(monkeypatch):
+    model = make_model().train()
+    for module in (oaml, oaml.adaface):
+        monkeypatch.setattr(module, "gather", lambda own: torch.cat([own, own.detach()]))
+    found = model(make_images())
+    assert {name: tuple(part.shape) for name, part in found.items()} == {
+        "embedding": (8, 512),
+        "local": (8, model.channels, GRID**2),
+        "visible_logits": (4, GRID**2),
+    }
+    torch.testing.assert_close(found["local"].norm(dim=1), torch.ones(8, GRID**2))
+
+
+@pytest.mark.parametrize("name, head", [("embedding", None), ("local", "qaconv"), ("visible_logits", "occlusion_head")])
+def test_each_output_trains_the_backbone_and_its_own_head(name, head):
+    model = make_model().train()
+    found = model(make_images())
+    if name == "local":
+        visible = torch.rand(4, GRID**2)
+        features = Features({"local": found["local"], "visible": visible})
+        loss = (model.compare(features, features, "local") * torch.eye(4)).sum()
+    else:
+        loss = (found[name] * torch.randn_like(found[name])).sum()
+    loss.backward()
+    assert model.backbone.body[0].res_layer[1].weight.grad.abs().sum() > 0
+    reached = {part.split(".")[0] for part, weight in model.named_parameters() if weight.grad is not None}
+    assert reached == {"backbone", head} - {None}
+
+
+def test_an_occlusion_head_has_the_layout_of_oaml():
+    shapes = {name: list(tensor.shape) for name, tensor in OcclusionHead(512).state_dict().items()}
+    norm = {f"bn1.{part}": [128] for part in ("weight", "bias", "running_mean", "running_var")}
+    layers = {"conv1.weight": [128, 512, 3, 3], "conv2.weight": [1, 128, 1, 1], "conv2.bias": [1]}
+    assert shapes == layers | norm | {"bn1.num_batches_tracked": []}
+
+
+def test_a_model_is_rebuilt_from_its_architecture():
+    model = rebuild(ARCHITECTURE | {"joint": True, "visibility": False}, frozen=True)
+    assert isinstance(model, OAML) and model.architecture["joint"] and not model.visibility
+    assert model.qaconv.fc.in_features == 2 * GRID**2 and set(model.architecture) == set(oaml.ARCHITECTURE)
+    assert {name.split(".")[0] for name, weight in model.named_parameters() if weight.requires_grad} == {
+        "backbone",
+        "qaconv",
+        "occlusion_head",
+    }
+    assert not any(module.training for module in model.backbone.modules()) and model.qaconv.training
