@@ -207,7 +207,7 @@ def tell_outcome(run: Run, progress: Progress, label: str) -> None:
 def command_line(arguments: list[str]) -> str:
     """This command as it was typed, but for resume=false, which would start afresh."""
     typed = shlex.join([*program_name().split(), "train", *arguments])
-    return re.sub(r" (-p resume[ =]|--resume[ =])(false|no|off|0)(?= |$)", "", typed)
+    return re.sub(r" (-p resume[ =]|--resume[ =])(?i:false|no|off|0)(?= |$)", "", typed)
 
 
 def main(arguments: list[str]) -> int:

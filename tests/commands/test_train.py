@@ -482,3 +482,21 @@ def test_a_launched_process_says_why_it_ends_as_its_launcher_expects(shell, tmp_
     (outcome,) = read_outcomes(tmp_path)
     assert outcome["kind"] == "ConfigError" and outcome["message"].startswith("parameter epochs=0: takes 1 to ")
     assert capsys.readouterr().err == f"{ENDED}0.\n"
+
+
+@pytest.mark.parametrize(
+    "typed, again",
+    [
+        (["--preset", "demo"], "twins train --preset demo"),
+        (["-p", "data_root", "my twins"], "twins train -p data_root 'my twins'"),
+        (["-p", "resume", "false", "-p", "lr", "1e-3"], "twins train -p lr 1e-3"),
+        (["-p", "resume=False"], "twins train"),
+        (["--resume=0", "--epochs", "0"], "twins train --epochs 0"),
+        (["--resume", "no"], "twins train"),
+        (["-p", "resume", "true"], "twins train -p resume true"),
+        (["-p", "run_dir", "resume=false"], "twins train -p run_dir resume=false"),
+    ],
+)
+def test_the_command_to_go_on_with_is_as_typed_but_starts_nothing_afresh(monkeypatch, typed, again):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/twins", "train"])
+    assert train.command_line(typed) == again
