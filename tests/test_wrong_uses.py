@@ -1,6 +1,7 @@
 """Wrong uses of the command line end in one sentence, before anything is drawn, decoded or written.
 
-`PYTHONPATH=.:tests python tests/test_wrong_uses.py` writes the table into docs/bad-inputs.md.
+`PYTHONPATH=.:tests python tests/test_wrong_uses.py` writes the table into docs/bad-inputs.md, and how long a process
+takes to answer, on a machine that does nothing else.
 """
 
 import functools
@@ -9,7 +10,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from statistics import median
 
 import pytest
 from bad_inputs.trial import quiet
@@ -18,6 +21,7 @@ from bad_inputs.uses import AT_ONCE, USES, WITH_TORCH, Answer, answer_to, lay_ou
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/bad-inputs.md"
 BEGIN, END = "<!-- wrong uses: made by tests/test_wrong_uses.py -->", "<!-- end of wrong uses -->"
+TIMES, TIMES_END = "<!-- times: made by tests/test_wrong_uses.py -->", "<!-- end of times -->"
 LONGEST = 260  # characters of a sentence in the table
 
 
@@ -87,8 +91,42 @@ def test_the_page_holds_the_table():
     assert table() in text, "not current: PYTHONPATH=.:tests python tests/test_wrong_uses.py writes it"
 
 
+def seconds(use: str, folder: Path) -> float:
+    """How long a process of its own takes to answer."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "dcal_core", *shlex.split(use)]
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode in (1, 2), (use, done)
+    return time.monotonic() - began
+
+
+def times() -> str:
+    """How long the answers of each kind take, as Markdown between its marks."""
+    taken = {AT_ONCE: [], WITH_TORCH: []}
+    with tempfile.TemporaryDirectory() as place:
+        with quiet():
+            lay_out(Path(place))
+        for use, answer in answers().items():
+            taken[answer.when].append(seconds(use, Path(place)))
+    parts = [
+        f"{when}: {len(some)} uses, median {median(some):.1f} s, longest {max(some):.1f} s"
+        for when, some in taken.items()
+    ]
+    return "\n".join(
+        [
+            TIMES,
+            f"Measured on {os.cpu_count()} CPU cores, from a process's start to its end: {'; '.join(parts)}.",
+            TIMES_END,
+        ]
+    )
+
+
+def replaced(text: str, new: str, begin: str, end: str) -> str:
+    """A page with another text between two marks, marks included."""
+    before, _, rest = text.partition(begin)
+    return before + new + rest.partition(end)[2]
+
+
 if __name__ == "__main__":
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(before + table() + after, encoding="utf-8")
+    page = replaced(PAGE.read_text(encoding="utf-8"), table(), BEGIN, END)
+    PAGE.write_text(replaced(page, times(), TIMES, TIMES_END), encoding="utf-8")
