@@ -135,7 +135,7 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], li
     run = RunFolder.around(session.trained)
     model = f"{run.path.name}/{session.trained.relative_to(run.path).as_posix()}"  # not where it is on this machine
     return result | {
-        "synthetic": SYNTHETIC in (data.label, run.data()),
+        "synthetic": data.synthetic or run.data() == SYNTHETIC,
         "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "seconds": {"training": seconds_of_training(run), "evaluation": round(time.monotonic() - session.began, 1)},
         "device": device_name(),

@@ -12,6 +12,7 @@ from dcal_core.audit.gate import Gate
 from dcal_core.commands.session import Session
 from dcal_core.config.shared import Config
 from dcal_core.data.images import ImageStore
+from dcal_core.data.landmarks import ARCFACE, DRAWN
 from dcal_core.data.locate import find_images, find_indexes, read_indexes
 from dcal_core.data.splits import SYNTHETIC, drawn_root
 from dcal_core.data.twins import DataError
@@ -20,7 +21,7 @@ from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.comparison import compare_groups, quick_maps
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.pair_figures import write_pair
-from dcal_core.explain.regions import ARCFACE, DRAWN, face_regions
+from dcal_core.explain.regions import face_regions
 from dcal_core.models.files import load_model
 from dcal_core.runs import DECISION_FILE, RunFolder
 from dcal_core.storage import read_json, write_text

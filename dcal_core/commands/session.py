@@ -29,7 +29,7 @@ class Session:
     def open_data(self, names: tuple[str, ...]) -> TwinData:
         """The data to try the trained model on; raises DataError where it has been trained on these people.
 
-        The label names the training data too where that was of another kind.
+        The label also names the training data where that was of another kind, and the share that is occluded.
         """
         run = RunFolder.around(self.trained)
         if not run.trained_on.is_file():
@@ -45,6 +45,8 @@ class Session:
                 "about it: attach that dataset, or give data_root."
             )
         data = open_data(self.config, names)
+        if self.config.occluded_share:
+            data = replace(data, label=f"{data.label}, {self.config.occluded_share:.0%} of images occluded by drawing")
         for split in data.splits.values():
             seen = sorted(set(split.index.people) & people)
             if seen:
@@ -98,9 +100,9 @@ def other_trained(folder: Path, config: Config) -> Session:
     """Another trained run beside the one whose config is given, on the same data; raises ConfigError, DamagedError."""
     run = RunFolder(folder.resolve())
     trained = find_trained(run, [])
-    shared = ("data_root", "exclusions", "max_lost_share", "synthetic_test_families", "encode_batch")
+    shared = "data_root exclusions max_lost_share synthetic_test_families encode_batch occluded_share occluded_kinds"
     print(f"Model {trained}")
-    return Session(trained_config(trained, {name: getattr(config, name) for name in shared}), run, trained)
+    return Session(trained_config(trained, {name: getattr(config, name) for name in shared.split()}), run, trained)
 
 
 def scratch_size() -> str:

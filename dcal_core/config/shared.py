@@ -5,6 +5,16 @@ from typing import Literal
 from dcal_core.config.parameters import Parameters, parameter, run_option, run_path
 from dcal_core.errors import ConfigError
 
+OCCLUDERS = ("mask", "glasses", "scarf", "hand", "block")  # that data/occlusion.py draws
+
+
+def kinds_of_occluders(name: str, text: str) -> tuple[str, ...]:
+    """The kinds of occluders that a parameter of this name lists, by commas; ConfigError for others and for none."""
+    kinds = tuple(kind.strip() for kind in text.split(","))
+    if unknown := [kind for kind in kinds if kind not in OCCLUDERS]:
+        raise ConfigError(f"{name}={text!r}: {unknown[0]!r} is none of {', '.join(OCCLUDERS)}, which commas separate.")
+    return kinds
+
 
 class Config(Parameters):
     """The parameters that every recipe has; `dcal_core.config.recipes` chooses the class of one recipe."""
@@ -94,6 +104,10 @@ class Config(Parameters):
     verdict_error: float = run_option(
         0.05, "share of wrong verdicts allowed in each class, on validation families", ge=0.001, le=0.49
     )
+    occluded_share: float = run_option(
+        0.0, "share of the validation and test images over which occluders are drawn", ge=0, le=1
+    )
+    occluded_kinds: str = run_option("mask,glasses,scarf", f"kinds of them, of {', '.join(OCCLUDERS)}")
     compare: str = run_option("", "folders of other trained runs to stand beside this one, by commas")
     baseline: bool = run_option(False, "evaluate a frozen face embedding too (needs the extra `faces`)")
     fuse: bool = run_option(False, "evaluate the fusion of all systems too")
@@ -112,6 +126,7 @@ class Config(Parameters):
 
     def check(self) -> None:
         """Raise ConfigError where parameters do not agree with one another."""
+        kinds_of_occluders("occluded_kinds", self.occluded_kinds)
         if "@" in self.mlflow_uri:
             raise ConfigError(
                 "mlflow_uri holds a name or a password, which would stand in the run's files: set the environment "

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dcal_core.config.shared import Config
+from dcal_core.config.shared import Config, kinds_of_occluders
 from dcal_core.data.drawn.synthetic import generate, is_drawn, is_photographed
 from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
+from dcal_core.data.landmarks import ARCFACE, DRAWN
 from dcal_core.data.locate import find_root, read_indexes, resolve_paths
+from dcal_core.data.occlusion import OccludedImages
 from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, name_number
 from dcal_core.environment import input_roots, output_root, scratch_root
 
@@ -22,7 +24,7 @@ FEWEST = {  # families with pairs of one person, and with co-twins, that a split
     "validation": (3, "to set the thresholds of a verdict"),
     "test": (2, "to measure errors"),
 }
-DRAWN = (
+NO_DATA = (
     "Data: drawn twins, so every result is SYNTHETIC. For your own, attach a dataset (Add Input) or give data_root: "
     "train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json, test_twin_pairs.json and the images."
 )
@@ -33,7 +35,7 @@ class Split:
     """The index of one split and its decoded images, in the same order."""
 
     index: TwinIndex
-    images: ImageStore
+    images: ImageStore | OccludedImages
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,17 @@ class TwinData:
 
     @property
     def synthetic(self) -> bool:
-        return self.label == SYNTHETIC
+        return self.label.startswith(SYNTHETIC)
 
     @property
     def as_drawn(self) -> bool:
         """Whether faces lie where they are drawn, not where a photograph or its alignment has them."""
         return self.synthetic and not is_photographed(self.root)
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """Where a face has its eyes, nose and mouth, as drawn or as aligned."""
+        return DRAWN if self.as_drawn else ARCFACE
 
 
 def open_root(config: Config) -> Path:
@@ -69,7 +76,7 @@ def open_root(config: Config) -> Path:
     """
     root = find_root(config)
     if root is None:
-        print(DRAWN)
+        print(NO_DATA)
         root = draw_twins(config)
     return root
 
@@ -164,7 +171,7 @@ def label_of(root: Path) -> str:
     """The name of a folder's data on every figure and in every result; only drawn data is called SYNTHETIC."""
     if is_drawn(root):
         return SYNTHETIC
-    return f"folder {root.name}" if root.name == SYNTHETIC else root.name
+    return f"folder {root.name}" if root.name.startswith(SYNTHETIC) else root.name
 
 
 def open_data(
@@ -173,7 +180,7 @@ def open_data(
     batch: int = 1,
 ) -> TwinData:
     """Find or draw the data, check it, leave out excluded images, hold out validation families and decode the splits
-    that are asked for.
+    that are asked for; occluders are drawn over `occluded_share` of the validation and of the test images.
 
     batch: families with co-twins that a batch takes. DataError for a split with too few pairs, before an image is
     decoded, and again without the images that are lost.
@@ -185,7 +192,13 @@ def open_data(
     refuse_too_little(indexes, among, batch)
     splits = {index.name: open_split(index, root, config) for index in indexes if index.name in names}
     refuse_too_little([split.index for split in splits.values()], among, batch)
-    return TwinData(root, label_of(root), splits)
+    data = TwinData(root, label_of(root), splits)
+    kinds = kinds_of_occluders("occluded_kinds", config.occluded_kinds)
+    for name, split in splits.items():
+        if name != "train" and config.occluded_share:
+            images = OccludedImages(split.images, config.occluded_share, kinds, data.landmarks)
+            splits[name] = replace(split, images=images)
+    return data
 
 
 def open_split(index: TwinIndex, root: Path, config: Config) -> Split:

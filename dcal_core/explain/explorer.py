@@ -14,7 +14,6 @@ from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import TwinData
 from dcal_core.data.twins import DataError
 from dcal_core.explain.catalogue import PairView
-from dcal_core.explain.regions import ARCFACE, DRAWN
 from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs
@@ -85,7 +84,7 @@ class Explorer:
         self.scored = Scored(self.index, pairs, score_pairs(model, features, pairs, device=device))
         self.order = confusing_first(self.scored)
         self.view = lru_cache(maxsize=VIEWS)(self._view)
-        self.gate = cache(gate or partial(Gate, DRAWN if data.as_drawn else ARCFACE, set(), None))
+        self.gate = cache(gate or partial(Gate, data.landmarks, set(), None))
 
     def _view(self, a: int, b: int) -> PairView:
         """Two images; for drawn co-twins with the marks in which they truly differ."""

@@ -1,9 +1,7 @@
 """What a map says in numbers: how spread out it is, and on which parts of an aligned face it lies.
 
-The parts are cut in the face's own frame, which five landmarks span: x runs along the eyes, in eye distances from their
-middle; y from the eyes (0) to the mouth (1). They do not follow a face's outline, and hair can cover them.
+The parts are cut in the face's own frame (`landmarks.py`); they do not follow its outline, and hair can cover them.
 Left and right are those of the image. Cheeks have sides, since a mole on one of them is what tells twins apart.
-Landmarks are [5, 2], (x, y) as shares of the image's side: left eye, right eye, nose tip, left and right mouth corner.
 """
 
 import numpy as np
@@ -12,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt, label
 
-from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, TWIN_SHAPE
-from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
+from dcal_core.data.landmarks import face_frame
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.paint import MARKERS, draw_areas, label_rows, peak_of, show_map, wrapped
 from dcal_core.lettering import as_written
@@ -31,21 +28,12 @@ SPEAKS = {"all": "the map", "same": "what speaks for one person", "different": "
 WHOSE_SIDES = "Left and right are the picture's. Elsewhere: hair, ears, temples, neck, clothes, background."
 TOP = 0.1  # of the patches, in `concentration`
 EMPTY = "the map is zero everywhere"
-ARCFACE = TEMPLATE / TEMPLATE_SIDE  # of an aligned photograph
-_EYE = np.mean(TWIN_SHAPE["eye_spacing"])
-_NOSE = np.mean(TWIN_SHAPE["nose_length"])
-_MOUTH = np.mean(TWIN_SHAPE["mouth_width"])
-# The middle of what is drawn; face coordinates are [-1, 1].
-DRAWN = (1 + np.array([[-_EYE, EYE_V], [_EYE, EYE_V], [0, EYE_V + _NOSE], [-_MOUTH, MOUTH_V], [_MOUTH, MOUTH_V]])) / 2
 
 
 def _in_frame(landmarks: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Points [..., 2] of the image as (x, y) in the frame of the face."""
-    left, right, _, *mouth = landmarks
-    axes = np.stack([right - left, np.mean(mouth, axis=0) - (left + right) / 2], axis=1)  # [2, 2], a column each
-    if not np.isfinite(axes).all() or abs(np.linalg.det(axes)) < 1e-6:
-        raise ValueError("these landmarks span no face: the eyes and the mouth must be finite and not in one line")
-    return (points - (left + right) / 2) @ np.linalg.inv(axes).T
+    origin, axes = face_frame(landmarks)
+    return (points - origin) @ np.linalg.inv(axes).T
 
 
 def _within(values: np.ndarray, low: float, high: float) -> np.ndarray:

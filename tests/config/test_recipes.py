@@ -276,6 +276,7 @@ def test_a_preset_that_is_no_map_in_yaml_is_refused_by_its_name(folder, text):
             {"recipe": "adaface", "mlflow_uri": "https://me:secret@host"},
             ["mlflow_uri", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"],
         ),
+        ({"occluded_kinds": "mask, hat"}, ["occluded_kinds='mask, hat': 'hat' is none of mask, glasses, scarf, hand"]),
     ],
 )
 def test_parameters_that_disagree_are_refused_together(folder, refused, given_values, named):

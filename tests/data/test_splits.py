@@ -17,6 +17,7 @@ from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, write_exclusions
 from dcal_core.data.images import decode
+from dcal_core.data.landmarks import DRAWN
 from dcal_core.data.locate import INDEX_FILES
 from dcal_core.data.splits import open_data, open_root
 from dcal_core.data.twins import DataError
@@ -104,6 +105,16 @@ def test_the_seed_chooses_the_validation_families():
 def test_only_the_splits_asked_for_are_opened(capsys):
     assert set(open_data(CONFIG, ("validation",)).splits) == {"validation"}
     assert "train:" not in capsys.readouterr().out.replace("twin_pairs", "")
+
+
+def test_occluders_are_drawn_over_what_is_validated_and_tested_on_and_over_nothing_else():
+    clear, occluded = (open_data(config).splits for config in (CONFIG, CONFIG.replace(occluded_share=0.5)))
+    assert occluded["train"].images.batch([0]).equal(clear["train"].images.batch([0]))
+    for name in ("validation", "test"):
+        images, every = occluded[name].images, np.arange(len(clear[name].index.paths))
+        assert set(images.kind_of) <= {"", "mask", "glasses", "scarf"} and 0 < (images.kind_of != "").sum() < len(every)
+        changed = (images.batch(every) != clear[name].images.batch(every)).flatten(1).any(1).numpy()
+        assert np.array_equal(changed, images.kind_of != "") and np.array_equal(images.landmarks, DRAWN)
 
 
 def test_drawing_again_is_not_needed(drawn, monkeypatch):

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from tiny_models import GRID, SIZE, make_images, make_model
 
+from dcal_core.data.landmarks import DRAWN
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.comparison import compare_groups, comparison_table, draw_comparison
 from dcal_core.explain.paint import (
@@ -21,7 +22,7 @@ from dcal_core.explain.paint import (
     show_map,
 )
 from dcal_core.explain.pair_figures import draw_contact_sheet, draw_layers, draw_view
-from dcal_core.explain.regions import DRAWN, draw_regions, face_regions, statistics, statistics_table, view_statistics
+from dcal_core.explain.regions import draw_regions, face_regions, statistics, statistics_table, view_statistics
 from dcal_core.explain.trust import draw_faithfulness, faithfulness_table, ranked
 from dcal_core.verification.protocol import Pairs
 

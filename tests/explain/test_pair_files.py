@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from tiny_models import GRID, SIZE, Brightness, make_images, make_model
 
+from dcal_core.data.landmarks import DRAWN
 from dcal_core.explain.catalogue import PairView
 from dcal_core.explain.pair_figures import stem_of, write_pair
-from dcal_core.explain.regions import DRAWN, face_regions, view_statistics
+from dcal_core.explain.regions import face_regions, view_statistics
 from dcal_core.storage import StorageError
 
 REGIONS = face_regions(DRAWN, SIZE)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_models import SIZE, make_images, make_model
 
+from dcal_core.data.landmarks import DRAWN
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.paint import scale_ends
 from dcal_core.explain.pair_page import NOT_MEASURED, RATIO, pair_page
-from dcal_core.explain.regions import DRAWN, WHOSE_SIDES, face_regions, view_statistics
+from dcal_core.explain.regions import WHOSE_SIDES, face_regions, view_statistics
 
 ODD = '<b>Zoë\'s</b> & "co"/a.png'
 ANSWER = "score 0.15: two people; 30 times likelier for two people than for one\nIn truth: two people, co-twins."

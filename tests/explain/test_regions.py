@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, family
-from dcal_core.explain.regions import ARCFACE, DRAWN, covered_share, face_regions
+from dcal_core.data.landmarks import ARCFACE, DRAWN
+from dcal_core.explain.regions import covered_share, face_regions
 
 TEMPLATES = pytest.mark.parametrize("landmarks", [ARCFACE, DRAWN], ids=["arcface", "drawn"])
 SWAPPED = {"left cheek": "right cheek", "right cheek": "left cheek"}

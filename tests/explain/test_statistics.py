@@ -5,8 +5,9 @@ import pytest
 import torch
 from tiny_models import GRID, SIZE, make_images, make_model
 
+from dcal_core.data.landmarks import DRAWN
 from dcal_core.explain.catalogue import MAPS, PairView
-from dcal_core.explain.regions import DRAWN, EMPTY, face_regions, speaks, statistics, view_statistics
+from dcal_core.explain.regions import EMPTY, face_regions, speaks, statistics, view_statistics
 
 LEFT = np.zeros((8, 8), bool)
 LEFT[:, :2] = True  # a quarter of the picture
