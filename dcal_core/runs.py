@@ -6,7 +6,7 @@
 <run>/metrics.jsonl               one line for each logged step and each validation
 <run>/training_log.json           the same by epoch, once training has finished
 <run>/checkpoints/last/00000300/  the newest two checkpoints, by batches done: all that resuming needs
-<run>/checkpoints/best/           the model with the lowest validation EER: a model folder
+<run>/checkpoints/best/           the best model, by validation EER or `best_by`: a model folder
 <run>/checkpoints/epoch_5/        the model every few epochs
 <run>/models/                     the best model in other projects' formats
 <run>/figures/                    pictures as PNG

@@ -46,7 +46,7 @@ COMMANDS = {  # by name, also of the module
         "new_run:run_to_train",
         "data_root run_dir resume resume_from extend epochs lr image_size backbone weights families_per_batch "
         "images_per_person triplets_per_batch nproc accumulation gradient_checkpointing precision time_budget_hours "
-        "tracker seed",
+        "benchmarks_root best_by tracker seed",
     ),
     "evaluate": Command(
         "report on a trained run, alone or beside others",

@@ -17,6 +17,7 @@ from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, scratch_size
 from dcal_core.commands.start import begin_training
 from dcal_core.config.shared import Config
+from dcal_core.data.benchmarks.packed_pairs import pair_files
 from dcal_core.data.splits import Split, TwinData, open_data
 from dcal_core.distributed import (
     LaunchError,
@@ -30,7 +31,7 @@ from dcal_core.distributed import (
     main_first,
     rank,
 )
-from dcal_core.environment import TimeBudget, gpu_verdict, input_roots, is_interactive, on_kaggle
+from dcal_core.environment import TimeBudget, gpu_verdict, input_roots, is_interactive, on_kaggle, scratch_root
 from dcal_core.errors import ConfigError, UserError
 from dcal_core.installation import program_name
 from dcal_core.recipes.catalogue import new_model, recipe_of
@@ -43,6 +44,7 @@ from dcal_core.training.loop import Diverged, MemoryShort, Trainer
 from dcal_core.training.resume import counted, open_run, people_behind
 from dcal_core.training.task import start_accelerator
 from dcal_core.training.transfer import load_matching, shapes_of
+from dcal_core.verification.benchmarks.ten_folds import accuracies, open_pair_sets
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.jackknife import eer_low
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
@@ -54,14 +56,18 @@ class Unfinished(UserError):
 
 
 def validator(config: Config, split: Split):
-    """A callable model -> EER, the lower end of its interval, and ROC-AUC, over all pairs within a split's families."""
+    """A callable model -> EER, the lower end of its interval, and ROC-AUC, over all pairs within a split's families;
+    and the accuracy on the benchmarks of pairs that are there."""
     pairs = twin_pairs(split.index)
+    files = pair_files(config)
+    sets = open_pair_sets(files, config.image_size, scratch_root() / "decoded") if files else None
 
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         features = encode_images(model, split.images, config.encode_batch, device, progress=False)
         scores = score_pairs(model, features, pairs, device=device)
-        return {
+        benchmarks = accuracies(model, sets, config.encode_batch, device) if sets else {}
+        return benchmarks | {
             "eer": equal_error_rate(scores, pairs.genuine)[0],
             "eer_low": eer_low(scores, pairs.genuine, pairs.family),
             "auc": roc_auc(scores, pairs.genuine),
@@ -103,7 +109,8 @@ def train_run(
     objective = recipe.objective(model, people=len(index.people))
     if not folder.saved and (run.weights_from or config.weights):
         recipe.start(model.to(accelerator.device), objective, data["train"])
-    validate = validator(config, data["validation"])
+    with main_first():  # it decodes the benchmarks, the others find them
+        validate = validator(config, data["validation"])
     budget = budget or TimeBudget(config.time_budget_hours)
     try:
         return run, Trainer(recipe, accelerator, model, objective, batches, validate, run, budget).train()

@@ -34,6 +34,7 @@ class Config(Parameters):
 
     # data
     data_root: str = run_path("folder with the index files; empty: search the inputs")
+    benchmarks_root: str = run_path("folder of face benchmarks such as lfw.bin; empty: search where the data are")
     image_size: int = parameter(224, "side of the square input, px", ge=32, le=1024)
     fit: Literal["stretch", "pad", "crop"] = parameter(
         "stretch", "images that are not square; stretch: distorted, pad: with grey bars, crop: cut to the middle"
@@ -91,9 +92,12 @@ class Config(Parameters):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = parameter("auto", "auto: what the GPU is fit for")
 
     # validation, checkpoints, evaluation, tracking
+    best_by: Literal["eer", "benchmarks"] = parameter(
+        "eer", "what marks the best model: EER on held-out families, or mean accuracy on lfw.bin and its like"
+    )
     validate_every: int = run_option(1, "epochs between validations", ge=1, le=10_000)
     patience: int = run_option(
-        0, "validations without a better EER after which training ends; 0: never", ge=0, le=10_000
+        0, "validations without a better model after which training ends; 0: never", ge=0, le=10_000
     )
     checkpoint_every: int = run_option(5, "epochs between kept checkpoints, beside last and best", ge=1, le=10_000)
     save_minutes: float = run_option(10.0, "minutes between checkpoints within an epoch", ge=0, le=1000)

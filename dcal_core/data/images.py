@@ -72,8 +72,22 @@ class Unreadable(Exception):
     """An image cannot be decoded; the message is the reason."""
 
 
+@dataclass(frozen=True)
+class Packed:
+    """An image in a file of several; it can stand where the path of an image's own file does."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+
 def open_images(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | Packed],
     size: int,
     cache: Path,
     max_lost_share: float,
@@ -86,7 +100,7 @@ def open_images(
     of images that are not square, as in `decode`. Images that cannot be decoded are printed, left out and listed in
     `rejected`; DataError if they are more than `max_lost_share` (0 to 1) of all.
     """
-    paths = [Path(path) for path in paths]
+    paths = [Path(path) if isinstance(path, str) else path for path in paths]
     cache = Path(cache)
     if not paths:
         raise DataError("There are no images to open: give an index with at least one.")
@@ -177,8 +191,10 @@ def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
     return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path | Packed) -> bytes:
     """The bytes of an image file; raises Unreadable."""
+    if isinstance(path, Packed):
+        return path.data
     try:
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise Unreadable("cannot be read: not a file")

@@ -5,6 +5,7 @@ that is random in training follows from the seed and the number of the batch: th
 """
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +36,16 @@ KEPT = 2  # checkpoints to resume from: should the newest be damaged, there is t
 
 
 class Progress(BaseModel):
-    """Where a run stands: batches done, the best validation EER and the validations since (`stale`), the parts that a
-    batch is cut into, the batch at which the schedule began (0, unless the run was extended), seconds of training,
-    steps without a finite loss (in all, and now in a row), the `recent` figures since the last logged line, and whether
-    validations have stayed `at_chance`."""
+    """Where a run stands: batches done, the best model's validation EER and its error by what marks the best, the
+    validations since (`stale`), the parts that a batch is cut into, the batch at which the schedule began (0, unless
+    the run was extended), seconds of training, steps without a finite loss (in all, and now in a row), the `recent`
+    figures since the last logged line, and whether validations have stayed `at_chance`."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     batch: int = Field(0, ge=0)
     best_eer: float = Field(float("inf"), ge=0)
+    best_error: float = Field(float("inf"), ge=0)
     stale: int = Field(0, ge=0)
     parts: int = Field(1, ge=1)
     schedule_from: int = Field(0, ge=0)
@@ -61,7 +63,8 @@ class Progress(BaseModel):
         if "batch" not in facts:
             raise DamagedError(f"{file} is damaged: it names no batch; {CURE}.")
         try:
-            return cls.model_validate(facts)
+            before = {"best_error": facts.get("best_eer", math.inf)}  # of runs before there was another mark
+            return cls.model_validate(before | facts)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))

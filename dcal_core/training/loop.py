@@ -41,7 +41,7 @@ class Diverged(UserError):
 
 @dataclass(eq=False)
 class Trainer:
-    """Trains a model and its objective. validate(model) returns metrics; the lowest `eer` marks the best checkpoint."""
+    """Trains a model and its objective. validate(model) returns metrics; `best_by` marks the best model."""
 
     recipe: Recipe
     accelerator: Accelerator
@@ -133,7 +133,7 @@ class Trainer:
         if ends and not progress.finished:
             print(f"{self.asked or 'Time budget used up'}: saved after {progress.batch} batches in {self.run.folder}.")
         if progress.finished and progress.batch < self.total:
-            print(f"No better EER in {progress.stale} validations (patience): training ends at batch {progress.batch}.")
+            print(f"No better model in {progress.stale} validations (patience): it ends at batch {progress.batch}.")
         return True
 
     def refresh(self) -> None:
@@ -227,8 +227,7 @@ class Trainer:
 
     def log_step(self) -> float:
         """Write the mean figures of the steps since the last time that were not skipped, and return the loss."""
-        rows = self.recent
-        self.recent = []
+        rows, self.recent = self.recent, []
         flags = [bool(row.pop("skipped")) for row in rows if "skipped" in row]
         figures = {"epoch": self.progress.batch / self.batches.steps_per_epoch, "lr": self.lr}
         for name in dict.fromkeys(name for row in rows for name in row):  # PWCA may have run in some batches only
@@ -280,9 +279,10 @@ class Trainer:
             validated = {f"validation/{name}": value for name, value in figures.items()}
             self.run.log(batch=progress.batch, epoch=epoch, **validated)
             self.tracker.log(validated, progress.batch)
-            progress.stale = 0 if figures["eer"] < progress.best_eer else progress.stale + 1
+            error = figures["eer"] if self.config.best_by == "eer" else 1 - figures["benchmarks"]
+            progress.stale = 0 if error < progress.best_error else progress.stale + 1
             if not progress.stale:
-                progress.best_eer = figures["eer"]
+                progress.best_error, progress.best_eer = error, figures["eer"]
                 self.run.save_model(self.run.folder.best, self.kept, epoch=epoch, **figures)
             if self.config.patience and progress.stale >= self.config.patience:
                 progress.finished = True

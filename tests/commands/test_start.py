@@ -98,6 +98,7 @@ BOTH = {
     "precision": ({"precision": "fp16"}, "precision=fp16 needs a GPU"),
     "resume_from nowhere": ({"resume_from": "gone"}, "resume_from=gone: neither a run"),
     "run_dir a file": ({"run_dir": "picture.pth"}, "picture.pth"),
+    "no benchmarks to choose by": ({"best_by": "benchmarks"}, "best_by=benchmarks: none of lfw.bin, "),
 }
 DCAL = BOTH | {
     "unknown backbone": ({"backbone": "resnet50"}, "backbone='resnet50'"),

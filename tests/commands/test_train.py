@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from face_sets import picture, write_bin
 from safetensors.torch import load_file
 
 from dcal_core.commands import chosen, train
@@ -28,6 +30,7 @@ from dcal_core.runs import RunFolder
 from dcal_core.training import loop, task
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import Diverged, MemoryShort
+from dcal_core.verification.benchmarks.ten_folds import fold_pairs, open_pair_sets
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
 from dcal_core.verification.protocol import score_pairs, twin_pairs
@@ -73,6 +76,18 @@ def test_validation_scores_all_pairs_of_held_out_families(data):
     eer, auc = equal_error_rate(scores, pairs.genuine)[0], roc_auc(scores, pairs.genuine)
     assert figures == pytest.approx({"eer": eer, "eer_low": 0.0, "auc": auc})  # too few families for an interval
     assert model.training and all(module.training for module in model.modules())
+
+
+def test_validation_scores_the_pair_benchmarks_that_are_there(data, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 3))
+    write_bin(tmp_path / "lfw.bin", [picture(*colour) for colour in images.tolist()], [True, False] * 10)
+    config = changed(benchmarks_root=str(tmp_path), best_by="benchmarks")
+    model = tiny.model_of(config)
+    figures = validator(config, data["validation"])(model)
+    sets = open_pair_sets({"LFW": tmp_path / "lfw.bin"}, config.image_size, tmp_path / "cache")
+    features = encode_images(model, sets.images, 40, progress=False)
+    accuracy = fold_pairs(model, features, sets)[0]["LFW"].right.mean()
+    assert figures["benchmarks/LFW"] == figures["benchmarks"] == pytest.approx(accuracy) and "eer" in figures
 
 
 def test_a_run_trains_validates_and_leaves_a_model_of_those_figures(data, tmp_path):

@@ -21,6 +21,7 @@ from dcal_core.training.resume import newest_whole
 WHOLE = Progress(
     batch=7,
     best_eer=0.2,
+    best_error=0.2,
     stale=3,
     parts=4,
     seconds=3.5,

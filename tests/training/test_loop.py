@@ -570,6 +570,15 @@ def averaged(tmp_path_factory):
 # ---- the end of a run that does not get better
 
 
+def test_the_best_model_can_be_that_of_the_highest_accuracy_on_benchmarks(tmp_path):
+    accuracies, validate = iter((0.7, 0.9, 0.9, 0.8)), Validator(0.1, 0.4, 0.2, 0.3)
+    config = changed(epochs=4, steps_per_epoch=1, best_by="benchmarks", patience=2)
+    judged = lambda model: validate(model) | {"benchmarks": next(accuracies)}  # noqa: E731
+    run, progress = run_training(tmp_path / "run", config, validate=judged)
+    assert (progress.best_eer, progress.best_error, progress.stale) == (0.4, pytest.approx(0.1), 2)
+    assert_same(weights(run, "best"), weights(run, "epoch_2"))
+
+
 def test_training_ends_after_so_many_validations_without_a_better_eer(tmp_path, capsys):
     config = changed(epochs=9, steps_per_epoch=1, patience=2)
     errors = (0.4, 0.5, 0.3, 0.3, 0.35, 0.1)  # an equal one is not better
@@ -577,7 +586,7 @@ def test_training_ends_after_so_many_validations_without_a_better_eer(tmp_path, 
     run, progress = run_training(tmp_path / "run", config, validate=validate)
     assert progress.finished and (progress.batch, progress.best_eer, progress.stale) == (5, 0.3, 2)
     assert validate.calls == 5
-    assert re.search(r"No better EER in 2 validations \(patience\): .* 5\b", capsys.readouterr().out)
+    assert re.search(r"No better model in 2 validations \(patience\): .* 5\b", capsys.readouterr().out)
     assert json.loads((run.folder.checkpoints / "best" / "facts.json").read_text())["epoch"] == 3
     assert_same(weights(run, "best"), weights(run, "epoch_3"))
     before = {file: file.read_bytes() for file in run.folder.path.rglob("*") if file.is_file()}
