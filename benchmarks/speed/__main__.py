@@ -17,7 +17,7 @@ from benchmarks.speed.coverage import coverage_rows
 from benchmarks.speed.faces import INSTALLED, alignment_rows
 from benchmarks.speed.galleries import gallery_rows
 from benchmarks.speed.maps import map_rows
-from benchmarks.speed.parts import input_rows, rollout_rows, scoring_rows
+from benchmarks.speed.parts import input_rows, record_rows, rollout_rows, scoring_rows
 from benchmarks.speed.report import device_name, line
 from benchmarks.speed.speed import comparing_row, memory_rows, speed_rows
 from benchmarks.speed.subjects import Setting, quick, usual
@@ -53,6 +53,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from rollout_rows(setting, setting.size, setting.batch)
     yield from rollout_rows(setting, 2 * setting.size, setting.batch // 4)
     yield from input_rows(setting)
+    yield from record_rows(setting)
     yield from alignment_rows(5 * setting.repeats)
     yield from scoring_rows(setting)
     yield comparing_row(setting)

@@ -1,6 +1,8 @@
 """Rows on single parts of the pipeline: rollout, batches from the memory map, the loader, and scoring all pairs."""
 
+import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from torch import Tensor
 from benchmarks.speed.naive import rollout
 from benchmarks.speed.subjects import Setting, Subject, batches_of, random_store, to_device, twin_index
 from benchmarks.speed.timing import Row, Spread, alternate, ratio
-from dcal_core.data.images import ImageStore, open_images
+from dcal_core.data.images import ImageStore, LazyImages, decode, open_images
+from dcal_core.data.records import HEADER, MAGIC, Records
 from dcal_core.models.attention import attention_map, rollout_row
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.protocol import score_pairs, twin_pairs
@@ -23,6 +26,7 @@ JPEGS = 64  # on disk
 JPEG_QUALITY = 90
 CAMERA_PX = 600  # side of a face crop as it comes from a camera
 DECODED = 32  # images in a batch that is read or decoded
+FACE_PX = 112  # of the faces that InsightFace packs
 FAMILIES, IMAGES_EACH = 2, 15  # of the test set that is scored; ND-TWINS has about as many images of a person
 SAMPLED_PAIRS = 12  # that go through the model one by one
 
@@ -121,6 +125,48 @@ def input_rows(setting: Setting) -> Iterator[Row]:
         store = open_images(files[setting.size], setting.size, Path(folder), max_lost_share=0.0)
         yield from batch_rows(setting, store, files)
         yield loader_row(setting, store)
+
+
+def write_records(file: Path, images: list[bytes], count: int) -> None:
+    """A `.rec` of so many records, which repeat the images, and its index."""
+    with file.open("wb") as out, file.with_suffix(".idx").open("w") as index:
+        for number in range(count + 1):
+            content = HEADER.pack(0, number % 1000, number, 0) + images[number % len(images)]
+            if number == 0:
+                content = HEADER.pack(2, 0, 0, 0) + struct.pack("<ff", count + 1, count + 1)
+            index.write(f"{number}\t{out.tell()}\n")
+            out.write(struct.pack("<II", MAGIC, len(content)) + content + bytes(-len(content) % 4))
+
+
+def record_rows(setting: Setting) -> Iterator[Row]:
+    """Opening a large `.rec`, and batches of its images beside decoding the same files from memory; one thread each."""
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        images = [file.read_bytes() for file in write_jpegs(Path(folder), FACE_PX)]
+        file = Path(folder) / "train.rec"
+        write_records(file, images, setting.records)
+        began = time.perf_counter()
+        records = Records(file)
+        seconds = time.perf_counter() - began
+        yield Row(f"opening {len(records):,} records", Spread.of(seconds), "s", goal=1)
+        store = LazyImages(
+            tuple(f"{file}/{number % 1000}/{number}" for number in range(1, setting.records + 1)), FACE_PX
+        )
+
+        def from_memory(drawn: np.ndarray) -> np.ndarray:
+            batch = np.empty((len(drawn), 3, FACE_PX, FACE_PX), np.uint8)
+            for row, image in zip(batch, drawn, strict=True):
+                row[:] = decode(images[(image + 1) % len(images)], FACE_PX)
+            return batch
+
+        some = random.integers(0, setting.records, DECODED)
+        np.testing.assert_array_equal(store.batch(some), from_memory(some))
+        works = {
+            "records": lambda: store.batch(random.integers(0, setting.records, DECODED)),
+            "memory": lambda: from_memory(random.integers(0, setting.records, DECODED)),
+        }
+        times = alternate(works, 10 * OFTEN * setting.repeats)
+        yield ratio(f"batch of {DECODED} from records / from memory, decoded", times, "records", "memory", goal=1.05)
 
 
 def scoring_rows(setting: Setting) -> Iterator[Row]:

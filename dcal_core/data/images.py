@@ -16,6 +16,7 @@ import torch
 from numpy.lib import format as npy
 from PIL import ExifTags, Image, ImageOps
 
+from dcal_core.data.records import image_in_record, in_records
 from dcal_core.data.twins import LISTED, DataError
 from dcal_core.missing import because
 from dcal_core.progress import progress_line
@@ -86,6 +87,31 @@ class Packed:
         return self.data
 
 
+@dataclass(frozen=True, eq=False)
+class LazyImages:
+    """Images that are decoded whenever they are asked for, as an `ImageStore` otherwise: sets in records may have
+    millions. DataError where one of them cannot be decoded."""
+
+    paths: tuple[str | Path, ...]
+    size: int
+    fit: str = "stretch"
+    rejected = ()
+
+    @property
+    def kept(self) -> np.ndarray:
+        return np.arange(len(self.paths))
+
+    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, size, size] uint8."""
+        batch = torch.empty((len(indices), 3, self.size, self.size), dtype=torch.uint8)
+        for row, image in zip(batch.numpy(), np.asarray(indices), strict=True):
+            try:
+                row[:] = decode(read_file(self.paths[image]), self.size, self.fit)
+            except Unreadable as reason:
+                raise DataError(f"{self.paths[image]}: {reason}: name it in the list of exclusions.") from None
+        return batch
+
+
 def open_images(
     paths: Sequence[str | Path | Packed],
     size: int,
@@ -93,13 +119,16 @@ def open_images(
     max_lost_share: float,
     workers: int | None = None,
     fit: str = "stretch",
-) -> ImageStore:
-    """Decode images to `size` x `size` RGB into a memory map below `cache`, or map those decoded before.
+) -> ImageStore | LazyImages:
+    """Decode images to `size` x `size` RGB into a memory map below `cache`, or map those decoded before; images in
+    records are decoded when they are asked for.
 
     The map is keyed by the content of the files: changed files are decoded again, moved ones are not. fit: what becomes
     of images that are not square, as in `decode`. Images that cannot be decoded are printed, left out and listed in
     `rejected`; DataError if they are more than `max_lost_share` (0 to 1) of all.
     """
+    if paths and in_records(paths[0]):
+        return LazyImages(tuple(paths), size, fit)
     paths = [Path(path) if isinstance(path, str) else path for path in paths]
     cache = Path(cache)
     if not paths:
@@ -191,10 +220,13 @@ def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
     return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
 
 
-def read_file(path: Path | Packed) -> bytes:
-    """The bytes of an image file; raises Unreadable."""
+def read_file(path: str | Path | Packed) -> bytes:
+    """The bytes of an image file, which may be in a record; raises Unreadable."""
     if isinstance(path, Packed):
         return path.data
+    if (found := image_in_record(path)) is not None:
+        return found
+    path = Path(path)
     try:
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise Unreadable("cannot be read: not a file")
