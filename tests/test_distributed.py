@@ -147,6 +147,14 @@ def test_gathering_sums_the_gradients_of_all_processes_losses(together):
         assert gradient.tolist() == (2 * torch.arange(12.0).view(4, 3)[2 * number :][:2]).tolist()
 
 
+def test_processes_share_out_the_class_centres_and_find_the_same_loss(together):
+    alone = {people: two_processes.margin_softmax(people) for people in two_processes.PEOPLE}
+    for seen in together.seen:
+        torch.testing.assert_close(seen["softmax"], alone)
+    first, second = (seen["sampled"] for seen in together.seen)
+    assert torch.equal(first["loss"], second["loss"]) and first["gradients"].isfinite().all()
+
+
 def test_each_process_leaves_its_own_outcome_after_the_group_has_parted(together):
     assert [outcome["failed"] for outcome in together.outcomes] == [False, False]
 

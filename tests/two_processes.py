@@ -21,6 +21,7 @@ from dcal_core.data.batches import FamilyBatches
 from dcal_core.data.images import ImageStore
 from dcal_core.distributed import broadcast, gather, join, leave, leave_outcome, main_first, main_only, rank, world_size
 from dcal_core.models.dcal import architecture_of, assemble
+from dcal_core.models.margins import MarginSoftmax
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Progress, Run
@@ -33,6 +34,7 @@ from dcal_core.verification.encoding import encode_images
 
 FAMILIES = 8
 ENCODED = 47  # images to encode: an odd number
+PEOPLE = (1, 2, 5)  # whose class centres are shared out: also one, of which the other process has none
 CONFIG = dcal_config(
     families_per_batch=4,
     steps_per_epoch=5,
@@ -146,6 +148,18 @@ def gather_rows() -> tuple[torch.Tensor, torch.Tensor]:
     return rows.detach(), own.grad
 
 
+def margin_softmax(people: int, share: float = 1.0) -> dict[str, torch.Tensor]:
+    """The loss of all embeddings that every process computes, and its gradients as training takes them."""
+    torch.manual_seed(0)
+    head = MarginSoftmax(4, people, "adaface", 0.4, 8.0, 0.1, sample_share=share)
+    random = torch.Generator().manual_seed(1)
+    own = (20 * torch.randn(6, 4, generator=random)).chunk(world_size())[rank()].requires_grad_()
+    loss = head(gather(own), torch.arange(6) % people)
+    loss.backward()
+    gradients = torch.cat([gather(own.grad), gather(head.centres.grad[None]).sum(0)]) / world_size()
+    return {"loss": loss.detach(), "gradients": gradients}
+
+
 def take_turns(folder: Path) -> list[str]:
     """What this process finds where process 0 writes first."""
     with main_first():
@@ -173,6 +187,8 @@ def main(folder: Path) -> None:
     join()
     print(f"Printed by process {rank()} of {world_size()}.")
     seen = {"gathered": gather_rows(), "encoded": encode(), "turns": take_turns(folder)}
+    seen["softmax"] = {people: margin_softmax(people) for people in PEOPLE}
+    seen["sampled"] = margin_softmax(5, share=0.5)
     seen["encoded_into_a_file"] = encode_into_a_file()
     seen["broadcast"] = broadcast({"rank": rank()})["rank"]
     seen["main_only"] = main_only(lambda: "done")()

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcal_core.distributed import gather, rank, world_size
+
 
 class Margin(nn.Module):
     """Called with cosines to the own centre and norms, of one shape, a margin gives the logits before scaling."""
@@ -72,7 +74,9 @@ class AdaFaceMargin(Margin):
 class MarginSoftmax(nn.Module):
     """Cross-entropy of scaled cosines to `people` learnt class centres, with a margin on the true one.
 
-    kind: "cosface", "arcface" or "adaface"; adaface_h is for the last only.
+    kind: "cosface", "arcface" or "adaface"; adaface_h is for the last only. sample_share: of the classes, a random part
+    in each step, those of the batch always among them; 1 takes all (Partial FC, An et al., 2021, arXiv 2010.05222).
+    Several processes share out the classes: each compares the embeddings of all with its own share of the centres.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class MarginSoftmax(nn.Module):
         scale: float,
         label_smoothing: float,
         adaface_h: float = 0.333,
+        sample_share: float = 1.0,
     ):
         super().__init__()
         self.centres = nn.Parameter(torch.randn(people, width))
@@ -91,6 +96,7 @@ class MarginSoftmax(nn.Module):
         self.add_margin = AdaFaceMargin(margin, adaface_h) if kind == "adaface" else plain[kind](margin)
         self.scale = scale
         self.label_smoothing = label_smoothing
+        self.sample_share = sample_share
 
     def start_from(self, means: Tensor) -> None:
         """Turn the class centres to the people's mean embeddings [people, width], so that fine-tuning starts near them;
@@ -105,8 +111,29 @@ class MarginSoftmax(nn.Module):
             self.centres.copy_(lengths * F.normalize(means.to(self.centres), dim=-1))
 
     def forward(self, embeddings: Tensor, person: Tensor) -> Tensor:
-        """The loss of embeddings [B, width] of the people [B]."""
-        cosine = F.normalize(embeddings, dim=-1) @ F.normalize(self.centres, dim=-1).T  # [B, people]
-        own = self.add_margin(cosine.gather(1, person[:, None]), embeddings.norm(dim=-1, keepdim=True))  # [B, 1]
-        logits = self.scale * cosine.scatter(1, person[:, None], own)
-        return F.cross_entropy(logits, person, label_smoothing=self.label_smoothing)
+        """The loss of embeddings [W, width] of the people [W], those of all processes."""
+        unit = F.normalize(embeddings, dim=-1)
+        cosine = (unit * F.normalize(self.centres[person], dim=-1)).sum(-1)  # [W], to the own centres
+        own = self.scale * self.add_margin(cosine, embeddings.norm(dim=-1))
+        classes, centres = self.classes(person)
+        others = self.scale * unit @ F.normalize(centres, dim=-1).T  # [W, K]
+        itself = classes == person[:, None]
+        totals = others.masked_fill(itself, torch.finfo(others.dtype).min).logsumexp(1)  # [W], of this share
+        total = torch.cat([own[None], gather(totals[None])]).logsumexp(0)  # [W]
+        smoothed = own
+        if self.label_smoothing:  # the target is partly the mean over all classes, as in `F.cross_entropy`
+            sums = torch.stack([others.masked_fill(itself, 0).sum(1), others.new_full(own.shape, len(classes))])
+            summed, count = gather(sums[None]).sum(0)  # [W]
+            smoothed = own.lerp((own + summed) / count, self.label_smoothing)
+        return (total - smoothed).mean()
+
+    def classes(self, person: Tensor) -> tuple[Tensor, Tensor]:
+        """The classes [K] of this process's share that are compared in this step, and their centres [K, width]."""
+        share = torch.arange(len(self.centres), device=person.device).tensor_split(world_size())[rank()]
+        count = max(math.ceil(self.sample_share * len(share)), min(len(share), len(person)))
+        if count == len(share):
+            return share, self.centres.tensor_split(world_size())[rank()]
+        order = torch.rand(len(self.centres), device=person.device)
+        order[person] = 2.0  # before all others
+        chosen = share[order[share].topk(count).indices]
+        return chosen, self.centres[chosen]

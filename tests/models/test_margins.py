@@ -1,3 +1,4 @@
+import copy
 import math
 import statistics
 import warnings
@@ -164,6 +165,54 @@ def test_gradients_are_finite_where_embedding_and_centre_coincide_or_oppose(kind
         loss = head(embeddings, person)
         loss.backward()
         assert loss.isfinite() and embeddings.grad.isfinite().all() and head.centres.grad.isfinite().all()
+
+
+# Sampled classes
+
+
+def sampled(share, people=40, kind="cosface"):
+    torch.manual_seed(0)
+    return MarginSoftmax(8, people, kind, 0.3, 8.0, 0.1, sample_share=share)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_all_classes_sampling_is_cross_entropy_over_all(kind):
+    head, embeddings, person = sampled(1.0, kind=kind), torch.randn(12, 8), torch.arange(12) % 5
+    cosine = F.normalize(embeddings, dim=1) @ F.normalize(head.centres, dim=1).T
+    own = cosine.gather(1, person[:, None])
+    own = copy.deepcopy(head.add_margin)(own, embeddings.norm(dim=1, keepdim=True))
+    expected = F.cross_entropy(8 * cosine.scatter(1, person[:, None], own), person, label_smoothing=0.1)
+    (wanted,) = torch.autograd.grad(expected, head.centres)
+    loss = head(embeddings, person)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(head.centres.grad, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_a_sample_is_the_classes_of_the_batch_and_others_at_random():
+    head, person = sampled(0.25), torch.tensor([3, 7, 7, 39])
+    drawn = []
+    for _ in range(20):
+        classes, centres = head.classes(person)
+        assert torch.equal(centres, head.centres[classes]) and len(set(classes.tolist())) == len(classes) == 10
+        assert {3, 7, 39} <= set(classes.tolist())
+        drawn += classes.tolist()
+    assert len(set(drawn)) > 35  # in twenty steps nearly everyone has been among the others
+    assert head.classes(torch.arange(25))[0].sort().values.tolist()[:25] == [*range(25)]  # more than the share has
+
+
+def test_the_sampled_loss_is_the_dense_one_of_the_classes_in_the_sample(monkeypatch):
+    head, embeddings, person = sampled(0.25), torch.randn(4, 8), torch.tensor([3, 7, 7, 39])
+    classes, centres = head.classes(person)
+    monkeypatch.setattr(head, "classes", lambda person: (classes, head.centres[classes]))
+    few = sampled(1.0, people=len(classes))
+    few.centres.data = centres.detach().clone()
+    places = torch.tensor([classes.tolist().index(one) for one in person])
+    loss = head(embeddings, person)
+    torch.testing.assert_close(loss, few(embeddings, places))
+    loss.backward()
+    others = [one for one in range(40) if one not in classes]
+    assert head.centres.grad[others].abs().sum() == 0 and head.centres.grad[classes].abs().sum(1).min() > 0
 
 
 # AdaFace's statistics
