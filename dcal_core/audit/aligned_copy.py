@@ -25,8 +25,8 @@ from PIL import Image
 from dcal_core.audit.alignment import FaceAligner, NoFace
 from dcal_core.audit.detector import face_weights, opencv, versions
 from dcal_core.audit.facts import Entry, list_entries
+from dcal_core.data.decoding import Unreadable, decode, open_upright, read_file
 from dcal_core.data.drawn.synthetic import manifest_file, mask_file
-from dcal_core.data.images import Unreadable, decode, open_upright, read_file
 from dcal_core.data.locate import PARTS
 from dcal_core.data.processes import in_processes
 from dcal_core.data.splits import ALIGNMENT

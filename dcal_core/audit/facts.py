@@ -12,8 +12,8 @@ from PIL import Image
 
 from dcal_core.audit.duplicates import thumbnail
 from dcal_core.audit.gate import blank, decode_bare
+from dcal_core.data.decoding import FORMATS, Unreadable, read_file
 from dcal_core.data.exclusions import image_names
-from dcal_core.data.images import FORMATS, Unreadable, read_file
 from dcal_core.data.locate import find_images
 from dcal_core.data.twins import TwinIndex
 from dcal_core.progress import progress_line

@@ -15,7 +15,7 @@ import numpy as np
 from dcal_core.audit.alignment import FaceAligner, NoFace
 from dcal_core.audit.detector import CURE
 from dcal_core.audit.duplicates import same_shots, thumbnail
-from dcal_core.data.images import Unreadable, decode, open_upright, read_file
+from dcal_core.data.decoding import Unreadable, decode, open_upright, read_file
 from dcal_core.data.twins import DataError
 from dcal_core.errors import ConfigError
 from dcal_core.progress import progress_line

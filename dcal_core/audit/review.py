@@ -17,8 +17,8 @@ from PIL import ImageDraw
 from dcal_core.audit.facts import Entry
 from dcal_core.audit.findings import Audit
 from dcal_core.audit.kinds import KINDS, Finding
+from dcal_core.data.decoding import Unreadable, decode, read_file
 from dcal_core.data.exclusions import FILE, match_exclusions, read_exclusions, refuse_unknown, write_exclusions
-from dcal_core.data.images import Unreadable, decode, read_file
 from dcal_core.data.twins import name_some
 from dcal_core.environment import output_root
 from dcal_core.lettering import as_written

@@ -20,9 +20,9 @@ from dcal_core.commands.chosen import data_to_check, run_folder, title_of
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, scratch_size
 from dcal_core.config.shared import Config
+from dcal_core.data.decoding import open_upright
 from dcal_core.data.drawn.synthetic import is_photographed
 from dcal_core.data.exclusions import FILE
-from dcal_core.data.images import open_upright
 from dcal_core.data.locate import read_indexes
 from dcal_core.data.splits import SYNTHETIC, label_of, open_root, reviewed_indexes, without_excluded
 from dcal_core.data.twins import DataError

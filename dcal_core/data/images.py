@@ -1,7 +1,6 @@
 """Face images, decoded once into a memory map on disk, from which batches are taken."""
 
 import hashlib
-import io
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -14,31 +13,14 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from PIL import ExifTags, Image, ImageOps
 
-from dcal_core.data.records import image_in_record, in_records
+from dcal_core.data.decoding import Packed, Unreadable, decode, read_file
+from dcal_core.data.records import in_records
 from dcal_core.data.twins import LISTED, DataError
-from dcal_core.missing import because
 from dcal_core.progress import progress_line
 from dcal_core.storage import check_room, disk_errors, whole_file
 
 CACHE_VERSION = 2  # raise it when decoding changes, so that older caches are not used
-Image.init()  # registers all formats with Pillow, before threads need them
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, which starts another program
-LARGEST = 64_000_000  # pixels; a larger image is taken for a decompression bomb
-DIM = 0.26  # of white; 16-bit samples that reach no more, as those of a 14-bit or 12-bit sensor, would come out dark
-BARS = (128, 128, 128)  # beside a padded image: close to what networks take for no input
-BACKGROUND = "white"  # behind transparent pixels, as in a browser
-UPRIGHT = {  # by EXIF orientation; ImageOps.exif_transpose also writes the other tags anew, and fails where one is odd
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 CHUNK = 256  # images in flight; bounds the memory if the disk is slow
 MOST_DECODED = 20_000_000_000  # bytes of maps in a cache
 
@@ -67,24 +49,6 @@ class ImageStore:
 
 def _reopen(file: Path, kept: np.ndarray, rejected: list[tuple[Path, str]]) -> ImageStore:
     return ImageStore(np.load(file, mmap_mode="r", allow_pickle=False), kept, rejected)
-
-
-class Unreadable(Exception):
-    """An image cannot be decoded; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Packed:
-    """An image in a file of several; it can stand where the path of an image's own file does."""
-
-    name: str
-    data: bytes
-
-    def __str__(self) -> str:
-        return self.name
-
-    def read_bytes(self) -> bytes:
-        return self.data
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,90 +115,6 @@ def open_images(
     _check_rejected(rejected, len(paths), max_lost_share)
     kept = np.array([number for number in range(len(paths)) if number not in reasons])
     return ImageStore(images, kept, rejected)
-
-
-def decode(data: bytes, size: int, fit: str = "stretch") -> np.ndarray:
-    """An image file as [3, size, size] uint8 RGB, upright, transparent pixels on white; raises Unreadable.
-
-    fit: an image that is not square is distorted ("stretch"), gets grey bars ("pad") or loses its ends ("crop").
-    """
-    image = open_upright(data, 2 * size)
-    if fit == "pad":
-        image = ImageOps.pad(image, (size, size), Image.Resampling.BICUBIC, color=BARS)
-    elif fit == "crop":
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # [3, S, S]
-
-
-def open_upright(data: bytes, least: int | None = None) -> Image.Image:
-    """An image file as RGB, upright, transparent pixels on white; raises Unreadable. A large JPEG is decoded at 1/2,
-    1/4 or 1/8 of its size if its sides stay at `least` px or more; None: at full size."""
-    if not data:
-        raise Unreadable("the file is empty")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.verify()  # a PNG's checksums, which decoding does not check
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > LARGEST:
-                raise Unreadable(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
-            if least:
-                image.draft(None, (least, least))
-            depth = _depth(image)
-            image.load()
-            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
-            return _to_rgb(image if turn is None else image.transpose(turn), depth)
-    except Unreadable:
-        raise
-    except Image.UnidentifiedImageError:
-        raise Unreadable(f"not an image, or none of {', '.join(FORMATS)}") from None
-    except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
-        raise Unreadable(f"cannot be decoded: {error}") from None
-
-
-def _depth(image: Image.Image) -> int:
-    """Bits of a sample, 8 or 16, of an image that is not loaded yet; Pillow cuts colours to their upper 8."""
-    layouts = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
-    deep = any(";16" in str(layout[0]) or layout[-1] == 0xFFFF for layout in layouts)  # the latter: a PPM's white
-    return 16 if deep or image.mode.startswith("I") else 8
-
-
-def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
-    if image.mode == "F":
-        raise Unreadable("floating-point pixels, which have no agreed range")
-    if image.mode.startswith("I"):  # grey, which Pillow would clip at 255
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise Unreadable("grey values beyond 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    colours = image.convert("RGB")
-    brightest = max(high for _, high in colours.getextrema()) / 255
-    if depth == 16 and brightest <= DIM:
-        raise Unreadable(
-            f"samples of 16 bits that reach {brightest:.0%} of white only: scale them to all 16 bits, or to 8"
-        )
-    if not image.has_transparency_data:
-        return colours
-    ground = Image.new("RGBA", image.size, BACKGROUND)
-    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
-
-
-def read_file(path: str | Path | Packed) -> bytes:
-    """The bytes of an image file, which may be in a record; raises Unreadable."""
-    if isinstance(path, Packed):
-        return path.data
-    if (found := image_in_record(path)) is not None:
-        return found
-    path = Path(path)
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would block
-            raise Unreadable("cannot be read: not a file")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise Unreadable(f"there is no such file{because(path)}") from None
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}{because(path)}") from None
 
 
 def _digest(path: Path) -> str | Unreadable:

@@ -16,7 +16,7 @@ from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, align_split
 from dcal_core.audit.alignment import Face, NoFace
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data import splits
-from dcal_core.data.images import decode
+from dcal_core.data.decoding import decode
 from dcal_core.data.landmarks import TEMPLATE
 from dcal_core.data.locate import read_indexes, resolve_paths
 from dcal_core.data.splits import open_data

@@ -23,8 +23,8 @@ from dcal_core.audit.duplicates import (
 from dcal_core.audit.facts import read_facts
 from dcal_core.audit.findings import audit_images
 from dcal_core.audit.kinds import KINDS
+from dcal_core.data.decoding import Unreadable, decode
 from dcal_core.data.drawn.synthetic import generate
-from dcal_core.data.images import Unreadable, decode
 from dcal_core.data.locate import read_indexes
 from dcal_core.data.twins import DataError, read_index
 

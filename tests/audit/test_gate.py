@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from dcal_core.audit import gate
 from dcal_core.audit.gate import Gate, open_picture
+from dcal_core.data.decoding import decode
 from dcal_core.data.drawn.synthetic import generate
-from dcal_core.data.images import decode
 from dcal_core.data.landmarks import DRAWN, TEMPLATE, TEMPLATE_SIDE
 from dcal_core.data.twins import DataError
 from dcal_core.errors import ConfigError

@@ -12,7 +12,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from dcal_core import storage
 from dcal_core.data import images as module
-from dcal_core.data.images import Unreadable, decode, open_images
+from dcal_core.data.decoding import Unreadable, decode
+from dcal_core.data.images import open_images
 from dcal_core.data.twins import DataError
 from dcal_core.storage import StorageError
 

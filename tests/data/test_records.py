@@ -12,7 +12,8 @@ from record_writer import MAGIC, headed, write_contents, write_records
 from torch.utils.data import DataLoader
 
 from dcal_core.data import images as module
-from dcal_core.data.images import decode, open_images
+from dcal_core.data.decoding import decode
+from dcal_core.data.images import open_images
 from dcal_core.data.records import Records, image_in_record
 from dcal_core.data.twins import DataError
 

@@ -14,9 +14,9 @@ from PIL import Image
 from dcal_core.commands.train import open_training_data
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data import splits
+from dcal_core.data.decoding import decode
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.exclusions import FILE, write_exclusions
-from dcal_core.data.images import decode
 from dcal_core.data.landmarks import DRAWN
 from dcal_core.data.locate import INDEX_FILES
 from dcal_core.data.splits import open_data, open_root

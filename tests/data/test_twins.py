@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcal_core.data.images import Unreadable, read_file
+from dcal_core.data.decoding import Unreadable, read_file
 from dcal_core.data.locate import INDEX_FILES, find_indexes, folders_below, resolve_paths
 from dcal_core.data.splits import split_families
 from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, read_index

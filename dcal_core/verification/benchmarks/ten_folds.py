@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.data.benchmarks.packed_pairs import read_pairs
-from dcal_core.data.images import ImageStore, Packed, open_images
+from dcal_core.data.decoding import Packed
+from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.twins import DataError
 from dcal_core.models.verifier import Features, Verifier
 from dcal_core.verification.encoding import encode_images
