@@ -82,7 +82,7 @@ else:
 # after another. **For and against one person** has a sign: covering an orange patch makes the two faces more alike.
 
 # %% tags=["picture"]
-from dcal_core.explain.pair_figures import draw_view
+from dcal_core.explain.pair_figures import draw_matches, draw_view
 
 about_pair = ["distinctive", "occlusion", "contribution"]
 heading = f"{label}\n{explorer.judged(*pair)}"
@@ -100,12 +100,15 @@ if attention:
 
 # %% [markdown]
 # The exact terms of the score, if it is a sum over patches, and how well each patch is matched by one near the same
-# place in the other face.
+# place in the other face. A model that matches places itself, as OAML does, shows what each of its matches adds to the
+# local score, what it takes to be visible, and which place answers which.
 
 # %%
-parts = [kind for kind in ("place", "match") if kind in view.kinds]
+parts = [kind for kind in ("place", "match", "local", "visible") if kind in view.kinds]
 if parts:
     session.show(draw_view(view, parts, heading), "co-twins_parts")
+if "local" in view.kinds:
+    session.show(draw_matches(view, heading), "co-twins_matches")
 
 # %% [markdown]
 # The same in numbers: how much of the map lies on each part of the face, beside the share of an even spread. The parts

@@ -99,6 +99,21 @@ MAPS = {
         signed=True,
         needs="q.",
     ),
+    "local": Map(
+        make=lambda pairs: on_grid(pairs.places[0], pairs.grid).unflatten(0, (2, -1)),
+        title="Local matches",
+        meaning="How far the match of each place in the other face speaks for one person (+) or for two (-).",
+        unit="points of local score",
+        signed=True,
+        needs="visible",
+    ),
+    "visible": Map(
+        make=lambda pairs: on_grid(pairs.features.trace["visible"], pairs.grid).unflatten(0, (2, -1)),
+        title="What is visible",
+        meaning="How sure the model is that nothing covers the place; what one face hides counts in neither.",
+        unit="(visible)",
+        needs="visible",
+    ),
     "rollout": Map(
         make=_rollout,
         title="Attention rollout",
@@ -165,7 +180,10 @@ class PairView:
 
     @cached_property
     def matches(self) -> np.ndarray | None:
-        """For each patch of each face the most similar one nearby in the other, [2, P]; None without tokens."""
+        """For each patch of each face its match in the other, [2, P]: the model's own, or the most similar one nearby;
+        None without tokens."""
+        if MAPS["local"].fits(self.pairs):
+            return self.pairs.places[1].cpu().numpy()
         return matches(self.pairs)[1].cpu().numpy() if MAPS["match"].fits(self.pairs) else None
 
     def _map(self, name: str, **choice: int) -> np.ndarray:

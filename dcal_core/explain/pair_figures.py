@@ -13,7 +13,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dcal_core.explain.catalogue import MAPS, MARKED, PairView
-from dcal_core.explain.paint import ENDS, painted_pair, scale_ends, show_colours, show_map, show_picture, wrapped
+from dcal_core.explain.paint import (
+    ENDS,
+    GAP,
+    SCALES,
+    SIDE,
+    enlarged,
+    greyed,
+    painted_pair,
+    peak_of,
+    scale_ends,
+    show_colours,
+    show_map,
+    show_picture,
+    wrapped,
+)
 from dcal_core.explain.pair_page import pair_page
 from dcal_core.explain.regions import draw_regions, view_statistics
 from dcal_core.lettering import as_written
@@ -129,6 +143,32 @@ def draw_layers(view: PairView, side: int, title: str) -> Figure:
     return as_written(figure)
 
 
+def draw_matches(view: PairView, title: str, most: int = 12) -> Figure:
+    """Which place of the other face answers a place: above for the first face, below for the second, a line for each of
+    the places whose matches say most, for one person or for two."""
+    found = view.map("local").reshape(2, -1)  # [2, P]
+    peak = peak_of(found)
+    grid = view.pairs.grid
+    figure = Figure(figsize=(7.6, 8.4), layout="constrained")
+    figure.suptitle(wrapped(title, 80), fontsize=12)
+    *rows, bar = figure.subplots(3, 1, height_ratios=(1, 1, 0.05))
+    for side, axes in enumerate(rows):
+        faces = [greyed(enlarged(view.faces[one])) for one in (side, 1 - side)]
+        show_picture(axes, np.hstack([faces[0], np.full_like(faces[0][:, :GAP], 255), faces[1]]))
+        axes.set_title(
+            wrapped(f"{view.names[side]}: its {most} places that say most, and their matches", 76), fontsize=9
+        )
+        for place in np.argsort(-abs(found[side]), kind="stable")[:most]:
+            ends = np.array([divmod(place, grid), divmod(view.matches[side, place], grid)])
+            y, x = ((ends + 0.5) * SIDE / grid).T + [[0, 0], [0, SIDE + GAP]]
+            weight = found[side, place] / peak
+            axes.plot(
+                x, y, color=SCALES[True]((weight + 1) / 2), linewidth=1 + 2 * abs(weight), marker="o", markersize=4
+            )
+    show_colours(bar, True, scale_ends("local", peak))
+    return as_written(figure)
+
+
 # ---- files
 
 
@@ -165,6 +205,8 @@ def write_pair(
     for ending, names in PICTURES.items():
         if set(names) <= set(view.kinds):
             figures[ending] = draw_view(view, names, title)
+    if "local" in view.kinds:
+        figures["local_matches"] = draw_matches(view, title)
     figures["discriminative_regions"] = draw_regions(view, "distinctive", regions, title)
     files = [write_figure(folder / f"{stem}_{ending}.png", figure) for ending, figure in figures.items()]
     statistics = view_statistics(view, regions)

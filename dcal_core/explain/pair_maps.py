@@ -81,6 +81,14 @@ class EncodedPairs:
         return self.alike**SPARING
 
     @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """What each place of both faces adds to the score, and the place of the other face that it matches, [G, P]."""
+        with torch.inference_mode(False), torch.no_grad():
+            half = len(self.faces) // 2
+            found = self.model.match_places(self.itself[:half], self.itself[half:])  # [B, 2, P] each
+            return tuple(one.transpose(0, 1).flatten(0, 1) for one in found)
+
+    @cached_property
     def distinctive(self) -> Tensor:
         """`tells_apart` to first order, all windows at once and signed, [2, B, g, g].
 

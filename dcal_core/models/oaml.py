@@ -83,6 +83,10 @@ class OAML(AdaFace):
     def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         return self.read(reading, a, b, super().compare_pairs, self.qaconv.pairs)
 
+    def match_places(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
+        """Of the local score; see `Verifier`."""
+        return self.qaconv.parts(*self.matched(a, b))
+
     def read(self, reading: str | None, a: Features, b: Features, cosines: Callable, logits: Callable) -> Tensor:
         """The scores of a reading, of which alone the parts are needed."""
         self.check_reading(reading)

@@ -44,6 +44,13 @@ def best(correlations: Tensor, dim: int) -> Tensor:
     return correlations.max(dim).values if correlations.requires_grad else correlations.amax(dim)
 
 
+def pair_matches(a: Tensor, b: Tensor, visible_a: Tensor | None, visible_b: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The best match of each place of a and of b in the other image of pair i, and its place, [N, 2, P] each."""
+    correlations = places_of(a, visible_a) @ places_of(b, visible_b).mT  # [N, P, P]
+    (of_a, in_b), (of_b, in_a) = correlations.max(2), correlations.max(1)  # [N, P] each
+    return torch.stack([of_a, of_b], 1), torch.stack([in_b, in_a], 1)
+
+
 class QAConv(nn.Module):
     """logit = BN(Σ_p w_p (BN(max_r S_pr) + BN(max_r S_rp)) + bias) of the correlations S of the places p of one face
     with the places r of the other; before training, twice the mean match.
@@ -84,9 +91,16 @@ class QAConv(nn.Module):
 
     def pairs(self, a: Tensor, b: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None) -> Tensor:
         """Logits [N] of image i of a with image i of b, without those of all with all."""
-        correlations = places_of(a, visible_a) @ places_of(b, visible_b).mT  # [N, P, P]
-        matches = torch.stack([best(correlations, 2), best(correlations, 1)], 1)  # [N, 2, P]
-        return self.judge(matches, seen(visible_a, visible_b))
+        return self.judge(pair_matches(a, b, visible_a, visible_b)[0], seen(visible_a, visible_b))
+
+    def parts(
+        self, a: Tensor, b: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What each place of a and of b adds to the logit of pair i, but for a constant, and the place of the other
+        image that is its match, [N, 2, P] each; in eval mode."""
+        matches, where = pair_matches(a, b, visible_a, visible_b)
+        gain = self.logit_bn.weight / (self.logit_bn.running_var + self.logit_bn.eps).sqrt()
+        return gain * self.evidence(matches, seen(visible_a, visible_b)), where
 
     def judge(self, matches: Tensor, visible: Tensor | None) -> Tensor:
         """Logits [...] of the best matches of all places of a and of b, and how far each is visible, [..., 2, P]."""

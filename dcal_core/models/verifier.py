@@ -85,7 +85,7 @@ class Verifier(nn.Module, ABC):
             map.i            attention of block i, mean of the heads, [B, T, T]; of the last block CLS alone, [B, 1, T]
             selected         the L tokens that global-local attention (GLCA) looks at again, indices [B, L]
             local            GLCA's output for CLS and these tokens, [B, 1 + L, C]
-            visible          how visible each place is, 0 to 1, [B, P]
+            visible          how visible each place is, 0 to 1, [B, P]; given only if places are matched
             glca.m           attention of GLCA's block m, fp32 [B, H, 1 + L, T]
             place.<branch>   what each patch adds to the last w numbers of a branch's unit embedding, [B, P, w]; given
                              only if the score is the cosine of all branches, joined at equal weight
@@ -101,6 +101,11 @@ class Verifier(nn.Module, ABC):
     @abstractmethod
     def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         """Scores [N] of image i of a with image i of b: the diagonal of `compare`, without the rest of the matrix."""
+
+    def match_places(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
+        """For a model that traces `visible`: what each place of a and of b adds to the score of image i of a with image
+        i of b by its match in the other, and which place that is, [N, 2, P] each."""
+        raise NotImplementedError(f"{type(self).__name__} does not match places")
 
     def check_reading(self, reading: str | None) -> None:
         """Refuse a reading that the model does not offer; ValueError."""

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_models import OF_DCAL
 
 from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.trust import beats, caveats, conclusions_table, trusted_for
@@ -88,7 +89,7 @@ def test_the_documents_say_what_was_measured():
     others = [
         trusted_for(name, result)
         for result in seeds
-        for name in MAPS
+        for name in OF_DCAL
         if name not in ("occlusion", "distinctive", "contribution")
     ]
     assert sum(words.startswith("how the model works") for words in others) == len(others) - 1 == 6 * 5 - 1

@@ -5,13 +5,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from tiny_models import GRID, SIZE, make_images, make_model
+from tiny_models import GRID, SIZE, make_images, make_model, make_oaml
 
 from dcal_core.data.landmarks import DRAWN
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.comparison import compare_groups, comparison_table, draw_comparison
 from dcal_core.explain.paint import (
+    GAP,
     OPACITY,
+    SIDE,
     contoured,
     enlarged,
     greyed,
@@ -21,7 +23,7 @@ from dcal_core.explain.paint import (
     show_colours,
     show_map,
 )
-from dcal_core.explain.pair_figures import draw_contact_sheet, draw_layers, draw_view
+from dcal_core.explain.pair_figures import draw_contact_sheet, draw_layers, draw_matches, draw_view
 from dcal_core.explain.regions import draw_regions, face_regions, statistics, statistics_table, view_statistics
 from dcal_core.explain.trust import draw_faithfulness, faithfulness_table, ranked
 from dcal_core.verification.protocol import Pairs
@@ -114,6 +116,25 @@ def test_a_view_is_drawn_with_titles_meanings_and_marks(view):
             assert f"{peak:.2g} {MAPS[name].unit}" in words
             bare = painted(view.faces[side], weights, MAPS[name].signed, peak)
             assert np.array_equal(bare, expected) == (side == 1)  # only one face has a mark
+    drawn(figure)
+
+
+def test_a_line_leads_from_a_place_to_its_match_in_the_colour_of_what_it_says():
+    view = PairView(make_oaml(), (make_images(2) * 255).to(torch.uint8), ("one.png", "other.png"))
+    figure = draw_matches(view, "SYNTHETIC", most=3)
+    found, cell = view.map("local").reshape(2, -1), SIDE / GRID
+    for side, axes in enumerate(figure.axes[:2]):
+        assert axes.get_title().startswith(view.names[side]) and len(axes.lines) == 3
+        for line, place in zip(
+            axes.lines, sorted(range(GRID * GRID), key=lambda p: -abs(found[side, p])), strict=False
+        ):
+            match = view.matches[side, place]
+            assert np.allclose(
+                line.get_xdata(), [(place % GRID + 0.5) * cell, (match % GRID + 0.5) * cell + SIDE + GAP]
+            )
+            assert np.allclose(line.get_ydata(), [(place // GRID + 0.5) * cell, (match // GRID + 0.5) * cell])
+            red, _, blue, _ = line.get_color()
+            assert (blue > red) == (found[side, place] > 0)
     drawn(figure)
 
 

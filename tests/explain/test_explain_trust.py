@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import SIZE, make_model
+from tiny_models import OF_DCAL, SIZE, make_model
 
 from dcal_core.data.drawn.synthetic import generate, mask_file
 from dcal_core.data.images import open_images
@@ -13,7 +13,6 @@ from dcal_core.data.locate import resolve_paths
 from dcal_core.data.splits import SYNTHETIC, Split, TwinData
 from dcal_core.data.twins import read_index
 from dcal_core.explain import trust
-from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.faithfulness import BASELINES, OWN_MARK
 from dcal_core.explain.trust import measure_maps
 
@@ -98,6 +97,6 @@ def test_without_co_twins_there_is_nothing_to_measure(data):
 
 def test_all_maps_that_the_model_has_are_measured(data):
     found = measure_maps(make_model(readout="local_tokens"), data)
-    assert set(found["maps"]) == {*MAPS, *BASELINES, "random", "usual_places"}
+    assert set(found["maps"]) == {*OF_DCAL, *BASELINES, "random", "usual_places"}
     assert all("localisation" in figures for figures in found["maps"].values())
     json.dumps(found, allow_nan=False)

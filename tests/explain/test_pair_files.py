@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import GRID, SIZE, Brightness, make_images, make_model
+from tiny_models import GRID, SIZE, Brightness, make_images, make_model, make_oaml
 
 from dcal_core.data.landmarks import DRAWN
 from dcal_core.explain.catalogue import PairView
@@ -46,6 +46,12 @@ def test_a_model_without_attention_is_told_by_its_score(tmp_path):
         "a_b_pair_attention.png", "a_b_discriminative_regions.png", "a_b.html", "a_b_attention_stats.json",
     ]  # fmt: skip
     assert json.loads(files[-1].read_text())["answer"] == "two people"
+
+
+def test_a_model_that_matches_places_is_told_by_its_matches_too(tmp_path):
+    files = write_pair(tmp_path, PairView(make_oaml(), FACES, ("a.png", "b.png")), "mine", REGIONS, "two people")
+    assert tmp_path / "a_b_local_matches.png" in files
+    assert {"local", "visible"} <= json.loads(files[-1].read_text())["maps"].keys()
 
 
 def test_a_picture_on_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):

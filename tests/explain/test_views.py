@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from tiny_models import DEPTH, GRID, HEADS, SIZE, Brightness, make_images, make_model
+from tiny_models import DEPTH, GRID, HEADS, OF_DCAL, OF_OAML, SIZE, Brightness, make_images, make_model, make_oaml
 
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.faithfulness import faithfulness
@@ -21,7 +21,7 @@ def test_a_view_shows_what_the_functions_say_of_the_pair():
     with torch.no_grad():
         expected = model.compare(model.encode(faces[:1]), model.encode(faces[1:])).item()
     assert np.isclose(view.score, expected, atol=1e-5)
-    assert view.kinds == tuple(MAPS) and view.depth == (DEPTH, HEADS)
+    assert view.kinds == OF_DCAL and view.depth == (DEPTH, HEADS)
     for name in view.kinds:
         torch.testing.assert_close(torch.from_numpy(view.map(name)), MAPS[name].make(pairs)[:, 0])
     one_head = MAPS["cls_attention"].make(pairs, layer=1, head=0)[:, 0]
@@ -53,3 +53,14 @@ def test_a_face_network_is_shown_and_measured_like_any_other():
     assert view.kinds == ("distinctive", "occlusion", "contribution") and view.map("distinctive").shape == (2, 2, 2)
     result = faithfulness(model, make_images(2), make_images(2, seed=2), model.grid, [0, 1], names=("distinctive",))
     assert {"distinctive", "gradient_times_input", "random"} <= result.keys()
+
+
+def test_a_network_that_matches_places_is_shown_by_its_own_matches_and_measured_like_any_other():
+    model = make_oaml()
+    _, view = make_view(model)
+    assert view.kinds == ("distinctive", "occlusion", "contribution", *OF_OAML) and view.depth == (0, 0)
+    assert (view.matches == view.pairs.places[1].numpy()).all() and view.matches.shape == (2, GRID * GRID)
+    result = faithfulness(model, make_images(2), make_images(2, seed=2), GRID, [0, 1], names=OF_OAML)
+    assert set(OF_OAML) <= result.keys() and all(
+        np.isfinite(result[name]["randomisation"]["value"]) for name in OF_OAML
+    )

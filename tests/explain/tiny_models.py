@@ -6,7 +6,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from dcal_core.explain.catalogue import MAPS
 from dcal_core.models.dcal import DCAL
+from dcal_core.models.oaml import OAML
 from dcal_core.models.verifier import Features, Verifier
 
 SIZE, GRID, DEPTH, HEADS = 32, 4, 3, 2
@@ -24,6 +26,8 @@ BACKBONES = {
         },
     ),
 }
+OF_OAML = ("local", "visible")  # maps that OAML alone has
+OF_DCAL = tuple(name for name in MAPS if name not in OF_OAML)
 PREFIX = {"plain": 1, "registers": 5, "dinov3": 5}  # CLS alone, or with registers
 
 
@@ -39,6 +43,17 @@ def make_model(kind="plain", **dcal):
             if isinstance(neck, nn.BatchNorm1d):
                 neck.running_mean.normal_()
                 neck.running_var.uniform_(0.5, 2)
+    return model
+
+
+def make_oaml(**options):
+    """A small OAML, on the same grid, whose heads have learnt something."""
+    torch.manual_seed(0)
+    model = OAML(depth=18, image_size=16 * GRID, width=8, **options).eval()
+    with torch.no_grad():
+        for parameter in (*model.qaconv.parameters(), *model.occlusion_head.parameters()):
+            parameter.add_(torch.randn_like(parameter) / 2)
+        model.qaconv.bn.running_mean.fill_(0.8)
     return model
 
 
