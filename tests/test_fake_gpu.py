@@ -49,7 +49,8 @@ VARIANTS = [  # each choice once, and what else runs other code
     {"backbone": "vit_small_patch16_dinov3", "readout": "tokens"},  # rotary positions and registers
     {"backbone": "vit_small_patch14_reg4_dinov2", "image_size": 56},  # registers and layer scale
     {"recipe": "adaface", "backbone": "ir_18", "softmax_weight": 0.1, "triplet_distance": "euclidean"},
-    {"recipe": "adaface", "backbone": "ir_18", "softmax_weight": 0.1, "margin_softmax": "adaface"},
+    {"recipe": "adaface", "backbone": "ir_18", "softmax_weight": 0.1, "margin_softmax": "adaface"}
+    | dict.fromkeys(("crop_prob", "low_resolution_prob", "photometric_prob"), 0.5),
 ]
 
 

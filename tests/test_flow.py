@@ -35,6 +35,7 @@ NAMESAKES = {
     "config/shared.py": ["adaface"],
     "models/margins.py": ["adaface"],
     "models/face_weights.py": ["adaface"],
+    "recipes/face_network.py": ["adaface"],
 }  # a margin, and a form of file
 SOURCES = {path.relative_to(ROOT / "dcal_core").as_posix(): path.read_text() for path in ROOT.glob("dcal_core/**/*.py")}
 

@@ -10,6 +10,7 @@ import traceback
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -41,6 +42,7 @@ from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.curves import by_epoch, draw_losses, draw_validation
 from dcal_core.training.learning import at_chance
 from dcal_core.training.loop import Diverged, MemoryShort, Trainer
+from dcal_core.training.recipe import Recipe
 from dcal_core.training.resume import counted, open_run, people_behind
 from dcal_core.training.task import start_accelerator
 from dcal_core.training.transfer import load_matching, shapes_of
@@ -55,9 +57,11 @@ class Unfinished(UserError):
     """Training that has stopped before its end; nothing is lost, and the next session goes on."""
 
 
-def validator(config: Config, split: Split):
+def validator(recipe: Recipe, split: Split):
     """A callable model -> EER, the lower end of its interval, and ROC-AUC, over all pairs within a split's families;
-    and the accuracy on the benchmarks of pairs that are there."""
+    the accuracy on the benchmarks of pairs that are there; and what the recipe tells of what it settles in the model
+    before."""
+    config = recipe.config
     pairs = twin_pairs(split.index)
     files = pair_files(config)
     sets = open_pair_sets(files, config.image_size, scratch_root() / "decoded") if files else None
@@ -65,13 +69,22 @@ def validator(config: Config, split: Split):
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         features = encode_images(model, split.images, config.encode_batch, device, progress=False)
-        scores = score_pairs(model, features, pairs, device=device)
+
+        def score(reading: str | None = None) -> np.ndarray:
+            return score_pairs(model, features, pairs, device=device, reading=reading)
+
+        settled = recipe.settle(model, score, pairs.genuine, pairs.family)
+        scores = score()
         benchmarks = accuracies(model, sets, config.encode_batch, device) if sets else {}
-        return benchmarks | {
-            "eer": equal_error_rate(scores, pairs.genuine)[0],
-            "eer_low": eer_low(scores, pairs.genuine, pairs.family),
-            "auc": roc_auc(scores, pairs.genuine),
-        }
+        return (
+            settled
+            | benchmarks
+            | {
+                "eer": equal_error_rate(scores, pairs.genuine)[0],
+                "eer_low": eer_low(scores, pairs.genuine, pairs.family),
+                "auc": roc_auc(scores, pairs.genuine),
+            }
+        )
 
     return validate
 
@@ -110,7 +123,7 @@ def train_run(
     if not folder.saved and (run.weights_from or config.weights):
         recipe.start(model.to(accelerator.device), objective, data["train"])
     with main_first():  # it decodes the benchmarks, the others find them
-        validate = validator(config, data["validation"])
+        validate = validator(recipe, data["validation"])
     budget = budget or TimeBudget(config.time_budget_hours)
     try:
         return run, Trainer(recipe, accelerator, model, objective, batches, validate, run, budget).train()

@@ -4,11 +4,11 @@ from typing import Literal
 
 from dcal_core.config.adaface import IR_BACKBONES
 from dcal_core.config.parameters import parameter, run_option, run_path
-from dcal_core.config.shared import AdamWCosine, MarginSoftmaxAndTriplets
+from dcal_core.config.shared import AdamWCosine, MarginSoftmaxAndTriplets, PairRatios
 from dcal_core.errors import ConfigError
 
 
-class DCALConfig(AdamWCosine, MarginSoftmaxAndTriplets):
+class DCALConfig(AdamWCosine, MarginSoftmaxAndTriplets, PairRatios):
     """The parameters of `recipe: dcal`."""
 
     recipe: Literal["dcal"] = parameter("dcal", "which of the systems is trained")
@@ -47,9 +47,6 @@ class DCALConfig(AdamWCosine, MarginSoftmaxAndTriplets):
     )
     twin_temperature: float = parameter(0.1, "temperature of the contrastive loss", ge=0.001, le=10)
     twin_weight: float = parameter(1.0, "weight of the twin loss", ge=0, le=100)
-    positive_ratio: float = parameter(0.5, "same-person share of the pairs in the verification loss", ge=0.01, le=0.99)
-    hard_negative_ratio: float = parameter(0.5, "co-twin share of the pairs", ge=0, le=0.99)
-    soft_negative_ratio: float = parameter(0.0, "share of pairs of unrelated people", ge=0, le=0.99)
     loss_weighting: Literal["uncertainty", "fixed"] = parameter("uncertainty", "weights of the branches")
 
     # optimisation
@@ -72,11 +69,6 @@ class DCALConfig(AdamWCosine, MarginSoftmaxAndTriplets):
         if self.pwca_last and self.pwca_last < self.pwca_first:
             raise ConfigError(
                 f"pwca_last={self.pwca_last} lies before pwca_first={self.pwca_first}: raise it, or set 0."
-            )
-        if abs(self.positive_ratio + self.hard_negative_ratio + self.soft_negative_ratio - 1) > 1e-6:
-            raise ConfigError(
-                f"positive_ratio={self.positive_ratio:g}, hard_negative_ratio={self.hard_negative_ratio:g} and "
-                f"soft_negative_ratio={self.soft_negative_ratio:g} are shares of the pairs: let their sum be 1."
             )
         if self.softmax_weight == 0 and self.twin_weight == 0:
             raise ConfigError("softmax_weight and twin_weight are both 0, so nothing would be learnt: raise one.")

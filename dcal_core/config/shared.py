@@ -62,6 +62,11 @@ class Config(Parameters):
     contrast: float = parameter(0.2, "largest change of contrast, share", ge=0, le=1)
     flip_prob: float = parameter(0.0, "mirroring; twins differ by asymmetries, hence off", ge=0, le=1)
     erase_prob: float = parameter(0.0, "random erasing of a rectangle", ge=0, le=1)
+    crop_prob: float = parameter(0.0, "keeping a rectangle alone, as AdaFace (0.2 there)", ge=0, le=1)
+    low_resolution_prob: float = parameter(0.0, "a lower resolution, as AdaFace (0.2 there)", ge=0, le=1)
+    photometric_prob: float = parameter(
+        0.0, "strong changes of brightness, contrast and saturation, as AdaFace (0.2 there)", ge=0, le=1
+    )
 
     # model
     backbone: str = parameter(..., "the network that is fine-tuned")
@@ -169,8 +174,34 @@ class AdamWCosine(Config):
             raise ConfigError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}: lower it.")
 
 
-class MarginSoftmaxAndTriplets(Config):
-    """An identity loss over all people and the margin of triplets with the co-twin."""
+class SGDMilestones(Config):
+    """SGD with momentum, whose learning rate falls at given epochs."""
+
+    head_lr_factor: float = parameter(1.0, "learning rate of new layers over that of the backbone", ge=0.01, le=1000)
+    momentum: float = parameter(0.9, "momentum of SGD", ge=0, le=0.999)
+    milestones: str = parameter("12,20,24", "epochs after which the learning rate falls, by commas; empty: never")
+    lr_gamma: float = parameter(0.1, "factor of the learning rate at each milestone", ge=0.001, le=1)
+    warmup_share: float = parameter(0.05, "share of the steps with linear warm-up", ge=0, le=0.9)
+    weight_decay: float = parameter(5e-4, "weight decay of SGD, but of no batch norm", ge=0, le=10)
+
+    @property
+    def falls(self) -> list[int]:
+        """The epochs after which the learning rate falls."""
+        return [int(epoch) for epoch in self.milestones.split(",") if epoch.strip()]
+
+    def check(self) -> None:
+        """Raise ConfigError where parameters do not agree with one another."""
+        super().check()
+        whole = all(epoch.strip().isdecimal() for epoch in self.milestones.split(",") if epoch.strip())
+        if not whole or self.falls != sorted({*self.falls} - {0}):
+            raise ConfigError(
+                f"milestones={self.milestones!r}: takes rising numbers of epochs from 1 on, by commas, such as "
+                "12,20,24; one after the last epoch has no effect."
+            )
+
+
+class MarginSoftmaxLoss(Config):
+    """An identity loss over all people."""
 
     margin_softmax: Literal["cosface", "arcface", "adaface"] = parameter("cosface", "identity loss over all people")
     softmax_margin: float = parameter(0.3, "cosface: cosine; arcface: radians; adaface: both", ge=0, le=1.5)
@@ -180,7 +211,6 @@ class MarginSoftmaxAndTriplets(Config):
     softmax_scale: float = parameter(30.0, "scale of the cosines", ge=1, le=128)
     softmax_weight: float = parameter(1.0, "weight of the identity loss", ge=0, le=100)
     label_smoothing: float = parameter(0.1, "label smoothing of the identity loss", ge=0, le=0.9)
-    twin_margin: float = parameter(0.5, "margin of the triplet loss, cosine or triplet_distance", ge=0, le=2)
 
     def margin_softmax_options(self) -> dict:
         """The options of the identity loss, as `MarginSoftmax` takes them."""
@@ -191,3 +221,31 @@ class MarginSoftmaxAndTriplets(Config):
             "label_smoothing": self.label_smoothing,
             "adaface_h": self.adaface_h,
         }
+
+
+class MarginSoftmaxAndTriplets(MarginSoftmaxLoss):
+    """An identity loss over all people and the margin of triplets with the co-twin."""
+
+    twin_margin: float = parameter(0.5, "margin of the triplet loss, cosine or triplet_distance", ge=0, le=2)
+
+
+class PairRatios(Config):
+    """How much the kinds of pairs of a batch count in a loss that asks whether both images show one person."""
+
+    positive_ratio: float = parameter(0.5, "same-person share of the pairs in the verification loss", ge=0.01, le=0.99)
+    hard_negative_ratio: float = parameter(0.5, "co-twin share of the pairs", ge=0, le=0.99)
+    soft_negative_ratio: float = parameter(0.0, "share of pairs of unrelated people", ge=0, le=0.99)
+
+    @property
+    def ratios(self) -> tuple[float, float, float]:
+        """Those of same-person, co-twin and unrelated pairs."""
+        return self.positive_ratio, self.hard_negative_ratio, self.soft_negative_ratio
+
+    def check(self) -> None:
+        """Raise ConfigError where parameters do not agree with one another."""
+        super().check()
+        if abs(sum(self.ratios) - 1) > 1e-6:
+            raise ConfigError(
+                f"positive_ratio={self.positive_ratio:g}, hard_negative_ratio={self.hard_negative_ratio:g} and "
+                f"soft_negative_ratio={self.soft_negative_ratio:g} are shares of the pairs: let their sum be 1."
+            )

@@ -7,7 +7,7 @@ B images; N pairs; H heads of width d; T tokens of width C; the last P = g x g t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -43,6 +43,10 @@ class Features:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Features":
         """The features with a function applied to every tensor."""
         return Features(*({k: change(v) for k, v in group.items()} for group in (self.parts, self.trace)))
+
+    def only(self, names: Collection[str]) -> "Features":
+        """The features with these parts alone, or with all for ()."""
+        return Features({k: v for k, v in self.parts.items() if k in names}, self.trace) if names else self
 
     @staticmethod
     def cat(batches: Iterable["Features"]) -> "Features":

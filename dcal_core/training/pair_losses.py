@@ -70,6 +70,14 @@ class SupConLoss(nn.Module):
         return of_anchors.sum() / (positives > 0).sum().clamp(min=1)
 
 
+def weighed_pairs(person: Tensor, family: Tensor, ratios: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+    """Whether two images are of one person, [B, B] of 0 and 1, and how much each pair counts, [B, B] of sum 1: genuine,
+    co-twin and unrelated pairs together as the ratios; a kind that the batch lacks leaves its share to the others."""
+    kinds = relations(person, family)
+    weights = sum(ratio * kind / kind.sum().clamp(min=1) for ratio, kind in zip(ratios, kinds, strict=True))
+    return kinds[0], weights / weights.sum().clamp(min=1e-12)
+
+
 class VerificationLoss(nn.Module):
     """Cross-entropy of "one person or not" with logits = scale * score + bias, both learnt (SigLIP, Zhai et al., ICCV
     2023, arXiv 2303.15343); genuine, co-twin and unrelated pairs together weigh positive : hard : soft."""
@@ -81,8 +89,6 @@ class VerificationLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-5.0))  # undecided at a score of 0.5
 
     def forward(self, score: Tensor, person: Tensor, family: Tensor) -> Tensor:
-        kinds = relations(person, family)
-        weights = sum(ratio * kind / kind.sum().clamp(min=1) for ratio, kind in zip(self.ratios, kinds, strict=True))
-        weights = weights / weights.sum().clamp(min=1e-12)  # a kind that the batch lacks leaves its share to the others
+        genuine, weights = weighed_pairs(person, family, self.ratios)
         logits = self.log_scale.exp() * score + self.bias
-        return F.binary_cross_entropy_with_logits(logits, kinds[0], weights, reduction="sum")
+        return F.binary_cross_entropy_with_logits(logits, genuine, weights, reduction="sum")

@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,8 +33,9 @@ class Recipe(ABC):
 
     `new_model` comes before anything is decoded. Then the loop calls, in this order: `batches` and
     `objective`; `start` in a new run whose model has learnt before; before each epoch `refresh`; for each part of a
-    batch `augment` and the objective; for each batch `lr_at` and a step of the `optimizer`. A run that stays at
-    chance names its `cures`; a finished one is drawn by `curves`, and `export` writes it for other projects.
+    batch `augment` and the objective; for each batch `lr_at` and a step of the `optimizer`; in each validation
+    `settle`. A run that stays at chance names its `cures`; a finished one is drawn by `curves`, and `export` writes it
+    for other projects.
     """
 
     curves: tuple[Panel, ...]
@@ -42,15 +44,7 @@ class Recipe(ABC):
 
     def __init__(self, config: Config):
         self.config = config
-        self.augmentation = Augmentation(
-            rotation_deg=config.rotation_deg,
-            shift=config.shift,
-            scale=config.scale,
-            brightness=config.brightness,
-            contrast=config.contrast,
-            flip_prob=config.flip_prob,
-            erase_prob=config.erase_prob,
-        )
+        self.augmentation = Augmentation(**{one.name: getattr(config, one.name) for one in fields(Augmentation)})
 
     @abstractmethod
     def new_model(self, input_roots: list[Path], pretrained: bool = True) -> Verifier:
@@ -102,6 +96,16 @@ class Recipe(ABC):
 
     def start(self, model: nn.Module, objective: nn.Module, split: Split) -> None:  # noqa: B027  most need nothing
         """Prepare the objective of a new run for a model that has learnt before."""
+
+    def settle(
+        self, model: Verifier, score: Callable[[str], np.ndarray], genuine: np.ndarray, family: np.ndarray
+    ) -> dict[str, float]:
+        """Let a model that is being validated choose what follows from validation scores alone, such as how its
+        readings are fused, and keep it in its buffers; returns figures for the log.
+
+        score(reading): scores [P] of the validation pairs, which are `genuine` [P] or of co-twins, of families [P].
+        """
+        return {}
 
     def export(self, run: Run) -> list[Path]:
         """Write the best model as other projects read it, into the run's `exports`; returns the files."""

@@ -6,7 +6,7 @@ Letters: N images.
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -42,23 +42,31 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def encode_images(
-    model: Verifier, store: ImageStore | OccludedImages, batch_size: int, device="cpu", progress=True
+    model: Verifier,
+    store: ImageStore | OccludedImages,
+    batch_size: int,
+    device="cpu",
+    progress=True,
+    chosen: np.ndarray | None = None,
+    parts: Collection[str] = (),
 ) -> Features:
-    """Encode every image of the store once, in order, and return the features on the CPU.
+    """Encode images of the store once, in order, and return the features on the CPU.
 
-    model: on `device` already. Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
+    model: on `device` already. chosen: the images, None for all. parts: names of those that are kept, () for all.
+    Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
     With several processes, each encodes an equal share and all return the features of all images.
     """
-    images = len(store.kept)
+    chosen = np.arange(len(store.kept)) if chosen is None else chosen
+    images = len(chosen)
     if images == 0:
         raise ValueError("the store holds no images")
     share = math.ceil(images / world_size())
     own = np.arange(rank() * share, (rank() + 1) * share).clip(max=images - 1)  # the last process fills up
     starts = range(0, share, batch_size)
     with evaluating(model):
-        chosen = (own[start : start + batch_size] for start in starts)
-        chosen = progress_line(chosen, desc="encoding", total=len(starts), unit="batch", disable=not progress)
-        batches = (model.encode(store.batch(batch).to(device)) for batch in chosen)
+        turns = (chosen[own[start : start + batch_size]] for start in starts)
+        turns = progress_line(turns, desc="encoding", total=len(starts), unit="batch", disable=not progress)
+        batches = (model.encode(store.batch(batch).to(device)).only(parts) for batch in turns)
         first = next(batches)
         batches = chain([first], batches)
         of_one = sum(part[0].nbytes for part in first.parts.values())

@@ -25,6 +25,7 @@ from dcal_core.data.twins import DataError
 from dcal_core.distributed import ENDED, OUTCOMES, LaunchError, read_outcomes
 from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model
+from dcal_core.recipes.catalogue import recipe_of
 from dcal_core.recipes.dcal import DCALRecipe
 from dcal_core.runs import RunFolder
 from dcal_core.training import loop, task
@@ -68,7 +69,7 @@ def changed(**values) -> DCALConfig:
 
 def test_validation_scores_all_pairs_of_held_out_families(data):
     model, split = tiny.model_of(CONFIG).train(), data["validation"]
-    figures = validator(CONFIG, split)(model)
+    figures = validator(recipe_of(CONFIG), split)(model)
     pairs = twin_pairs(split.index)
     assert len(pairs) == 3 * 15 and pairs.genuine.sum() == 3 * 6  # 3 families of 6 images
     embeddings = encode_images(model, split.images, CONFIG.encode_batch, progress=False)
@@ -83,11 +84,26 @@ def test_validation_scores_the_pair_benchmarks_that_are_there(data, tmp_path):
     write_bin(tmp_path / "lfw.bin", [picture(*colour) for colour in images.tolist()], [True, False] * 10)
     config = changed(benchmarks_root=str(tmp_path), best_by="benchmarks")
     model = tiny.model_of(config)
-    figures = validator(config, data["validation"])(model)
+    figures = validator(recipe_of(config), data["validation"])(model)
     sets = open_pair_sets({"LFW": tmp_path / "lfw.bin"}, config.image_size, tmp_path / "cache")
     features = encode_images(model, sets.images, 40, progress=False)
     accuracy = fold_pairs(model, features, sets)[0]["LFW"].right.mean()
     assert figures["benchmarks/LFW"] == figures["benchmarks"] == pytest.approx(accuracy) and "eer" in figures
+
+
+def test_what_a_recipe_settles_comes_before_the_scores_and_into_the_figures(data):
+    model, recipe, split = tiny.model_of(CONFIG), recipe_of(CONFIG), data["validation"]
+    before = validator(recipe, split)(model)
+
+    def settle(model, score, genuine, family):
+        scores = score(model.readings[0])
+        assert equal_error_rate(scores, genuine)[0] == before["eer"] and len(set(family)) == 3
+        model.compare, compare = lambda *pair: -compare(*pair), model.compare
+        return {"kept": 7.0}
+
+    recipe.settle = settle
+    figures = validator(recipe, split)(model)
+    assert figures["kept"] == 7.0 and figures["auc"] == pytest.approx(1 - before["auc"])
 
 
 def test_a_run_trains_validates_and_leaves_a_model_of_those_figures(data, tmp_path):
@@ -96,7 +112,7 @@ def test_a_run_trains_validates_and_leaves_a_model_of_those_figures(data, tmp_pa
     logged = [line for line in run.history() if "validation/eer" in line]
     assert [line["epoch"] for line in logged] == [1, 2]
     best = min(logged, key=lambda line: line["validation/eer"])
-    figures = validator(CONFIG, data["validation"])(load_model(run.folder.best))
+    figures = validator(recipe_of(CONFIG), data["validation"])(load_model(run.folder.best))
     assert progress.best_eer == best["validation/eer"] == pytest.approx(figures["eer"])
     assert best["validation/auc"] == pytest.approx(figures["auc"])
 

@@ -6,10 +6,11 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
-from dcal_core.data.augmentation import Augmentation, blend_people
+from dcal_core.data.augmentation import Augmentation, blend_people, coarsen
 
 OFF = dict(rotation_deg=0, shift=0, scale=0, brightness=0, contrast=0, flip_prob=0, erase_prob=0)
 STRONG = dict(rotation_deg=30, shift=0.1, scale=0.2, brightness=0.4, contrast=0.4, flip_prob=0.5, erase_prob=0.5)
+ADAFACES = dict(crop_prob=0.7, low_resolution_prob=0.7, photometric_prob=0.7)
 SIZE = 24
 
 
@@ -68,7 +69,7 @@ def test_draws_stay_within_their_limits_and_reach_them():
 
 
 def test_augmentation_is_a_pure_function_of_images_and_seed(batch):
-    augment, before = Augmentation(**STRONG), batch.clone()
+    augment, before = Augmentation(**STRONG, **ADAFACES), batch.clone()
     torch.manual_seed(1)
     first = augment(batch, seed=7)
     torch.manual_seed(2)
@@ -80,7 +81,7 @@ def test_augmentation_is_a_pure_function_of_images_and_seed(batch):
     assert first.min() >= 0 and first.max() <= 1
 
 
-@pytest.mark.parametrize("name, value", [*STRONG.items()])
+@pytest.mark.parametrize("name, value", [*STRONG.items(), *ADAFACES.items()])
 def test_the_given_images_stay_as_they_were(batch, name, value):
     before = batch.clone()
     Augmentation(**OFF | {name: value})(batch, seed=3)
@@ -89,7 +90,7 @@ def test_the_given_images_stay_as_they_were(batch, name, value):
 
 def test_augmentation_leaves_the_global_generators_alone(batch):
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
-    Augmentation(**STRONG)(batch, seed=7)
+    Augmentation(**STRONG, **ADAFACES)(batch, seed=7)
     assert torch.equal(torch.get_rng_state(), states[0])
     np.testing.assert_array_equal(np.random.get_state()[1], states[1])
 
@@ -188,7 +189,7 @@ def test_with_nothing_on_masks_stay_as_they_are(batch, fill):
     assert torch.equal(masks, before)
 
 
-@pytest.mark.parametrize("name, value", [*STRONG.items()])
+@pytest.mark.parametrize("name, value", [*STRONG.items(), *ADAFACES.items()])
 def test_each_parameter_has_an_effect(batch, name, value):
     assert not torch.allclose(Augmentation(**OFF | {name: value})(batch, seed=3), batch, atol=1e-3)
 
@@ -200,6 +201,61 @@ def test_no_two_images_share_a_draw(batch, name):
     augmented = Augmentation(**OFF | {name: STRONG[name]})(same, seed=0)
     distance = torch.cdist(augmented.flatten(1), augmented.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
     assert (distance + torch.eye(16) > 1e-4).all()
+
+
+def test_a_crop_keeps_one_rectangle_where_it_is_and_hides_the_rest():
+    images, shares = torch.rand(300, 3, 32, 32) + 0.1, []
+    augment = Augmentation(**OFF, crop_prob=0.5)
+    masks = augment.masks(torch.ones(300, 1, 32, 32), seed=0)
+    for image, cropped, mask in zip(images, augment(images, seed=0), masks[:, 0] == 1, strict=True):
+        assert torch.equal(cropped, image * mask)
+        rows, columns = mask.any(1), mask.any(0)
+        assert torch.equal(mask, rows[:, None] & columns)
+        shares.append(mask.float().mean().item())
+    kept = [share for share in shares if share < 1]
+    assert 0.4 < len(kept) / 300 < 0.6 and 0.15 < min(kept) < 0.25 and max(kept) > 0.9
+    assert sum(kept) / len(kept) == pytest.approx(0.6, abs=0.05)  # areas of 0.2 to 1
+
+
+@pytest.mark.parametrize("side", [6, 8, 12, 24])
+def test_a_low_resolution_is_that_of_torch_where_pixels_divide_evenly(batch, side):
+    small = torch.nn.functional.avg_pool2d(batch, SIZE // side)
+    large = torch.nn.functional.interpolate(small, SIZE, mode="bilinear")
+    torch.testing.assert_close(coarsen(batch, torch.full((12,), side / SIZE)), large, atol=1e-5, rtol=0)
+
+
+def test_low_resolutions_are_of_each_image_its_own(batch):
+    shares = Augmentation(**OFF, low_resolution_prob=0.5).draw(20_000, seed=0)[15]
+    assert (shares == 1).float().mean().item() == pytest.approx(0.5, abs=0.02) and shares.min().item() == pytest.approx(
+        0.2, abs=1e-3
+    )
+    one_by_one = [coarsen(image[None], share[None])[0] for image, share in zip(batch, shares, strict=False)]
+    torch.testing.assert_close(coarsen(batch, shares[:12]), torch.stack(one_by_one))
+    kept = shares[:12] == 1
+    assert torch.equal(coarsen(batch, shares[:12])[kept], batch[kept]) and kept.any() and not kept.all()
+    even = torch.full((1, 3, SIZE, SIZE), 0.3)
+    torch.testing.assert_close(coarsen(even, torch.tensor([0.37])), even)
+
+
+def test_strong_colours_are_torchvisions_for_the_images_that_are_drawn(batch):
+    augment = Augmentation(**OFF, photometric_prob=0.5)
+    drawn = augment.draw(12, seed=2)[16:].T
+    for image, changed, (brightness, contrast, saturation) in zip(batch, augment(batch, seed=2), drawn, strict=True):
+        expected = v2.adjust_saturation(image, saturation.item())
+        expected = v2.adjust_contrast(v2.adjust_brightness(expected, brightness.item()), contrast.item())
+        torch.testing.assert_close(changed, expected, atol=1e-4, rtol=0)
+    many = augment.draw(20_000, seed=0)[16:]
+    assert (many == 1).all(0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert many.amin(1).tolist() == pytest.approx(3 * [0.5], abs=1e-3) and many.max().item() == pytest.approx(
+        1.5, abs=1e-3
+    )
+
+
+def test_adafaces_changes_leave_the_other_draws_as_they_are():
+    plain = Augmentation(**STRONG).draw(9, seed=4)
+    assert torch.equal(Augmentation(**STRONG, **ADAFACES).draw(9, seed=4)[:11], plain[:11])
+    first = torch.rand(12, 9, generator=torch.Generator().manual_seed(4))[0]
+    assert torch.equal(plain[0], (2 * first - 1) * math.radians(30))
 
 
 def test_people_are_blended_by_weight(batch):
@@ -216,7 +272,11 @@ def test_people_are_blended_by_weight(batch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_and_is_not_waited_for(batch):
-    augment, donor, weight = Augmentation(**STRONG), torch.arange(12).roll(1), torch.full((1, 1, SIZE, SIZE), 0.25)
+    augment, donor, weight = (
+        Augmentation(**STRONG, **ADAFACES),
+        torch.arange(12).roll(1),
+        torch.full((1, 1, SIZE, SIZE), 0.25),
+    )
     on_gpu = [tensor.cuda() for tensor in (batch, donor, weight)]
     mask = batch[:, 0]
     mask_on_gpu = mask.cuda()

@@ -22,6 +22,17 @@ def test_every_image_is_encoded_once_in_order(batch_size):
     torch.testing.assert_close(features.parts["mean"], whole, rtol=1e-4, atol=1e-4)
 
 
+def test_some_images_are_encoded_in_their_order_and_some_parts_are_kept():
+    store, chosen = toy_store(7), np.array([5, 0, 6])
+    features = encode_images(Mixed(), store, 2, progress=False, chosen=chosen)
+    assert len(features) == 3 and len(features.parts) > 1
+    every = encode_images(Mixed(), store, 2, progress=False)
+    for name, part in every.parts.items():
+        assert torch.equal(features.parts[name], part[chosen])
+        kept = encode_images(Mixed(), store, 2, progress=False, parts=(name,))
+        assert kept.parts.keys() == {name} and torch.equal(kept.parts[name], part)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 @pytest.mark.parametrize(("images", "processes"), [(7, 2), (8, 4), (7, 3), (5, 4), (2, 3)])
 def test_each_process_encodes_an_equal_share(monkeypatch, images, processes, batch_size):
