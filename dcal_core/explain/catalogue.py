@@ -110,7 +110,7 @@ MAPS = {
     "visible": Map(
         make=lambda pairs: on_grid(pairs.features.trace["visible"], pairs.grid).unflatten(0, (2, -1)),
         title="What is visible",
-        meaning="How sure the model is that nothing covers the place; what one face hides counts in neither.",
+        meaning="How sure the model is that nothing covers the place.",
         unit="(visible)",
         needs="visible",
     ),

@@ -125,14 +125,10 @@ def test_a_line_leads_from_a_place_to_its_match_in_the_colour_of_what_it_says():
     found, cell = view.map("local").reshape(2, -1), SIDE / GRID
     for side, axes in enumerate(figure.axes[:2]):
         assert axes.get_title().startswith(view.names[side]) and len(axes.lines) == 3
-        for line, place in zip(
-            axes.lines, sorted(range(GRID * GRID), key=lambda p: -abs(found[side, p])), strict=False
-        ):
-            match = view.matches[side, place]
-            assert np.allclose(
-                line.get_xdata(), [(place % GRID + 0.5) * cell, (match % GRID + 0.5) * cell + SIDE + GAP]
-            )
-            assert np.allclose(line.get_ydata(), [(place // GRID + 0.5) * cell, (match // GRID + 0.5) * cell])
+        for line, place in zip(axes.lines, np.argsort(-abs(found[side])), strict=False):
+            rows, columns = np.divmod([place, view.matches[side, place]], GRID)
+            assert np.allclose(line.get_xdata(), (columns + 0.5) * cell + [0, SIDE + GAP])
+            assert np.allclose(line.get_ydata(), (rows + 0.5) * cell)
             red, _, blue, _ = line.get_color()
             assert (blue > red) == (found[side, place] > 0)
     drawn(figure)
