@@ -149,6 +149,21 @@ else:
     print("One system only: nothing to compare it with.")
 
 # %% [markdown]
+# ## What do occluders change?
+# With `occluded_share`, masks, glasses or scarves are drawn over that share of the images. A model with several readings
+# (*global*, *local*) should lose less by one of them; the differences are paired.
+
+# %%
+from dcal_core.verification.report_tables import occlusion_tables
+
+print(*statements.occlusion(result) or ["No occluders were drawn."], sep="\n")
+for table in occlusion_tables(result):
+    display(table)
+for name in ("occlusion", "visibility"):
+    if name in pictures:
+        show_picture(pictures[name])
+
+# %% [markdown]
 # ## Can the probabilities be trusted?
 # The calibration turns a score into a likelihood ratio: how many times more likely this score is for one person than for
 # co-twins. *Cllr* is its cost in bits: 0 if it is perfect, 1 if it is useless; *Cllr min* is the part due to the scores

@@ -31,7 +31,8 @@ def effects(rows: tuple[Row, ...], trials: list[Trial], pairs: Pairs, draws: int
     drawn = {row.name: {} for row in rows}  # row -> seed -> EER [1 + D], the sample's own first
     for trial in trials:
         if trial.result():
-            drawn[trial.row][trial.seed] = replicate_eer(trial.scores(), pairs.genuine, pairs.family, draws, seed)
+            replicates = replicate_eer(trial.scores(), pairs.genuine, pairs.family, draws, seed)
+            drawn[trial.row][trial.seed] = replicates.values["eer"]
     found = []
     for row in rows:
         own = drawn[row.name]

@@ -33,6 +33,7 @@ from dcal_core.verification.baseline import SFace
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.fusion import fit_fusion
+from dcal_core.verification.occlusion import draw_occlusion, draw_visibility, occlusion
 from dcal_core.verification.page import answers_of, questions_of, write_page
 from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json
@@ -44,11 +45,16 @@ SPLITS = ("validation", "test")
 TABLES = {  # by the questions that they answer
     "answers": report_tables.verdict_table,
     "others": lambda result: report_tables.systems_table(result["systems"]),
+    "occlusion": lambda result: "\n\n".join(map(str, report_tables.occlusion_tables(result))),
     "trust": report_tables.calibration_table,
     "twins": report_tables.security_table,
     "mistakes": report_tables.mistakes_table,
     "metrics": report_tables.metrics_table,
 }
+FLIPPED = (
+    "Flip fusion: an embedding is the image's plus that of its mirror image, which takes away the asymmetries by which "
+    "twins can be told apart."
+)
 
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
@@ -83,16 +89,19 @@ def score_run(name: str, session: Session, data: TwinData) -> list[System]:
 
 def score_model(name: str, about: str, model: Verifier, data: TwinData, config: Config, weights="") -> list[System]:
     """A model on the validation and the test families, a system for each of its readings, from one encoding."""
+    if config.flip_fusion and "embedding" not in model.widths:
+        raise UserError(f"flip_fusion=true: {name} has no embedding to add to its mirror image's: leave it out.")
     device = fit_device()
     model = model.to(device)
     scored = {reading: {} for reading in model.readings}
     for split in SPLITS:
         index = data[split].index
         pairs = twin_pairs(index)
-        features = encode_images(model, data[split].images, config.encode_batch, device)
+        features = encode_images(model, data[split].images, config.encode_batch, device, flip=config.flip_fusion)
         for reading in model.readings:
             scores = score_pairs(model, features, pairs, device=device, reading=reading)
             scored[reading][split] = Scored(index, pairs, scores)
+    visible = features.parts["visible"].numpy() if "visible" in features.parts else None
     if "found" in features.parts:
         about += f"; it found a face in {int(features.parts['found'].sum()):,} of {len(features):,} test images"
     size = sum(weight.numel() for weight in model.parameters())
@@ -101,7 +110,8 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
         unrelated = unrelated_scores(model, features, index, device=device, reading=reading)
         own_name = f"{name}, {reading}" if number else name
         own_about = about if len(scored) == 1 else f"{about}; its reading {reading}"
-        systems.append(System(own_name, own_about, **of_splits, unrelated=unrelated, weights=weights, size=size))
+        own = {"unrelated": unrelated, "weights": weights, "size": size, "visible": visible}
+        systems.append(System(own_name, own_about, **of_splits, **own))
     return systems
 
 
@@ -132,6 +142,8 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], li
     config = session.config
     options = {"draws": config.bootstrap_draws, "root": data.root}  # the same draws in every report, whatever the seed
     result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
+    if config.occluded_share:
+        result["occlusion"] = occlusion(systems, data["test"].images, config.bootstrap_draws)
     run = RunFolder.around(session.trained)
     model = f"{run.path.name}/{session.trained.relative_to(run.path).as_posix()}"  # not where it is on this machine
     return result | {
@@ -176,6 +188,10 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
     used = len(test.index.paths)
     listed = len(read_indexes(data.root)[1].paths)
     few = f"{families} families are few: the true uncertainty may be larger than the intervals."
+    occluders = (
+        f"Occluders ({config.occluded_kinds}) were drawn over {100 * config.occluded_share:g} % of the validation and "
+        "of the test images: real ones look different, and do not come at random."
+    )
     return [
         f"{len(test.index.people)} test people of {families} families with {each} images each, "
         f"not used for training; {len(validation.index.families)} other families set the threshold, the calibration "
@@ -189,6 +205,8 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
         "Images were used as given, without a check of pose, light or date: pairs taken on one day make the figures "
         "look better.",
         "Families that were not tested, other cameras and other ages may do worse.",
+        *([occluders] if config.occluded_share else []),
+        *([FLIPPED] if config.flip_fusion else []),
         *(f"{system.name}: {system.about}." for system in systems),
     ]
 
@@ -202,6 +220,10 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
     yield "det", plots.draw_det({one.name: one.test.scores for one in systems}, genuine, family, data.label)
     if len(systems) > 1:
         yield "systems", plots.draw_systems(result)
+    if "occlusion" in result:
+        yield "occlusion", draw_occlusion(result)
+    if "visibility" in result.get("occlusion", {}):
+        yield "visibility", draw_visibility(first.visible, data["test"].images, data.label)
     if result["calibration"].get("reliability"):
         yield "reliability", plots.draw_reliability(result["calibration"], genuine, family, data.label)
     marks = None
@@ -242,6 +264,9 @@ def notebooks_beside(run: RunFolder) -> list[str]:
 
 def keep_rule(session: Session, rule: DecisionRule) -> list[Path]:
     """Write the decision rule into the model's folder; an attached model, read-only, is copied to the run's first."""
+    if session.config.flip_fusion:
+        print("No decision rule is kept: its thresholds would be those of flip fusion, which only evaluation does.")
+        return []
     model = session.trained
     run = RunFolder.around(model)
     if run.path == session.folder.path:

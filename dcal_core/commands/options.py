@@ -52,7 +52,8 @@ COMMANDS = {  # by name, also of the module
         "report on a trained run, alone or beside others",
         "--preset demo",
         "chosen:trained_run",
-        f"{TRAINED} occluded_share occluded_kinds compare baseline fuse verdict_error calibration bootstrap_draws",
+        f"{TRAINED} occluded_share occluded_kinds flip_fusion compare baseline fuse verdict_error calibration "
+        "bootstrap_draws",
     ),
     "explain": Command(
         "show where a trained run looks, and how far to believe it",

@@ -46,7 +46,9 @@ class Session:
             )
         data = open_data(self.config, names)
         if self.config.occluded_share:
-            data = replace(data, label=f"{data.label}, {self.config.occluded_share:.0%} of images occluded by drawing")
+            data = replace(
+                data, label=f"{data.label}, {100 * self.config.occluded_share:g} % of images occluded by drawing"
+            )
         for split in data.splits.values():
             seen = sorted(set(split.index.people) & people)
             if seen:
@@ -100,9 +102,10 @@ def other_trained(folder: Path, config: Config) -> Session:
     """Another trained run beside the one whose config is given, on the same data; raises ConfigError, DamagedError."""
     run = RunFolder(folder.resolve())
     trained = find_trained(run, [])
-    shared = "data_root exclusions max_lost_share synthetic_test_families encode_batch occluded_share occluded_kinds"
+    shared = "data_root exclusions max_lost_share synthetic_test_families encode_batch"
+    names = f"{shared} occluded_share occluded_kinds flip_fusion".split()
     print(f"Model {trained}")
-    return Session(trained_config(trained, {name: getattr(config, name) for name in shared.split()}), run, trained)
+    return Session(trained_config(trained, {name: getattr(config, name) for name in names}), run, trained)
 
 
 def scratch_size() -> str:

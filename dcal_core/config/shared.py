@@ -117,6 +117,9 @@ class Config(Parameters):
         0.0, "share of the validation and test images over which occluders are drawn", ge=0, le=1
     )
     occluded_kinds: str = run_option("mask,glasses,scarf", f"kinds of them, of {', '.join(OCCLUDERS)}")
+    flip_fusion: bool = run_option(
+        False, "evaluate embeddings plus those of the mirror images; takes away the asymmetries that tell twins apart"
+    )
     compare: str = run_option("", "folders of other trained runs to stand beside this one, by commas")
     baseline: bool = run_option(False, "evaluate a frozen face embedding too (needs the extra `faces`)")
     fuse: bool = run_option(False, "evaluate the fusion of all systems too")

@@ -87,10 +87,11 @@ def replicate(scores, genuine, family, threshold: float, draws=1000, seed=0, wei
     return Replicates({name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}, sample)
 
 
-def replicate_eer(scores, genuine, family, draws=1000, seed=0) -> np.ndarray:
-    """Return the EER alone, [1 + D], of the same draws as `replicate`."""
+def replicate_eer(scores, genuine, family, draws=1000, seed=0) -> Replicates:
+    """Return the EER alone, of the same draws as `replicate`."""
     sample = Sample(scores, genuine, family, draws, seed)
-    return np.concatenate([crossing(*sample.curves(counts))[0] for counts in sample.chunks()])
+    values = np.concatenate([crossing(*sample.curves(counts))[0] for counts in sample.chunks()])
+    return Replicates({"eer": values}, sample)
 
 
 def _metrics(sample: Sample, errors: np.ndarray, folds: Folds | None, counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -49,11 +49,13 @@ def encode_images(
     progress=True,
     chosen: np.ndarray | None = None,
     parts: Collection[str] = (),
+    flip: bool = False,
 ) -> Features:
     """Encode images of the store once, in order, and return the features on the CPU.
 
-    model: on `device` already. chosen: the images, None for all. parts: names of those that are kept, () for all.
-    Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
+    model: on `device` already. chosen: the images, None for all. parts: names of those that are kept, () for all. flip:
+    embeddings plus those of the mirror images, AdaFace's flip fusion; neither is of unit length, so that the clearer
+    one counts more. Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
     With several processes, each encodes an equal share and all return the features of all images.
     """
     chosen = np.arange(len(store.kept)) if chosen is None else chosen
@@ -66,13 +68,21 @@ def encode_images(
     with evaluating(model):
         turns = (chosen[own[start : start + batch_size]] for start in starts)
         turns = progress_line(turns, desc="encoding", total=len(starts), unit="batch", disable=not progress)
-        batches = (model.encode(store.batch(batch).to(device)).only(parts) for batch in turns)
+        batches = (_encode(model, store.batch(batch).to(device), flip).only(parts) for batch in turns)
         first = next(batches)
         batches = chain([first], batches)
         of_one = sum(part[0].nbytes for part in first.parts.values())
         if images * of_one <= IN_MEMORY:
             return Features.cat(batches).map(gather)[:images].to("cpu")
         return _in_a_file(batches, first, images, begin=min(images, rank() * share))
+
+
+def _encode(model: Verifier, images: Tensor, flip: bool) -> Features:
+    features = model.encode(images)
+    if not flip:
+        return features
+    both = features.parts["embedding"] + model.encode(images.flip(-1)).parts["embedding"]
+    return Features(features.parts | {"embedding": both})
 
 
 def _in_a_file(batches: Iterator[Features], first: Features, images: int, begin: int) -> Features:

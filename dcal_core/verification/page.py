@@ -12,6 +12,8 @@ from dcal_core.verification.page_template import PAGE
 
 FIGURES = {
     "systems": "EER of each system, and the first one's minus each, with 95 % intervals",
+    "occlusion": "EER of each system by what occluders hide, and the first one's minus each, with 95 % intervals",
+    "visibility": "An image with each kind of occluder, what it hides, and what the model takes for hidden",
     "scores": "Histograms of genuine and of co-twin scores with a logarithmic density, and the threshold",
     "roc": "ROC curve: share of genuine pairs accepted against the logarithm of the FMR, with its 95 % band",
     "det": "DET curve: false non-match rate against false match rate on normal-deviate axes, with its 95 % band",
@@ -31,6 +33,8 @@ def _data_uri(figure: bytes | Path) -> str:
 def _check_figures(result: dict, figures: dict) -> None:
     absent = {"reliability"} if "reason" in result["calibration"] else set()
     absent |= {"systems"} if len(result["systems"]) < 2 else set()
+    absent |= {"occlusion"} if "occlusion" not in result else set()
+    absent |= {"visibility"} if "visibility" not in result.get("occlusion", {}) else set()
     wanted = [name for name in FIGURES if name not in absent]
     if set(figures) != set(wanted):
         raise ValueError(f"the report takes the figures {', '.join(wanted)}, got {', '.join(figures) or 'none'}")
@@ -40,6 +44,7 @@ QUESTIONS = {
     "answers": "What does the system answer?",
     "scores": "How far apart are one person and twins?",
     "others": "How good is it beside other systems?",
+    "occlusion": "What do occluders change?",
     "trust": "Can the probabilities be trusted?",
     "twins": "How safe is it against a twin?",
     "mistakes": "Which pairs does it get wrong?",
@@ -57,12 +62,15 @@ ANSWERS = {
     "mistakes": statements.mistakes,
     "flattery": statements.flattery,
     "others": statements.comparison,
+    "occlusion": statements.occlusion,
 }
 
 
 def questions_of(result: dict) -> dict[str, str]:
-    """The page's headings, by their anchors; one system is compared with none."""
-    return {name: text for name, text in QUESTIONS.items() if name != "others" or len(result["systems"]) > 1}
+    """The page's headings, by their anchors; one system is compared with none, and occluders may not be drawn."""
+    absent = {"others"} if len(result["systems"]) < 2 else set()
+    absent |= {"occlusion"} if "occlusion" not in result else set()
+    return {name: text for name, text in QUESTIONS.items() if name not in absent}
 
 
 def answers_of(result: dict) -> dict:
@@ -74,10 +82,10 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Seq
     """Write the report of a result with its figures, PNG files or their bytes, whole or not at all.
 
     result: as `report.evaluate` gives it, and `synthetic`, whether drawn faces are in it, the texts `created` (date and
-    time), `device`, `model`, `code` and `fingerprint`, the `seconds` of `training` (or None) and `evaluation`, and
-    `conditions` (sentences). figures: one for each of FIGURES; not `systems` for a single one, not `reliability`
-    without a calibration. beside: pages in the same folder, to link to. ValueError if the result lacks something or
-    holds a value that cannot be shown.
+    time), `device`, `model`, `code` and `fingerprint`, the `seconds` of `training` (or None) and `evaluation`,
+    `conditions` (sentences), and `occlusion` where occluders were drawn. figures: one for each of FIGURES that the
+    result gives. beside: pages in the same folder, to link to. ValueError if the result lacks something or holds a
+    value that cannot be shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     tools = (words.number_text, words.range_text, words.estimate_in_words, words.duration_text)
@@ -91,6 +99,7 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Seq
             "mistakes": report_tables.mistakes_table(result),
             "security": report_tables.security_table(result),
             "systems": report_tables.systems_table(result["systems"]),
+            "occlusion": report_tables.occlusion_tables(result),
         }
         page = environment.from_string(PAGE).render(
             result,

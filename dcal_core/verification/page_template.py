@@ -90,6 +90,18 @@ knows beforehand, both are {{ metrics.eer | estimate_in_words("%") }}: the equal
 interval excludes zero; &ldquo;no difference shown&rdquo; does not mean that there is none.</p>
 {% endif %}
 
+{% if "occlusion" in questions %}
+{{ heading("occlusion") }}
+<ul>{% for sentence in answers.occlusion %}<li>{{ sentence }}</li>{% endfor %}</ul>
+{% for table in tables.occlusion %}
+{{ table_of(table) }}
+{% endfor %}
+{{ picture("occlusion", "The occluders are drawn: real ones lie otherwise, and look it.") }}
+{% if "visibility" in figures %}
+{{ picture("visibility", "Of each kind the image whose hidden cells are found neither best nor worst.") }}
+{% endif %}
+{% endif %}
+
 {{ heading("trust") }}
 <p>{{ answers.trust }}</p>
 {% if calibration.reason is not defined %}

@@ -155,39 +155,49 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
 
 
 def draw_systems(result: dict) -> Figure:
-    """The EER of each system on the left; on the right the first one's EER minus its own, paired. Both have 95 %
-    intervals over families.
+    """The EER of each system, and the first one's EER minus its own, paired, by `draw_paired`.
 
     result: as `report.evaluate` gives it, of two systems or more.
     """
-    systems = result["systems"]
     differences = [{"value": None}, *(one for one in result["differences"] if one["metric"] == "eer")]
-    figure = Figure(figsize=(10, 2 + 0.45 * len(systems)), layout="constrained")
     what = "EER of each system, and the first one's EER minus its own, with 95 % intervals"
-    figure.suptitle(_title(what, result["data"], result["metrics"]["counts"]), fontsize=11)
-    errors, gaps = figure.subplots(1, 2, sharey=True)
-    for row, (system, difference) in enumerate(zip(systems, differences, strict=True)):
-        _draw_estimate(errors, row, system["metrics"]["eer"])
-        _draw_estimate(gaps, row, difference)
-    gaps.axvline(0, color=MARK, linestyle=":", linewidth=1)
-    errors.set_yticks(range(len(systems)), [system["name"] for system in systems])
-    errors.set(ylim=(len(systems) - 0.5, -0.5), xlim=(0, None))  # the first one on top
-    errors.set_xlabel("EER (%)", fontsize=11)
-    gaps.set_xlabel("EER of the first minus its own (points)", fontsize=11)
-    for axes in (errors, gaps):
+    rows = [
+        (system["name"], system["metrics"]["eer"], difference, GENUINE)
+        for system, difference in zip(result["systems"], differences, strict=True)
+    ]
+    return draw_paired(_title(what, result["data"], result["metrics"]["counts"]), rows)
+
+
+def draw_paired(title: str, rows: list[tuple[str, dict, dict, str]]) -> Figure:
+    """Rows of a name, an EER on the left, a difference of EERs on the right, if there are any, and their colour, the
+    first on top; both with 95 % intervals over families. An estimate without a value leaves its place empty."""
+    figure = Figure(figsize=(10, 2 + 0.38 * len(rows)), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    paired = any(difference["value"] is not None for _, _, difference, _ in rows)
+    panels = figure.subplots(1, 1 + paired, sharey=True, squeeze=False)[0]
+    for row, (_, *estimates, colour) in enumerate(rows):
+        for axes, estimate in zip(panels, estimates, strict=False):
+            _draw_estimate(axes, row, estimate, colour)
+    panels[0].set_yticks(range(len(rows)), [name for name, *_ in rows])
+    panels[0].set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, None))
+    panels[0].set_xlabel("EER (%)", fontsize=11)
+    if paired:
+        panels[1].axvline(0, color=MARK, linestyle=":", linewidth=1)
+        panels[1].set_xlabel("EER of the first minus its own (points)", fontsize=11)
+    for axes in panels:
         axes.tick_params(labelsize=10)
         axes.grid(alpha=0.25)
     return as_written(figure)
 
 
-def _draw_estimate(axes: Axes, row: int, estimate: dict) -> None:
+def _draw_estimate(axes: Axes, row: int, estimate: dict, colour: str) -> None:
     """A share as a point with its interval, in percent."""
     if estimate["value"] is None:
         return
     value = 100 * estimate["value"]
     if estimate["low"] is not None:
-        axes.plot([100 * estimate["low"], 100 * estimate["high"]], [row, row], color=GENUINE, linewidth=2)
-    axes.plot(value, row, "o", color=GENUINE)
+        axes.plot([100 * estimate["low"], 100 * estimate["high"]], [row, row], color=colour, linewidth=2)
+    axes.plot(value, row, "o", color=colour)
     axes.annotate(f"{value:.1f}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=9)
 
 

@@ -35,7 +35,8 @@ CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
 class System:
     """A verifier that has scored its validation families, the test families and unrelated people among those.
 
-    weights: SHA-256 of the model's weights, "" for a baseline and for a fusion. size: how many weights it has.
+    weights: SHA-256 of the model's weights, "" for a baseline and for a fusion. size: how many weights it has. visible:
+    how visible the model takes each place of the test images for, [N, P], None if it does not say.
     """
 
     name: str
@@ -45,6 +46,7 @@ class System:
     unrelated: Unrelated
     weights: str = ""
     size: int = 0
+    visible: np.ndarray | None = None
 
     @cached_property
     def equal_errors(self) -> tuple[float, float]:

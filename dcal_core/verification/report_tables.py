@@ -122,6 +122,33 @@ def systems_table(systems: list[dict]) -> Table:
     return Table(caption, ["system", *map(metric_name, COMPARED)], rows)
 
 
+def occlusion_tables(result: dict) -> list[Table]:
+    """The EER of each system on pairs with and without occluders, and how well what is visible is seen; none where no
+    occluders were drawn."""
+    if "occlusion" not in result:
+        return []
+    groups = result["occlusion"]["groups"]
+    rows = [
+        [
+            one["pairs"],
+            *(f"{count:,}" for count in one["counts"].values()),
+            *(Estimate(eer, "%") for eer in one["eer"].values()),
+        ]
+        for one in groups
+    ]
+    head = ["pairs with", "genuine", "co-twins", *(f"EER, {name}" for name in groups[0]["eer"])]
+    caption = (
+        "Pairs by the share of the picture that is hidden in either image, and by the kind where there is no other"
+    )
+    tables = [Table(caption, head, rows)]
+    if seen := result["occlusion"].get("visibility"):
+        rates = {"visible": "IoU, visible", "hidden": "IoU, hidden", "all_visible": "IoU if all is taken for visible"}
+        rows = [[one["images"], f"{one['count']:,}", *(Estimate(one[rate], "score") for rate in rates)] for one in seen]
+        caption = "What the model takes for visible, against what is, on the cells of its map"
+        tables.append(Table(caption, ["images with", "images", *rates.values()], rows))
+    return tables
+
+
 def mistakes_table(result: dict) -> Table:
     """The most confusable pairs: what they show, what the verifier answered, and their images."""
     rows = []

@@ -66,6 +66,31 @@ def comparison(result: dict) -> list[str]:
     return [difference_in_words(one) for one in result["differences"]]
 
 
+def occlusion(result: dict) -> list[str]:
+    """What occluders change, and how well they are seen; nothing where none were drawn."""
+    if "occlusion" not in result:
+        return []
+    found = result["occlusion"]
+    clear, covered = found["groups"][:2]
+    name = next(iter(clear["eer"]))
+    drawn = ", ".join(f"{count:,} {kind}" for kind, count in found["images"].items())
+    pairs = sum(covered["counts"].values())
+    share = pairs / (pairs + sum(clear["counts"].values()))
+    said = [
+        f"Occluders were drawn over test images ({drawn}), so that {number_text(share, '%')} of the pairs hold one.",
+        f"EER of {name}: {estimate_in_words(clear['eer'][name], '%')} without an occluder, "
+        f"{estimate_in_words(covered['eer'][name], '%')} with one.",
+        *(f"With an occluder: {difference_in_words(one)}" for one in covered["differences"]),
+    ]
+    if one := found.get("visibility"):
+        iou = estimate_in_words(one[0]["visible"], "score")
+        said.append(
+            f"What is visible is found with an IoU (intersection over union) of {iou}; a model that takes all for "
+            f"visible would reach {estimate_in_words(one[0]['all_visible'], 'score')}."
+        )
+    return said
+
+
 def shown_bins(calibration: dict) -> list[dict]:
     """The bins of the reliability plot that enough families fill."""
     return [one for one in calibration.get("reliability", ()) if one["observed"]]

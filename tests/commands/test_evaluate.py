@@ -105,6 +105,28 @@ def test_scores_are_those_of_the_trained_model():
     np.testing.assert_allclose(system.test.scores, expected, atol=1e-5)
 
 
+def test_any_system_can_be_tested_behind_occluders():
+    session, data = begun(compare="b", occluded_share=0.5)
+    systems = score_systems(session, data)
+    assert data.label == "SYNTHETIC, 50 % of images occluded by drawing" and data.synthetic
+    images = data["test"].images
+    model = load_model(Path("b/checkpoints/best"))
+    scores = score_pairs(model, encode_images(model, images, 64, progress=False), systems[1].test.pairs)
+    np.testing.assert_allclose(systems[1].test.scores, scores, atol=1e-5)
+    result = evaluate_systems(session, data, systems)
+    assert result["data"] == data.label and result["synthetic"] and "visibility" not in result["occlusion"]
+    assert sum(result["occlusion"]["images"].values()) == (images.kind_of != "").sum()
+    assert any("Occluders (mask,glasses,scarf) were drawn over 50 % of" in line for line in result["conditions"])
+    assert {name for name, _ in draw_report(result, systems, data)} >= {"occlusion", "systems"}
+
+
+def test_flip_fusion_takes_an_embedding_and_leaves_no_decision_rule(capsys):
+    session, data = begun(flip_fusion="true")
+    with pytest.raises(UserError, match="flip_fusion=true: a has no embedding"):
+        score_systems(session, data)
+    assert evaluation.keep_rule(session, None) == [] and "No decision rule is kept" in capsys.readouterr().out
+
+
 def test_fused_scores_come_from_weights_chosen_on_validation_families():
     session, data = begun(baseline="true", fuse="true")
     ours, baseline, fused = score_systems(session, data)

@@ -63,6 +63,19 @@ def test_each_module_gets_its_mode_back():
     assert model.training and not model.part.training
 
 
+def test_flip_fusion_adds_the_mirror_images_embedding_and_nothing_else():
+    class Sided(Toy):  # whose embedding is the left half's mean
+        def encode(self, images, trace=False):
+            means = images.float().mean(2)  # [B, 3, S]
+            return Features({"embedding": means[..., :2].mean(-1), "left": means[..., 0]})
+
+    store = toy_store(5)
+    plain, flipped = (encode_images(Sided(), store, 2, progress=False, flip=flip).parts for flip in (False, True))
+    right = torch.from_numpy(store.images[..., 2:]).float().mean((2, 3))
+    torch.testing.assert_close(flipped["embedding"], plain["embedding"] + right)
+    assert torch.equal(flipped["left"], plain["left"])
+
+
 def test_an_empty_store_is_refused():
     with pytest.raises(ValueError, match="no images"):
         encode_images(Toy(), toy_store(0), 2)

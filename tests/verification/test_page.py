@@ -24,6 +24,12 @@ def estimate(value, low, high):
     return {"value": value, "low": low, "high": high}
 
 
+def group(pairs, ours, other):
+    eer = {"DCAL": estimate(ours, ours / 2, 2 * ours), "SFace": estimate(other, other / 2, 2 * other)}
+    difference = {"a": "DCAL", "b": "SFace", "metric": "eer", "better": None, **estimate(ours - other, -0.5, 0.1)}
+    return {"pairs": pairs, "counts": {"genuine": 30, "impostor": 70}, "eer": eer, "differences": [difference]}
+
+
 UNRESOLVED = {"value": None, "reason": "not resolvable with 31 families"}
 
 
@@ -75,6 +81,13 @@ def result():
         "differences": [
             {"a": "DCAL", "b": "SFace", "metric": "eer", "better": "a", **estimate(-0.217, -0.26, -0.17)},
         ],
+        "occlusion": {
+            "images": {"mask": 124},
+            "groups": [group("no occluder", 0.02, 0.2), group("an occluder", 0.063, 0.4)],
+            "visibility": [
+                {"images": "mask", "count": 124} | dict.fromkeys(("visible", "hidden", "all_visible"), share)
+            ],
+        },
         "confusable": [
             {"images": [0, 9], "people": ["1", "2"], "score": 0.91, "genuine": False, "matched": True}
             | {"paths": ["/data/1/1a.jpg", "/data/2/2b.jpg"]}
@@ -117,7 +130,9 @@ class Reader(HTMLParser):
 @pytest.fixture
 def read(tmp_path, figures):
     def write_and_read(result):
-        drawn = {name: figures[name] for name in figures if name != "systems" or len(result.get("systems", [])) > 1}
+        absent = {"systems"} if len(result.get("systems", [])) < 2 else set()
+        absent |= set() if "occlusion" in result else {"occlusion", "visibility"}
+        drawn = {name: figures[name] for name in figures if name not in absent}
         write_page(tmp_path / "report" / "page.html", result, drawn)
         page = Reader((tmp_path / "report" / "page.html").read_text(encoding="utf-8"))
         assert page.open == []
@@ -147,17 +162,29 @@ def test_every_question_is_answered_at_once_and_can_be_jumped_to(read, result):
     page = read(result)
     answers = answers_of(result)
     for name, question in QUESTIONS.items():
-        if question.endswith("?") and name not in ("others", "limits"):
+        if question.endswith("?") and name not in ("others", "occlusion", "limits"):
             assert f"{question} {answers[name]}" in page.text
     assert f"{QUESTIONS['others']} {answers['others'][0]}" in page.text
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     anchors = links - {"report.json", "scores.csv"}
-    assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 8
+    assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 9
 
 
 def test_one_system_is_compared_with_none(read, result):
+    del result["occlusion"]
     page = read(result | {"systems": result["systems"][:1], "differences": []})
     assert "other systems" not in page.text and "SFace" not in page.text
+
+
+def test_without_occluders_nothing_is_said_of_them(read, result):
+    with_them = read(result)
+    assert (
+        "an occluder 30 70 6.3 % 3.1 to 12.6 %" in with_them.text
+        and "drawn over test images (124 mask)" in with_them.text
+    )
+    del result["occlusion"]
+    page = read(result)
+    assert "ccluder" not in page.text and len(page.tags) < len(with_them.tags)
 
 
 def test_the_foot_names_model_code_time_and_device_but_no_folder_of_this_machine(read, result):
@@ -275,7 +302,7 @@ def test_a_missing_figure_of_a_part_is_a_sentence(tmp_path, result, figures):
 
 
 def test_bad_figures_are_sentences(tmp_path, result, figures):
-    with pytest.raises(ValueError, match="takes the figures systems, scores, roc"):
+    with pytest.raises(ValueError, match="takes the figures systems, occlusion, visibility, scores, roc"):
         write_page(tmp_path / "page.html", result, {"roc": figures["roc"]})
     with pytest.raises(ValueError, match="not a PNG"):
         write_page(tmp_path / "page.html", result, figures | {"det": b"GIF89a"})

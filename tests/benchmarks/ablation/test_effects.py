@@ -94,7 +94,7 @@ def test_the_interval_over_seeds_and_families_covers_the_truth():
         for seed in range(SEEDS):
             scores = np.random.default_rng([repetition, seed]).normal(size=FAMILIES * EACH)
             scores += (2 + shift[seed]) * PAIRS.genuine
-            drawn[seed] = replicate_eer(scores, PAIRS.genuine, PAIRS.family, 100, repetition)
+            drawn[seed] = replicate_eer(scores, PAIRS.genuine, PAIRS.family, 100, repetition).values["eer"]
         line = interval(over_seeds(drawn, range(SEEDS)), SEEDS)
         held += line["low"] <= truth <= line["high"]
     assert held >= 54  # of 60; 57 are expected of an exact interval
