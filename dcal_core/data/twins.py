@@ -29,7 +29,11 @@ class DataError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class TwinIndex:
-    """The people of one split, their images and their families."""
+    """The people of one split, their images and their families.
+
+    co_twins: whether co-twins are known. Where they are not, everybody is a family of one, and impostors are unrelated
+    people. in_place: whether the paths are the images themselves, which are otherwise found below the data root.
+    """
 
     name: str  # "train", "validation" or "test", for messages
     people: tuple[str, ...]  # sorted person ids
@@ -37,6 +41,8 @@ class TwinIndex:
     paths: tuple[str | Path, ...]  # one per image, grouped by person in the order of `people`
     person_of: np.ndarray  # [images], indices into people
     family_of: np.ndarray  # [people], indices into families
+    co_twins: bool = True
+    in_place: bool = False
 
     def fingerprint(self) -> str:
         """A hash of the people and their images' file names; it does not depend on the folders."""

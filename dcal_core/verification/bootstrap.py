@@ -17,37 +17,39 @@ from dcal_core.verification.metrics import REPORTED_FMR, ROUNDING, crossing
 _CHUNK = 500_000  # operating points held at once, 4 MB an array: what a cache can hold
 
 
-def resolvable_fmr(impostors: int, families: int) -> float:
-    """Smallest FMR at which a TAR is reported, from the impostor comparisons and the families that hold them.
+def resolvable_fmr(impostors: int, clusters: int) -> float:
+    """Smallest FMR at which a TAR is reported, from the impostor comparisons and the clusters that hold them.
 
-    At least 30 false matches must be expected (rule of 30, Doddington et al. 2000), and at least one family's share:
-    below 1 / families one pair of look-alikes can set the threshold alone, and the bootstrap is too optimistic because
+    At least 30 false matches must be expected (rule of 30, Doddington et al. 2000), and at least one cluster's share:
+    below 1 / clusters one pair of look-alikes can set the threshold alone, and the bootstrap is too optimistic because
     it cannot draw look-alikes that the sample lacks.
     """
-    return max(30 / impostors, 1 / families)
+    return max(30 / impostors, 1 / clusters)
 
 
 class Sample(Comparisons):
     """The comparisons of one system, and the draws of their families that hold both classes.
 
-    sizes: weight of impostors and of genuine ones in each family, [F, 2]; counts: how often each is drawn, [D, F].
+    sizes: weight of impostors and of genuine ones in each cluster, [C, 2]; counts: how often each family is drawn,
+    [D, F].
     """
 
     def __init__(self, scores, genuine, family, draws: int, seed: int, weights=None):
         super().__init__(scores, genuine, family, weights)
-        self.sizes = np.stack([self.by_family(~self.genuine), self.by_family(self.genuine)], axis=1)
-        self.clusters = min(map(effective_families, self.sizes.T))
+        self.sizes = np.stack([self.by_cluster(part) for part in (~self.genuine, self.genuine)], axis=1)
+        weights = [self.by_family(part) for part in (~self.genuine, self.genuine)]
+        self.clusters = min(map(effective_families, weights))
         self.counts = family_counts(self.families, draws, seed)[1:]
-        several = ((self.sizes > 0).sum(0) > 1).all()  # one family shows no spread
-        self.counts = self.counts[(self.counts @ self.sizes > 0).all(1) & several]
+        several = min(map(np.count_nonzero, weights)) > 1  # one family shows no spread
+        self.counts = self.counts[(self.totals(self.counts, self.sizes) > 0).all(1) & several]
         thresholds = metrics.corners(self.scores, self.genuine)
         self.held = [self.binned(thresholds, part, self.weights) for part in (self.genuine, ~self.genuine)]
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """How often families count, [d, F]: once each in the sample itself, then the draws."""
+        """How often clusters count, [d, C]: once each in the sample itself, then the draws."""
         counts = np.concatenate([np.ones((1, self.families)), self.counts])
-        step = max(1, _CHUNK // max(self.held[0].shape[0], len(self.scores) // 2))
-        return (counts[start : start + step] for start in range(0, len(counts), step))
+        step = max(1, _CHUNK // max(self.held[0].shape))
+        return (self.spread(counts[start : start + step]) for start in range(0, len(counts), step))
 
     def curves(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(fmr, fnmr), each [d, K]."""
@@ -55,12 +57,14 @@ class Sample(Comparisons):
 
     def unresolved(self) -> dict[str, dict]:
         """The metrics that so few families or comparisons cannot tell, and why."""
-        families = int((self.sizes[:, 0] > 0).sum())
-        limit = resolvable_fmr(int((~self.genuine).sum()), families)
+        clusters = int((self.sizes[:, 0] > 0).sum())
+        limit = resolvable_fmr(int((~self.genuine).sum()), clusters)
         names = [f"{rate}_at_fmr_{fmr:g}" for fmr in REPORTED_FMR if fmr < limit for rate in ("tar", "fnmr")]
         if self.families < 2:
             names.append("accuracy_folds")
-        return {name: {"value": None, "reason": f"not resolvable with {families} families"} for name in names}
+        a, b = self.ends
+        few = f"{self.families:,} people" if (a != b).any() else f"{clusters} families"
+        return {name: {"value": None, "reason": f"not resolvable with {few}"} for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +78,15 @@ class Replicates:
 def replicate(scores, genuine, family, threshold: float, draws=1000, seed=0, weights=None) -> Replicates:
     """Return every reported metric of the sample and of `draws` bootstrap draws of its families.
 
-    scores, genuine, family, weights: [P]. Accuracy, fmr and fnmr are taken at the threshold, frozen on other families.
-    Equal families, draws and seed give the same draws for every system. A class from a single family gives no draws.
+    scores, genuine, family, weights: [P], or family [P, 2]. Accuracy, fmr and fnmr are taken at the threshold, frozen
+    on other families. Equal families, draws and seed give the same draws for every system. A class from a single family
+    gives no draws.
     """
     if not np.isfinite(threshold):
         raise ValueError(f"threshold must be finite, got {threshold}")
     sample = Sample(scores, genuine, family, draws, seed, weights)
     wrong = (sample.scores >= threshold) != sample.genuine
-    errors = np.stack([sample.by_family(wrong & ~sample.genuine), sample.by_family(wrong & sample.genuine)], axis=1)
+    errors = np.stack([sample.by_cluster(wrong & part) for part in (~sample.genuine, sample.genuine)], axis=1)
     folds = Folds(sample) if sample.families > 1 else None
     chunks = [_metrics(sample, errors, folds, counts) for counts in sample.chunks()]
     return Replicates({name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}, sample)
@@ -95,7 +100,7 @@ def replicate_eer(scores, genuine, family, draws=1000, seed=0) -> Replicates:
 
 
 def _metrics(sample: Sample, errors: np.ndarray, folds: Folds | None, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric [d] where families count `counts` [d, F] times; errors: false matches and non-matches [F, 2]."""
+    """Every metric [d] where clusters count `counts` [d, C] times; errors: false matches and non-matches [C, 2]."""
     made = counts @ errors
     compared = counts @ sample.sizes  # [d, 2]
     fmr, fnmr = sample.curves(counts)

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from dcal_core.verification.calibration import Isotonic, Logistic
 from dcal_core.verification.comparisons import Comparisons, balanced
 from dcal_core.verification.intervals import families_of_rarer_class, family_counts, rate_estimate, shares
-from dcal_core.verification.metrics import ROUNDING
+from dcal_core.verification.metrics import ROUNDING, corners
 
 FEWEST_FAMILIES = 5  # in a bin of the reliability plot: fewer show no spread
 _RIDGE = 100  # prior variance of the slope on standardised scores: matters only for separable scores
@@ -21,7 +21,7 @@ _RIDGE = 100  # prior variance of the slope on standardised scores: matters only
 def _evidence(scores, genuine, family, weights) -> tuple[Comparisons, np.ndarray, int]:
     """Return the comparisons, their balanced weights [P], and the number of families that support an LLR."""
     sample = Comparisons(scores, genuine, family, weights)
-    families = families_of_rarer_class(sample.genuine, sample.member, sample.weights)
+    families = families_of_rarer_class(sample.genuine, np.asarray(family), sample.weights)
     if families < 2:
         raise ValueError(f"calibration needs each class from at least 2 families, got {families}: validate on more")
     return sample, balanced(sample.genuine, sample.weights), families
@@ -71,8 +71,8 @@ def cllr_estimate(llr, genuine, family, draws=1000, seed=0, weights=None) -> dic
     counts = family_counts(sample.families, draws, seed)
     cost = np.logaddexp(0, np.where(sample.genuine, -sample.scores, sample.scores)) / np.log(2)
     by_class = sample.genuine.astype(int)
-    costs = counts @ sample.tabulate(by_class, 2, sample.weights * cost)
-    totals = counts @ sample.tabulate(by_class, 2, sample.weights)
+    costs = sample.totals(counts, sample.tabulate(by_class, 2, sample.weights * cost))
+    totals = sample.totals(counts, sample.tabulate(by_class, 2, sample.weights))
     with np.errstate(invalid="ignore"):  # a draw without one of the classes: NaN
         bits = (costs / totals).mean(1)
     return _cost_estimate(bits, sample)
@@ -84,11 +84,11 @@ def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None)
     Each draw has its own best calibration. All arrays [P].
     """
     sample = Comparisons(scores, genuine, family, weights)
-    _, level = np.unique(sample.scores, return_inverse=True)
-    bits = [
-        _least_cost(level, sample.genuine, sample.weights * count[sample.member])
-        for count in family_counts(sample.families, draws, seed)
-    ]
+    thresholds = corners(sample.scores, sample.genuine)  # PAV pools all that lies between two of them
+    held = [sample.binned(thresholds, part, sample.weights) for part in (sample.genuine, ~sample.genuine)]
+    counts = family_counts(sample.families, draws, seed)
+    drawn = (sample.spread(count[None])[0] for count in counts)
+    bits = [_least_cost(*(one @ count for one in held)) for count in drawn]
     return _cost_estimate(np.array(bits), sample)
 
 
@@ -96,17 +96,16 @@ def _cost_estimate(bits: np.ndarray, sample: Comparisons) -> dict:
     if np.nanmax(bits) - np.nanmin(bits) <= ROUNDING:  # equal costs, such as 0 of separable scores, show no spread
         return {"value": float(bits[0]), "low": None, "high": None}
     # `rate_estimate` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
-    share = rate_estimate(bits / (1 + bits), np.bincount(sample.member, sample.weights))
+    share = rate_estimate(bits / (1 + bits), sample.by_family(sample.weights > 0))
     return {key: None if value is None else value / (1 - value) for key, value in share.items()}
 
 
-def _least_cost(level: np.ndarray, genuine: np.ndarray, weights: np.ndarray) -> float:
-    """Return Cllr after PAV, in bits, of comparisons [P] at numbered score levels; NaN if a class has no weight."""
-    if not (weights[genuine].any() and weights[~genuine].any()):
+def _least_cost(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    """Return Cllr after PAV, in bits, of each class's weight between rising thresholds; NaN if a class has none."""
+    if not (genuine.any() and impostor.any()):
         return np.nan
-    weights = balanced(genuine, weights)
-    same = np.bincount(level, weights * genuine)
-    both = np.bincount(level, weights)
+    same = genuine / genuine.sum()
+    both = same + impostor / impostor.sum()
     same = same[both > 0]
     both = both[both > 0]
     posterior = isotonic_regression(same / both, sample_weight=both).clip(0, 1)
@@ -127,7 +126,8 @@ def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None)
     posterior = expit(sample.scores)
     bin_of = np.searchsorted(edges[1:-1], posterior, side="right")
     cell = np.where(sample.genuine, bin_of, bins + bin_of)
-    rows = family_counts(sample.families, draws, seed) @ sample.tabulate(cell, 2 * bins, sample.weights)
+    counts = family_counts(sample.families, draws, seed)
+    rows = sample.totals(counts, sample.tabulate(cell, 2 * bins, sample.weights))
     genuine_share = shares(rows[:, :bins])
     impostor_share = shares(rows[:, bins:])
     with np.errstate(invalid="ignore"):  # a draw that leaves the bin empty: NaN
@@ -136,7 +136,7 @@ def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None)
     found = []
     for number in range(bins):
         inside = bin_of == number
-        sizes = np.bincount(sample.member[inside], weights[inside])
+        sizes = sample.by_family(inside, weights)
         families = int(np.count_nonzero(sizes))
         found.append(
             {

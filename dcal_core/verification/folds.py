@@ -9,7 +9,10 @@ FOLDS = 10
 
 
 class Folds:
-    """The LFW protocol (Huang et al. 2007) on folds that share no family, for many weightings of the families."""
+    """The LFW protocol (Huang et al. 2007) on folds that share no family, for many weightings of the clusters.
+
+    A comparison of two families is in the fold of the first, and teaches no threshold that is tried on either.
+    """
 
     def __init__(self, sample: Comparisons, folds=FOLDS):
         if sample.families < 2 or folds < 2:
@@ -18,22 +21,23 @@ class Folds:
             )
         from sklearn.model_selection import GroupKFold  # takes a second to import
 
-        self.sample = sample
+        self.rounding = ROUNDING * sample.weights.sum()
+        self.matching = sample.by_cluster(sample.genuine)  # what is right where all match
+        self.total = sample.by_cluster(sample.weights > 0)
         self.parts = []
         gains = np.where(sample.genuine, -sample.weights, sample.weights)  # what rejecting adds to what is right
-        for train, test in GroupKFold(min(folds, sample.families)).split(sample.scores, groups=sample.member):
+        first, second = sample.ends[:, sample.member]
+        for train, test in GroupKFold(min(folds, len(np.unique(first)))).split(sample.scores, groups=first):
+            train = train[~np.isin(second[train], first[test])]
             thresholds = corners(sample.scores[train], sample.genuine[train])
-            self.parts.append((thresholds, sample.binned(thresholds, train, gains), test))
+            self.parts.append((train, test, *(sample.binned(thresholds, part, gains) for part in (train, test))))
 
     def accuracy(self, counts: np.ndarray) -> np.ndarray:
-        """Share of comparisons [D] that are right on the folds left out, families counting `counts` [D, F] times."""
-        sample = self.sample
-        right = np.zeros(len(counts))
-        for thresholds, gains, test in self.parts:
-            gained = np.cumsum((gains @ counts.T).T, axis=1)
-            best = np.maximum(gained.max(1), 0) - ROUNDING * sample.weights.sum()
+        """Share of comparisons [D] that are right on the folds left out, clusters counting `counts` [D, C] times."""
+        right = counts @ self.matching
+        for _, _, others, own in self.parts:
+            gained, found = (np.cumsum((part @ counts.T).T, axis=1) for part in (others, own))
+            best = np.maximum(gained.max(1), 0) - self.rounding
             first = np.where(best <= 0, 0, 1 + np.argmax(gained >= best[:, None], axis=1))
-            matched = sample.scores[test] >= thresholds[first, None]
-            drawn = counts[:, sample.member[test]] * sample.weights[test]
-            right += np.where(matched == sample.genuine[test], drawn, 0).sum(1)
-        return right / (counts @ np.bincount(sample.member, sample.weights))
+            right += np.where(first > 0, found[np.arange(len(counts)), first - 1], 0)
+        return right / (counts @ self.total)

@@ -1,8 +1,8 @@
 """Which images are compared, and how: every same-person pair and every co-twin pair of an index.
 
 Unrelated people are never pooled with co-twins: every system separates them well, which shows nothing about twins.
-They are scored apart, for the threshold that face recognition would use.
-Letters: N images, P pairs.
+They are scored apart, for the threshold that face recognition would use; where no co-twins are known, they are the
+impostors. Letters: N images, P pairs.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,19 @@ import torch
 
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.verifier import Features, Verifier
-from dcal_core.verification.comparisons import family_weights, rounded
+from dcal_core.verification.comparisons import clusters_of, family_weights, rounded
 from dcal_core.verification.encoding import evaluating
+
+EACH = 10  # images of a person that are compared with those of unrelated people, at most
+PARTNERS = 20  # unrelated people with whom each one is compared, at least
+SMALL = 16  # comparisons of a family, or of two, below which they are not worth a square of their own
+ENOUGH = 500_000  # comparisons of unrelated people, for which it is more of them
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Image indices a < b, whether they show one person, and index of their family, each [P]."""
+    """Image indices a < b and whether they show one person, each [P]; the index of their family, [P], or of the family
+    of each, [P, 2], where impostors are unrelated people."""
 
     a: np.ndarray
     b: np.ndarray
@@ -78,6 +84,36 @@ def twin_pairs(index: TwinIndex) -> Pairs:
     return Pairs(a, b, index.person_of[a] == index.person_of[b], family_of_image[a])
 
 
+def pairs_of(index: TwinIndex) -> Pairs:
+    """The pairs by which an index is verified: of co-twins, or of unrelated people where no co-twins are known."""
+    return twin_pairs(index) if index.co_twins else people_pairs(index)
+
+
+def people_pairs(index: TwinIndex, seed=0) -> Pairs:
+    """Return the pairs of at most EACH images of each person, drawn: all genuine ones, and all of each person with as
+    many others, who are the nearest ones in a circle of all people, drawn too."""
+    random = np.random.default_rng(seed)
+    images = random.permutation(len(index.person_of))
+    images = np.sort(images[_turns(index.person_of[images]) < EACH])
+    count = np.bincount(index.person_of[images])  # of each person
+    first = np.cumsum(count) - count
+    circle = random.permutation(len(index.people))
+    wanted = ENOUGH * len(circle) // len(images) ** 2  # by which there are so many
+    reach = min(max(PARTNERS // 2, wanted), len(circle) // 2)
+    beside = np.stack([np.roll(circle, -step) for step in range(1, reach + 1)])
+    two = np.stack([np.broadcast_to(circle, beside.shape), beside], axis=-1).reshape(-1, 2)
+    everybody = np.repeat(np.arange(len(circle))[:, None], 2, axis=1)
+    two = np.concatenate([everybody, np.unique(np.sort(two), axis=0)])
+    compared = count[two].prod(1)
+    pair = np.repeat(np.arange(len(two)), compared)
+    turn = np.arange(len(pair)) - np.repeat(np.cumsum(compared) - compared, compared)  # within a pair of people
+    person = two[pair]  # [P, 2]
+    a, b = images[first[person.T] + np.stack(np.divmod(turn, count[person[:, 1]]))]
+    kept = a < b  # of one person: each two images once, and none with itself
+    person = person[kept]
+    return Pairs(a[kept], b[kept], person[:, 0] == person[:, 1], index.family_of[person])
+
+
 def some_of_each_family(pairs: Pairs, genuine: bool, most: int, seed: int) -> np.ndarray:
     """Return the positions of at most `most` pairs of one kind from each family, drawn without replacement."""
     random = np.random.default_rng(seed)
@@ -121,7 +157,12 @@ def _squares(pairs: Pairs, block: int) -> Iterator[np.ndarray]:
     """Yield positions of pairs that one comparison of at most `block` x `block` images answers."""
     if block < 1:
         raise ValueError(f"block must be at least 1 image, got {block}")
-    for members in _groups(pairs.family):
+    _, cluster, size = np.unique(clusters_of(pairs.family), return_inverse=True, return_counts=True)
+    small = np.flatnonzero(size[cluster] < SMALL)
+    yield from np.split(small, range(block, len(small), block)) if len(small) else ()
+    large = np.flatnonzero(size[cluster] >= SMALL)
+    for members in _groups(cluster[large]):
+        members = large[members]
         tiles = [np.unique(side[members], return_inverse=True)[1] // block for side in (pairs.a, pairs.b)]
         for tile in _groups(tiles[0] * (tiles[1].max() + 1) + tiles[1]):
             yield members[tile]

@@ -37,6 +37,7 @@ def security(
         if not 0 < fmr < 1:
             raise ValueError(f"fmrs must lie between 0 and 1, got {fmr}")
     counts = family_counts(twins.families, draws, seed)
+    drawn = twins.spread(counts)
     resolved = [fmr for fmr in fmrs if fmr * len(strangers) >= _ERRORS * (1 - ROUNDING)]
     found_at = _thresholds(strangers, a, b, counts, resolved)
     strange = np.bincount(np.concatenate([a, b]))
@@ -47,8 +48,8 @@ def security(
             found.append({"fmr": fmr, "threshold": None, "unrelated_fmr": reason, "twin_fmr": reason, "fnmr": reason})
             continue
         thresholds, measured = found_at[fmr]
-        false_matches = _match_rate(twins, ~twins.genuine, thresholds, counts)
-        matches = _match_rate(twins, twins.genuine, thresholds, counts)
+        false_matches = _match_rate(twins, ~twins.genuine, thresholds, drawn)
+        matches = _match_rate(twins, twins.genuine, thresholds, drawn)
         found.append(
             {
                 "fmr": fmr,

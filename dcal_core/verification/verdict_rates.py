@@ -21,7 +21,7 @@ def verdict_thresholds(scores, genuine, family, error: float) -> Thresholds:
     or below 1 / families: one pair of look-alikes would decide it (see `resolvable_fmr`).
     """
     sample = Comparisons(scores, genuine, family)
-    families = families_of_rarer_class(sample.genuine, sample.member)
+    families = families_of_rarer_class(sample.genuine, np.asarray(family))
     if not 0 < error < 0.5:
         raise ValueError(f"error must lie between 0 and 0.5, got {error}")
     if error * families < 1 - ROUNDING:
@@ -48,13 +48,16 @@ def verdict_rates(scores, genuine, family, thresholds: Thresholds, draws=1000, s
     sample = Comparisons(scores, genuine, family, weights)
     outcome = verdicts(sample.scores, thresholds) + np.where(sample.genuine, 1, 4)  # order of VERDICTS, genuine first
     table = sample.tabulate(outcome, 6, sample.weights)
-    rows = family_counts(sample.families, draws, seed) @ table
+    rows = sample.totals(family_counts(sample.families, draws, seed), table)
     result = {}
-    for name, part in (("genuine", slice(3)), ("impostor", slice(3, 6))):
-        sizes = table[:, part].sum(1)
-        by_verdict = zip(VERDICTS.values(), shares(rows[:, part]).T, strict=True)
+    for name, columns, part in (
+        ("genuine", slice(3), sample.genuine),
+        ("impostor", slice(3, 6), ~sample.genuine),
+    ):
+        sizes = sample.by_family(part)
+        by_verdict = zip(VERDICTS.values(), shares(rows[:, columns]).T, strict=True)
         result[name] = {verdict: rate_estimate(share, sizes) for verdict, share in by_verdict}
-    judged = table[:, [0, 2, 3, 5]].sum(1)
+    judged = sample.by_family(np.isin(outcome, (0, 2, 3, 5)))
     if not judged.any():
         return result | {"wrong": {"value": None, "reason": "no comparison got a verdict"}}
     wrong = shares(np.stack([rows[:, 0] + rows[:, 5], rows[:, 2] + rows[:, 3]], axis=1))[:, 0]

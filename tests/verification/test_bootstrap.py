@@ -15,7 +15,7 @@ from dcal_core.verification.bootstrap import (
 from dcal_core.verification.comparisons import Comparisons, family_weights
 from dcal_core.verification.folds import Folds
 from dcal_core.verification.intervals import effective_families, share_interval
-from dcal_core.verification.metrics import equal_error_rate, roc_auc
+from dcal_core.verification.metrics import corners, equal_error_rate, roc_auc
 
 
 def uneven_case():
@@ -47,8 +47,8 @@ def naive_metrics(scores, genuine, threshold, weights):
 def naive_folds(scores, genuine, member, weights, count):
     """Accuracy over the sample's folds where families count so often: training and testing on weighted comparisons."""
     drawn, right = weights * count[member], 0
-    for thresholds, _, test in Folds(Comparisons(scores, genuine, member, weights)).parts:
-        train = np.setdiff1d(np.arange(len(scores)), test)
+    for train, test, *_ in Folds(Comparisons(scores, genuine, member, weights)).parts:
+        thresholds = corners(scores[train], genuine[train])
         gains = [drawn[train] @ ((scores[train] >= t) == genuine[train]) for t in thresholds]
         best = thresholds[np.flatnonzero(np.isclose(gains, max(gains), rtol=0, atol=1e-9))[0]]
         right += drawn[test] @ ((scores[test] >= best) == genuine[test])

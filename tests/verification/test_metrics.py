@@ -126,7 +126,7 @@ def test_family_weights_even_out_families_within_each_class():
     for part, total in ((genuine, 2), (~genuine, 2.5)):
         sums = [weights[part & (family == number)].sum() for number in (0, 1)]
         np.testing.assert_allclose(sums, total)
-    with pytest.raises(ValueError, match=r"both must be \[P\]"):
+    with pytest.raises(ValueError, match=r"they must be \[P\]"):
         family_weights(family[:-1], genuine)
 
 
@@ -206,7 +206,7 @@ def test_folds_hold_whole_families_and_about_as_many_comparisons():
     sizes = random.integers(8, 300, 31)
     member = random.permutation(np.repeat(np.arange(31), sizes))
     scores, genuine = random.normal(size=len(member)), np.arange(len(member)) % 2 == 0
-    tests = [test for _, _, test in Folds(Comparisons(scores, genuine, member)).parts]
+    tests = [test for _, test, *_ in Folds(Comparisons(scores, genuine, member)).parts]
     assert len(tests) == 10 and sorted(np.concatenate(tests)) == list(range(len(member)))
     assert sum(len(np.unique(member[test])) for test in tests) == 31
     assert max(map(len, tests)) < 1.3 * min(map(len, tests))  # families alone differ by a factor of 37

@@ -1,0 +1,205 @@
+"""Where no co-twins are known, unrelated people are compared: a comparison of two counts as often as both are drawn."""
+
+import numpy as np
+import pytest
+import torch
+from scored_cases import drawn_families
+from single_metrics import accuracy, fnmr_at_fmr, rates_at
+from torch import nn
+
+from dcal_core.data.twins import TwinIndex
+from dcal_core.models.verifier import Features
+from dcal_core.verification import protocol
+from dcal_core.verification.bootstrap import Sample, replicate, roc_band, summarise
+from dcal_core.verification.calibrating import cllr_estimate, cllr_min_estimate, reliability
+from dcal_core.verification.comparisons import Comparisons, clusters_of, family_weights
+from dcal_core.verification.folds import Folds
+from dcal_core.verification.intervals import effective_families, families_of_rarer_class, rate_estimate, share_interval
+from dcal_core.verification.jackknife import eer_low
+from dcal_core.verification.metrics import equal_error_rate, roc_auc
+from dcal_core.verification.protocol import pairs_of, people_pairs, score_pairs
+from dcal_core.verification.verdict_rates import verdict_rates
+from dcal_core.verification.verdicts import Thresholds
+
+
+def people(counts: list[int], name="test") -> TwinIndex:
+    """People without co-twins, with so many images each."""
+    names = tuple(f"{number:03d}" for number in range(len(counts)))
+    person_of = np.repeat(np.arange(len(counts)), counts)
+    paths = tuple(f"{names[person]}/{image}.png" for image, person in enumerate(person_of))
+    return TwinIndex(
+        name, names, tuple((one,) for one in names), paths, person_of, np.arange(len(counts)), co_twins=False
+    )
+
+
+def case(counts=(3, 2, 4, 1, 3, 2, 2, 3), seed=0):
+    """Scores, genuine and family [P, 2] of all pairs; people differ in how alike they are to others."""
+    index = people(list(counts))
+    pairs = people_pairs(index)
+    random = np.random.default_rng(seed)
+    alike = random.normal(size=len(counts))[pairs.family].sum(1)
+    return np.round(alike + 2 * pairs.genuine + random.normal(size=len(pairs)), 1), pairs.genuine, pairs.family
+
+
+def repeated(family: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The comparisons of a draw, each as often as its people's counts multiplied, or its person's count, says."""
+    times = [count[a] if a == b else count[a] * count[b] for a, b in family]
+    return np.repeat(np.arange(len(family)), times)
+
+
+# ---- which pairs
+
+
+def test_few_people_are_all_compared_with_all_their_images():
+    index = people([3, 1, 2])
+    pairs = pairs_of(index)
+    assert sorted(zip(pairs.a, pairs.b, strict=True)) == [(a, b) for a in range(6) for b in range(a + 1, 6)]
+    np.testing.assert_array_equal(pairs.genuine, index.person_of[pairs.a] == index.person_of[pairs.b])
+    np.testing.assert_array_equal(pairs.family, index.person_of[np.stack([pairs.a, pairs.b], 1)])
+    two = pairs_of(people([2, 1]))
+    assert sorted(zip(two.a, two.b, two.genuine, strict=True)) == [(0, 1, True), (0, 2, False), (1, 2, False)]
+
+
+def test_everyone_has_as_many_partners_and_no_more_images_than_are_enough(monkeypatch):
+    monkeypatch.setattr(protocol, "EACH", 3)
+    monkeypatch.setattr(protocol, "PARTNERS", 4)
+    monkeypatch.setattr(protocol, "ENOUGH", 0)
+    index = people([5, 2, 1, 3, 4, 2, 2, 7, 3])
+    pairs = people_pairs(index)
+    assert (pairs.a < pairs.b).all() and len(set(zip(pairs.a, pairs.b, strict=True))) == len(pairs)
+    used = [
+        np.unique(np.concatenate([pairs.a, pairs.b])[index.person_of[np.concatenate([pairs.a, pairs.b])] == p])
+        for p in range(9)
+    ]
+    assert [len(one) for one in used] == [3, 2, 1, 3, 3, 2, 2, 3, 3]
+    assert pairs.genuine.sum() == 5 * 3 + 3 * 1
+    others = {tuple(two) for two in pairs.family[~pairs.genuine]}
+    assert [sum(person in two for two in others) for person in range(9)] == [4] * 9
+    assert (~pairs.genuine).sum() == sum(len(used[a]) * len(used[b]) for a, b in others)
+    again, other = people_pairs(index), people_pairs(index, seed=1)
+    assert np.array_equal(pairs.family, again.family) and not np.array_equal(pairs.family[:, 1], other.family[:, 1])
+
+
+def test_more_partners_are_drawn_until_there_are_enough_comparisons(monkeypatch):
+    monkeypatch.setattr(protocol, "PARTNERS", 2)
+    monkeypatch.setattr(protocol, "ENOUGH", 200)
+    pairs = people_pairs(people([2] * 20))
+    assert len(np.unique(clusters_of(pairs.family[~pairs.genuine]))) == 20 * 2 and (~pairs.genuine).sum() == 160
+    monkeypatch.setattr(protocol, "ENOUGH", 250)
+    assert (~people_pairs(people([2] * 20)).genuine).sum() == 240
+
+
+class Dot(nn.Module):
+    def compare(self, a: Features, b: Features, reading=None) -> torch.Tensor:
+        return a.parts["e"] @ b.parts["e"].T
+
+    def compare_pairs(self, a: Features, b: Features, reading=None) -> torch.Tensor:
+        return (a.parts["e"] * b.parts["e"]).sum(1)
+
+
+@pytest.mark.parametrize("block", [3, 64])
+def test_every_pair_gets_its_own_score(block):
+    index = people([6, 1, 5, 4, 2, 7])
+    pairs = pairs_of(index)
+    vectors = torch.randn(25, 8, generator=torch.Generator().manual_seed(0))
+    expected = (vectors[pairs.a] * vectors[pairs.b]).sum(1)
+    np.testing.assert_allclose(score_pairs(Dot(), Features({"e": vectors}), pairs, block), expected, atol=2e-6)
+
+
+# ---- what a draw of people holds
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_replicates_equal_a_naive_loop_over_repeated_comparisons(even):
+    scores, genuine, family = case()
+    weights = family_weights(family, genuine) if even else np.ones(len(scores))
+    found = replicate(scores, genuine, family, 1.0, draws=25, seed=3, weights=weights)
+    drawn = [np.ones(8, dtype=int), *drawn_families(8, draws=25, seed=3)]
+    drawn = [count for count in drawn if len(set(genuine[repeated(family, count)])) == 2]
+    assert len(found.values["eer"]) == len(drawn)
+    for draw, count in enumerate(drawn):
+        chosen = repeated(family, count)
+        s, g, w = scores[chosen], genuine[chosen], weights[chosen]
+        fmr, fnmr = rates_at(s, g, 1.0, w)
+        expected = {"eer": equal_error_rate(s, g, w)[0], "roc_auc": roc_auc(s, g, w), "fmr": fmr, "fnmr": fnmr}
+        expected |= {"accuracy": accuracy(s, g, 1.0, w), "tar_at_fmr_0.1": 1 - fnmr_at_fmr(s, g, 0.1, w)}
+        assert {name: found.values[name][draw] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+def test_totals_do_not_depend_on_how_many_draws_are_held_at_once(monkeypatch):
+    scores, genuine, family = case()
+    whole = verdict_rates(scores, genuine, family, Thresholds(0.5, 1.5), draws=40)["impostor"]
+    monkeypatch.setattr("dcal_core.verification.comparisons._CHUNK", 50)
+    parts = verdict_rates(scores, genuine, family, Thresholds(0.5, 1.5), draws=40)["impostor"]
+    assert all(parts[name] == pytest.approx(one) for name, one in whole.items())
+
+
+def test_other_estimates_equal_those_of_repeated_comparisons():
+    scores, genuine, family = case()
+    for estimate in (cllr_estimate, cllr_min_estimate):
+        rows = []
+        for count in [np.ones(8, dtype=int), *drawn_families(8, draws=20, seed=0)]:
+            chosen = repeated(family, count)
+            if len(set(genuine[chosen])) == 2:
+                rows.append(estimate(scores[chosen], genuine[chosen], np.arange(len(chosen)), draws=1)["value"])
+        share = np.array(rows) / (1 + np.array(rows))
+        found = estimate(scores, genuine, family, draws=20, seed=0)
+        assert found["value"] == pytest.approx(rows[0])
+        sizes = [((family == person).any(1)).sum() for person in range(8)]
+        low = rate_estimate(share, np.array(sizes))["low"]
+        assert found["low"] == pytest.approx(low / (1 - low))
+    bins = reliability(scores, genuine, family, bins=2, draws=20)
+    for one, inside in zip(bins, (scores < 0, scores >= 0), strict=True):
+        assert one["families"] == len(np.unique(family[inside]))
+    wrong = verdict_rates(scores, genuine, family, Thresholds(1.0, 1.0), draws=20)["impostor"]["same"]
+    rates = [
+        np.mean(scores[c][~genuine[c]] >= 1)
+        for c in (repeated(family, d) for d in drawn_families(8, 20, 0))
+        if (~genuine[c]).any()
+    ]
+    sizes = [((family == person).any(1) & ~genuine).sum() for person in range(8)]
+    assert wrong["low"] == pytest.approx(share_interval(np.array(rates), effective_families(sizes))[0])
+
+
+def test_a_family_has_its_own_comparisons_and_those_with_others():
+    sample = Comparisons([1, 2, 3, 4, 5], [1, 1, 0, 0, 0], [[3, 3], [5, 5], [3, 5], [3, 7], [3, 5]], [1, 2, 4, 8, 16])
+    np.testing.assert_array_equal(sample.by_family(~sample.genuine), [28, 20, 8])
+    np.testing.assert_array_equal(sample.by_family(sample.genuine), [1, 2, 0])
+    np.testing.assert_array_equal(sample.ends.T[sample.member], [[0, 0], [1, 1], [0, 1], [0, 2], [0, 1]])
+    np.testing.assert_array_equal(sample.spread(np.array([[2, 3, 5]]))[0][sample.member], [2, 3, 6, 10, 6])
+    assert families_of_rarer_class(sample.genuine, np.array([[3, 3], [5, 5], [3, 5], [3, 7], [3, 5]])) == 2
+    np.testing.assert_allclose(
+        family_weights(np.array([[0, 0], [0, 1], [0, 1], [0, 2]]), [1, 0, 0, 0])[1:], [0.75, 0.75, 1.5]
+    )
+
+
+def test_no_threshold_is_tried_on_a_person_who_has_taught_it():
+    scores, genuine, family = case([3] * 12)
+    parts = Folds(Comparisons(scores, genuine, family)).parts
+    assert sorted(np.concatenate([test for _, test, *_ in parts])) == [*range(len(scores))]
+    for train, test, *_ in parts:
+        assert not set(family[test, 0]) & set(family[train].ravel()) and len(train)
+
+
+def test_the_jackknife_leaves_out_all_comparisons_of_a_person():
+    scores, genuine, family = case([3] * 9)
+    without = []
+    for person in range(9):
+        kept = (family != person).all(1)
+        without.append(equal_error_rate(scores[kept], genuine[kept])[0])
+    low = equal_error_rate(scores, genuine)[0] - 2 * np.sqrt(8 * np.var(without))
+    assert eer_low(scores, genuine, family) == pytest.approx(max(0, low)) and low > 0
+
+
+def test_what_so_few_people_cannot_tell_is_said():
+    scores, genuine, family = case([2] * 12)
+    result = summarise(replicate(scores, genuine, family, 1.0, draws=20))
+    assert result["counts"] == {"genuine": 12, "impostor": 264, "families": 12, "draws": 20}
+    assert (
+        result["tar_at_fmr_0.1"]["value"] is None
+        and result["tar_at_fmr_0.1"]["reason"] == "not resolvable with 12 people"
+    )
+    many = Sample(*case([4] * 12), draws=2, seed=0)  # 66 pairs of people, 1,056 comparisons
+    assert "tar_at_fmr_0.05" not in many.unresolved() and "tar_at_fmr_0.01" in many.unresolved()
+    low, high = roc_band(*case([4] * 12), [0.1, 0.5], draws=20)
+    assert (low < high).all()
