@@ -113,8 +113,8 @@ def draw_occlusion(result: dict) -> Figure:
             rows.append(
                 (f"{group['pairs']}: {name}", eer, gaps.get(name, {"value": None}), COLOURS[number % len(COLOURS)])
             )
-    what = "EER by what occluders hide, and the first one's EER minus its own, with 95 % intervals"
-    return draw_paired(f"{what}\n({result['data']})", rows)
+    paired = ", and the first one's EER minus its own" if len(group["eer"]) > 1 else ""
+    return draw_paired(f"EER by what occluders hide{paired}, with 95 % intervals\n({result['data']})", rows)
 
 
 def draw_visibility(visible: np.ndarray, images: OccludedImages, label: str) -> Figure:
