@@ -136,7 +136,7 @@ def occlusion_tables(result: dict) -> list[Table]:
         ]
         for one in groups
     ]
-    head = ["pairs with", "genuine", "co-twins", *(f"EER, {name}" for name in groups[0]["eer"])]
+    head = ["pairs with", "genuine", "impostor", *(f"EER, {name}" for name in groups[0]["eer"])]
     caption = (
         "Pairs by the share of the picture that is hidden in either image, and by the kind where there is no other"
     )
