@@ -99,6 +99,20 @@ def distances(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[st
     return {name: (a[name].double() - b[name].double()).abs().max().item() for name in a}
 
 
+def assert_alike(together, case: str, alone: Path, kept: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """That two processes have trained, logged and validated as one has; returns their weights."""
+    trained = weights(together.runs / case)
+    assert {name: apart for name, apart in distances(trained, weights(alone)).items() if apart > 1e-5} == {}
+    one, both = moments(alone), moments(together.runs / case)
+    assert one.keys() == both.keys()
+    assert [name for name in one if (one[name] - both[name]).norm() > 1e-3 * one[name].norm()] == []
+    for a, b in zip(logged(alone), logged(together.runs / case), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    for seen in together.seen:
+        assert max(distances(seen["kept"][case], kept).values()) < 1e-5
+    return trained
+
+
 @pytest.mark.parametrize("case", two_processes.CASES)
 def test_two_processes_with_half_of_each_batch_train_as_one_with_all_of_it(together, on_a_cpu, tmp_path, case):
     assert case not in together.seen[0]["failed"], together.seen[0]["failed"][case]
@@ -106,20 +120,24 @@ def test_two_processes_with_half_of_each_batch_train_as_one_with_all_of_it(toget
     batches = two_processes.Joined(two_processes.CONFIG.replace(**changes))
     run, progress, kept = two_processes.run_case(tmp_path / "alone", batches, **changes)
     assert progress.finished and progress.batch == 5
-    trained, alone = weights(together.runs / case), weights(run.folder.path)
-    assert {name: apart for name, apart in distances(trained, alone).items() if apart > 1e-5} == {}
+    trained = assert_alike(together, case, run.folder.path, kept)
     assert any(name.endswith("running_var") for name in trained)  # the necks' statistics are of the whole batch too
-    one, both = moments(run.folder.path), moments(together.runs / case)
-    assert one.keys() == both.keys()
-    assert [name for name in one if (one[name] - both[name]).norm() > 1e-3 * one[name].norm()] == []
-    for a, b in zip(logged(run.folder.path), logged(together.runs / case), strict=True):
-        assert a == pytest.approx(b, rel=1e-4)
     # The comparison says something: training has moved what is compared.
     new = {f"model.{name}": tensor for name, tensor in two_processes.model_of(run.config).state_dict().items()}
     moved = distances(new, {name: trained[name] for name in new})
     assert moved["model.vit.cls_token"] > 2e-4 and moved["model.necks.sa.running_mean"] > 1e-2
-    for seen in together.seen:
-        assert max(distances(seen["kept"][case], kept).values()) < 1e-5
+
+
+def test_two_processes_train_oaml_as_one_does(together, on_a_cpu, tmp_path):
+    """Who is alike, the class memory, the matcher's batch norms and the shared class centres are those of all rows."""
+    batches = two_processes.Joined(two_processes.OAML)
+    run, progress, kept = two_processes.run_case(tmp_path / "alone", batches, config=two_processes.OAML)
+    assert progress.finished and progress.batch == 6
+    trained = assert_alike(together, "oaml", run.folder.path, kept)
+    assert trained["objective.memory.seen"].sum() > 8 and trained["sampling.neighbours"].shape == (16, 7)
+    moved = distances(two_processes.oaml_model().state_dict(), kept)
+    assert moved["backbone.input_layer.0.weight"] > 1e-3 and moved["qaconv.logit_bn.running_var"] > 1e-2
+    assert moved["occlusion_head.conv2.bias"] > 1e-3 and moved["occlusion_head.conv1.weight"] > 0
 
 
 def test_branches_rest_in_some_steps_and_run_in_others():

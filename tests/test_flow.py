@@ -33,6 +33,7 @@ KNOW_THE_RECIPES = {"config/recipes.py", "models/files.py", "recipes/catalogue.p
 WITH_TIMM = {"models/attention.py", "models/backbones.py", "models/pretrained.py"}
 NAMESAKES = {
     "config/shared.py": ["adaface"],
+    "config/oaml.py": ["adaface"],
     "models/margins.py": ["adaface"],
     "models/face_weights.py": ["adaface"],
     "recipes/face_network.py": ["adaface"],

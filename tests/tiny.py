@@ -9,6 +9,7 @@ from torch import nn
 
 from dcal_core.config.adaface import AdaFaceConfig
 from dcal_core.config.dcal import DCALConfig
+from dcal_core.config.oaml import OAMLConfig
 from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.images import ImageStore
@@ -40,6 +41,18 @@ ADAFACE_VALUES = {  # the same of AdaFace
     "precision": "fp32",
     "loader_workers": 0,
 }
+OAML_VALUES = {  # the same of OAML
+    "recipe": "oaml",
+    "backbone": "ir_18",
+    "width": 8,
+    "embedding_dropout": 0.0,
+    "allow_random_init": True,
+    "image_size": SIZE,
+    "pairs_per_batch": 2,
+    "images_per_person": 2,
+    "precision": "fp32",
+    "loader_workers": 0,
+}
 
 
 def dcal_config(**changes) -> DCALConfig:
@@ -50,6 +63,11 @@ def dcal_config(**changes) -> DCALConfig:
 def adaface_config(**changes) -> AdaFaceConfig:
     """The parameters of a small run of AdaFace."""
     return AdaFaceConfig(**ADAFACE_VALUES | changes)
+
+
+def oaml_config(**changes) -> OAMLConfig:
+    """The parameters of a small run of OAML."""
+    return OAMLConfig(**OAML_VALUES | changes)
 
 
 def twins(families: int, images: int = 3, size: int = SIZE) -> Split:

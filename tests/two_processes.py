@@ -13,16 +13,16 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from tiny import DATA, SIZE, dcal_config, twins
+from tiny import DATA, SIZE, dcal_config, oaml_config, twins
 from torch import nn
 
-from dcal_core.config.dcal import DCALConfig
-from dcal_core.data.batches import FamilyBatches
+from dcal_core.config.shared import Config
+from dcal_core.data.batches import Batches
 from dcal_core.data.images import ImageStore
 from dcal_core.distributed import broadcast, gather, join, leave, leave_outcome, main_first, main_only, rank, world_size
 from dcal_core.models.dcal import architecture_of, assemble
 from dcal_core.models.margins import MarginSoftmax
-from dcal_core.recipes.dcal import DCALRecipe
+from dcal_core.recipes.catalogue import new_model, recipe_of
 from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Progress, Run
 from dcal_core.training.loop import Trainer
@@ -44,6 +44,20 @@ CONFIG = dcal_config(
     drop_path=0.0,
     twin_loss="supcon",
     **dict.fromkeys(("rotation_deg", "shift", "scale", "brightness", "contrast"), 0.0),
+)
+OAML = oaml_config(
+    pairs_per_batch=4,
+    steps_per_epoch=3,
+    epochs=2,
+    lr=0.01,
+    milestones="1",
+    class_memory=True,
+    local_margin=16.0,
+    rotation_deg=0.0,
+    shift=0.0,
+    scale=0.0,
+    brightness=0.0,
+    contrast=0.0,
 )
 MIXED = {"positive_ratio": 0.4, "hard_negative_ratio": 0.4, "soft_negative_ratio": 0.2}
 CASES = {
@@ -73,25 +87,32 @@ class Validator:
 class Joined:
     """The batches of two processes as one process would be given them: no image has a partner in the other half."""
 
-    def __init__(self, config: DCALConfig):
+    def __init__(self, config: Config):
         self.halves = [batches_of(config) for _ in range(2)]
         for number, half in enumerate(self.halves):
             half.rank, half.world = number, 2
         self.steps_per_epoch, self.parts = config.steps_per_epoch, config.accumulation
 
+    def __getattr__(self, name: str):
+        """What OAML's recipe asks of its batches to find who is alike."""
+        return getattr(self.halves[0], name)
+
     def cut(self, parts: int) -> None:
         assert parts == self.parts
 
     def state_dict(self) -> dict:
-        return {}
+        return {"neighbours": self.neighbours} if "neighbours" in vars(self) else {}
 
     def loader(self, start: int, stop: int, *_, **__):
+        for half in self.halves:
+            if self.state_dict():
+                half.load_state_dict(self.state_dict())
         for step in range(start, stop):
             yield [self.join(*parts) for parts in zip(*(half[step] for half in self.halves), strict=True)]
 
     def join(self, first: dict, second: dict) -> dict[str, torch.Tensor]:
         assert first.keys() == second.keys() and len(first["images"]) == len(second["images"])
-        joined = {"images": torch.cat([first["images"], second["images"]])}
+        joined = {name: torch.cat([first[name], second[name]]) for name in first.keys() & {"images", "visible"}}
         for name in first.keys() & {"partner", "donor"}:
             joined[name] = torch.cat([first[name], second[name] + len(first["images"])])
         for name in first.keys() - joined.keys():  # of the images of both
@@ -99,13 +120,30 @@ class Joined:
         return first | joined
 
 
-def batches_of(config: DCALConfig) -> FamilyBatches:
-    return DCALRecipe(config).batches(twins(FAMILIES))
+def batches_of(config: Config) -> Batches:
+    return recipe_of(config).batches(twins(FAMILIES))
 
 
-def model_of(config: DCALConfig) -> nn.Module:
+def oaml_model() -> nn.Module:
+    """A small OAML without the batch norms that a process would have to itself on a CPU, and without training what
+    other batch norms take out again."""
+    torch.manual_seed(OAML.seed)
+    model = new_model(OAML, [])
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.Identity())
+    for module in (model.qaconv.bn, model.backbone.embedding_layer, model.qaconv.fc):
+        module.bias.requires_grad_(False)
+    model.qaconv.bn.weight.requires_grad_(False)
+    return model
+
+
+def model_of(config: Config) -> nn.Module:
     """A small model without batch norm but in its necks, and without weights whose gradient is rounding alone, which
     Adam would make as large as any other: what the softmax of the attention or a neck takes out again."""
+    if config.recipe == "oaml":
+        return oaml_model()
     torch.manual_seed(config.seed)
     sizes = {"img_size": SIZE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
     vit = VisionTransformer(**sizes, qkv_bias=False)
@@ -114,10 +152,12 @@ def model_of(config: DCALConfig) -> nn.Module:
     return assemble(architecture_of(config, vit), vit)
 
 
-def run_case(folder: Path, batches=None, used_up: bool = False, **changes) -> tuple[Run, Progress, dict]:
+def run_case(
+    folder: Path, batches=None, used_up: bool = False, config: Config = CONFIG, **changes
+) -> tuple[Run, Progress, dict]:
     """Train in a folder; returns the run, its progress and the weights that were validated."""
-    config = CONFIG.replace(**changes)
-    recipe = DCALRecipe(config)
+    config = config.replace(**changes)
+    recipe = recipe_of(config)
     accelerator = start_accelerator(recipe)
     model = model_of(config)
     validate = Validator()
@@ -200,6 +240,7 @@ def main(folder: Path) -> None:
             _, _, seen["kept"][name] = run_case(runs / name, **changes)
         except RuntimeError as error:
             seen["failed"][name] = str(error)
+    _, _, seen["kept"]["oaml"] = run_case(runs / "oaml", config=OAML)
     # Whose time is up does not matter but in process 0, which lets both stop at the same batch.
     progress = [run_case(runs / "unhurried", used_up=rank() == 1, **LONG)[1]]
     progress += [run_case(runs / "stopped", used_up=used_up, **LONG)[1] for used_up in (rank() == 0, False)]

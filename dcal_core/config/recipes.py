@@ -18,7 +18,7 @@ from dcal_core.missing import because
 DEFAULT = "dcal"
 ELSEWHERE = {  # names that other projects use
     "learning_rate": "lr",
-    "batch_size": "families_per_batch triplets_per_batch",
+    "batch_size": "families_per_batch triplets_per_batch pairs_per_batch",
     "num_epochs": "epochs",
     "data_dir": "data_root",
     "dataset": "data_root",
@@ -34,6 +34,7 @@ ENDINGS = (".yaml", ".yml", ".json")  # of a preset's file; JSON is YAML
 CLASSES = {  # a recipe's name to the class of its parameters
     "dcal": "dcal_core.config.dcal:DCALConfig",
     "adaface": "dcal_core.config.adaface:AdaFaceConfig",
+    "oaml": "dcal_core.config.oaml:OAMLConfig",
 }
 
 

@@ -16,7 +16,8 @@ from dcal_core.data.twins import DataError, TwinIndex, name_number
 
 SIBLINGS = 2  # of each family in a batch; of larger families two are drawn
 Part = dict[str, torch.Tensor]  # what one process works through at once
-FAMILIES, IMAGES, PARTNERS, DONORS, BLEND, TRIPLETS = range(6)  # first number of a generator's key: what it is for
+# First number of a generator's key: what it is for.
+FAMILIES, IMAGES, PARTNERS, DONORS, BLEND, TRIPLETS, PEOPLE, SHOWN, OCCLUDERS = range(9)
 
 
 class Batches(Dataset):
@@ -162,9 +163,9 @@ class FamilyBatches(Batches):
         random = self.random(IMAGES, step)
         people = np.concatenate([random.choice(f, SIBLINGS, replace=False) for f in self.drawn_families(step)])
         k = self.images_per_person
-        images = [random.choice(self.images_of[p], k, replace=len(self.images_of[p]) < k) for p in people]
+        images = draw_images(self.images_of, people, k, random)
         distracted = random.random() < self.pwca_prob
-        images = self.own(np.concatenate(images))  # [parts, b]
+        images = self.own(images)  # [parts, b]
         person = np.repeat(people, k).reshape(self.parts, -1)  # [parts, W]
         return [self.part(step, j, images[j], person[j], distracted) for j in range(self.parts)]
 
@@ -187,6 +188,12 @@ class FamilyBatches(Batches):
         """Another person's image for each image of one rank's share of a part, [b]."""
         families = self.groups_per_batch // (self.parts * self.world)
         return draw_partners(families, self.images_per_person, policy, self.random(*key))
+
+
+def draw_images(images_of: list[np.ndarray], people: np.ndarray, each: int, random: np.random.Generator) -> np.ndarray:
+    """So many images of each person, [people x each]; one twice only where the person has fewer."""
+    drawn = [random.choice(images_of[p], each, replace=len(images_of[p]) < each) for p in people]
+    return np.concatenate(drawn)
 
 
 def families_to_draw(index: TwinIndex, families_per_batch: int) -> list[np.ndarray]:

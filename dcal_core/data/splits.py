@@ -1,7 +1,7 @@
 """The data of a run as train, validation and test splits: attached index files, else drawn twins."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,12 @@ NO_DATA = (
 
 @dataclass(frozen=True)
 class Split:
-    """The index of one split and its decoded images, in the same order."""
+    """The index of one split and its decoded images, in the same order; landmarks: where a face has its eyes, nose and
+    mouth."""
 
     index: TwinIndex
     images: ImageStore | OccludedImages
+    landmarks: np.ndarray = field(default_factory=lambda: ARCFACE)
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,10 @@ def open_data(
     data = TwinData(root, label_of(root), splits)
     kinds = kinds_of_occluders("occluded_kinds", config.occluded_kinds)
     for name, split in splits.items():
+        images = split.images
         if name != "train" and config.occluded_share:
-            images = OccludedImages(split.images, config.occluded_share, kinds, data.landmarks)
-            splits[name] = replace(split, images=images)
+            images = OccludedImages(images, config.occluded_share, kinds, data.landmarks)
+        splits[name] = replace(split, images=images, landmarks=data.landmarks)
     return data
 
 

@@ -23,6 +23,7 @@ from dcal_core.storage import DamagedError, check_seal, read_json
 MODULES = {  # a recipe's name to the module of its model, which is imported when it is first asked for
     "dcal": "dcal_core.models.dcal",
     "adaface": "dcal_core.models.adaface",
+    "oaml": "dcal_core.models.oaml",
 }
 
 

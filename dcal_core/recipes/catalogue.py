@@ -10,6 +10,7 @@ from dcal_core.training.recipe import Recipe
 RECIPES = {  # a recipe's name to its class, which is imported only when it is asked for
     "dcal": "dcal_core.recipes.dcal:DCALRecipe",
     "adaface": "dcal_core.recipes.adaface:AdaFaceRecipe",
+    "oaml": "dcal_core.recipes.oaml:OAMLRecipe",
 }
 
 

@@ -21,6 +21,7 @@ from dcal_core.storage import StorageError
 
 PARAMS = Path(__file__).parents[2] / "params"
 REAL = ["kaggle_t4x2", "kaggle_t4x2_paper", "kaggle_p100", "local_2080ti", "adaface_full", "adaface_frozen"]
+REAL += ["oaml_twins", "oaml_ms1mv2"]
 Usage = namedtuple("Usage", "total used free")
 
 

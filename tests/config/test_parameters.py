@@ -327,17 +327,18 @@ def test_fingerprint_and_differences_follow_decisive_parameters_only(recipe, nam
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_the_weights_depend_on_is_decisive_and_where_things_lie_is_not(recipe):
     decisive = set(RECIPES[recipe].decisive())
-    assert {"recipe", "seed", "image_size", "lr", "epochs", "layer_decay", "ema_decay"} <= decisive
+    assert {"recipe", "seed", "image_size", "lr", "epochs", "weight_decay", "ema_decay"} <= decisive
     assert decisive.isdisjoint({"run_dir", "resume", "time_budget_hours", "loader_workers", "tracker", "data_root"})
     # in how many parts and processes, and how fast, a batch is worked through
     assert decisive.isdisjoint({"accumulation", "nproc", "compile", "channels_last", "gradient_checkpointing"})
 
 
 def test_what_the_weights_depend_on_in_one_recipe_alone_is_decisive_there():
-    dcal, adaface = (set(RECIPES[recipe].decisive()) for recipe in ("dcal", "adaface"))
+    dcal, adaface, oaml = (set(RECIPES[recipe].decisive()) for recipe in ("dcal", "adaface", "oaml"))
     assert {"families_per_batch", "neck", "similarity", "mixup_alpha", "positive_ratio"} <= dcal
     assert {"similarity_temperature", "twin_loss", "pwca_prob"} <= dcal
     assert {"width", "colour_order", "frozen_backbone", "embedding_dropout", "triplets_per_batch"} <= adaface
+    assert {"occlusion_prob", "joint", "visibility", "sampler", "milestones", "class_share", "class_memory"} <= oaml
 
 
 def test_the_fingerprint_is_the_same_however_a_value_was_written():

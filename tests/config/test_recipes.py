@@ -85,7 +85,7 @@ def test_the_class_of_a_recipe_is_a_config_of_that_name(recipe):
 
 @pytest.mark.parametrize("recipe", ["DCAL", "", None, 3, ["dcal"], {}, "dcal "])
 def test_an_unknown_recipe_is_refused_with_those_there_are(folder, refused, recipe):
-    sentence = f"parameter recipe={recipe!r}: takes one of dcal, adaface."
+    sentence = f"parameter recipe={recipe!r}: takes one of dcal, adaface, oaml."
     with refused(ConfigError, sentence):
         load("plain", folder, {"recipe": recipe})
     with refused(ConfigError, sentence):
@@ -98,7 +98,9 @@ def test_an_unknown_recipe_is_refused_with_those_there_are(folder, refused, reci
 @pytest.mark.parametrize(
     ("recipe", "name", "value", "owner"),
     [
-        ("dcal", "width", 16, "adaface"),
+        ("dcal", "width", 16, "adaface and oaml"),
+        ("adaface", "sampler", "graph", "oaml"),
+        ("oaml", "frozen_backbone", True, "adaface"),
         ("dcal", "train_percentage", 10, "adaface"),
         ("adaface", "pwca_prob", 0.5, "dcal"),
         ("adaface", "twin_loss", "supcon", "dcal"),
@@ -263,6 +265,13 @@ def test_a_preset_that_is_no_map_in_yaml_is_refused_by_its_name(folder, text):
         ({"recipe": "adaface", "backbone": "ir_20"}, ["backbone='ir_20'", "takes one of ir_18"]),
         ({"backbone": "ir_50"}, ["recipe=dcal", "ir_50", "a vision transformer", "recipe=adaface"]),
         ({"recipe": "adaface", "image_size": 120}, ["image_size=120", "ir_50", "a multiple of 16"]),
+        ({"recipe": "oaml", "milestones": "8,4"}, ["milestones='8,4'", "rising"]),
+        ({"recipe": "oaml", "nproc": 3}, ["pairs_per_batch=16", "nproc=3", "multiple of 3"]),
+        ({"recipe": "oaml", "occlusion_kinds": "mask,hat"}, ["occlusion_kinds='mask,hat'", "'hat' is none of mask"]),
+        ({"recipe": "oaml", "occlusion_weight": 0}, ["visibility=true", "occlusion_weight=0", "visibility=false"]),
+        ({"recipe": "oaml", "softmax_weight": 0, "local_weight": 0}, ["softmax_weight", "local_weight"]),
+        ({"recipe": "oaml", "positive_ratio": 0.3}, ["positive_ratio=0.3", "be 1"]),
+        ({"recipe": "oaml", "image_size": 120}, ["image_size=120", "a multiple of 16"]),
         ({"mixup_alpha": 0.2}, ["mixup_alpha=0.2", "twin_loss=triplet", "twin_weight=0"]),
         ({"cutmix_alpha": 1, "twin_loss": "supcon"}, ["cutmix_alpha=1", "twin_loss=supcon", "twin_weight=0"]),
         ({"mixup_alpha": 0.2, "twin_weight": 0}, ["mixup_alpha=0.2", "PWCA", "pwca_prob=0"]),
@@ -309,6 +318,8 @@ def test_a_password_is_not_repeated_in_the_refusal(folder):
         {"mixup_alpha": 0.2, "twin_weight": 0, "pwca_prob": 0},
         {"cutmix_alpha": 1.0, "twin_weight": 0, "pwca_first": 0},
         {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "twin_weight": 0, "pwca_prob": 0, "similarity": "euclidean"},
+        {"recipe": "oaml", "occlusion_weight": 0, "visibility": False, "softmax_weight": 0},
+        {"recipe": "oaml", "milestones": "", "occlusion_kinds": "hand"},
         {"similarity": "learned"},
         {"similarity": "learned", "twin_loss": "verification", "neck": "none"},
     ],

@@ -8,7 +8,11 @@ from dcal_core.recipes.catalogue import RECIPES, recipe_of
 from dcal_core.training.recipe import Recipe
 from dcal_core.training.task import Task
 
-CONFIGS = {"dcal": tiny.dcal_config(steps_per_epoch=3), "adaface": tiny.adaface_config(steps_per_epoch=3)}
+CONFIGS = {
+    "dcal": tiny.dcal_config(steps_per_epoch=3),
+    "adaface": tiny.adaface_config(steps_per_epoch=3),
+    "oaml": tiny.oaml_config(steps_per_epoch=3, milestones="60"),
+}
 
 
 def test_every_recipe_that_can_be_chosen_is_in_the_catalogue_and_tried_here():
@@ -36,7 +40,11 @@ def test_a_recipe_brings_batches_an_objective_an_optimizer_and_a_schedule(config
     assert max(rates) == pytest.approx(config.lr) and rates[-1] < rates[50] and rates[0] < rates[4]
 
 
-@pytest.mark.parametrize("config", [tiny.dcal_config(similarity="learned"), tiny.adaface_config()], ids=CONFIGS)
+@pytest.mark.parametrize(
+    "config",
+    [tiny.dcal_config(similarity="learned"), tiny.adaface_config(), tiny.oaml_config(class_memory=True)],
+    ids=CONFIGS,
+)
 def test_the_curves_of_a_recipe_show_figures_that_its_objective_logs(config):
     recipe, split = recipe_of(config), tiny.twins(4)
     model, objective = tiny.parts_of(config, people=len(split.index.people))
@@ -44,7 +52,8 @@ def test_the_curves_of_a_recipe_show_figures_that_its_objective_logs(config):
     assert recipe.curves and {line.name for panel in recipe.curves for line in panel.lines} <= set(logged)
 
 
-def test_only_what_has_partners_in_some_of_the_steps_skips_layers():
-    assert not recipe_of(CONFIGS["adaface"]).skips_layers and not recipe_of(CONFIGS["dcal"]).skips_layers
+def test_only_what_gets_no_gradient_in_some_of_the_steps_skips_layers():
+    assert not [name for name, config in CONFIGS.items() if recipe_of(config).skips_layers]
+    assert recipe_of(tiny.oaml_config(softmax_weight=0.0)).skips_layers
     assert recipe_of(tiny.dcal_config(pwca_prob=0.5)).skips_layers
     assert not recipe_of(tiny.dcal_config(pwca_prob=0.0)).skips_layers
