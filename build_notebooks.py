@@ -33,7 +33,7 @@ from notebooks_src.builder.pieces import core_text, cut, digest
 
 ROOT = Path(__file__).resolve().parent
 ADDED = {path.stem: read(path).rstrip() for path in CELLS.glob("*.py")}
-MOST_KB = 600  # Kaggle has refused notebooks above 1 MB, and an executed one carries more pictures
+MOST_KB = 750  # Kaggle has refused notebooks above 1 MB, and an executed one carries more pictures
 MARKER = re.compile(r"# <embed (?:dcal_core|(dcal_core/[\w/.]+): ([\w., ]+))>")
 PICTURE = re.compile(r"(!\[.+?\])\(([\w/.-]+)\)")
 KEPT_METADATA = {"tags", "jupyter", "_kg_hide-input", "_kg_hide-output"}  # the rest is jupytext's bookkeeping
