@@ -17,6 +17,7 @@ from benchmarks.speed.coverage import coverage_rows
 from benchmarks.speed.faces import INSTALLED, alignment_rows
 from benchmarks.speed.galleries import gallery_rows
 from benchmarks.speed.maps import map_rows
+from benchmarks.speed.matching import matching_rows
 from benchmarks.speed.parts import input_rows, record_rows, rollout_rows, scoring_rows
 from benchmarks.speed.report import device_name, line
 from benchmarks.speed.speed import comparing_row, memory_rows, speed_rows
@@ -57,6 +58,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from alignment_rows(5 * setting.repeats)
     yield from scoring_rows(setting)
     yield comparing_row(setting)
+    yield from matching_rows(setting)
     yield from browsing_rows(setting)
     yield from map_rows(setting)
     yield from gallery_rows(setting.draws, setting.gallery)

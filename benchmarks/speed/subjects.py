@@ -38,6 +38,7 @@ class Setting:
     simulations: int  # of the coverage rows
     draws: int  # bootstrap draws of the evaluation row
     gallery: int  # images of the memory row on comparing
+    matched: int  # faces that QAConv matches with as many others
     records: int  # of the rows on a `.rec`
     absolute: bool  # also images/s, the share of the matrix speed and GiB, which only a GPU's are of use
 
@@ -69,6 +70,7 @@ def usual(gpu: bool, precision: str) -> Setting:
         simulations=500,
         draws=1000,
         gallery=100_000,
+        matched=1000,
         records=100_000,
         absolute=gpu,
     )
@@ -87,6 +89,7 @@ def quick(setting: Setting) -> Setting:
         simulations=3,
         draws=20,
         gallery=8_000,
+        matched=16,
         records=500,
     )
 

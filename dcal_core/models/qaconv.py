@@ -7,7 +7,7 @@ N and M images; P places of C channels, each place of unit length.
 import torch
 from torch import Tensor, nn
 
-BLOCK = 64  # images that are compared with as many others at once: 39 MB of correlations of 49 places
+BLOCK = 48  # images that are compared with as many others at once: 22 MB of correlations of 49 places
 HIDDEN = 1e-3  # the least visibility: matches are divided by it
 
 
