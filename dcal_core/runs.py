@@ -12,6 +12,7 @@
 <run>/figures/                    pictures as PNG
 <run>/report.json, report.html    the evaluation
 <run>/scores.csv                  every pair of it with its score
+<run>/benchmarks.json             figures on published face benchmarks
 <run>/explained/                  maps of single pairs and of many
 <run>/lock                        held by the process that trains
 """
@@ -51,6 +52,7 @@ class RunFolder:
         self.report = self.path / "report.json"
         self.report_page = self.path / "report.html"
         self.scores = self.path / "scores.csv"
+        self.benchmarks = self.path / "benchmarks.json"
         self.explained = self.path / "explained"
         self.lock_file = self.path / "lock"
 

@@ -75,6 +75,7 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
         "train",
         "evaluate",
         "explain",
+        "benchmark",
         "synth",
     ]
 

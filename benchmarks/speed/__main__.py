@@ -22,6 +22,7 @@ from benchmarks.speed.parts import input_rows, record_rows, rollout_rows, scorin
 from benchmarks.speed.report import device_name, line
 from benchmarks.speed.speed import comparing_row, memory_rows, speed_rows
 from benchmarks.speed.subjects import Setting, quick, usual
+from benchmarks.speed.templates import template_rows
 from benchmarks.speed.timing import Row
 from dcal_core.environment import fit_precision, gpu_verdict
 
@@ -62,6 +63,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from browsing_rows(setting)
     yield from map_rows(setting)
     yield from gallery_rows(setting.draws, setting.gallery)
+    yield from template_rows(setting.draws, setting.templates)
     yield from coverage_rows(setting.simulations)
 
 

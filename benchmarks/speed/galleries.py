@@ -37,6 +37,9 @@ class EncodedAlready(nn.Module):
     def compare(self, a: Features, b: Features, reading: str | None = None) -> torch.Tensor:
         return a.parts["embedding"] @ b.parts["embedding"].T
 
+    def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> torch.Tensor:
+        return (a.parts["embedding"] * b.parts["embedding"]).sum(-1)
+
 
 def index_of(images: np.ndarray, name: str) -> TwinIndex:
     """An index of pairs of twins; images: how many each person has, [people]."""

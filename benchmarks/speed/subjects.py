@@ -39,6 +39,7 @@ class Setting:
     draws: int  # bootstrap draws of the evaluation row
     gallery: int  # images of the memory row on comparing
     matched: int  # faces that QAConv matches with as many others
+    templates: int  # of the memory row on a face benchmark
     records: int  # of the rows on a `.rec`
     absolute: bool  # also images/s, the share of the matrix speed and GiB, which only a GPU's are of use
 
@@ -71,6 +72,7 @@ def usual(gpu: bool, precision: str) -> Setting:
         draws=1000,
         gallery=100_000,
         matched=1000,
+        templates=1_000_000,
         records=100_000,
         absolute=gpu,
     )
@@ -90,6 +92,7 @@ def quick(setting: Setting) -> Setting:
         draws=20,
         gallery=8_000,
         matched=16,
+        templates=2_000,
         records=500,
     )
 

@@ -68,6 +68,20 @@ COMMANDS = {  # by name, also of the module
             "--twins": dict(type=Path, metavar="LIST", help="co-twin pairs, to compare with"),
         },
     ),
+    "benchmark": Command(
+        "score a trained run, or pretrained weights, on published face benchmarks",
+        "--preset demo --benchmarks_root /data/faces",
+        "scored_model:model_to_benchmark",
+        "run_dir benchmarks_root data_root weights trust_weights encode_batch bootstrap_draws",
+        {
+            "--mode": dict(
+                default="N1D1F1",
+                choices=[f"N{n}D{d}F{f}" for n in (0, 1) for d in (0, 1) for f in (0, 1)],
+                help="what counts in a template: N norms, D detector's confidence; F mirror images too; N1D1F1",
+            ),
+            "--reading": dict(metavar="NAME", help="one of the model's readings, such as global; all of them"),
+        },
+    ),
     "synth": Command("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
 }
 

@@ -54,8 +54,8 @@ def encode_images(
     """Encode images of the store once, in order, and return the features on the CPU.
 
     model: on `device` already. chosen: the images, None for all. parts: names of those that are kept, () for all. flip:
-    embeddings plus those of the mirror images, AdaFace's flip fusion; neither is of unit length, so that the clearer
-    one counts more. Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
+    each branch's embeddings plus those of the mirror images, AdaFace's flip fusion; neither is of unit length, so that
+    the clearer one counts more. Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
     With several processes, each encodes an equal share and all return the features of all images.
     """
     chosen = np.arange(len(store.kept)) if chosen is None else chosen
@@ -81,8 +81,9 @@ def _encode(model: Verifier, images: Tensor, flip: bool) -> Features:
     features = model.encode(images)
     if not flip:
         return features
-    both = features.parts["embedding"] + model.encode(images.flip(-1)).parts["embedding"]
-    return Features(features.parts | {"embedding": both})
+    mirrored = model.encode(images.flip(-1)).parts
+    both = {name: part + mirrored[name] for name, part in features.parts.items() if name in model.widths}
+    return Features(features.parts | both)
 
 
 def _in_a_file(batches: Iterator[Features], first: Features, images: int, begin: int) -> Features:

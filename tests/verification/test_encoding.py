@@ -65,6 +65,8 @@ def test_each_module_gets_its_mode_back():
 
 def test_flip_fusion_adds_the_mirror_images_embedding_and_nothing_else():
     class Sided(Toy):  # whose embedding is the left half's mean
+        widths = {"embedding": 3}
+
         def encode(self, images, trace=False):
             means = images.float().mean(2)  # [B, 3, S]
             return Features({"embedding": means[..., :2].mean(-1), "left": means[..., 0]})

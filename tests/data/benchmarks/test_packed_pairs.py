@@ -128,8 +128,6 @@ def test_files_are_found_by_their_names_anywhere_below_the_folder(tmp_path, else
 
 
 def test_files_that_cannot_be_meant_are_refused(tmp_path, elsewhere, refused):
-    with refused(ConfigError, "best_by=benchmarks", "cplfw.bin", "benchmarks_root"):
-        pair_files(tiny.dcal_config(best_by="benchmarks", benchmarks_root=str(tmp_path)))
     with refused(ConfigError, f"benchmarks_root={tmp_path / 'no'}", "no such folder"):
         pair_files(tiny.dcal_config(benchmarks_root=str(tmp_path / "no")))
     for name in ("a", "b"):
