@@ -143,7 +143,7 @@ show_picture(pictures["det"])
 # %%
 if "systems" in pictures:
     print(*statements.comparison(result), sep="\n")
-    display(systems_table(result["systems"]))
+    display(systems_table(result))
     show_picture(pictures["systems"])
 else:
     print("One system only: nothing to compare it with.")

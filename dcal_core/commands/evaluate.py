@@ -19,7 +19,6 @@ from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, begin_with_trained, other_trained
 from dcal_core.config.shared import Config
 from dcal_core.data.drawn.synthetic import marks_of
-from dcal_core.data.locate import read_indexes
 from dcal_core.data.splits import SYNTHETIC, TwinData
 from dcal_core.environment import fit_device, gpu_verdict
 from dcal_core.errors import UserError
@@ -30,12 +29,13 @@ from dcal_core.runs import WEIGHTS_FILE, RunFolder
 from dcal_core.storage import DamagedError, read_json, read_sums, write_bytes
 from dcal_core.verification import plots, report_tables
 from dcal_core.verification.baseline import SFace
+from dcal_core.verification.conditions import conditions
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.occlusion import draw_occlusion, draw_visibility, occlusion
 from dcal_core.verification.page import answers_of, questions_of, write_page
-from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs, unrelated_scores
+from dcal_core.verification.protocol import Scored, pairs_of, score_pairs, unrelated_scores
 from dcal_core.verification.report import System, evaluate, write_json
 from dcal_core.verification.score_list import write_scores
 from dcal_core.verification.statements import equal_errors, headline
@@ -44,17 +44,13 @@ TITLE = "Evaluate a twin verifier"
 SPLITS = ("validation", "test")
 TABLES = {  # by the questions that they answer
     "answers": report_tables.verdict_table,
-    "others": lambda result: report_tables.systems_table(result["systems"]),
+    "others": report_tables.systems_table,
     "occlusion": lambda result: "\n\n".join(map(str, report_tables.occlusion_tables(result))),
     "trust": report_tables.calibration_table,
     "twins": report_tables.security_table,
     "mistakes": report_tables.mistakes_table,
     "metrics": report_tables.metrics_table,
 }
-FLIPPED = (
-    "Flip fusion: an embedding is the image's plus that of its mirror image, which takes away the asymmetries by which "
-    "twins can be told apart."
-)
 
 
 def score_systems(session: Session, data: TwinData) -> list[System]:
@@ -96,7 +92,7 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
     scored = {reading: {} for reading in model.readings}
     for split in SPLITS:
         index = data[split].index
-        pairs = twin_pairs(index)
+        pairs = pairs_of(index)
         features = encode_images(model, data[split].images, config.encode_batch, device, flip=config.flip_fusion)
         for reading in model.readings:
             scores = score_pairs(model, features, pairs, device=device, reading=reading)
@@ -107,7 +103,9 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
     size = sum(weight.numel() for weight in model.parameters())
     systems = []
     for number, (reading, of_splits) in enumerate(scored.items()):
-        unrelated = unrelated_scores(model, features, index, device=device, reading=reading)
+        unrelated = None
+        if index.co_twins:
+            unrelated = unrelated_scores(model, features, index, device=device, reading=reading)
         own_name = f"{name}, {reading}" if number else name
         own_about = about if len(scored) == 1 else f"{about}; its reading {reading}"
         own = {"unrelated": unrelated, "weights": weights, "size": size, "visible": visible}
@@ -128,13 +126,13 @@ def fuse(systems: list[System]) -> System:
     """Fuse systems by logistic regression on the validation families; UserError unless these are the same for all."""
     if len({system.validation.index.fingerprint() for system in systems}) > 1 or len(systems) < 2:
         raise UserError("fuse=true: takes two systems or more with the same validation families: runs of one seed.")
-    parts = ("validation", "test", "unrelated")
+    parts = ("validation", "test", "unrelated") if systems[0].unrelated else ("validation", "test")
     scores = {part: np.stack([getattr(one, part).scores for one in systems], axis=1) for part in parts}
     pairs = systems[0].validation.pairs
     fusion = fit_fusion(scores["validation"], pairs.genuine, pairs.family)
     weights = ", ".join(f"{w:.2f} {one.name}" for w, one in zip(fusion.weight, systems, strict=True))
     fused = {part: replace(getattr(systems[0], part), scores=fusion.fuse(scores[part])) for part in parts}
-    return System("fused", f"weights of the standardised scores: {weights}", **fused)
+    return System("fused", f"weights of the standardised scores: {weights}", **{"unrelated": None} | fused)
 
 
 def evaluate_systems(session: Session, data: TwinData, systems: list[System], library: str = "") -> dict:
@@ -177,38 +175,6 @@ def code_of(library: str) -> str:
 def device_name() -> str:
     """What the scores were computed on."""
     return torch.cuda.get_device_name(0) if gpu_verdict()[0] else f"CPU ({platform.machine()})"
-
-
-def conditions(config: Config, data: TwinData, systems: list[System]) -> list[str]:
-    """The conditions under which the figures hold, and their limits."""
-    validation, test = (data[name] for name in SPLITS)
-    sizes = np.bincount(test.index.person_of)
-    families = len(test.index.families)
-    each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
-    used = len(test.index.paths)
-    listed = len(read_indexes(data.root)[1].paths)
-    few = f"{families} families are few: the true uncertainty may be larger than the intervals."
-    occluders = (
-        f"Occluders ({config.occluded_kinds}) were drawn over {100 * config.occluded_share:g} % of the validation and "
-        "of the test images: real ones look different, and do not come at random."
-    )
-    return [
-        f"{len(test.index.people)} test people of {families} families with {each} images each, "
-        f"not used for training; {len(validation.index.families)} other families set the threshold, the calibration "
-        "and the thresholds of the verdict.",
-        f"{used:,} of the {listed:,} images listed were used; {listed - used:,} were missing, unreadable or excluded.",
-        "Every pair of images within a family was compared. Impostors are co-twins only. Unrelated people, who are "
-        "easy to tell apart, set the thresholds of “How safe is it against a twin?” and count nowhere else.",
-        f"Intervals: 95 %, from {config.bootstrap_draws:,} draws of whole families with replacement, since comparisons "
-        "within a family are not independent.",
-        *([few] if families < 30 else []),
-        "Images were used as given, without a check of pose, light or date: pairs taken on one day make the figures "
-        "look better.",
-        "Families that were not tested, other cameras and other ages may do worse.",
-        *([occluders] if config.occluded_share else []),
-        *([FLIPPED] if config.flip_fusion else []),
-        *(f"{system.name}: {system.about}." for system in systems),
-    ]
 
 
 def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator[tuple[str, Figure]]:

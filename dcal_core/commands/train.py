@@ -50,7 +50,7 @@ from dcal_core.verification.benchmarks.ten_folds import accuracies, open_pair_se
 from dcal_core.verification.encoding import encode_images
 from dcal_core.verification.jackknife import eer_low
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
-from dcal_core.verification.protocol import score_pairs, twin_pairs
+from dcal_core.verification.protocol import pairs_of, score_pairs
 
 
 class Unfinished(UserError):
@@ -62,7 +62,7 @@ def validator(recipe: Recipe, split: Split):
     the accuracy on the benchmarks of pairs that are there; and what the recipe tells of what it settles in the model
     before."""
     config = recipe.config
-    pairs = twin_pairs(split.index)
+    pairs = pairs_of(split.index)
     files = pair_files(config)
     sets = open_pair_sets(files, config.image_size, scratch_root() / "decoded") if files else None
 

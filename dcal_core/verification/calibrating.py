@@ -35,13 +35,13 @@ def fit_logistic(scores, genuine, family, weights=None) -> Logistic:
     sample, weights, families = _evidence(scores, genuine, family, weights)
     scores = sample.scores
     genuine = sample.genuine
-    same, twins = (np.average(scores[part], weights=weights[part]) for part in (genuine, ~genuine))
-    if same - twins <= ROUNDING * np.abs(scores).max():  # the slope would have the sign of this difference
+    same, impostors = (np.average(scores[part], weights=weights[part]) for part in (genuine, ~genuine))
+    if same - impostors <= ROUNDING * np.abs(scores).max():  # the slope would have the sign of this difference
         raise ValueError(
-            f"scores do not separate in the right direction: their mean is {same:.4g} for genuine and {twins:.4g} for "
-            "co-twin comparisons: higher must mean more alike"
+            f"scores do not separate in the right direction: their mean is {same:.4g} for genuine and {impostors:.4g} "
+            "for impostor comparisons: higher must mean more alike"
         )
-    mean = (same + twins) / 2
+    mean = (same + impostors) / 2
     spread = np.sqrt(np.average((scores - mean) ** 2, weights=weights))
     # Separable scores have no finite optimum: a wide prior gives them one and hardly changes the others. Each class
     # weighs F, since the comparisons within a family are not independent evidence.

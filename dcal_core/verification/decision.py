@@ -15,7 +15,7 @@ from dcal_core.storage import SUMS, DamagedError
 from dcal_core.verification.calibration import Calibration, from_dict
 from dcal_core.verification.comparisons import rounded
 from dcal_core.verification.verdicts import VERDICTS, Thresholds, verdicts
-from dcal_core.verification.words import most_ratio, ratio_text
+from dcal_core.verification.words import most_ratio, ratio_text, terms_of
 
 WORDS = {"same": "the same person", "undecided": "undecided", "different": "two people"}
 
@@ -26,7 +26,7 @@ class DecisionRule:
 
     data: the label of the data it was chosen on. weights: SHA-256 of the model's weights. families: validation
     families of the rarer class. threshold: where FMR equals FNMR, for a yes or a no. thresholds: of the verdict, at
-    most a share `error` of each class being wrong.
+    most a share `error` of each class being wrong. co_twins: whether the impostors were co-twins.
     """
 
     data: str
@@ -36,6 +36,7 @@ class DecisionRule:
     thresholds: Thresholds
     error: float
     calibration: Calibration | None
+    co_twins: bool = True
 
     def __post_init__(self):
         if not (isinstance(self.data, str) and isinstance(self.weights, str)):
@@ -52,29 +53,30 @@ class DecisionRule:
         return VERDICTS[verdicts([rounded(score)], self.thresholds)[0]]  # rounded as what the thresholds are from
 
     def llr(self, score: float) -> float | None:
-        """Return the natural-log likelihood ratio same : twins, or None without a calibration."""
+        """Return the natural-log likelihood ratio of one person to two, or None without a calibration."""
         return None if self.calibration is None else float(self.calibration.llr([score])[0])
 
     def sentence(self, score: float) -> str:
         """Return the score, the verdict and the likelihood ratio in words, with its limit where it is reached."""
         text = f"score {score:.2f}: {WORDS[self.verdict(score)]}"
         llr = self.llr(score)
-        if llr is None:
-            return text
-        likelier = "one person than for two" if llr >= 0 else "two people than for one"
-        return f"{text}; {ratio_text(math.exp(abs(llr)))} times likelier for {likelier}{self.limit(score)}"
+        if llr is not None:
+            likelier = "one person than for two" if llr >= 0 else "two people than for one"
+            text += f"; {ratio_text(math.exp(abs(llr)))} times likelier for {likelier}{self.limit(score)}"
+        return text if self.co_twins else f"{text}; of unrelated people, not of co-twins"
 
     def limit(self, score: float) -> str:
         """Return why the likelihood ratio of a score goes no further, in brackets; "" where it is below its limit."""
         families = self.calibration.families
         if not math.isclose(abs(self.llr(score)), math.log(families)):
             return ""
-        return f" ({most_ratio(families)})"
+        return f" ({most_ratio(families, terms_of(self.co_twins).units)})"
 
     def as_dict(self) -> dict:
         """Return plain JSON values, as they stand in the model's folder."""
         return {
             "data": self.data,
+            "co_twins": self.co_twins,
             "weights": self.weights,
             "families": self.families,
             "threshold": {"value": self.threshold, "chosen_for": "equal error rates"},
@@ -105,6 +107,7 @@ def _from_dict(found: dict) -> DecisionRule:
         thresholds=Thresholds(limits["different_below"], limits["same_from"]),
         error=limits["error"],
         calibration=None if found["calibration"] is None else from_dict(found["calibration"]),
+        co_twins=bool(found.get("co_twins", True)),
     )
 
 

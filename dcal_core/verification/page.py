@@ -14,11 +14,11 @@ FIGURES = {
     "systems": "EER of each system, and the first one's minus each, with 95 % intervals",
     "occlusion": "EER of each system by what occluders hide, and the first one's minus each, with 95 % intervals",
     "visibility": "An image with each kind of occluder, what it hides, and what the model takes for hidden",
-    "scores": "Histograms of genuine and of co-twin scores with a logarithmic density, and the threshold",
+    "scores": "Histograms of genuine and of impostor scores with a logarithmic density, and the threshold",
     "roc": "ROC curve: share of genuine pairs accepted against the logarithm of the FMR, with its 95 % band",
     "det": "DET curve: false non-match rate against false match rate on normal-deviate axes, with its 95 % band",
     "reliability": "Reliability diagram: predicted probability of one person against its observed share",
-    "confusable": "Photographs of the most confusable pairs: co-twins above, pairs of one person below",
+    "confusable": "Photographs of the most confusable pairs: two people above, one person below",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -42,7 +42,7 @@ def _check_figures(result: dict, figures: dict) -> None:
 
 QUESTIONS = {
     "answers": "What does the system answer?",
-    "scores": "How far apart are one person and twins?",
+    "scores": "How far apart are one person and {impostors}?",
     "others": "How good is it beside other systems?",
     "occlusion": "What do occluders change?",
     "trust": "Can the probabilities be trusted?",
@@ -67,10 +67,12 @@ ANSWERS = {
 
 
 def questions_of(result: dict) -> dict[str, str]:
-    """The page's headings, by their anchors; one system is compared with none, and occluders may not be drawn."""
+    """The page's headings, by their anchors; one system is compared with none, occluders may not be drawn, and
+    co-twins may not be known."""
     absent = {"others"} if len(result["systems"]) < 2 else set()
     absent |= {"occlusion"} if "occlusion" not in result else set()
-    return {name: text for name, text in QUESTIONS.items() if name not in absent}
+    absent |= {"twins"} if not result["co_twins"] else set()
+    return {name: text.format(**result["terms"]) for name, text in QUESTIONS.items() if name not in absent}
 
 
 def answers_of(result: dict) -> dict:
@@ -98,7 +100,7 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Seq
             "metrics": report_tables.metrics_table(result),
             "mistakes": report_tables.mistakes_table(result),
             "security": report_tables.security_table(result),
-            "systems": report_tables.systems_table(result["systems"]),
+            "systems": report_tables.systems_table(result),
             "occlusion": report_tables.occlusion_tables(result),
         }
         page = environment.from_string(PAGE).render(

@@ -55,16 +55,17 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; ove
 <p class="synthetic" role="note">SYNTHETIC DATA: drawn faces. This report shows that the system runs; it says
 nothing about accuracy on real twins.</p>
 {% endif %}
-<h1>Same person or identical twin? Verification report</h1>
+<h1>Same person or {{ "identical twin" if co_twins else "somebody else" }}? Verification report</h1>
 <p class="verdict">{{ answers.headline }}</p>
 <p>That is at a threshold of {{ threshold.value | number_text("score") }}, frozen beforehand ({{ threshold.source }}),
-on {{ metrics.counts.families }} families of twins that were not used for training (<bdi>{{ data }}</bdi>, split
-{{ split }}): {{ "{:,}".format(metrics.counts.impostor) }} <em>impostor</em> comparisons (one photograph of each twin)
+on {{ metrics.counts.families }} {{ "families of twins" if co_twins else "people" }} that were not used for training
+(<bdi>{{ data }}</bdi>, split {{ split }}): {{ "{:,}".format(metrics.counts.impostor) }} <em>impostor</em> comparisons
+(one photograph of each of two {{ terms.impostors }})
 and {{ "{:,}".format(metrics.counts.genuine) }} <em>genuine</em> ones (two photographs of one person). In brackets: 95 %
 intervals. In the terms of ISO/IEC 19795-1 the two are the false match rate (FMR),
 {{ metrics.fmr | estimate_in_words("%") }}, and the false non-match rate (FNMR),
-{{ metrics.fnmr | estimate_in_words("%") }}. At the threshold where they are equal on these same families, which nobody
-knows beforehand, both are {{ metrics.eer | estimate_in_words("%") }}: the equal error rate (EER).</p>
+{{ metrics.fnmr | estimate_in_words("%") }}. At the threshold where they are equal on these same {{ terms.units }},
+which nobody knows beforehand, both are {{ metrics.eer | estimate_in_words("%") }}: the equal error rate (EER).</p>
 <nav aria-label="Contents"><ul>
 {% for name, question in questions.items() %}
 <li><a href="#{{ name }}">{{ question }}</a></li>
@@ -78,7 +79,8 @@ knows beforehand, both are {{ metrics.eer | estimate_in_words("%") }}: the equal
 {{ heading("scores") }}
 <p>{{ answers.scores }} This is the ROC-AUC.</p>
 {{ picture("scores", "The less the two histograms overlap, the better. Scores beyond the threshold are errors.") }}
-{{ picture("roc", "ROC: the share of genuine pairs that match (TAR) against the share of co-twins that do (FMR).") }}
+{{ picture("roc", "ROC: the share of genuine pairs that match (TAR) against the share of those of " + terms.impostors
++ " that do (FMR).") }}
 {{ picture("det", "DET: both error rates, on axes that spread small rates. Further down and left is better.") }}
 
 {% if "others" in questions %}
@@ -86,8 +88,8 @@ knows beforehand, both are {{ metrics.eer | estimate_in_words("%") }}: the equal
 <ul>{% for difference in answers.others %}<li>{{ difference }}</li>{% endfor %}</ul>
 {{ table_of(tables.systems) }}
 {{ picture("systems", "If the interval of a difference excludes zero, one of the two is better.") }}
-<p>Differences are paired: both systems are measured on the same drawn families. A system is called better only if the
-interval excludes zero; &ldquo;no difference shown&rdquo; does not mean that there is none.</p>
+<p>Differences are paired: both systems are measured on the same drawn {{ terms.units }}. A system is called better only
+if the interval excludes zero; &ldquo;no difference shown&rdquo; does not mean that there is none.</p>
 {% endif %}
 
 {% if "occlusion" in questions %}
@@ -105,8 +107,9 @@ interval excludes zero; &ldquo;no difference shown&rdquo; does not mean that the
 {{ heading("trust") }}
 <p>{{ answers.trust }}</p>
 {% if calibration.reason is not defined %}
-<p>A {{ calibration.kind }} calibration, fitted on the validation families, turns a score into a likelihood ratio: how
-many times more often one person gives such a score than two twins do. {{ answers.largest_ratio }} The
+<p>A {{ calibration.kind }} calibration, fitted on the validation {{ terms.units }}, turns a score into a likelihood
+ratio: how many times more often one person gives such a score than two
+{{ terms.impostors }} do. {{ answers.largest_ratio }} The
 <abbr title="log-likelihood-ratio cost">Cllr</abbr> is the cost of wrong or timid ratios: 0 is perfect, 1 carries
 no information. The best calibration of these scores would reach
 {{ calibration.cllr_min | estimate_in_words("bits") }}.</p>
@@ -114,13 +117,16 @@ no information. The best calibration of these scores would reach
 + answers.tendency) }}
 {% endif %}
 
+{% if "twins" in questions %}
 {{ heading("twins") }}
 <p>{{ answers.twins }} Face recognition is set up on unrelated people, so that few of them pass.</p>
 {{ table_of(tables.security) }}
+{% endif %}
 
 {{ heading("mistakes") }}
 <p>{{ answers.mistakes }}</p>
-{{ picture("confusable", "Above, co-twins with the highest scores; below, one person with the lowest scores.") }}
+{{ picture("confusable", "Above, " + terms.impostors + " with the highest scores; below, one person with the lowest "
++ "scores.") }}
 {{ table_of(tables.mistakes) }}
 
 {{ heading("limits") }}

@@ -11,8 +11,10 @@ from scipy.special import ndtri
 from dcal_core.lettering import as_written
 from dcal_core.palette import BLUE, COLOURS, VERMILION
 from dcal_core.verification.bootstrap import resolvable_fmr, roc_band
+from dcal_core.verification.comparisons import clusters_of
 from dcal_core.verification.metrics import equal_error_rate, error_rates, roc_auc
 from dcal_core.verification.statements import shown_bins
+from dcal_core.verification.words import Terms, terms_of
 
 GENUINE = BLUE
 IMPOSTOR = VERMILION
@@ -21,10 +23,15 @@ LOOKS = [{"color": colour, "linestyle": style, "linewidth": 1.6} for style in ("
 DET_TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-def _title(what: str, label: str, counts: dict) -> str:
+def _terms(family) -> Terms:
+    """The terms for comparisons within families, [P], or of two people, [P, 2]."""
+    return terms_of(np.ndim(family) == 1)
+
+
+def _title(what: str, label: str, counts: dict, terms: Terms) -> str:
     """What a figure shows, on which data, and the number of comparisons and families, as in a result's `counts`."""
-    comparisons = f"{counts['genuine']:,} genuine and {counts['impostor']:,} co-twin comparisons"
-    return f"{what} ({label})\n{comparisons}, {counts['families']:,} families"
+    comparisons = f"{counts['genuine']:,} genuine and {counts['impostor']:,} {terms.impostor} comparisons"
+    return f"{what} ({label})\n{comparisons}, {counts['families']:,} {terms.units}"
 
 
 def _axes(what: str, label: str, genuine, family, height=5) -> tuple[Figure, Axes]:
@@ -32,7 +39,7 @@ def _axes(what: str, label: str, genuine, family, height=5) -> tuple[Figure, Axe
     axes = figure.add_subplot()
     same = int(np.sum(genuine))
     counts = {"genuine": same, "impostor": len(genuine) - same, "families": len(np.unique(family))}
-    axes.set_title(_title(what, label, counts), fontsize=11)
+    axes.set_title(_title(what, label, counts, _terms(family)), fontsize=11)
     axes.tick_params(labelsize=10)
     axes.grid(alpha=0.25)
     return figure, axes
@@ -44,10 +51,11 @@ def _legend(figure: Figure) -> None:
 
 
 def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Figure:
-    """Densities of genuine and co-twin scores, with the frozen threshold and its error rates."""
+    """Densities of genuine and impostor scores, with the frozen threshold and its error rates."""
     scores = np.asarray(scores, dtype=np.float64)
     genuine = np.asarray(genuine, dtype=bool)
-    figure, axes = _axes("Scores of genuine and co-twin comparisons", label, genuine, family)
+    terms = _terms(family)
+    figure, axes = _axes(f"Scores of genuine and {terms.impostor} comparisons", label, genuine, family)
     fmr = np.mean(scores[~genuine] >= threshold)
     fnmr = np.mean(scores[genuine] < threshold)
     bins = np.histogram_bin_edges(scores, bins=50)
@@ -55,7 +63,7 @@ def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Fig
     floor = min(density[density > 0].min() for density in densities) / 2
     for density, colour, hatch, name in (
         (densities[0], GENUINE, None, f"genuine: {fnmr:.1%} below the threshold (FNMR)"),
-        (densities[1], IMPOSTOR, "////", f"co-twins: {fmr:.1%} at or above it (FMR)"),
+        (densities[1], IMPOSTOR, "////", f"{terms.impostors}: {fmr:.1%} at or above it (FMR)"),
     ):
         look = {"facecolor": to_rgba(colour, 0.3), "edgecolor": colour, "hatch": hatch, "label": name}
         axes.stairs(np.maximum(density, floor), bins, baseline=floor, fill=True, **look)
@@ -68,15 +76,15 @@ def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Fig
     return as_written(figure)
 
 
-def _draw_band(axes: Axes, x, low, high) -> None:
-    name = "95 % band (bootstrap over families)"
+def _draw_band(axes: Axes, x, low, high, terms: Terms) -> None:
+    name = f"95 % band (bootstrap over {terms.units})"
     axes.fill_between(x, low, high, color=GENUINE, alpha=0.2, linewidth=0, label=name)
 
 
 def _shade_unresolved(axes: Axes, genuine, family, place=lambda rate: rate) -> None:
     """A grey area over the FMR that the families cannot resolve; place: where an axis has a rate."""
-    limit = resolvable_fmr(int((~genuine).sum()), len(np.unique(family[~genuine])))
-    name = f"FMR below {limit:.1%}: not resolvable" if limit < 1 else "no FMR is resolvable with so few pairs"
+    limit = resolvable_fmr(int((~genuine).sum()), len(np.unique(clusters_of(family[~genuine]))))
+    name = f"FMR below {100 * limit:.2g} %: not resolvable" if limit < 1 else "no FMR is resolvable with so few pairs"
     first, last = axes.get_xlim()
     end = np.clip(place(limit), first, last)
     axes.axvspan(first, end, color=MARK, alpha=0.08, linewidth=0, label=name)
@@ -99,7 +107,7 @@ def draw_roc(scores, genuine, family, label: str, draws=1000, seed=0) -> Figure:
     grid = np.geomspace(least, 1, 200)
     low, high = roc_band(scores, genuine, family, grid, draws, seed)
     eer, _ = equal_error_rate(scores, genuine)
-    _draw_band(axes, grid, 100 * low, 100 * high)
+    _draw_band(axes, grid, 100 * low, 100 * high, _terms(family))
     curve = {"color": GENUINE, "drawstyle": "steps-post", "label": f"AUC {roc_auc(scores, genuine):.3f}"}
     axes.plot(np.maximum(fmr, least), 100 * (1 - fnmr), **curve)
     axes.plot(max(eer, least), 100 * (1 - eer), "o", color=IMPOSTOR, markersize=8, label=f"EER {eer:.1%}")
@@ -110,7 +118,7 @@ def draw_roc(scores, genuine, family, label: str, draws=1000, seed=0) -> Figure:
     ticks = _rate_ticks(least)
     axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("FMR: co-twins taken for one person (%), logarithmic", fontsize=11)
+    axes.set_xlabel(f"FMR: {_terms(family).impostors} taken for one person (%), logarithmic", fontsize=11)
     axes.set_ylabel("TAR: genuine pairs accepted (%)", fontsize=11)
     _legend(figure)
     return as_written(figure)
@@ -131,7 +139,7 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
     family = np.asarray(family)
     grid = np.geomspace(DET_TICKS[0], DET_TICKS[-1], 200)
     low, high = roc_band(next(iter(systems.values())), genuine, family, grid, draws, seed)
-    _draw_band(axes, _deviate(grid), _deviate(1 - high), _deviate(1 - low))
+    _draw_band(axes, _deviate(grid), _deviate(1 - high), _deviate(1 - low), _terms(family))
     furthest = 0
     for look, (name, scores) in zip(cycle(LOOKS), systems.items(), strict=False):
         _, fmr, fnmr = error_rates(scores, genuine)
@@ -148,7 +156,7 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
     names = [f"{100 * rate:g}" for rate in shown]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
-    axes.set_xlabel("FMR: co-twins taken for one person (%)", fontsize=11)
+    axes.set_xlabel(f"FMR: {_terms(family).impostors} taken for one person (%)", fontsize=11)
     axes.set_ylabel("FNMR: genuine pairs rejected (%)", fontsize=11)
     _legend(figure)
     return as_written(figure)
@@ -165,7 +173,7 @@ def draw_systems(result: dict) -> Figure:
         (system["name"], system["metrics"]["eer"], difference, GENUINE)
         for system, difference in zip(result["systems"], differences, strict=True)
     ]
-    return draw_paired(_title(what, result["data"], result["metrics"]["counts"]), rows)
+    return draw_paired(_title(what, result["data"], result["metrics"]["counts"], Terms(**result["terms"])), rows)
 
 
 def draw_paired(title: str, rows: list[tuple[str, dict, dict, str]]) -> Figure:
@@ -214,7 +222,7 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
         x = 100 * one["posterior"]
         observed = one["observed"]
         y = 100 * observed["value"]
-        name = "observed, with 95 % interval over families" if number == 0 else None
+        name = f"observed, with 95 % interval over {_terms(family).units}" if number == 0 else None
         if observed["low"] is not None:
             axes.plot([x, x], [100 * observed["low"], 100 * observed["high"]], color=GENUINE, linewidth=1.5, alpha=0.6)
         axes.plot(x, y, "o", color=GENUINE, label=name)
@@ -231,20 +239,22 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
 
 
 def draw_confusable(result: dict, images, marks: list[np.ndarray] | None = None) -> Figure:
-    """Contact sheet of an evaluation: co-twins most alike above, people least like themselves below.
+    """Contact sheet of an evaluation: two people most alike above, people least like themselves below.
 
     images: the `ImageStore` that was scored, `batch(indices) -> uint8 [B, 3, S, S]`. marks: of drawn twins, where
     both faces of each pair have marks, bool [2, S, S].
     """
     pairs = result["confusable"]
     marked = zip(pairs, marks or [None] * len(pairs), strict=True)
-    twins = [(pair, mark) for pair, mark in marked if not pair["genuine"]]
+    terms = Terms(**result["terms"])
+    impostors = [(pair, mark) for pair, mark in marked if not pair["genuine"]]
     people = [(pair, None) for pair in pairs if pair["genuine"]]
     outlined = ", their marks outlined" if marks else ""
-    kinds = {f"Co-twins with the highest scores{outlined}": twins, "One person with the lowest scores": people}
-    columns = max(1, len(twins), len(people))
+    above = f"{terms.impostors.capitalize()} with the highest scores{outlined}"
+    kinds = {above: impostors, "One person with the lowest scores": people}
+    columns = max(1, len(impostors), len(people))
     figure = Figure(figsize=(max(7.0, 2.5 * columns), 5), layout="constrained")
-    title = _title("Most confusable pairs, one per family", result["data"], result["metrics"]["counts"])
+    title = _title(f"Most confusable pairs, one per {terms.unit}", result["data"], result["metrics"]["counts"], terms)
     figure.suptitle(title, fontsize=12)
     for row, (kind, pairs) in zip(figure.subfigures(2, 1), kinds.items(), strict=True):
         row.suptitle(kind, fontsize=12)

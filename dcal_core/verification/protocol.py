@@ -19,7 +19,7 @@ from dcal_core.verification.encoding import evaluating
 
 EACH = 10  # images of a person that are compared with those of unrelated people, at most
 PARTNERS = 20  # unrelated people with whom each one is compared, at least
-SMALL = 16  # comparisons of a family, or of two, below which they are not worth a square of their own
+SMALL = 16  # comparisons of two people, below which they are not worth a square of their own
 ENOUGH = 500_000  # comparisons of unrelated people, for which it is more of them
 
 
@@ -158,9 +158,9 @@ def _squares(pairs: Pairs, block: int) -> Iterator[np.ndarray]:
     if block < 1:
         raise ValueError(f"block must be at least 1 image, got {block}")
     _, cluster, size = np.unique(clusters_of(pairs.family), return_inverse=True, return_counts=True)
-    small = np.flatnonzero(size[cluster] < SMALL)
+    alone = size[cluster] >= (SMALL if pairs.family.ndim == 2 else 0)
+    small, large = np.flatnonzero(~alone), np.flatnonzero(alone)
     yield from np.split(small, range(block, len(small), block)) if len(small) else ()
-    large = np.flatnonzero(size[cluster] >= SMALL)
     for members in _groups(cluster[large]):
         members = large[members]
         tiles = [np.unique(side[members], return_inverse=True)[1] // block for side in (pairs.a, pairs.b)]

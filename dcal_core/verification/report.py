@@ -4,6 +4,7 @@ The threshold, the calibration and the thresholds of the verdict are chosen on v
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from dcal_core.verification.metrics import equal_error_rate, error_rates
 from dcal_core.verification.protocol import Scored, Unrelated, image_names
 from dcal_core.verification.security import security
 from dcal_core.verification.verdict_rates import verdict_rates, verdict_thresholds
-from dcal_core.verification.words import COMPARED
+from dcal_core.verification.words import Terms, terms_of
 
 CURVE_POINTS = 200
 CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
@@ -33,7 +34,8 @@ CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """A verifier that has scored its validation families, the test families and unrelated people among those.
+    """A verifier that has scored its validation families, the test families and unrelated people among those, but
+    where these are the impostors anyway.
 
     weights: SHA-256 of the model's weights, "" for a baseline and for a fusion. size: how many weights it has. visible:
     how visible the model takes each place of the test images for, [N, P], None if it does not say.
@@ -43,7 +45,7 @@ class System:
     about: str
     validation: Scored
     test: Scored
-    unrelated: Unrelated
+    unrelated: Unrelated | None
     weights: str = ""
     size: int = 0
     visible: np.ndarray | None = None
@@ -82,15 +84,18 @@ def evaluate(
 
     label: the data set's name, or SYNTHETIC. error: the share of wrong verdicts in each class that is allowed on
     validation families. calibration: a key of CALIBRATIONS. root: the data's folder, below which images are named.
-    `metrics` counts every comparison the same, as publications do, `metrics_per_family` every family. ValueError if the
-    families are too few, or if systems have scored different test pairs.
+    `terms` are those of the data. `metrics` counts every comparison the same, as publications do, `metrics_per_family`
+    every family. ValueError if the families are too few, or if systems have scored different test pairs.
     """
     system = systems[0]
     test = system.test
+    terms = terms_of(test.index.co_twins)
     drawn = [one.replicates(draws, seed) for one in systems]
-    source = f"equal error rate of {len(system.validation.index.families)} validation families"
+    source = f"equal error rate of {len(system.validation.index.families)} validation {terms.units}"
     return {
         "data": label,
+        "co_twins": test.index.co_twins,
+        "terms": terms._asdict() | {"compared": list(terms.compared)},
         "system": {"name": system.name, "about": system.about, "size": system.size},
         "weights": system.weights,
         "split": test.index.name,
@@ -98,11 +103,11 @@ def evaluate(
         "metrics": summarise(drawn[0]),
         "metrics_per_family": summarise(system.replicates(draws, seed, even=True)),
         "calibration": calibrate(system, calibration, draws, seed),
-        "verdict": judge(system, error, draws, seed),
-        "security": security(*test.labelled, system.unrelated, draws=draws, seed=seed),
+        "verdict": judge(system, error, draws, seed, terms),
+        "security": security(*test.labelled, system.unrelated, draws=draws, seed=seed) if system.unrelated else [],
         "curve": _curve(test),
         "confusable": most_confusable(test, system.threshold, root=root),
-        **compare(systems, drawn),
+        **compare(systems, drawn, terms.compared),
     }
 
 
@@ -129,16 +134,16 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
     }
 
 
-def judge(system: System, error: float, draws: int, seed: int) -> dict:
+def judge(system: System, error: float, draws: int, seed: int, terms: Terms) -> dict:
     """The two thresholds of a verdict, for `error` or the smallest that so few families resolve, and its test rates."""
     pairs = system.validation.pairs
     families = families_of_rarer_class(pairs.genuine, pairs.family)
     asked, error = error, max(error, 1 / families)
     thresholds = verdict_thresholds(*system.validation.labelled, error)
     rates = verdict_rates(*system.test.labelled, thresholds, draws, seed)
-    source = f"at most {100 * error:.1f} % wrong in each class of {families} validation families"
+    source = f"at most {100 * error:.1f} % wrong in each class of {families} validation {terms.units}"
     if error > asked:
-        source += f" (verdict_error={asked:g} cannot be resolved by so few: one family is {100 * error:.1f} %)"
+        source += f" (verdict_error={asked:g} cannot be resolved by so few: one {terms.unit} is {100 * error:.1f} %)"
     return {"thresholds": asdict(thresholds) | {"error": error, "families": families, "source": source}} | rates
 
 
@@ -152,7 +157,7 @@ def _curve(test: Scored) -> dict[str, list[float]]:
 
 
 def most_confusable(test: Scored, threshold: float, count=4, root: Path = Path()) -> list[dict]:
-    """Return the highest-scoring co-twin pairs, then the lowest-scoring genuine pairs, one per family each.
+    """Return the highest-scoring impostor pairs, then the lowest-scoring genuine pairs, one per family each.
 
     Each holds `images` (two indices), `paths` below the root, `people`, `score`, `genuine`, and `matched` at the
     threshold.
@@ -165,7 +170,8 @@ def most_confusable(test: Scored, threshold: float, count=4, root: Path = Path()
     for genuine, wrongness in ((False, scores), (True, -scores)):
         order = np.argsort(-wrongness, kind="stable")
         order = order[pairs.genuine[order] == genuine]
-        _, worst_of_family = np.unique(pairs.family[order], return_index=True)
+        family = index.family_of[index.person_of[pairs.a[order]]]
+        _, worst_of_family = np.unique(family, return_index=True)
         for position in order[np.sort(worst_of_family)[:count]]:
             images = [int(pairs.a[position]), int(pairs.b[position])]
             found.append(
@@ -186,8 +192,9 @@ def write_json(path: Path, result: dict) -> None:
     write_text(path, json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def compare(systems: list[System], drawn: list[Replicates]) -> dict[str, list[dict]]:
-    """`systems`: the metrics of each, by its replicates; `differences`: of the first system from each of the others."""
+def compare(systems: list[System], drawn: list[Replicates], compared: Sequence[str]) -> dict[str, list[dict]]:
+    """`systems`: the metrics of each, by its replicates; `differences`: of the first system from each of the others, in
+    some of them."""
     metrics = [
         {"name": system.name, "about": system.about, "metrics": summarise(one)}
         for system, one in zip(systems, drawn, strict=True)
@@ -195,5 +202,5 @@ def compare(systems: list[System], drawn: list[Replicates]) -> dict[str, list[di
     found = []
     for system, one in zip(systems[1:], drawn[1:], strict=True):
         between = differences(drawn[0], one)
-        found += [{"a": systems[0].name, "b": system.name, "metric": name} | between[name] for name in COMPARED]
+        found += [{"a": systems[0].name, "b": system.name, "metric": name} | between[name] for name in compared]
     return {"systems": metrics, "differences": found}

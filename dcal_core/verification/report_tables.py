@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dcal_core.markdown import literal, table
 from dcal_core.verification.statements import largest_ratio
-from dcal_core.verification.words import COMPARED, estimate_in_words, metric_name, metric_unit, number_text
+from dcal_core.verification.words import estimate_in_words, metric_name, metric_unit, number_text
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,21 @@ def metrics_table(result: dict) -> Table:
     FNMR at an FMR is 1 - TAR, so it has no row.
     """
     counts = result["metrics"]["counts"]
+    terms = result["terms"]
     threshold = result["threshold"]
     names = [name for name in result["metrics"] if name != "counts" and not name.startswith("fnmr_at")]
     by_comparison = [Estimate(result["metrics"][name], metric_unit(name)) for name in names]
     by_family = [Estimate(result["metrics_per_family"][name], metric_unit(name)) for name in names]
-    columns = {"each comparison counts the same": by_comparison, "each family counts the same": by_family}
+    columns = {"each comparison counts the same": by_comparison, f"each {terms['unit']} counts the same": by_family}
     if list(map(str, by_comparison)) == list(map(str, by_family)):
         columns = {"value, 95 % interval": by_comparison}
     return Table(
         "All metrics, with 95 % intervals",
         ["metric", *columns],
         [list(row) for row in zip(map(metric_name, names), *columns.values(), strict=True)],
-        before=f"**{literal(result['data'])}**: {counts['genuine']:,} genuine and {counts['impostor']:,} co-twin "
-        f"comparisons of {counts['families']} families. Threshold {threshold['value']:.3f}: {threshold['source']}.",
+        before=f"**{literal(result['data'])}**: {counts['genuine']:,} genuine and {counts['impostor']:,} "
+        f"{terms['impostor']} comparisons of {counts['families']} {terms['units']}. Threshold "
+        f"{threshold['value']:.3f}: {threshold['source']}.",
     )
 
 
@@ -71,7 +73,10 @@ def verdict_table(result: dict) -> Table:
     else:
         after = f"Of the pairs that got a verdict, {estimate_in_words(verdict['wrong'], '%')} are wrong. {after}"
     rows = []
-    for kind, name, right in (("genuine", "one person", "same"), ("impostor", "co-twins", "different")):
+    for kind, name, right in (
+        ("genuine", "one person", "same"),
+        ("impostor", result["terms"]["impostors"], "different"),
+    ):
         looks = {answer: "good" if answer == right else "bad" for answer in answers} | {"undecided": ""}
         rows.append([name, *(Estimate(verdict[kind][answer], "%", looks[answer]) for answer in answers)])
     return Table(
@@ -112,14 +117,15 @@ def security_table(result: dict) -> Table:
     )
 
 
-def systems_table(systems: list[dict]) -> Table:
+def systems_table(result: dict) -> Table:
     """The systems side by side."""
+    names = result["terms"]["compared"]
     rows = [
-        [system["name"], *(Estimate(system["metrics"][name], metric_unit(name)) for name in COMPARED)]
-        for system in systems
+        [system["name"], *(Estimate(system["metrics"][name], metric_unit(name)) for name in names)]
+        for system in result["systems"]
     ]
     caption = "The same comparisons scored by each system, with 95 % intervals"
-    return Table(caption, ["system", *map(metric_name, COMPARED)], rows)
+    return Table(caption, ["system", *map(metric_name, names)], rows)
 
 
 def occlusion_tables(result: dict) -> list[Table]:
@@ -153,10 +159,10 @@ def mistakes_table(result: dict) -> Table:
     """The most confusable pairs: what they show, what the verifier answered, and their images."""
     rows = []
     for pair in result["confusable"]:
-        really = "one person" if pair["genuine"] else "co-twins"
+        really = "one person" if pair["genuine"] else result["terms"]["impostors"]
         answer = "match" if pair["matched"] else "no match"
         if pair["matched"] != pair["genuine"]:
             answer += ", WRONG"
         rows.append([really, answer, number_text(pair["score"], "score"), *pair["paths"]])
-    caption = "The pairs in the picture, at most one of each kind from a family"
+    caption = f"The pairs in the picture, at most one of each kind from a {result['terms']['unit']}"
     return Table(caption, ["really", "answer", "score", "one image", "the other"], rows)

@@ -29,8 +29,8 @@ COLUMNS = (
 def write_scores(path: Path, splits: list[Scored], rule: DecisionRule, root: Path) -> None:
     """Write one line for each pair of one system, whole or not at all: COLUMNS, in UTF-8.
 
-    Images are named below `root`. family: its first person. same_person: 1, or 0 for co-twins. likelihood_ratio: of one
-    person to co-twins, empty without a calibration.
+    Images are named below `root`. family: its first person. same_person: 1 or 0. likelihood_ratio: of one person
+    to two, empty without a calibration.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)  # lines end in CR LF, as RFC 4180 has it: with LF alone a CR in a name were not quoted
@@ -56,7 +56,7 @@ def rows_of(split: Scored, rule: DecisionRule, names: list[str]):
             names[b],
             index.people[person[a]],
             index.people[person[b]],
-            index.families[pairs.family[place]][0],
+            index.families[index.family_of[person[a]]][0],
             int(pairs.genuine[place]),
             f"{split.scores[place]:.{SCORE_DECIMALS}f}",
             ratios[place],

@@ -9,11 +9,11 @@ from dcal_core.verification.words import apart, difference_in_words, estimate_in
 def headline(result: dict) -> str:
     """How often the frozen threshold errs on either kind of pair, and whether that is better than chance."""
     metrics = result["metrics"]
-    twins = of_100(metrics["fmr"], "pairs of co-twins")
+    impostors = of_100(metrics["fmr"], f"pairs of {result['terms']['impostors']}")
     same = of_100(metrics["fnmr"], "pairs of one person")
-    errors = f"{twins} are taken for one person, and {same} for two people"
+    errors = f"{impostors} are taken for one person, and {same} for two people"
     if metrics["eer"]["high"] is None:
-        return f"How often the system errs cannot be told from so few families: here {errors}."
+        return f"How often the system errs cannot be told from so few {result['terms']['units']}: here {errors}."
     if is_guessing(result):
         return f"Not shown to be better than guessing: {errors}."
     return f"{errors}."
@@ -44,21 +44,22 @@ def limits(result: dict) -> str:
 def flattery(result: dict) -> str:
     """Why the EER of the validation families differs from that of the test families."""
     families = result["verdict"]["thresholds"]["families"]
+    units = result["terms"]["units"]
     chosen_on = result["threshold"]["eer"]
     tested = result["metrics"]["eer"]
-    text = f"The EER of the {families} validation families is {number_text(chosen_on, '%')}, that of the "
-    text += f"{result['metrics']['counts']['families']} test families {number_text(tested['value'], '%')}"
+    text = f"The EER of the {families} validation {units} is {number_text(chosen_on, '%')}, that of the "
+    text += f"{result['metrics']['counts']['families']} test {units} {number_text(tested['value'], '%')}"
     if chosen_on < tested["value"]:
         text += ": the former chose the epoch and the threshold, which flatters them"
     if tested["low"] is not None and tested["low"] <= chosen_on <= tested["high"]:
-        text += "; between so few families, that may be chance"
-    return f"{text}. Only the test families chose nothing, so their figures count."
+        text += f"; between so few {units}, that may be chance"
+    return f"{text}. Only the test {units} chose nothing, so their figures count."
 
 
 def separation(result: dict) -> str:
     """How far apart genuine pairs and co-twins score."""
     cases = of_100(result["metrics"]["roc_auc"], "cases")
-    return f"In {cases}, a pair of one person scores higher than a pair of co-twins."
+    return f"In {cases}, a pair of one person scores higher than a pair of {result['terms']['impostors']}."
 
 
 def comparison(result: dict) -> list[str]:
@@ -145,9 +146,9 @@ def trust(result: dict) -> str:
     if least["high"] is not None and cost["value"] > least["high"]:
         best = estimate_in_words(least, "bits")
         return f"No, because they cost more than these scores need: a Cllr of {words} where {best} would do."
-    families = result["metrics"]["counts"]["families"]
+    shown = f"{result['metrics']['counts']['families']} {result['terms']['units']}"
     return (
-        f"Nothing that {families} families can show speaks against it: no range of probability is shown to be too "
+        f"Nothing that {shown} can show speaks against it: no range of probability is shown to be too "
         f"sure, and their cost, a Cllr of {words}, is below that of no answer at all (1 bit)."
     )
 
@@ -157,11 +158,14 @@ def largest_ratio(result: dict) -> str:
     fitted = result["calibration"].get("fitted")
     if not fitted:
         return ""
-    return f"A likelihood ratio is {most_ratio(fitted['families'])}: so few cannot show anything rarer."
+    most = most_ratio(fitted["families"], result["terms"]["units"])
+    return f"A likelihood ratio is {most}: so few cannot show anything rarer."
 
 
 def safety(result: dict) -> str:
-    """Whether a threshold that keeps strangers out keeps co-twins out too."""
+    """Whether a threshold that keeps strangers out keeps co-twins out too; "" where no co-twins are known."""
+    if not result["co_twins"]:
+        return ""
     told = [line for line in result["security"] if line["twin_fmr"]["value"] is not None]
     if not told:
         return f"That cannot be told: {result['security'][0]['twin_fmr']['reason']}."
@@ -178,7 +182,9 @@ def mistakes(result: dict) -> str:
     """How many pairs of either kind the threshold judges wrongly."""
     metrics = result["metrics"]
     counts = metrics["counts"]
-    twins = round(metrics["fmr"]["value"] * counts["impostor"])
+    terms = result["terms"]
+    impostors = round(metrics["fmr"]["value"] * counts["impostor"])
     same = round(metrics["fnmr"]["value"] * counts["genuine"])
-    text = f"{twins:,} of {counts['impostor']:,} pairs of co-twins and {same:,} of {counts['genuine']:,} pairs of one "
-    return f"{text}person; the worst of each kind are shown, at most one from a family."
+    text = f"{impostors:,} of {counts['impostor']:,} pairs of {terms['impostors']} and {same:,} of "
+    text += f"{counts['genuine']:,} pairs of one person"
+    return f"{text}; the worst of each kind are shown, at most one from a {terms['unit']}."

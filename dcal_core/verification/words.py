@@ -1,6 +1,7 @@
 """Numbers, metrics and differences in words."""
 
 import math
+from typing import NamedTuple
 
 METRICS = {
     "eer": "EER",
@@ -11,8 +12,29 @@ METRICS = {
     "fmr": "FMR at the threshold",
     "fnmr": "FNMR at the threshold",
 }
-COMPARED = ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc")  # of systems side by side, and as differences
 RATES_AT = {"tar_at_fmr_": "TAR at FMR", "fnmr_at_fmr_": "FNMR at FMR"}
+
+
+class Terms(NamedTuple):
+    """What is said differently where no co-twins are known: who the impostors are, what the units of the bootstrap
+    are, and which metrics of systems stand side by side."""
+
+    impostors: str
+    impostor: str  # of a comparison
+    units: str
+    unit: str
+    compared: tuple[str, ...]
+
+
+CO_TWINS = Terms("co-twins", "co-twin", "families", "family", ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc"))
+UNRELATED = Terms(
+    "unrelated people", "impostor", "people", "person", ("eer", "tar_at_fmr_0.001", "tar_at_fmr_0.0001", "roc_auc")
+)
+
+
+def terms_of(co_twins: bool) -> Terms:
+    """The terms for data whose co-twins are known, or are not."""
+    return CO_TWINS if co_twins else UNRELATED
 
 
 def number_text(value: float, unit: str) -> str:
@@ -76,9 +98,9 @@ def duration_text(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def most_ratio(families: int) -> str:
+def most_ratio(families: int, units: str) -> str:
     """Where the likelihood ratios stop, and why."""
-    return f"at most {families:,}, because {families:,} families were there to calibrate on"
+    return f"at most {families:,}, because {families:,} {units} were there to calibrate on"
 
 
 def metric_name(metric: str) -> str:

@@ -31,7 +31,7 @@ def uneven_case():
 def naive_metrics(scores, genuine, threshold, weights):
     """All metrics but the accuracy over folds, whose folds are those of the sample."""
     fmr, fnmr = rates_at(scores, genuine, threshold, weights)
-    limits = (0.1, 0.05, 0.01, 0.001)
+    limits = (0.1, 0.05, 0.01, 0.001, 0.0001)
     return {
         "eer": equal_error_rate(scores, genuine, weights)[0],
         "eer_hull": eer_on_hull(scores, genuine, weights),

@@ -23,6 +23,7 @@ from dcal_core.verification.occlusion import (
     visible_cells,
 )
 from dcal_core.verification.report_tables import occlusion_tables
+from dcal_core.verification.words import CO_TWINS
 
 SIZE, GRID = 28, 4
 
@@ -111,7 +112,7 @@ def test_visibility_is_compared_with_the_truth_over_families(images, found):
 
 
 def test_it_is_told_in_sentences_tables_and_figures(found, systems, images, tmp_path):
-    result = {"data": "SYNTHETIC", "occlusion": found}
+    result = {"data": "SYNTHETIC", "terms": CO_TWINS._asdict(), "occlusion": found}
     first, eer, difference, seen = statements.occlusion(result)
     assert f"{found['images']['mask']} mask, {found['images']['scarf']} scarf" in first
     assert eer.startswith("EER of ours: ") and "ours is better than worse" in difference and "IoU" in seen

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from dcal_core.verification.bootstrap import replicate, summarise
-from dcal_core.verification.page import FIGURES, QUESTIONS, answers_of, write_page
+from dcal_core.verification.page import FIGURES, answers_of, questions_of, write_page
 from dcal_core.verification.words import (
-    COMPARED,
+    CO_TWINS,
     METRICS,
     difference_in_words,
     duration_text,
@@ -52,6 +52,8 @@ def result():
     answers = {"same": estimate(0.931, 0.9, 0.96), "undecided": share, "different": share}
     return {
         "data": "SYNTHETIC",
+        "co_twins": True,
+        "terms": CO_TWINS._asdict(),
         "synthetic": True,
         "system": {"name": "demo", "about": "small", "size": 821_987},
         "weights": "7dc2640b283f8ad0",
@@ -143,7 +145,7 @@ def read(tmp_path, figures):
 
 def test_first_screen_says_how_good_how_sure_and_on_what(read, result):
     text = read(result).text
-    first = text[: text.index("How far apart are one person and twins? In")]
+    first = text[: text.index("How far apart are one person and co-twins? In")]
     errors = "3.6 of 100 pairs of co-twins (0.6 to 19.0) are taken for one person, and 1.2 of 100 pairs of one person "
     assert f"Verification report {errors}(0.4 to 3.9) for two people." in first
     assert first.index(errors) < first.index("both are 3.2 % (1.6 to 6.4 %): the equal error rate")
@@ -154,17 +156,17 @@ def test_first_screen_says_how_good_how_sure_and_on_what(read, result):
 
 def test_sections_stand_in_their_order(read, result):
     text = read(result).text
-    places = [text.index("SYNTHETIC DATA"), *(text.rindex(question) for question in QUESTIONS.values())]
+    places = [text.index("SYNTHETIC DATA"), *(text.rindex(question) for question in questions_of(result).values())]
     assert places == sorted(places)
 
 
 def test_every_question_is_answered_at_once_and_can_be_jumped_to(read, result):
     page = read(result)
     answers = answers_of(result)
-    for name, question in QUESTIONS.items():
+    for name, question in questions_of(result).items():
         if question.endswith("?") and name not in ("others", "occlusion", "limits"):
             assert f"{question} {answers[name]}" in page.text
-    assert f"{QUESTIONS['others']} {answers['others'][0]}" in page.text
+    assert f"{questions_of(result)['others']} {answers['others'][0]}" in page.text
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     anchors = links - {"report.json", "scores.csv"}
     assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 9
@@ -226,14 +228,16 @@ def test_names_of_any_letters_stand_alone_on_the_page(read, result, name):
 
 
 def test_systems_stand_side_by_side_in_the_columns_that_are_compared(tmp_path, result, figures):
-    result["systems"][1]["metrics"] |= {name: estimate(k / 100, None, None) for k, name in enumerate(COMPARED, 1)}
+    result["systems"][1]["metrics"] |= {
+        name: estimate(k / 100, None, None) for k, name in enumerate(CO_TWINS.compared, 1)
+    }
     write_page(tmp_path / "page.html", result, figures)
     table = (tmp_path / "page.html").read_text(encoding="utf-8").split('<h2 id="others">')[1].split("</table>")[0]
     head, row = (
         re.findall(r'<th scope="col">(.*?)</th>', table),
         re.findall(r"<td>(.*?)</td>", table.split("SFace")[-1]),
     )
-    assert head == ["system", *map(metric_name, COMPARED)]
+    assert head == ["system", *map(metric_name, CO_TWINS.compared)]
     values = ["1.0 % (no interval)", "2.0 % (no interval)", "3.0 % (no interval)", "0.040 (no interval)"]
     assert row == [f"<bdi>{value}</bdi>" for value in values]
 

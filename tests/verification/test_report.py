@@ -11,7 +11,7 @@ from dcal_core.verification import report
 from dcal_core.verification.bootstrap import replicate
 from dcal_core.verification.metrics import equal_error_rate
 from dcal_core.verification.report import CURVE_POINTS, compare, evaluate, most_confusable, write_json
-from dcal_core.verification.words import COMPARED
+from dcal_core.verification.words import CO_TWINS
 
 
 def test_json_round_trip(result, tmp_path):
@@ -99,15 +99,15 @@ def test_most_confusable_takes_the_worst_of_each_family(ours):
 
 def test_systems_are_compared_on_the_same_draws(ours):
     systems = [ours, system("better", separation=3.0), replace(ours, name="twin of ours")]
-    found = compare(systems, [one.replicates(draws=200, seed=0) for one in systems])
+    found = compare(systems, [one.replicates(draws=200, seed=0) for one in systems], CO_TWINS.compared)
     table, between = found["systems"], found["differences"]
     assert [line["name"] for line in table] == ["ours", "better", "twin of ours"]
     assert [(line["a"], line["b"], line["metric"]) for line in between] == [
-        ("ours", name, metric) for name in ("better", "twin of ours") for metric in COMPARED
+        ("ours", name, metric) for name in ("better", "twin of ours") for metric in CO_TWINS.compared
     ]
     eers = [line["metrics"]["eer"]["value"] for line in table]
     assert between[0]["value"] == pytest.approx(eers[0] - eers[1]) and between[0]["better"] == "b"
-    twin = between[len(COMPARED)]
+    twin = between[len(CO_TWINS.compared)]
     assert twin["value"] == twin["low"] == twin["high"] == 0 and twin["better"] is None
 
 

@@ -6,7 +6,7 @@ from dcal_core.verification.report_tables import (
     systems_table,
     verdict_table,
 )
-from dcal_core.verification.words import COMPARED, metric_name
+from dcal_core.verification.words import CO_TWINS, metric_name
 
 
 def rows(text: str) -> list[list[str]]:
@@ -20,9 +20,9 @@ def test_tables_are_whole_and_name_the_data(result):
     assert "**SYNTHETIC**" in str(metrics_table(result))
     names = [metric_name(name) for name in result["metrics"] if name != "counts" and "fnmr_at" not in name]
     assert [row[0] for row in rows(str(metrics_table(result)))[2:]] == names
-    systems = rows(str(systems_table(result["systems"])))
+    systems = rows(str(systems_table(result)))
     assert [row[0] for row in systems[2:]] == ["ours", "other"]
-    assert systems[0] == ["system", *map(metric_name, COMPARED)]
+    assert systems[0] == ["system", *map(metric_name, CO_TWINS.compared)]
 
 
 def test_a_verdict_is_told_by_kind_with_what_it_was_chosen_for(result):

@@ -1,25 +1,34 @@
 """Where no co-twins are known, unrelated people are compared: a comparison of two counts as often as both are drawn."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from scored_cases import drawn_families
 from single_metrics import accuracy, fnmr_at_fmr, rates_at
 from torch import nn
 
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.verifier import Features
-from dcal_core.verification import protocol
+from dcal_core.verification import plots, protocol
 from dcal_core.verification.bootstrap import Sample, replicate, roc_band, summarise
 from dcal_core.verification.calibrating import cllr_estimate, cllr_min_estimate, reliability
 from dcal_core.verification.comparisons import Comparisons, clusters_of, family_weights
+from dcal_core.verification.decision import rule_of_report
 from dcal_core.verification.folds import Folds
 from dcal_core.verification.intervals import effective_families, families_of_rarer_class, rate_estimate, share_interval
 from dcal_core.verification.jackknife import eer_low
 from dcal_core.verification.metrics import equal_error_rate, roc_auc
-from dcal_core.verification.protocol import pairs_of, people_pairs, score_pairs
+from dcal_core.verification.page import write_page
+from dcal_core.verification.protocol import Scored, pairs_of, people_pairs, score_pairs
+from dcal_core.verification.report import System, evaluate
+from dcal_core.verification.score_list import rows_of
 from dcal_core.verification.verdict_rates import verdict_rates
 from dcal_core.verification.verdicts import Thresholds
+from dcal_core.verification.words import UNRELATED
 
 
 def people(counts: list[int], name="test") -> TwinIndex:
@@ -203,3 +212,56 @@ def test_what_so_few_people_cannot_tell_is_said():
     assert "tar_at_fmr_0.05" not in many.unresolved() and "tar_at_fmr_0.01" in many.unresolved()
     low, high = roc_band(*case([4] * 12), [0.1, 0.5], draws=20)
     assert (low < high).all()
+
+
+# ---- how it is told
+
+
+@pytest.fixture(scope="module")
+def systems():
+    def scored(name: str, seed: int) -> Scored:
+        index = people([3] * 20, name)
+        pairs = people_pairs(index)
+        noise = np.random.default_rng(seed).normal(size=len(pairs))
+        return Scored(index, pairs, noise + 2 * pairs.genuine)
+
+    return [
+        System(name, "made up", scored("validation", n), scored("test", 9 + n), None) for n, name in enumerate("ab")
+    ]
+
+
+def test_the_report_speaks_of_unrelated_people_and_of_no_twins(systems, tmp_path):
+    result = evaluate(systems, "faces", error=0.1, calibration="logistic", draws=30)
+    assert result["security"] == [] and result["co_twins"] is False
+    assert {one["metric"] for one in result["differences"]} == set(UNRELATED.compared)
+    told = {"synthetic": False, "created": "now", "device": "CPU", "model": "m", "code": "c", "fingerprint": "f"}
+    told |= {"seconds": {"training": 1.0, "evaluation": 1.0}, "conditions": []}
+    scores, genuine, family = systems[0].test.labelled
+    images = SimpleNamespace(batch=lambda chosen: torch.zeros(len(chosen), 3, 8, 8, dtype=torch.uint8))
+    figures = {
+        "scores": plots.draw_histogram(scores, genuine, family, 1.0, "faces"),
+        "roc": plots.draw_roc(scores, genuine, family, "faces", draws=10),
+        "det": plots.draw_det({"a": scores}, genuine, family, "faces", draws=10),
+        "systems": plots.draw_systems(result),
+        "reliability": plots.draw_reliability(result["calibration"], genuine, family, "faces"),
+        "confusable": plots.draw_confusable(result, images),
+    }
+    png = b"\x89PNG\r\n\x1a\n"
+    write_page(tmp_path / "report.html", result | told, dict.fromkeys(figures, png))
+    page = re.sub(
+        r"<style>.*?</style>|<[^>]*>", " ", (tmp_path / "report.html").read_text(encoding="utf-8"), flags=re.S
+    )
+    drawn = [text.get_text() for figure in figures.values() for text in figure.findobj(Text)]
+    for text in (page, " ".join(drawn)):
+        assert "unrelated people" in text and not re.findall(r"\w*(?:twin|famil)\w*", text, re.IGNORECASE)
+    assert "20 people" in page and "TAR at FMR 0.1 %" in page and "not resolvable with 20 people" in page
+    assert len({tuple(pair["people"]) for pair in result["confusable"]}) == 8
+
+
+def test_a_rule_learnt_from_unrelated_people_says_so(systems, tmp_path):
+    result = evaluate(systems[:1], "faces", error=0.1, calibration="logistic", draws=10)
+    rule = rule_of_report(result)
+    assert rule.as_dict()["co_twins"] is False and rule.sentence(5.0).endswith("; of unrelated people, not of co-twins")
+    assert "20 people were there to calibrate on" in rule.sentence(99.0)
+    lines = list(rows_of(systems[0].test, rule, list(systems[0].test.index.paths)))
+    assert len(lines) == len(systems[0].test.pairs) and lines[0][5] == systems[0].test.index.people[0]

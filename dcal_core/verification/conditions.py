@@ -1,0 +1,58 @@
+"""What the figures of a report hold for, in sentences."""
+
+import numpy as np
+
+from dcal_core.config.shared import Config
+from dcal_core.data.locate import read_indexes
+from dcal_core.data.splits import TwinData
+from dcal_core.verification.protocol import EACH, PARTNERS
+from dcal_core.verification.report import System
+from dcal_core.verification.words import terms_of
+
+WITH_CO_TWINS = (
+    "Every pair of images within a family was compared. Impostors are co-twins only. Unrelated people, who are easy to "
+    "tell apart, set the thresholds of “How safe is it against a twin?” and count nowhere else.",
+)
+WITHOUT_CO_TWINS = (
+    "No co-twins are known in this data: impostors are unrelated people, who are far easier to tell apart, and the "
+    "figures say nothing about twins.",
+    f"Of each person at most {EACH} images, drawn, were compared with one another and with those of {PARTNERS} other "
+    "people, drawn too, or more. A comparison of two people counts as often as both are drawn for the intervals.",
+)
+FLIPPED = (
+    "Flip fusion: an embedding is the image's plus that of its mirror image, which takes away the asymmetries by which "
+    "twins can be told apart."
+)
+
+
+def conditions(config: Config, data: TwinData, systems: list[System]) -> list[str]:
+    """The conditions under which the figures hold, and their limits."""
+    validation, test = (data[name] for name in ("validation", "test"))
+    terms = terms_of(test.index.co_twins)
+    sizes = np.bincount(test.index.person_of)
+    families = len(test.index.families)
+    each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    used = len(test.index.paths)
+    listed = len(read_indexes(data.root)[1].paths)
+    few = f"{families} {terms.units} are few: the true uncertainty may be larger than the intervals."
+    occluders = (
+        f"Occluders ({config.occluded_kinds}) were drawn over {100 * config.occluded_share:g} % of the validation and "
+        "of the test images: real ones look different, and do not come at random."
+    )
+    of_families = f" of {families} families" if test.index.co_twins else ""
+    return [
+        f"{len(test.index.people)} test people{of_families} with {each} images each, not used for training; "
+        f"{len(validation.index.families)} other {terms.units} set the threshold, the calibration and the thresholds "
+        "of the verdict.",
+        f"{used:,} of the {listed:,} images listed were used; {listed - used:,} were missing, unreadable or excluded.",
+        *(WITH_CO_TWINS if test.index.co_twins else WITHOUT_CO_TWINS),
+        f"Intervals: 95 %, from {config.bootstrap_draws:,} draws of whole {terms.units} with replacement, since "
+        f"comparisons within a {terms.unit} are not independent.",
+        *([few] if families < 30 else []),
+        "Images were used as given, without a check of pose, light or date: pairs taken on one day make the figures "
+        "look better.",
+        f"{terms.units.capitalize()} that were not tested, other cameras and other ages may do worse.",
+        *([occluders] if config.occluded_share else []),
+        *([FLIPPED] if config.flip_fusion else []),
+        *(f"{system.name}: {system.about}." for system in systems),
+    ]
