@@ -7,6 +7,7 @@ from torch import Tensor
 from dcal_core.config.adaface import IR_BACKBONES
 from dcal_core.distributed import gather
 from dcal_core.errors import ConfigError
+from dcal_core.models.face_weights import FaceWeights
 from dcal_core.models.iresnet import STRIDE, IResNet
 from dcal_core.models.verifier import Features, Verifier, square
 
@@ -56,10 +57,12 @@ class AdaFace(Verifier):
     def colour_order(self) -> str:
         return "bgr" if self.bgr else "rgb"
 
-    def take_backbone(self, state: dict[str, torch.Tensor], colour_order: str) -> None:
-        """Take the weights of the backbone, and the order of colours that they were trained on."""
-        self.backbone.load_state_dict(state)
+    def take_weights(self, found: FaceWeights, colour_order: str) -> list[str]:
+        """Take the weights of another project's file, and the order of colours that they were trained on; returns the
+        names that are taken of what stands beside the backbone, ValueError if they do not fit."""
+        self.backbone.load_state_dict(found.state)
         self.bgr.fill_(colour_order == "bgr")
+        return []
 
     def train(self, mode: bool = True) -> "AdaFace":
         """Set training mode; frozen layers stay in eval mode, without dropout and with fixed batch-norm statistics.

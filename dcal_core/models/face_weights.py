@@ -1,6 +1,6 @@
-"""IR checkpoints of AdaFace (Kim, Jain and Liu, CVPR 2022) and of its successor CVLFace, read and written.
+"""IR checkpoints of AdaFace (Kim, Jain and Liu, CVPR 2022), of its successor CVLFace and of OAML, read and written.
 
-Both name the backbone's tensors alike, behind a prefix of their own. The prefix tells the origin, and so the order of
+All name the backbone's tensors alike, behind a prefix of their own. The prefix tells the origin, and so the order of
 colours that the first convolution takes. The order stays with the model: reading swaps nothing.
 """
 
@@ -39,7 +39,8 @@ class FaceWeights:
 
     width: channels of the first convolution; embedding: numbers in an embedding; image_size: side of the images, px;
     colour_order: "rgb" or "bgr" as the first convolution takes them, "" where the origin does not tell; origin: whose
-    file it is, for a message; ignored: the names in it that are not the backbone's, such as `head.kernel`.
+    file it is, for a message; ignored: the names in it that are not the backbone's, such as `head.kernel`; beside: what
+    stands behind the backbone's prefix too, by bare names, unchecked, such as OAML's `qaconv.fc.weight`.
     """
 
     state: dict[str, Tensor]
@@ -50,6 +51,7 @@ class FaceWeights:
     colour_order: str
     origin: str
     ignored: list[str]
+    beside: dict[str, Tensor]
 
 
 def read_face_weights(file: Path, trust: bool = False) -> FaceWeights:
@@ -88,7 +90,8 @@ def recognise(found: dict[str, Tensor]) -> FaceWeights:
         origin += f", without {len(uncounted)} counts of batches (num_batches_tracked)"
     check_layout(state, layout, f"IR-{sizes['depth']} of width {sizes['width']}")
     ignored = sorted(set(found) - set(names))
-    return FaceWeights(state=state, colour_order=colour_order, origin=origin, ignored=ignored, **sizes)
+    beside = {name.removeprefix(prefix): found[name] for name in ignored if name.startswith(prefix)}
+    return FaceWeights(state=state, colour_order=colour_order, origin=origin, ignored=ignored, beside=beside, **sizes)
 
 
 def bare(prefix: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dcal_core.distributed import gather
 from dcal_core.models import adaface
 from dcal_core.models.adaface import AdaFace, network_of
+from dcal_core.models.face_weights import FaceWeights, check_layout, check_tensors
 from dcal_core.models.qaconv import QAConv
 from dcal_core.models.verifier import Features
 
@@ -51,6 +52,20 @@ class OAML(AdaFace):
         self.occlusion_head = OcclusionHead(self.channels)
         # Weights, means and scales of the global and the local scores, and an offset: buffers go with the weights.
         self.register_buffer("fusion", torch.tensor([0.5, 0.5, 0.0, 0.0, 1.0, 1.0, 0.0]))
+
+    def take_weights(self, found: FaceWeights, colour_order: str) -> list[str]:
+        """As AdaFace's; the matcher and the occlusion head are taken too, each if the file has it."""
+        taken = super().take_weights(found, colour_order)
+        model = f"OAML with joint={'true' if self.qaconv.biases == 1 else 'false'}"
+        for part in ("qaconv.", "occlusion_head."):
+            layout = {name: tensor for name, tensor in self.state_dict().items() if name.startswith(part)}
+            state = {name: found.beside[name] for name in layout if name in found.beside}
+            if state:
+                check_tensors(state)
+                check_layout(state, layout, model)
+                self.load_state_dict(state, strict=False)
+                taken += state
+        return taken
 
     def take_fusion(self, weight, mean, scale, offset) -> None:
         """Fuse the global and the local scores as weight [2] x (score - mean [2]) / scale [2], summed, + offset."""

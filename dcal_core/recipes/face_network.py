@@ -23,7 +23,8 @@ FORMS = {"adaface": "ckpt", "cvlface": "pt"}  # whose loader reads the file, and
 
 
 def fill(model: AdaFace, config: FaceNetwork) -> None:
-    """Give the whole backbone the weights of another project's file, and their colour order."""
+    """Give the whole backbone the weights of another project's file, with their colour order, and the model's other
+    parts theirs if they are there."""
     file = Path(config.weights)
     found = read_face_weights(file, config.trust_weights)
     theirs = {"backbone": f"ir_{found.depth}", "width": found.width, "image_size": found.image_size}
@@ -40,9 +41,16 @@ def fill(model: AdaFace, config: FaceNetwork) -> None:
             f"weights={file} does not tell which colours it takes: give colour_order=bgr for AdaFace's, rgb for "
             "CVLFace's or InsightFace's."
         )
-    model.take_backbone(found.state, order)
-    ignored = f"; not used: {quoted(found.ignored)}" if found.ignored else ""
-    print(f"Pretrained weights of {config.backbone}: {file}, {found.origin}, {order.upper()}{ignored}")
+    try:
+        taken = model.take_weights(found, order)
+    except ValueError as error:
+        raise ConfigError(f"weights={file} {error}: give another file, or the parameters that it is for.") from None
+    ignored = [name for name in found.ignored if not name.endswith(tuple(taken))]
+    parts = sorted({name.partition(".")[0] for name in taken})
+    print(
+        f"Pretrained weights of {' and '.join([config.backbone, *parts])}: {file}, {found.origin}, {order.upper()}"
+        + (f"; not used: {quoted(ignored)}" if ignored else "")
+    )
 
 
 class FaceNetworkRecipe(Recipe):

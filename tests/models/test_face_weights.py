@@ -98,6 +98,7 @@ def test_each_form_is_read(tmp_path, small, form):
     assert (found.depth, found.width, found.embedding, found.image_size) == (18, 8, 12, 32)
     assert (found.colour_order, found.ignored) == (colour_order, ignored)
     assert found.origin.startswith(origin)
+    assert found.beside.keys() == {name.removeprefix("model.") for name in ignored if name.startswith("model.")}
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.", "model.net.", ""])

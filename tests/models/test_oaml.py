@@ -1,13 +1,17 @@
 """OAML as a twin verifier: its three readings, what it trains, and that it is AdaFace with two heads."""
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 
+from dcal_core.config.oaml import OAMLConfig
+from dcal_core.errors import ConfigError
 from dcal_core.models import oaml
 from dcal_core.models.adaface import AdaFace
 from dcal_core.models.oaml import OAML, OcclusionHead, rebuild
 from dcal_core.models.verifier import Features
+from dcal_core.recipes.catalogue import new_model
 
 SIZE, WIDTH, GRID = 48, 8, 3
 ARCHITECTURE = {
@@ -145,3 +149,55 @@ def test_a_model_is_rebuilt_from_its_architecture():
         "occlusion_head",
     }
     assert not any(module.training for module in model.backbone.modules()) and model.qaconv.training
+
+
+# ---- weights of OAML's
+
+
+def published(tmp_path, joint=True, drop=(), **changes):
+    """A file as OAML's training leaves it, with its class memory; returns its tensors by our names."""
+    source = make_model(joint=joint)
+    named = {name.replace("backbone.", ""): t for name, t in source.state_dict().items() if "." in name}
+    named |= {"qaconv.class_embed": torch.zeros(5, 64, GRID, GRID)} | changes
+    kept = {f"model.{name}": tensor for name, tensor in named.items() if not name.startswith(tuple(drop) or ("-",))}
+    torch.save({"state_dict": kept | {"head.kernel": torch.zeros(512, 3)}}, tmp_path / "oaml.ckpt")
+    return source.state_dict()
+
+
+def from_weights(tmp_path, **changes):
+    values = tiny.OAML_VALUES | {"image_size": SIZE, "width": WIDTH, "weights": str(tmp_path / "oaml.ckpt")}
+    return new_model(OAMLConfig(**values | changes), [])
+
+
+def test_weights_of_oaml_fill_the_network_and_both_heads(tmp_path, capsys):
+    given = published(tmp_path)
+    model = from_weights(tmp_path, joint=True)
+    assert model.colour_order == "bgr"
+    for name, tensor in model.state_dict().items():
+        assert name in ("bgr", "fusion") or torch.equal(tensor, given[name]), name
+    said = capsys.readouterr().out
+    assert said.startswith("Pretrained weights of ir_18 and occlusion_head and qaconv: ")
+    assert said.endswith("BGR; not used: ['head.kernel', 'model.qaconv.class_embed']\n")
+
+
+def test_weights_of_adaface_fill_the_network_and_leave_the_heads_new(tmp_path, capsys):
+    given = published(tmp_path, drop=("qaconv.", "occlusion_head."))
+    model = from_weights(tmp_path)
+    assert torch.equal(model.backbone.body[0].res_layer[1].weight, given["backbone.body.0.res_layer.1.weight"])
+    assert (model.qaconv.fc.weight == 1 / GRID**2).all()
+    assert "of ir_18: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({}, "qaconv.fc.weight of the shape [1, 18], where an OAML with joint=false has [1, 9]"),
+        ({"joint": False, "drop": ["occlusion_head.conv2.bias"]}, "lacks occlusion_head.conv2.bias"),
+        ({"joint": False, "qaconv.fc.bias": torch.tensor([torch.nan])}, "'qaconv.fc.bias' that is not finite"),
+    ],
+    ids=["joint", "lacking", "not finite"],
+)
+def test_heads_that_do_not_fit_are_refused(tmp_path, refused, options, named):
+    published(tmp_path, **options)
+    with refused(ConfigError, f"weights={tmp_path / 'oaml.ckpt'}", named, "the parameters that it is for"):
+        from_weights(tmp_path)
