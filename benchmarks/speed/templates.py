@@ -72,7 +72,7 @@ def evaluated(features, pairs: np.ndarray, draws: int) -> dict:
 def time_row(draws: int, images: int) -> Row:
     """Seconds from the features of images, each in a template of its own, to TAR at FAR with intervals."""
     features = Features({"embedding": torch.from_numpy(np.concatenate(list(made_up(images))))})
-    pairs = some_pairs(images, PAIRS_OF_IMAGES * images // IMAGES)
+    pairs = some_pairs(images, PAIRS_OF_IMAGES * images**2 // IMAGES**2)
     each = np.arange(images)
     templates = TemplateSet("", [], images, each, each, each, np.ones(images))
     model = EncodedAlready()
