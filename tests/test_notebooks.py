@@ -258,7 +258,8 @@ def test_a_gpu_is_asked_for_where_the_model_runs_thousands_of_times():
     assert "Both T4s train together" in firsts["train"] and "A GPU is worth" in firsts["attention"]
 
 
-def test_preparing_data_carries_no_model_and_no_training():
+def test_preparing_data_carries_models_to_find_wrong_labels_by_and_no_training():
     source = "".join("".join(cell["source"]) for cell in built("prepare")["cells"])
     files = [line for line in source.splitlines() if line.startswith("# ==== ")]
-    assert files and not [line for line in files if "/models/" in line or "/training/" in line]
+    assert [line for line in files if "/models/files.py" in line]
+    assert not [line for line in files if "/recipes/" in line or "/training/" in line]

@@ -18,15 +18,17 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from multiprocessing import parent_process
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
 
-from dcal_core.audit.alignment import FaceAligner, NoFace
+from dcal_core.audit.alignment import Face, FaceAligner, NoFace, cut, sharpness
 from dcal_core.audit.detector import face_weights, opencv, versions
 from dcal_core.audit.facts import Entry, list_entries
 from dcal_core.data.decoding import Unreadable, decode, open_upright, read_file
 from dcal_core.data.drawn.synthetic import manifest_file, mask_file
+from dcal_core.data.landmarks import TEMPLATE_SIDE
 from dcal_core.data.locate import PARTS
 from dcal_core.data.processes import in_processes
 from dcal_core.data.splits import ALIGNMENT
@@ -34,12 +36,13 @@ from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
 from dcal_core.progress import progress_line
 from dcal_core.storage import UNFINISHED, DamagedError, digest, disk_errors, read_json, whole_file, write_text
 
-VERSION = 1  # raise it when alignment changes, so that all faces are aligned again
+VERSION = 2  # raise it when alignment changes, so that all faces are aligned again
 CHUNK = 256  # photographs after which the records are written
 WORTH_A_WORKER = 64  # photographs per worker process, which takes seconds to start
 ALIGNED = "aligned"
 KEPT = "kept"
 DROPPED = "dropped"
+DETECTED, RELAXED, BY_HAND = "detected", "relaxed", "by hand"  # how a face was found, or at least looked for
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Record:
     file_digest: str
     status: str  # ALIGNED, KEPT (made square by `fit`) or DROPPED
     reason: str = ""  # why it is not aligned
-    score: float | None = None  # of the detector, 0 to 1
+    how: str = DETECTED
+    score: float | None = None  # of the detector, 0 to 1; None by hand
+    sharpness: float | None = None
     box: list | None = None  # x, y, width, height
     landmarks: list | None = None  # [5][2]
     faces: int = 0  # in the photograph
@@ -62,15 +67,25 @@ class Record:
 
 
 def align_split(
-    index: TwinIndex, root: Path, target: Path, *, size: int, missing: str, fit: str, workers: int | None = None
+    index: TwinIndex,
+    root: Path,
+    target: Path,
+    *,
+    size: int,
+    missing: str,
+    fit: str,
+    relaxed: bool = False,
+    points: Mapping[str, np.ndarray] = MappingProxyType({}),
+    workers: int | None = None,
 ) -> list[Record]:
     """Align the photographs of a split, "train" or "test", below `root` into the data root `target`; returns the
     records in index order.
 
     size: px, the side of a face. missing: "drop" leaves photographs without a face out, "keep" makes them square
-    by `fit`, as in `decode`. workers: processes, None for as many as pay off; their number changes no pixel, and a
-    script that uses several needs a `__main__` guard. DataError if two faces would get the same name or a person has no
-    face.
+    by `fit`, as in `decode`. relaxed: try these again with the detector's relaxed settings. points: landmarks [5, 2]
+    by image, in place of the detector's. workers: processes, None for as many as pay off; their number changes no
+    pixel, and a script that uses several needs a `__main__` guard. DataError if two faces would get the same name or a
+    person has no face.
     """
     faces = target / f"{index.name}_aligned_images"
     parameters = {"version": VERSION, "size": size, "missing": missing, "fit": fit, **versions()}
@@ -84,9 +99,10 @@ def align_split(
     made_with, before = _read_records(faces / ALIGNMENT)
     done = dict(before) if made_with == parameters else {}
     known = [done.get(entry.name) for entry in entries]
-    align = functools.partial(_align, target=target, size=size, missing=missing, fit=fit)
+    by_hand = [points.get(entry.name) for entry in entries]
+    align = functools.partial(_align, target=target, size=size, missing=missing, fit=fit, relaxed=relaxed)
     workers = workers or min(os.cpu_count() or 1, math.ceil(len(entries) / WORTH_A_WORKER))
-    aligned = in_processes(align, entries, files, known, workers=workers)
+    aligned = in_processes(align, entries, files, known, by_hand, workers=workers)
     progress = progress_line(aligned, total=len(entries), desc=f"aligning {index.name}", unit="image")
     with disk_errors(target), progress:
         for number, record in enumerate(progress, start=1):
@@ -130,15 +146,39 @@ def _face_files(index: TwinIndex, entries: Sequence[Entry]) -> list[str]:
 
 
 @functools.cache
-def _aligner() -> FaceAligner:
+def _aligner(relaxed: bool = False) -> FaceAligner:
     if parent_process():  # the workers share the cores
         opencv().setNumThreads(1)
-    return FaceAligner()
+    return FaceAligner(relaxed)
 
 
-def _align(entry: Entry, file: str, before: Record | None, target: Path, size: int, missing: str, fit: str) -> Record:
-    """Align one photograph, unless its record is of the same file. Top level, because workers import it."""
-    record = Record(entry.name, entry.person, "", "", "", "", DROPPED)
+def _find(photograph: np.ndarray, points: np.ndarray | None, size: int, relaxed: bool) -> tuple[np.ndarray, Face, str]:
+    """The aligned face of a photograph, its place, and how it was found; raises NoFace."""
+    if points is not None:
+        found = Face(None, np.concatenate([points.min(0), np.ptp(points, 0)]), points, 1)
+        return cut(photograph, found.transform(size), size), found, BY_HAND
+    try:
+        return *_aligner().align(photograph, size), DETECTED
+    except NoFace:
+        if not relaxed:
+            raise
+        return *_aligner(relaxed=True).align(photograph, size), RELAXED
+
+
+def _align(
+    entry: Entry,
+    file: str,
+    before: Record | None,
+    points: np.ndarray | None,
+    target: Path,
+    size: int,
+    missing: str,
+    fit: str,
+    relaxed: bool,
+) -> Record:
+    """Align one photograph, unless its record is of the same file, looked at as now. Top level, because workers import
+    it."""
+    record = Record(entry.name, entry.person, "", "", "", "", DROPPED, how=RELAXED if relaxed else DETECTED)
     if len(entry.places) != 1:
         several = f"several files fit: {' and '.join(entry.places[:2])}"
         return replace(record, reason=several if entry.places else "no such file")
@@ -146,9 +186,11 @@ def _align(entry: Entry, file: str, before: Record | None, target: Path, size: i
     try:
         data = read_file(Path(record.photograph))
         record = replace(record, photograph_digest=hashlib.sha256(data).hexdigest())
-        if before and before.photograph_digest == record.photograph_digest and _is_whole(before, file, target):
+        same = before and before.photograph_digest == record.photograph_digest and _is_whole(before, file, target)
+        if same and _is_found_so(before, points, record.how):
             return replace(before, photograph=record.photograph)
-        face, found = _aligner().align(np.asarray(open_upright(data)), size)
+        photograph = np.asarray(open_upright(data))
+        face, found, how = _find(photograph, points, size, relaxed)
     except Unreadable as reason:
         return replace(record, reason=str(reason))
     except NoFace as reason:
@@ -158,9 +200,18 @@ def _align(entry: Entry, file: str, before: Record | None, target: Path, size: i
         face = decode(data, size, fit).transpose(1, 2, 0)  # [S, S, 3]
     else:
         values = {"box": found.box, "landmarks": found.landmarks, "transform": found.transform(size)[:2]}
-        values = {name: np.round(value, 4).tolist() for name, value in values.items()}
-        record = replace(record, status=ALIGNED, score=round(found.score, 4), faces=found.faces, **values)
+        small = cut(photograph, found.transform(TEMPLATE_SIDE), TEMPLATE_SIDE)
+        values |= {"score": found.score, "sharpness": sharpness(small)}
+        values = {name: None if value is None else np.round(value, 4).tolist() for name, value in values.items()}
+        record = replace(record, status=ALIGNED, how=how, faces=found.faces, **values)
     return replace(record, file=file, file_digest=_write_face(face, target / file))
+
+
+def _is_found_so(record: Record, points: np.ndarray | None, how: str) -> bool:
+    """Whether a record is of these points or, without any, whether looking `how` would not find more."""
+    if points is not None:
+        return record.how == BY_HAND and np.array_equal(record.landmarks, np.round(points, 4))
+    return record.how == how or (record.how == DETECTED and record.status == ALIGNED)
 
 
 def _is_whole(record: Record, file: str, target: Path) -> bool:

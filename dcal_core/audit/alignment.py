@@ -24,11 +24,14 @@ TURNS = (0, 90, 270, 45, 315, 180, 135, 225)  # degrees, the likely ones first
 SURE = 0.9  # YuNet's confidence that ends the turning
 SEEN = 0.6  # YuNet's confidence in a face of a whole photograph
 CERTAIN = 0.8  # YuNet's confidence in a face of a close-up
+RELAXED = (0.3, 0.5)  # the same two for hard faces
+CONTRAST = 4.0  # limit of the local contrast (CLAHE) that hard faces are given
 CLOSE = 256  # px, side of a close-up
 ENLARGED = 2.0  # how much larger than 112 px the template is in a close-up
 LOOKS = 6  # close-ups
 AVERAGED = 4  # the last close-ups, whose landmarks are averaged, because they jump with the detector's grid
 GREY = 127
+INNER = np.s_[32:104, 24:88]  # of an aligned face of 112 px: little of what lies around it
 
 
 class NoFace(Exception):
@@ -39,7 +42,7 @@ class NoFace(Exception):
 class Face:
     """The place of a face in a photograph, px."""
 
-    score: float  # YuNet's confidence in the last close-up, 0 to 1
+    score: float | None  # YuNet's confidence in the last close-up, 0 to 1; None for landmarks set by hand
     box: np.ndarray  # [4] x, y, width, height
     landmarks: np.ndarray  # [5, 2] in the order of TEMPLATE
     faces: int  # in the photograph
@@ -99,6 +102,14 @@ def cut(image: np.ndarray, transform: np.ndarray, size: int, fill: int = 0) -> n
     return resize(drawn, size, size)[0]
 
 
+def sharpness(face: np.ndarray) -> float:
+    """How sharp an aligned face [112, 112, 3] is: the standard deviation of the Laplacian of its grey values over their
+    own, between eyes and mouth. Sharp photographs have 0.3 to 1, those blurred by 2 px 0.1 to 0.2; noise raises it."""
+    cv2 = opencv()
+    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[INNER].astype(float)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).std() / max(grey.std(), 1))
+
+
 def choose(rows: np.ndarray, side: int) -> np.ndarray:
     """The largest and most central of YuNet's faces [faces, 15] in a square view, [15]: the one with the largest
     difference between its size (the root of the box's area) and its distance from the centre."""
@@ -125,11 +136,17 @@ def _centred_template(side: int) -> np.ndarray:
 
 
 class FaceAligner:
-    """Finds and aligns the face of a photograph."""
+    """Finds and aligns the face of a photograph.
 
-    def __init__(self):
+    relaxed: for dark, pale and blurred faces. The contrast is evened out, and YuNet need not be as confident, so it
+    takes other things for faces more often.
+    """
+
+    def __init__(self, relaxed: bool = False):
         self.cv2 = opencv()
-        self.detectors = {side: yunet(side, SEEN) for side in (*VIEWS, CLOSE)}
+        self.relaxed = relaxed
+        seen, self.certain = RELAXED if relaxed else (SEEN, CERTAIN)
+        self.detectors = {side: yunet(side, seen) for side in (*VIEWS, CLOSE)}
 
     def align(self, image: np.ndarray, size: int) -> tuple[np.ndarray, Face]:
         """The aligned face of a photograph, RGB uint8 [size, size, 3], and its place in it; raises NoFace."""
@@ -140,6 +157,8 @@ class FaceAligner:
         """The place of the face of a photograph; `choose` picks one of several. Raises NoFace."""
         if max(image.shape) > LONGEST:
             raise NoFace(f"not looked for: {max(image.shape):,} px long, more than {LONGEST:,}")
+        if self.relaxed:
+            image = self._evened(image)
         for side in VIEWS:
             rows, view = self._turn(image, side)
             if len(rows):
@@ -152,9 +171,15 @@ class FaceAligner:
         corners = apply(back, np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]]))
         box = np.concatenate([corners.min(0), np.ptp(corners, 0)])
         score, landmarks = self._settle(image, apply(back, _landmarks(row)))
-        if score < CERTAIN:
-            raise NoFace(f"no face found: from close by YuNet's confidence is {score:.2f}, below {CERTAIN}")
+        if score < self.certain:
+            raise NoFace(f"no face found: from close by YuNet's confidence is {score:.2f}, below {self.certain}")
         return Face(score, box, landmarks, len(rows))
+
+    def _evened(self, image: np.ndarray) -> np.ndarray:
+        """A photograph whose light is stretched place by place (CLAHE), so that dark and pale faces show."""
+        light, *colours = self.cv2.split(self.cv2.cvtColor(image, self.cv2.COLOR_RGB2LAB))
+        light = self.cv2.createCLAHE(CONTRAST, (8, 8)).apply(light)
+        return self.cv2.cvtColor(self.cv2.merge([light, *colours]), self.cv2.COLOR_LAB2RGB)
 
     def _detect(self, view: np.ndarray) -> np.ndarray:
         """YuNet's rows [faces, 15] of a square BGR view."""

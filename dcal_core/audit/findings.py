@@ -37,6 +37,10 @@ class Audit:
     def of_kind(self, kind: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.kind == kind]
 
+    def with_findings(self, findings: Iterable[Finding]) -> "Audit":
+        """The same audit with these findings, the most serious kind first."""
+        return replace(self, findings=tuple(sorted(findings, key=lambda finding: list(KINDS).index(finding.kind))))
+
     def suggested(self) -> dict[str, str]:
         """The images that the findings suggest to exclude: image name -> reason."""
         reasons = {}
@@ -92,8 +96,7 @@ def audit_images(
         *_about_pixels(entries, least_side(image_size)),
         *_about_likeness(entries),
     ]
-    findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: within a kind, in index order
-    return Audit(data, root, image_size, fit, tuple(entries), splits, tuple(findings))
+    return Audit(data, root, image_size, fit, tuple(entries), splits, ()).with_findings(findings)
 
 
 def _count(index: TwinIndex, entries: Sequence[Entry]) -> dict:

@@ -5,7 +5,8 @@
 
 import html
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ from dcal_core.data.exclusions import FILE, match_exclusions, read_exclusions, r
 from dcal_core.data.twins import name_some
 from dcal_core.environment import output_root
 from dcal_core.lettering import as_written
+from dcal_core.storage import DamagedError, read_json, write_text
 
 SIDE = 224  # px, of a picture
 SLOTS = 6  # pictures side by side
 KEEP = "keep"
 DROP = "drop"
+STATE = "review.json"  # beside the list: which pages have been looked at, and the marks that are not written yet
 
 
 def face(entry: Entry, fit: str) -> np.ndarray:
@@ -96,14 +99,20 @@ def write_list(audit: Audit, file: Path, excluded: dict[str, str]) -> str:
 class Reviewer:
     """Browses the findings of an audit and writes the exclusion list; `box` is the widget to display.
 
-    It starts from the list in `file` if there is one, else from the audit's suggestions.
+    It goes on where the last review stopped, with its marks and, of what it has not seen, the audit's suggestions.
+    Without such, it starts from the list in `file` if there is one, else from the suggestions.
     """
 
     def __init__(self, audit: Audit, file: Path):
         self.audit = audit
         self.file = file
         self.entries = {entry.name: entry for entry in audit.entries}
+        self.state = file.with_name(STATE)
         self.excluded = excluded_before(audit, file) if file.exists() else audit.suggested()
+        self.seen: set[str] = set()
+        source = f"as {file} says" if file.exists() else "as suggested, not yet written"
+        if self.state.exists():
+            source = self._go_on(source)
         self.pages: list[tuple[Finding, tuple[str, ...]]] = []
         self.page = 0
         self.slots: list[_Slot] = []
@@ -117,11 +126,10 @@ class Reviewer:
         self.place = HTML()
         self.reason = HTML()
         self.row = HBox(layout=Layout(flex_flow="row wrap"))
-        source = f"as {file} says" if file.exists() else "as suggested, not yet written"
         self.status = HTML(html.escape(f"{len(self.excluded):,} images to drop, {source}"))
         self.kind.observe(lambda change: self._choose(change["new"]), names="value")
-        self.back.on_click(lambda _: self._turn_to(self.page - 1))
-        self.forward.on_click(lambda _: self._turn_to(self.page + 1))
+        self.back.on_click(lambda _: self._leave_for(self.page - 1))
+        self.forward.on_click(lambda _: self._leave_for(self.page + 1))
         self.write.on_click(lambda _: self._write())
         head = HBox([self.kind, self.back, self.forward, self.place])
         self.box = VBox([head, self.reason, self.row, HBox([self.write, self.status])])
@@ -129,9 +137,40 @@ class Reviewer:
 
     def _choose(self, kind: str) -> None:
         findings = self.audit.of_kind(kind) if kind else self.audit.findings
-        starts = [(f, start) for f in findings for start in range(0, len(f.images), SLOTS)]
-        self.pages = [(finding, finding.images[start : start + SLOTS]) for finding, start in starts]
-        self._turn_to(0)
+        self.pages = _pages(findings)
+        unseen = (place for place, page in enumerate(self.pages) if _key(*page) not in self.seen)
+        self._turn_to(next(unseen, 0))
+
+    def _go_on(self, source: str) -> str:
+        """Take the marks and pages of a review that was interrupted; returns where the marks are from, in words."""
+        try:
+            kept = read_json(self.state)
+            marks, seen = kept["marks"], set(kept["seen"])
+        except (DamagedError, KeyError, TypeError) as error:
+            return f"{source}; {self.state} is damaged ({error}), so the review begins anew"
+        if marks is not None:
+            source = "as the last review left them, not yet written"
+            self.excluded = {name: str(reason) for name, reason in marks.items() if name in self.entries}
+        self.seen = seen
+        for finding, page in _pages(self.audit.findings):
+            if _key(finding, page) not in seen:
+                for name in set(page).intersection(finding.drop):
+                    self.excluded.setdefault(name, f"{finding.name}: {finding.reason}")
+        return source
+
+    def _keep(self, marks: dict[str, str] | None) -> None:
+        """Keep that this page has been seen, and the marks that are not written yet."""
+        if self.pages:
+            self.seen.add(_key(*self.pages[self.page]))
+        try:
+            self.state.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.state, json.dumps({"seen": sorted(self.seen), "marks": marks}, indent=1))
+        except (OSError, ValueError) as error:  # a handler's error would only show in a log
+            self.status.value = html.escape(f"how far the review has come is not kept: {error}")
+
+    def _leave_for(self, page: int) -> None:
+        self._keep(self.excluded)
+        self._turn_to(page)
 
     def _turn_to(self, page: int) -> None:
         last = len(self.pages) - 1
@@ -158,12 +197,25 @@ class Reviewer:
             finding = self.pages[self.page][0]
             self.excluded[name] = f"{finding.name}: {finding.reason}"
         self.status.value = f"{len(self.excluded):,} images to drop, not yet written"
+        self._keep(self.excluded)
 
     def _write(self) -> None:
         try:
             self.status.value = html.escape(write_list(self.audit, self.file, self.excluded))
+            self._keep(None)
         except (OSError, ValueError) as error:  # a handler's error would only show in a log
             self.status.value = html.escape(f"not written: {error}")
+
+
+def _pages(findings: Sequence[Finding]) -> list[tuple[Finding, tuple[str, ...]]]:
+    """The findings with as many of their images as are shown at once."""
+    starts = [(finding, start) for finding in findings for start in range(0, len(finding.images), SLOTS)]
+    return [(finding, finding.images[start : start + SLOTS]) for finding, start in starts]
+
+
+def _key(finding: Finding, page: tuple[str, ...]) -> str:
+    """A name of a page that stays the same while its images do."""
+    return f"{finding.kind}: {' '.join(page)}"
 
 
 class _Slot:

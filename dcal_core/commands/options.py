@@ -37,8 +37,9 @@ COMMANDS = {  # by name, also of the module
         "check the data and write what to leave out",
         "-p data_root /data/nd-twin",
         "chosen:data_to_check",
-        "data_root run_dir exclusions drop_suggested align align_size align_missing image_size fit validation_share "
-        "max_lost_share families_per_batch",
+        "data_root run_dir exclusions drop_suggested align align_size align_missing align_relaxed landmarks face_score "
+        "face_sharpness face_px face_turn_deg clean_by image_size fit validation_share max_lost_share "
+        "families_per_batch",
     ),
     "train": Command(
         "train a preset's model; also what torchrun starts",

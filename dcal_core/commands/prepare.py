@@ -5,44 +5,55 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from dcal_core.audit.aligned_copy import ALIGNED, ALIGNMENT, DROPPED, KEPT, Record, align_masks, align_split
 from dcal_core.audit.detector import opencv
 from dcal_core.audit.findings import Audit, audit_images
 from dcal_core.audit.kinds import KINDS
+from dcal_core.audit.quality import draw_quality
 from dcal_core.audit.refusals import Limits
 from dcal_core.audit.review import draw_findings, excluded_before, write_list
 from dcal_core.commands.chosen import data_to_check, run_folder, title_of
+from dcal_core.commands.faces import (
+    align_data,
+    alignment_table,
+    draw_alignment,
+    embedder,
+    exclusion_list,
+    judge_faces,
+    not_aligned,
+)
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, scratch_size
 from dcal_core.config.shared import Config
-from dcal_core.data.decoding import open_upright
-from dcal_core.data.drawn.synthetic import is_photographed
-from dcal_core.data.exclusions import FILE
 from dcal_core.data.locate import read_indexes
-from dcal_core.data.splits import SYNTHETIC, label_of, open_root, reviewed_indexes, without_excluded
-from dcal_core.data.twins import DataError
+from dcal_core.data.splits import label_of, open_root, without_excluded
+from dcal_core.data.twins import name_number
 from dcal_core.environment import banner
+from dcal_core.errors import ConfigError
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table
-from dcal_core.palette import BLUE, GREEN, VERMILION
+from dcal_core.missing import because
+from dcal_core.palette import BLUE, VERMILION
 from dcal_core.storage import write_text
 
 TITLE = "Check the twin data"
 LISTED = 3  # printed findings of each kind
-LISTED_PHOTOGRAPHS = 20  # printed photographs that were not aligned
 
 
 def begin_audit(given: dict, params_dir: Path) -> Session:
     """Describe the machine and read the parameters of an audit."""
     preset, config = data_to_check(given, params_dir)
     print(banner(title_of(TITLE, given, preset)))
-    if config.align:
-        opencv()  # what it lacks is said before the audit, which takes minutes
+    if config.align:  # what is lacking is said before the audit, which takes minutes
+        opencv()
+    if config.clean_by:
+        embedder(config.clean_by)
+    if config.landmarks and not Path(config.landmarks).is_file():
+        raise ConfigError(
+            f"landmarks={config.landmarks}: there is no such file{because(config.landmarks)}: correct it."
+        )
     print(f"Preset {Path(preset).name}, image_size {config.image_size} px")
     return Session(config, run_folder(config.run_dir, "prepare"))
 
@@ -53,11 +64,6 @@ def audit_data(config: Config) -> Audit:
     excluded = partial(without_excluded, config=config)
     indexes = read_indexes(root)
     return audit_images(indexes, root, config.image_size, label_of(root), config.fit, Limits.of(config), excluded)
-
-
-def exclusion_list(session: Session) -> Path:
-    """The exclusion list that prepare reads and writes: the given one, else the one in the run's folder."""
-    return Path(session.config.exclusions) if session.config.exclusions else session.folder.path / FILE
 
 
 def exclude_suggested(audit: Audit, file: Path) -> str:
@@ -121,9 +127,13 @@ def first_findings(audit: Audit) -> Iterator[str]:
 def draw_audit(audit: Audit) -> Iterator[tuple[str, Figure]]:
     """All figures of an audit with their names: the images per person, then a sheet for each kind with images."""
     yield "images_per_person", draw_counts(audit)
-    for kind in KINDS:
-        if any(finding.images for finding in audit.of_kind(kind)):
-            yield kind, draw_findings(audit, kind)
+    for kind in kinds_with_images(audit):
+        yield kind, draw_findings(audit, kind)
+
+
+def kinds_with_images(audit: Audit) -> list[str]:
+    """The kinds of findings that have pictures."""
+    return [kind for kind in KINDS if any(finding.images for finding in audit.of_kind(kind))]
 
 
 def draw_counts(audit: Audit) -> Figure:
@@ -142,59 +152,6 @@ def draw_counts(audit: Audit) -> Figure:
     return as_written(figure)
 
 
-def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Record]]]:
-    """Align both splits, without the excluded images, into `<data>_aligned_<size>` in the run's folder; returns that
-    folder and the records by split. DataError for drawn twins."""
-    if audit.data == SYNTHETIC and not is_photographed(audit.root):
-        raise DataError("drawn twins are drawn aligned: attach photographs, give data_root, or set align=false.")
-    config = session.config
-    listing = exclusion_list(session)
-    if listing.exists():
-        config = config.replace(exclusions=str(listing))
-    target = session.folder.path / f"{audit.data}_aligned_{config.align_size}"
-    options = {"size": config.align_size, "missing": config.align_missing, "fit": config.fit}
-    indexes = reviewed_indexes(audit.root, config)
-    records = {index.name: align_split(index, audit.root, target, **options) for index in indexes}
-    if audit.data == SYNTHETIC:
-        align_masks(records, audit.root, target, config.align_size)
-    return target, records
-
-
-def alignment_table(records: dict[str, list[Record]]) -> str:
-    """Counts of photographs by what was done with them, for each split, as a Markdown table."""
-    rows = []
-    for status in (ALIGNED, KEPT, DROPPED):
-        rows.append([status, *(f"{sum(r.status == status for r in split):,}" for split in records.values())])
-    rows.append(["of them with several faces", *(str(sum(r.faces > 1 for r in split)) for split in records.values())])
-    return table(["photographs", *records], rows)
-
-
-def not_aligned(records: dict[str, list[Record]]) -> Iterator[str]:
-    """A line of text for each of the first photographs that were not aligned."""
-    missing = [record for split in records.values() for record in split if record.status != ALIGNED]
-    yield from (f"{record.status}: {record.image}: {record.reason}" for record in missing[:LISTED_PHOTOGRAPHS])
-    if len(missing) > LISTED_PHOTOGRAPHS:
-        yield f"{len(missing) - LISTED_PHOTOGRAPHS:,} more in {ALIGNMENT}"
-
-
-def draw_alignment(target: Path, records: dict[str, list[Record]], label: str) -> Figure:
-    """Evenly chosen photographs with the detected box and landmarks, each above its aligned face."""
-    aligned = [record for split in records.values() for record in split if record.status == ALIGNED]
-    shown = [aligned[number] for number in np.linspace(0, len(aligned) - 1, min(len(aligned), 8)).astype(int)]
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    figure.suptitle(f"{len(shown)} of {len(aligned):,} photographs, and the faces they became ({label})", fontsize=11)
-    grid = figure.subplots(2, max(len(shown), 1), squeeze=False)
-    for above, below, record in zip(*grid, shown, strict=False):
-        above.imshow(open_upright(Path(record.photograph).read_bytes()))
-        above.add_patch(Rectangle(record.box[:2], *record.box[2:], fill=False, color=VERMILION))
-        above.scatter(*zip(*record.landmarks, strict=True), s=4, color=GREEN)
-        above.set_title(record.image, fontsize=6)
-        below.imshow(open_upright((target / record.file).read_bytes()))
-    for axes in grid.flat:
-        axes.set_axis_off()
-    return as_written(figure)
-
-
 def report_audit(session: Session, audit: Audit) -> None:
     """Print an audit, save it and its figures in the run's folder, and write the exclusion list if asked for."""
     print(f"\n{splits_table(audit)}\n\n{findings_table(audit)}\n", *first_findings(audit), sep="\n")
@@ -208,12 +165,29 @@ def report_audit(session: Session, audit: Audit) -> None:
         print(f"{len(audit.suggested()):,} images suggested to be dropped: review them, or give drop_suggested=true.")
 
 
-def report_alignment(session: Session, audit: Audit) -> None:
-    """Align the data, print the result, and save a sheet of faces in the run's folder."""
-    target, records = align_data(session, audit)
-    print(f"\n{alignment_table(records)}\n", *not_aligned(records), sep="\n")
-    print(f"Sheet: {session.keep(draw_alignment(target, records, audit.data), 'alignment')}")
-    print(f"Aligned faces: {target}: give it as data_root to train on it.")
+def report_faces(session: Session, audit: Audit) -> None:
+    """Align the data if that is asked for, judge the faces, print the result and save its pictures and findings in the
+    run's folder; with drop_suggested, what is suggested leaves the aligned copy again."""
+    config = session.config
+    target, records = align_data(session, audit) if config.align else (None, {})
+    if config.align:
+        print(f"\n{alignment_table(records)}\n", *not_aligned(records), sep="\n")
+        print(f"Sheet: {session.keep(draw_alignment(target, records, audit.data), 'alignment')}")
+        print(f"Quality: {session.keep(draw_quality(target, records, config, audit.data), 'quality')}")
+    faces = judge_faces(session, audit, target, records)
+    print(f"\n{findings_table(faces)}\n", *first_findings(faces), sep="\n")
+    for kind in kinds_with_images(faces):
+        session.keep(draw_findings(faces, kind), kind)
+    write_audit(audit.with_findings([*audit.findings, *faces.findings]), session.folder.path)
+    if config.drop_suggested and faces.suggested():
+        print(exclude_suggested(faces, exclusion_list(session)))
+        if config.align:
+            align_data(session, audit)
+    elif faces.suggested():
+        suggested = name_number(len(faces.suggested()), "face", "faces")
+        print(f"{suggested} suggested to be dropped: review them, or give drop_suggested=true.")
+    if config.align:
+        print(f"Aligned faces: {target}: give it as data_root to train on it.")
 
 
 def main(arguments: list[str]) -> int:
@@ -222,8 +196,8 @@ def main(arguments: list[str]) -> int:
     session = begin_audit(given, params_dir)
     audit = audit_data(session.config)
     report_audit(session, audit)
-    if session.config.align:
-        report_alignment(session, audit)
+    if session.config.align or session.config.clean_by:
+        report_faces(session, audit)
     print(scratch_size())
     return 0
 

@@ -48,6 +48,15 @@ class Config(Parameters):
     align_missing: Literal["drop", "keep"] = run_option(
         "drop", "photographs without a face; drop: left out of the copy, keep: made square by fit"
     )
+    align_relaxed: bool = run_option(
+        False, "photographs without a face are tried again with relaxed settings, which are wrong more often"
+    )
+    landmarks: str = run_path("file of faces set by hand; empty: landmarks.csv in the folder of prepare")
+    face_score: float = run_option(0.8, "least confidence of the detector in a face", ge=0, le=1)
+    face_sharpness: float = run_option(0.15, "least sharpness of a face; 0.3 to 1 in sharp photographs", ge=0, le=10)
+    face_px: float = run_option(48.0, "least side of an aligned face in its photograph, px", ge=0, le=10_000)
+    face_turn_deg: float = run_option(50.0, "most that a face looks past the camera, degrees", ge=0, le=180)
+    clean_by: str = run_option("", "sface or the folder of a run, by whose scores prepare finds wrong labels")
     loader_workers: int = run_option(2, "processes that prepare batches; 0: the training process", ge=0, le=64)
     synthetic_families: int = parameter(600, "drawn twin families to train on", ge=4, le=100_000)
     synthetic_images: int = parameter(6, "images of each drawn person", ge=2, le=100)

@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dcal_core.config.parameters import is_writable_text
@@ -21,8 +21,8 @@ FILE = "excluded_images.csv"
 HEADER = ["image", "reason"]
 
 
-def read_exclusions(file: Path) -> dict[str, str]:
-    """Read a list: image name -> reason. DataError for anything that is not such a list."""
+def read_rows(file: Path, header: Sequence[str]) -> Iterator[tuple[list[str], str]]:
+    """The rows of a CSV file below its header, each with where it stands; DataError for what is no such file."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -34,15 +34,22 @@ def read_exclusions(file: Path) -> dict[str, str]:
     if "\0" in text:
         raise DataError(f"{file}: holds a NUL byte, so it is not text: save the list as CSV in UTF-8.")
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    excluded: dict[str, str] = {}
+    columns = ",".join(header)
     try:
-        if (header := next(rows, [])) != HEADER:
-            raise DataError(f"{file}: its first line is {','.join(header)!r:.60}: let it be 'image,reason'.")
+        if (first := next(rows, [])) != list(header):
+            raise DataError(f"{file}: its first line is {','.join(first)!r:.60}: let it be '{columns}'.")
         for row in rows:
             if row:  # not a blank line
-                _add(excluded, row, f"{file}, line {rows.line_num}")
+                yield row, f"{file}, line {rows.line_num}"
     except csv.Error as error:
-        raise DataError(f"{file}, line {rows.line_num}: not CSV, {error}: write image,reason.") from None
+        raise DataError(f"{file}, line {rows.line_num}: not CSV, {error}: write {columns}.") from None
+
+
+def read_exclusions(file: Path) -> dict[str, str]:
+    """Read a list: image name -> reason. DataError for anything that is not such a list."""
+    excluded: dict[str, str] = {}
+    for row, where in read_rows(file, HEADER):
+        _add(excluded, row, where)
     return excluded
 
 

@@ -12,8 +12,8 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from dcal_core.audit import aligned_copy
-from dcal_core.audit.aligned_copy import ALIGNED, DROPPED, KEPT, align_split
-from dcal_core.audit.alignment import Face, NoFace
+from dcal_core.audit.aligned_copy import ALIGNED, BY_HAND, DROPPED, KEPT, RELAXED, align_split
+from dcal_core.audit.alignment import Face, NoFace, cut
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data import splits
 from dcal_core.data.decoding import decode
@@ -61,9 +61,9 @@ def root(tmp_path, hopper):
 def align(root, tmp_path):
     """Aligns one split or both into `target`, in this process; returns the records by image."""
 
-    def run(*splits, target=tmp_path / "aligned", size=112, missing="drop", fit="stretch", workers=1):
+    def run(*splits, target=tmp_path / "aligned", size=112, missing="drop", fit="stretch", workers=1, **how):
         indexes = {index.name: index for index in read_indexes(root)}
-        options = {"size": size, "missing": missing, "fit": fit, "workers": workers}
+        options = {"size": size, "missing": missing, "fit": fit, "workers": workers} | how
         records = [align_split(indexes[s], root, target, **options) for s in splits]
         return {record.image: record for record in sum(records, [])}
 
@@ -84,7 +84,14 @@ def quick(monkeypatch):
         face = Face(0.95, np.array([0, 0, width, height]), TEMPLATE * (width / 112, height / 112), 1)
         return np.asarray(Image.fromarray(image).resize((size, size))), face
 
-    monkeypatch.setattr(aligned_copy, "_aligner", lambda: SimpleNamespace(align=align_whole))
+    def align_anything(image, size):
+        looked_at.append("relaxed")
+        if image.shape[0] > 150:
+            raise NoFace("no face found at all")
+        return np.zeros((size, size, 3), np.uint8), Face(0.55, np.zeros(4), TEMPLATE, 1)
+
+    aligners = {False: align_whole, True: align_anything}
+    monkeypatch.setattr(aligned_copy, "_aligner", lambda relaxed=False: SimpleNamespace(align=aligners[relaxed]))
     return looked_at
 
 
@@ -171,6 +178,44 @@ def test_a_rerun_does_only_what_is_new(align, root, hopper, tmp_path, quick):
     assert changed == {f"train_aligned_images/{face}.png" for face in ("1/1a", "5/5a", "5/5b")}
     assert {name for name in before if before[name] != after[name]} == {"1/1a.jpg"}
     assert len(quick) == 12 + 3
+
+
+def test_relaxed_settings_look_again_where_no_face_was_found_and_nowhere_else(align, quick):
+    before = align("train")
+    looked = len(quick)
+    relaxed = align("train", relaxed=True)
+    assert quick[looked:] == [(150, 200, 3), "relaxed"]
+    assert {name for name in before if before[name] != relaxed[name]} == {NO_FACE, DAMAGED, LOST}
+    assert (relaxed[NO_FACE].status, relaxed[NO_FACE].how, relaxed[NO_FACE].score) == (ALIGNED, RELAXED, 0.55)
+    assert align("train", relaxed=True) == relaxed and len(quick) == looked + 2
+    assert align("train")[NO_FACE] == before[NO_FACE]  # without them it is not found, as before
+
+
+def test_what_relaxed_settings_do_not_find_is_not_looked_for_again(align, root, quick):
+    Image.new("RGB", (200, 300)).save(root / "new" / NO_FACE)
+    record = align("train", relaxed=True)[NO_FACE]
+    assert (record.status, record.reason) == (DROPPED, "no face found at all")
+    looked = len(quick)
+    assert align("train", relaxed=True)[NO_FACE] == record and len(quick) == looked
+
+
+def test_points_set_by_hand_stand_for_the_detectors(align, root, tmp_path, quick):
+    before = align("train")
+    points = {NO_FACE: TEMPLATE + 20, "1/1a.jpg": TEMPLATE * 2}
+    by_hand = align("train", points=points)
+    assert {name for name in before if before[name] != by_hand[name]} == set(points)
+    for name, landmarks in points.items():
+        record = by_hand[name]
+        assert (record.status, record.how, record.score, record.faces) == (ALIGNED, BY_HAND, None, 1)
+        np.testing.assert_allclose(record.landmarks, landmarks, atol=1e-4)
+        photograph = np.asarray(Image.open(root / "new" / name).convert("RGB"))
+        expected = cut(photograph, Face(None, np.zeros(4), landmarks, 1).transform(112), 112)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "aligned" / record.file)), expected)
+    times, looked = stamps(tmp_path / "aligned"), len(quick)
+    assert align("train", points=points) == by_hand and stamps(tmp_path / "aligned") == times
+    moved = align("train", points=points | {NO_FACE: TEMPLATE + 21})
+    assert {name for name in by_hand if by_hand[name] != moved[name]} == {NO_FACE} and len(quick) == looked
+    assert align("train") == before
 
 
 def test_other_parameters_begin_anew(align, tmp_path, quick):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.nn.functional as F
 from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
 from PIL import Image
@@ -21,6 +22,7 @@ from dcal_core.__main__ import main
 from dcal_core.audit import review
 from dcal_core.audit.findings import audit_images
 from dcal_core.audit.review import DROP, KEEP, SLOTS, Reviewer, draw_findings, excluded_before, face, picture
+from dcal_core.commands import faces, prepare
 from dcal_core.commands.prepare import (
     audit_data,
     draw_audit,
@@ -30,6 +32,7 @@ from dcal_core.commands.prepare import (
     splits_table,
     write_audit,
 )
+from dcal_core.commands.session import Session
 from dcal_core.commands.train import open_training_data
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.decoding import decode
@@ -37,6 +40,8 @@ from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
 from dcal_core.data.locate import read_indexes
 from dcal_core.data.splits import open_data
 from dcal_core.data.twins import DataError
+from dcal_core.models.verifier import Features, Verifier
+from dcal_core.runs import RunFolder
 
 SUGGESTED = ["10001/10001d00.png", "10002/10002d01.png", "10003/10003d02.png", "10004/10004d02.png"]
 
@@ -222,10 +227,11 @@ def test_index_files_that_are_none_end_in_one_sentence(root, capsys):
     assert "train_twin_pairs.json: not a list of pairs" in capsys.readouterr().err
 
 
-def test_the_notebook_carries_no_model_and_no_training():
+def test_the_notebook_carries_models_to_clean_by_and_no_training():
     files = core_files(ROOT / "notebooks_src/prepare.py", ROOT)
     folders = {file.relative_to(ROOT / "dcal_core").parts[0] for file in files}
-    assert {"audit", "data", "commands"} <= folders and folders.isdisjoint({"models", "training", "recipes", "explain"})
+    assert {"audit", "data", "commands", "models"} <= folders
+    assert folders.isdisjoint({"training", "recipes", "explain"})
 
 
 def test_from_a_shell(root, tmp_path):
@@ -254,14 +260,15 @@ def test_the_command_aligns_what_is_not_left_out(tmp_path, capsys):
             (root / name).parent.mkdir(exist_ok=True)
             hopper.save(root / name, quality=90, comment=name.encode())
     Image.new("RGB", (99, 99), "grey").save(root / "12/12b.jpg")
+    hopper.resize((64, 75)).save(root / "22/22b.jpg")
     write_exclusions(Path("runs/prepare") / FILE, {"11/11b.jpg": "blurred"})
     arguments = ["prepare", "--preset", "demo", "-p", "data_root", str(root), "-p", "align_size", "64"]
     assert main(arguments) == 0 and not Path("runs/prepare/mine_aligned_64").exists()
-    assert main([*arguments, "--align"]) == 0
+    assert main([*arguments, "--align", "--face_px", "60"]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "| aligned                    | 2     | 4    |" in printed and "dropped: 12/12b.jpg: no face found" in printed
-    )
+    assert "small face: 22/22b.jpg: 1 of 4 faces of test below face_px=60 (px across)" in printed
+    assert "1 face suggested to be dropped" in printed and "dropped: 12/12b.jpg: no face found" in printed
+    assert "| aligned                       | 2     | 4    |" in printed
     target = Path("runs/prepare/mine_aligned_64")
     assert f"Aligned faces: {target.resolve()}: give it as data_root" in printed
     faces = {str(file.relative_to(target)) for file in target.rglob("*.png")}
@@ -270,7 +277,58 @@ def test_the_command_aligns_what_is_not_left_out(tmp_path, capsys):
     }
     assert Image.open(target / "train_aligned_images/11/11a.png").size == (64, 64)
     assert Path("runs/prepare/figures/alignment.png").is_file()
+    assert Path("runs/prepare/figures/quality.png").is_file() and Path("runs/prepare/figures/small_face.png").is_file()
     assert [len(index.paths) for index in read_indexes(target)] == [2, 4]
+    values = {"data_root": str(root), "image_size": SIZE, "align": True, "align_size": 64, "face_px": 60}
+    config = DCALConfig(**values, drop_suggested=True)
+    prepare.report_faces(Session(config, RunFolder(Path("runs/prepare"))), audit_data(config))
+    assert [len(index.paths) for index in read_indexes(target)] == [2, 3]  # it has left the copy, too
+    assert set(read_exclusions(Path("runs/prepare") / FILE)) >= {"11/11b.jpg", "22/22b.jpg"}
+
+
+class Colours(Verifier):
+    """Compares the colours of the cells of images."""
+
+    image_size = SIZE
+
+    def encode(self, images, trace=False):
+        cells = F.adaptive_avg_pool2d(images.float(), 4).flatten(1)
+        return Features({"colours": F.normalize(cells - cells.mean(0), dim=1)})
+
+    def compare(self, a, b, reading=None):
+        return a.parts["colours"] @ b.parts["colours"].T
+
+    def compare_pairs(self, a, b, reading=None):
+        raise NotImplementedError
+
+
+def test_wrong_labels_are_found_by_the_scores_of_a_model(tmp_path, monkeypatch, capsys):
+    root = drawn_twins(tmp_path / "twins", train=8, images=4)
+    random = np.random.default_rng(0)
+    colours = {}
+    for file in sorted(root.glob("t*/*[0-9]/*.png")):
+        person = "10009" if file.name == "10003d02.png" else file.parent.name
+        cells = colours.setdefault(person, random.integers(50, 200, (4, 4, 3))) + random.integers(-30, 30, (4, 4, 3))
+        Image.fromarray(cells.astype(np.uint8)).resize((SIZE, SIZE)).save(file)
+    monkeypatch.setattr(faces, "embedder", lambda name: (Colours(), {"image_size": SIZE}))
+    monkeypatch.setattr(prepare, "embedder", lambda name: None)
+    assert main([*given(root), "--clean_by", "some/run", *UNSEEN]) == 0
+    printed = capsys.readouterr().out
+    assert "| unlike own person |" in printed and "10003/10003d02.png" in printed
+    (found,) = [one for one in json.loads(Path("runs/prepare/audit.json").read_text())["findings"] if one["drop"]]
+    assert found["kind"] == "stranger" and found["people"] == ["10003", "10009"] and len(found["images"]) == 5
+    assert list(read_exclusions(Path("runs/prepare") / FILE)) == ["10003/10003d02.png"]
+    assert Path("runs/prepare/figures/stranger.png").is_file()
+
+
+def test_what_cannot_be_cleaned_by_or_read_is_refused_before_the_audit(root, capsys):
+    for option, sentence in (
+        (["--clean_by", "nowhere"], "clean_by=nowhere: no trained model"),
+        (["--landmarks", "gone.csv"], "landmarks=gone.csv: there is no such file"),
+    ):
+        assert main([*given(root), *option]) == 1
+        printed = capsys.readouterr()
+        assert sentence in printed.err and "images readable" not in printed.out
 
 
 def test_what_alignment_lacks_is_said_before_the_audit(root, monkeypatch, capsys):
@@ -434,6 +492,31 @@ def test_the_reviewer_starts_from_an_earlier_list(audit, tmp_path):
     assert [slot.toggle.value for slot in reviewer.slots[:2]] == [KEEP, DROP]
     reviewer.write.click()
     assert read_exclusions(tmp_path / FILE) == {"10004/10004d02.png": "blurred"}
+
+
+def test_an_interrupted_review_goes_on_with_its_marks_at_the_first_page_not_seen(audit, tmp_path):
+    first = Reviewer(audit, tmp_path / FILE)
+    first.slots[0].toggle.value = KEEP
+    first.forward.click()
+    assert not (tmp_path / FILE).exists()  # nothing is in force until it is written
+    second = Reviewer(audit, tmp_path / FILE)
+    assert second.place.value == "2 of 4" and sorted(second.excluded) == sorted({*SUGGESTED} - {"10003/10003d02.png"})
+    assert "as the last review left them, not yet written" in second.status.value
+    second.slots[0].toggle.value = KEEP
+    second.write.click()
+    third = Reviewer(audit, tmp_path / FILE)  # what it has not seen is marked as suggested, whatever the list says
+    assert third.place.value == "3 of 4" and sorted(third.excluded) == sorted(read_exclusions(tmp_path / FILE))
+    write_exclusions(tmp_path / FILE, {})
+    again = Reviewer(audit, tmp_path / FILE)
+    assert sorted(again.excluded) == ["10002/10002d01.png"]  # of the last page alone
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"seen": 3, "marks": null}', '{"marks": {}}'])
+def test_a_damaged_state_of_a_review_is_said_and_begun_anew(audit, tmp_path, damage):
+    (tmp_path / review.STATE).write_text(damage)
+    reviewer = Reviewer(audit, tmp_path / FILE)
+    assert f"{review.STATE} is damaged" in reviewer.status.value and reviewer.place.value == "1 of 4"
+    assert sorted(reviewer.excluded) == SUGGESTED
 
 
 def test_a_finding_of_many_images_takes_several_pages(root, tmp_path):
