@@ -122,10 +122,11 @@ def main(arguments: list[str]) -> int:
         found.insert(0, benchmark_pairs(model, files, options.mode, config, device, readings))
     for reading, title, figures in chain.from_iterable(found):
         results[reading][title] = figures
+    run = RunFolder.around(trained) if trained else None
     about = {
-        "model": str(weights),
+        "model": f"{run.path.name}/{weights.relative_to(run.path).as_posix()}" if run else weights.name,
         "sha256": digest(weights),
-        "trained_on": RunFolder.around(trained).data() if trained else "",
+        "trained_on": run.data() if run else "",
         "code": code_of(""),
         "device": device_name(),
         "mode": options.mode,

@@ -76,14 +76,19 @@ class Surveillance:
     """Templates of IJB-S as they are asked for. A source is a video or a still image: `videos_5004`, `img_101146`."""
 
     def __init__(self, root: Path):
-        self.files = []
-        self.images = defaultdict(list)  # (person, source) -> indices into files
+        places = {}  # (person, name) -> file
         for folder, names in folders_below([root]):
             for name in sorted(names):
                 if folder.name.isdecimal() and name.startswith(("videos_", "img_")):
-                    source = "_".join(Path(name).stem.split("_")[:2])
-                    self.images[int(folder.name), source].append(len(self.files))
-                    self.files.append(folder / name)
+                    face = int(folder.name), Path(name).stem
+                    if places.setdefault(face, folder / name) != folder / name:
+                        raise DataError(f"{places[face]} and {folder / name} are one face: leave one kind of crops.")
+        if not places:
+            raise DataError(f"{root}: no face <person>/videos_<video>_<frame>.jpg is below it: put the crops there.")
+        self.files = list(places.values())
+        self.images = defaultdict(list)  # (person, source) -> indices into files
+        for number, (person, name) in enumerate(places):
+            self.images[person, "_".join(name.split("_")[:2])].append(number)
         self.numbers = {}  # (person, sources) -> template
         self.entries = []  # (template, image)
 

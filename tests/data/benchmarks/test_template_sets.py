@@ -137,3 +137,15 @@ def test_lists_of_ijbs_that_do_not_fit_are_refused(tmp_path, refused):
     listing.write_text(listing.read_text().replace("\none,", "\n1,"))
     with refused(DataError, "cs6_uav_to_single-booking_probe.csv", "cannot be read"):
         read_ijbs(listing)
+
+
+def test_faces_of_ijbs_must_be_there_once(tmp_path, refused):
+    listing = write_ijbs(tmp_path)
+    (tmp_path / "loose" / "1").mkdir(parents=True)
+    (tmp_path / "loose" / "1" / "img_100.png").touch()
+    with refused(DataError, tmp_path / "aligned/1/img_100.jpg", tmp_path / "loose/1/img_100.png", "one kind of crops"):
+        read_ijbs(listing)
+    for folder in ("loose", "aligned"):
+        (tmp_path / folder).rename(tmp_path.with_name(f"{tmp_path.name}-{folder}"))
+    with refused(DataError, tmp_path, "no face"):
+        read_ijbs(listing)
