@@ -104,7 +104,7 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
     systems = []
     for number, (reading, of_splits) in enumerate(scored.items()):
         unrelated = None
-        if index.co_twins:
+        if index.co_twins and not number:  # the report asks it of a model's own answer alone, and it takes longest
             unrelated = unrelated_scores(model, features, index, device=device, reading=reading)
         own_name = f"{name}, {reading}" if number else name
         own_about = about if len(scored) == 1 else f"{about}; its reading {reading}"

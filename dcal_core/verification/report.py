@@ -34,8 +34,8 @@ CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """A verifier that has scored its validation families, the test families and unrelated people among those, but
-    where these are the impostors anyway.
+    """A verifier that has scored its validation families, the test families and, if it is a model's own answer,
+    unrelated people among those, but where these are the impostors anyway.
 
     weights: SHA-256 of the model's weights, "" for a baseline and for a fusion. size: how many weights it has. visible:
     how visible the model takes each place of the test images for, [N, P], None if it does not say.
