@@ -246,14 +246,14 @@ class OccludedImages:
         return self.store.size
 
     @property
-    def kept(self) -> np.ndarray:
-        """[N], as the store's."""
-        return self.store.kept
+    def images(self) -> np.ndarray:
+        """The images as they are, without occluders, [N, 3, S, S] uint8."""
+        return self.store.images
 
     @cached_property
     def kind_of(self) -> np.ndarray:
         """The kind of occluder on each image, "" without one, [N]."""
-        random = (np.random.default_rng((self.seed, number)) for number in range(len(self.kept)))
+        random = (np.random.default_rng((self.seed, number)) for number in range(len(self.images)))
         return np.array([_chosen(one, self.share, self.kinds) for one in random])
 
     def _drawn(self, indices) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -50,7 +50,7 @@ def quick_maps(
 
 def mean_face(images: ImageStore, most: int = 256) -> np.ndarray:
     """The mean of at most `most` images, spread evenly, uint8 [S, S, 3]: the face under a mean map."""
-    some = images.batch(np.unique(np.linspace(0, len(images.kept) - 1, most).round()))
+    some = images.batch(np.unique(np.linspace(0, len(images.images) - 1, most).round()))
     return some.float().mean(0).round().byte().permute(1, 2, 0).numpy()  # [S, S, 3]
 
 

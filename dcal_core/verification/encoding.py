@@ -58,7 +58,7 @@ def encode_images(
     the clearer one counts more. Features of more than IN_MEMORY bytes are kept in a memory-mapped file without a name.
     With several processes, each encodes an equal share and all return the features of all images.
     """
-    chosen = np.arange(len(store.kept)) if chosen is None else chosen
+    chosen = np.arange(len(store.images)) if chosen is None else chosen
     images = len(chosen)
     if images == 0:
         raise ValueError("the store holds no images")

@@ -26,7 +26,7 @@ CHUNK = 256  # images
 
 def visible_cells(images: OccludedImages, grid: int) -> np.ndarray:
     """Which cells are visible, at least by half, of all images, bool [N, grid, grid]."""
-    chunks = np.split(np.arange(len(images.kept)), range(CHUNK, len(images.kept), CHUNK))
+    chunks = np.split(np.arange(len(images.images)), range(CHUNK, len(images.images), CHUNK))
     shares = [adaptive_avg_pool2d(images.visible(chunk).float(), grid) for chunk in chunks]
     return (torch.cat(shares) >= 0.5).numpy()
 

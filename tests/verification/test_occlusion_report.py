@@ -54,7 +54,7 @@ def found(systems, images):
 def test_pairs_are_grouped_by_what_is_hidden_in_either_image(images, ours):
     pairs = ours.test.pairs
     groups = groups_of_pairs(images, pairs.a, pairs.b)
-    visible = images.visible(range(len(images.kept))).numpy()
+    visible = images.visible(range(len(images.images))).numpy()
     for place in range(0, len(pairs), 7):
         sides = pairs.a[place], pairs.b[place]
         hidden = 1 - np.mean(visible[sides[0]] & visible[sides[1]])  # a cell is a pixel here
