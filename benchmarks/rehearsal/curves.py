@@ -91,6 +91,6 @@ def draw_curves(found: list[dict], label: str) -> Figure:
         axes.set_yticks(list(TICKS), list(TICKS.values()))
         axes.minorticks_off()
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=9, loc="center right")
     figure.axes[0].set_ylabel("validation EER (%)")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     return as_written(figure)

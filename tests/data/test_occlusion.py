@@ -79,7 +79,7 @@ def test_a_share_is_occluded_and_the_rest_is_left_alone():
 def test_occluded_images_are_a_store_whose_images_never_change():
     store = twins(40, size=32).images
     images = OccludedImages(store, 0.5, ("mask", "block"), DRAWN, seed=1)
-    assert (images.size, len(images.kept)) == (32, 240)
+    assert (images.size, len(images.images)) == (32, 240)
     assert set(images.kind_of) == {"", "mask", "block"} and 0.4 < (images.kind_of != "").mean() < 0.6
     some = [200, 3, 3, 117]
     assert torch.equal(images.batch(some), torch.cat([images.batch(np.array([one])) for one in some]))
