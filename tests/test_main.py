@@ -107,7 +107,7 @@ def test_help_of_a_command(command):
         (["--learning-rate", "1"], "unknown option '--learning-rate': did you mean lr?"),
         (
             ["--batch_size", "8"],
-            "unknown option '--batch_size': did you mean families_per_batch or triplets_per_batch?",
+            "unknown option '--batch_size': did you mean families_per_batch or triplets_per_batch or pairs_per_batch?",
         ),
         (["-p", "num_epochs", "8"], "unknown parameter 'num_epochs' in the given parameters: did you mean epochs?"),
         (["-p", "data_dir", "x"], "unknown parameter 'data_dir' in the given parameters: did you mean data_root?"),

@@ -62,6 +62,11 @@ class LazyImages:
     rejected = ()
 
     @property
+    def images(self) -> tuple[str | Path, ...]:
+        """The paths, which stand for the images where these are counted."""
+        return self.paths
+
+    @property
     def kept(self) -> np.ndarray:
         return np.arange(len(self.paths))
 

@@ -81,6 +81,8 @@ def trained_is_damaged(folder: Path, changes: Changes) -> bool | None:
         return bool({"20", "21"} & set(seen))
     try:
         kept = parsed(folder / name)
+        if not fields_of(kept):
+            return True
         return not sound({name: value for name, value in kept.items() if name in fields_of(kept)})
     except (OSError, ValueError, AttributeError, RecursionError):
         return True

@@ -106,7 +106,7 @@ def test_a_run_that_learns_later_is_at_chance_no_more(follow):
 def test_a_later_session_does_not_say_it_again(follow):
     first, told = follow([49.0], 4400, progress=Progress(batch=0))
     assert told == [350]
-    again = Progress.model_validate_json(first.model_copy(update={"batch": 2000}).model_dump_json())
+    again = Progress.model_validate(first.model_copy(update={"batch": 2000}).model_dump())
     assert again.at_chance and follow([49.0], 4400, progress=again)[1] == []
 
 

@@ -108,7 +108,7 @@ def test_of_several_faces_the_largest_counts(model, features):
 
 @needs_packages
 def test_goes_through_the_protocol(model, faces, features):
-    store = SimpleNamespace(kept=faces, batch=lambda indices: faces[torch.as_tensor(indices)])
+    store = SimpleNamespace(images=faces, batch=lambda indices: faces[torch.as_tensor(indices)])
     encoded = encode_images(model, store, batch_size=3, progress=False)
     pairs = Pairs(np.array([0, 0]), np.array([1, 2]), np.array([True, True]), np.array([0, 0]))
     expected = model.compare(features, features)[0, 1:3].numpy()
