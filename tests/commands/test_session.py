@@ -144,7 +144,8 @@ def test_a_trained_run_brings_the_parameters_of_its_own_recipe(tmp_path, refused
     assert begin_with_trained("Evaluate", given | {"width": "24"}, PARAMS).config.width == 24
     with refused(ConfigError, "width=16", "was trained with 24", "leave it out"):
         begin_with_trained("Evaluate", given | {"width": "16"}, PARAMS)
-    with refused(ConfigError, "width='24'", "without effect in recipe=dcal, it belongs to adaface and oaml: leave it out"):
+    owners = "it belongs to adaface and oaml: leave it out"
+    with refused(ConfigError, "width='24'", f"without effect in recipe=dcal, {owners}"):
         begin_training("Train", given | {"width": "24"}, PARAMS)  # the preset says what is trained
     with refused(ConfigError, "pwca_prob=0.5", "without effect in recipe=adaface, it belongs to dcal: leave it out"):
         begin_with_trained("Evaluate", given | {"pwca_prob": 0.5}, PARAMS)
