@@ -160,7 +160,7 @@ def draw_data(trials: list[Trial]) -> None:
     for trial in trials:
         config = trial.config
         data = (config.data_root, config.image_size, config.fit, config.synthetic_families, config.synthetic_images)
-        data += (config.synthetic_difficulty,)
+        data += (config.synthetic_difficulty, config.synthetic_test_families, config.synthetic_test_seed)
         if data not in seen:
             open_data(config)
         seen.add(data)

@@ -102,7 +102,7 @@ def other_trained(folder: Path, config: Config) -> Session:
     """Another trained run beside the one whose config is given, on the same data; raises ConfigError, DamagedError."""
     run = RunFolder(folder.resolve())
     trained = find_trained(run, [])
-    shared = "data_root exclusions max_lost_share synthetic_test_families encode_batch"
+    shared = "data_root exclusions max_lost_share synthetic_test_families synthetic_test_seed encode_batch"
     names = f"{shared} occluded_share occluded_kinds flip_fusion".split()
     print(f"Model {trained}")
     return Session(trained_config(trained, {name: getattr(config, name) for name in names}), run, trained)

@@ -61,6 +61,9 @@ class Config(Parameters):
     synthetic_families: int = parameter(600, "drawn twin families to train on", ge=4, le=100_000)
     synthetic_images: int = parameter(6, "images of each drawn person", ge=2, le=100)
     synthetic_test_families: int = run_option(31, "drawn families to test on; ND-TWINS has 31", ge=1, le=10_000)
+    synthetic_test_seed: int = run_option(
+        0, "which drawn families to test on: a seed that nothing was chosen on gives fresh ones", ge=0, le=2**31 - 1
+    )
     synthetic_difficulty: float = parameter(0.5, "0: marks plain to see, 1: barely visible", ge=0, le=1)
 
     # augmentation

@@ -215,16 +215,17 @@ def open_split(index: TwinIndex, root: Path, config: Config) -> Split:
 def drawn_root(config: Config) -> Path:
     """The folder of the drawn twins that the config asks for, whether they are drawn yet or not."""
     amount = f"{config.synthetic_families}x2x{config.synthetic_images}_{config.synthetic_test_families}"
-    return scratch_root() / f"drawn_twins_{amount}_{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
+    tested = f"_test_seed_{config.synthetic_test_seed}" if config.synthetic_test_seed else ""
+    look = f"{config.image_size}px_difficulty_{config.synthetic_difficulty:g}"
+    return scratch_root() / f"drawn_twins_{amount}_{look}{tested}"
 
 
 def draw_twins(config: Config) -> Path:
     """Draw the twins that the config asks for, unless they are there; returns their folder."""
     root = drawn_root(config)
-    shared = {"size": config.image_size, "difficulty": config.synthetic_difficulty, "seed": 0}
-    for split, families, images in (
-        ("train", config.synthetic_families, config.synthetic_images),
-        ("test", config.synthetic_test_families, TEST_IMAGES),
-    ):
-        generate(root, split=split, families=families, images_per_person=images, **shared)
+    look = {"size": config.image_size, "difficulty": config.synthetic_difficulty}
+    train = {"families": config.synthetic_families, "images_per_person": config.synthetic_images, "seed": 0}
+    test = {"families": config.synthetic_test_families, "images_per_person": TEST_IMAGES}
+    generate(root, split="train", **train, **look)
+    generate(root, split="test", **test, seed=config.synthetic_test_seed, **look)
     return root

@@ -123,6 +123,15 @@ def test_drawing_again_is_not_needed(drawn, monkeypatch):
     assert before == {file: file.stat().st_mtime_ns for file in drawn.rglob("*.png")}
 
 
+def test_another_test_seed_draws_fresh_families_to_test_on_and_the_same_to_train_on(drawn):
+    fresh = splits.draw_twins(CONFIG.replace(synthetic_test_seed=1))
+    same = {}
+    for split in ("train", "test"):
+        names = sorted(file.relative_to(drawn) for file in (drawn / split).rglob("*.png"))
+        same[split] = [(drawn / name).read_bytes() == (fresh / name).read_bytes() for name in names]
+    assert fresh != drawn and all(same["train"]) and not any(same["test"])
+
+
 def test_other_drawings_are_kept_elsewhere(drawn):
     others = [DCALConfig(**TINY | change) for change in ({"synthetic_families": 4}, {"synthetic_test_families": 3})]
     others.append(DCALConfig(**TINY, synthetic_difficulty=1.0))
