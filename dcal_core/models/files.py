@@ -50,7 +50,12 @@ def save_model(folder: Path, model: Verifier) -> None:
 
 def read_architecture(file: Path) -> dict:
     """The architecture that a model folder's file describes; DamagedError if no recipe has such a model."""
-    found = read_json(file)
+    return check_architecture(read_json(file), file)
+
+
+def check_architecture(found: dict, file: Path) -> dict:
+    """An architecture, which a file holds, with the types of its recipe's parameters; DamagedError if no recipe has
+    such a model."""
     try:
         kind = parameters_of({"recipe": found.get("recipe")})
         module = module_of(found["recipe"])
@@ -77,11 +82,15 @@ def other_version(file: Path, error: ConfigError) -> DamagedError:
 def load_model(folder: Path) -> Verifier:
     """The trained model of a folder, on the CPU and in eval mode; DamagedError if it is not as it was written."""
     described = Path(folder) / MODEL_FILE
-    weights = Path(folder) / WEIGHTS_FILE
     if not described.is_file():
         raise ConfigError(f"{folder} holds no trained model (model.json is missing): train first, or set run_dir.")
     check_seal(Path(folder))
-    architecture = read_architecture(described)
+    return restore_model(read_architecture(described), Path(folder) / WEIGHTS_FILE, described)
+
+
+def restore_model(architecture: dict, weights: Path, described: Path) -> Verifier:
+    """The model of a checked architecture, which the file `described` holds, with a file's weights, on the CPU and in
+    eval mode; DamagedError if they do not fit one another."""
     try:
         model = module_of(architecture["recipe"]).rebuild(architecture)
         model.load_state_dict(load_file(weights))
@@ -90,6 +99,6 @@ def load_model(folder: Path) -> Verifier:
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DamagedError(
-            f"{weights} does not fit model.json beside it ({reason}): restore it or train again."
+            f"{weights} does not fit {described.name} beside it ({reason}): restore it or train again."
         ) from None
     return model.eval()

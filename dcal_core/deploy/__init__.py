@@ -1,0 +1,1 @@
+"""A trained model outside its run: one folder, and verdicts on photographs from it."""

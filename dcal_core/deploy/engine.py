@@ -1,0 +1,91 @@
+"""What computes: the part of a predictor that a format of weights decides.
+
+A packed folder holds `config.json`, all that is known about the model, and its weights in one or more formats. An
+engine runs one of them. Everything else in this package imports neither PyTorch nor an engine, so that a machine
+without PyTorch can verify too.
+
+config.json:
+
+    format          1
+    image_size      side of the model's input, px
+    fit             how an image that is not square becomes square: stretch, pad or crop
+    landmarks       where the faces it knows have eyes, nose and mouth, [5, 2] shares of the side; null if not aligned
+    architecture    plain values that rebuild the model without its weights, its recipe among them
+    decision        from a score to a verdict and likelihood ratios (verification/decision.py)
+    range           the measures of the validation images, and the limits of what is validated; null if not measured
+    label           the data that it was trained and calibrated on; starts with SYNTHETIC for drawn twins
+    provenance      hashes of weights and data, code, seed, dates, and the score with its interval
+
+N faces or pairs; H = W = image_size; D numbers in a descriptor.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from dcal_core.errors import ConfigError
+from dcal_core.missing import because
+from dcal_core.storage import DamagedError, read_json
+
+ABOUT_FILE = "config.json"
+FORMAT = 1
+FIELDS = {  # of config.json, with their types
+    "image_size": int,
+    "fit": str,
+    "landmarks": list | None,
+    "architecture": dict,
+    "decision": dict,
+    "range": dict | None,
+    "label": str,
+    "provenance": dict,
+}
+ENGINES = {  # the end of a file's name to what opens it, `module:function`, preferred first
+    ".safetensors": "dcal_core.deploy.torch_engine:TorchEngine",
+}
+
+
+class Engine(Protocol):
+    """A trained model as a predictor uses it; safe to call from several threads.
+
+    about: what config.json holds.
+    """
+
+    about: dict
+
+    def encode(self, faces: np.ndarray) -> np.ndarray:
+        """Descriptors [N, D] float32 of faces [N, H, W, 3], RGB uint8; colour order and normalisation happen here."""
+
+    def compare_pairs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Scores [N] float64 of descriptor i of a with descriptor i of b, [N, D] each, higher = more alike."""
+
+
+def read_about(folder: Path) -> dict:
+    """What a packed folder's config.json holds; ConfigError if it is no such folder, DamagedError if it is damaged."""
+    file = Path(folder) / ABOUT_FILE
+    if not file.is_file():
+        raise ConfigError(
+            f"{folder} holds no packed model ({ABOUT_FILE} is missing{because(folder)}): pack a trained run with "
+            "`twins pack RUN DIR`."
+        )
+    about = read_json(file)
+    if about.get("format") != FORMAT:
+        raise ConfigError(f"{file} is not of a packed model of format {FORMAT}: pack the run again with `twins pack`.")
+    for name, kind in FIELDS.items():
+        if name not in about or not isinstance(about[name], kind) or isinstance(about[name], bool):
+            raise DamagedError(f"{file} is damaged: {name} is missing or of another type; pack the run again.")
+    return about
+
+
+def open_engine(model: Path) -> Engine:
+    """The engine of a packed folder, or of one file of weights in it; ConfigError if none is there."""
+    model = Path(model)
+    folder = model.parent if model.is_file() else model
+    about = read_about(folder)
+    there = {ending: sorted(folder.glob(f"*{ending}")) for ending in ENGINES}
+    found = [model] if model.is_file() else [files[0] for files in there.values() if files]
+    if not found or found[0].suffix not in ENGINES:
+        raise ConfigError(f"{model} holds no weights of a known format ({', '.join(ENGINES)}): pack the run again.")
+    module, _, name = ENGINES[found[0].suffix].partition(":")
+    return getattr(importlib.import_module(module), name)(found[0], about)
