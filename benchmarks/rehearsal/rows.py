@@ -59,6 +59,7 @@ ROWS = (
     changed("fast", "high rates: 4e-4, new layers 3 times faster", lr=4e-4, head_lr_factor=3.0),
     changed("softmax", "the paper's margin softmax: weight 1, scale 30, margin 0.3, smoothing 0.1", **SOFTMAX),
     changed("pwca", "PWCA in every step, as in the paper", pwca_prob=1.0),
+    changed("sa", "self-attention alone: neither GLCA nor PWCA", glca_blocks=0, pwca_first=0),
     changed("still", "no augmentation, no drop path", drop_path=0.0, **STILL),
     mended("supcon", "supervised contrastive loss", **SUPCON),
     mended("softmax", "the light margin softmax", **LIGHT),

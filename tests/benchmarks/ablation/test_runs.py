@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import trials
 from benchmarks.ablation import __main__ as command
-from benchmarks.ablation.rows import FULL, ROWS
+from benchmarks.ablation.rows import CONFIRM, FULL, ROWS
 from benchmarks.trials import Trial, plan, run_all, run_trial
 from dcal_core.config.recipes import load
 from dcal_core.data import splits
@@ -34,15 +34,16 @@ def base():
     return load("demo", PARAMS, TINY)
 
 
-def test_every_row_is_a_change_that_config_knows_and_is_held_against_another_row():
+@pytest.mark.parametrize(("rows", "preset"), [(ROWS, FULL), (CONFIRM, "preset")], ids=["explored", "planned"])
+def test_every_row_is_a_change_that_config_knows_and_is_held_against_another_row(rows, preset):
     base = load("demo", PARAMS, {})
-    names = [row.name for row in ROWS]
+    names = [row.name for row in rows]
     assert len(set(names)) == len(names)
-    for row in ROWS:
+    for row in rows:
         assert row.against in {*names, ""} - {row.name} and set(row.changes) <= set(base.decisive())
-        others = [base.replace(**other.changes) for other in ROWS if other is not row]
+        others = [base.replace(**other.changes) for other in rows if other is not row]
         assert base.replace(**row.changes) not in others, f"{row.name} is another row once more"
-    assert {row.name: row for row in ROWS}[FULL].changes == {}  # the preset as it is
+    assert {row.name: row for row in rows}[preset].changes == {}  # the preset as it is
 
 
 def test_the_main_rows_come_first_seed_by_seed(base, tmp_path):

@@ -45,7 +45,8 @@ def test_every_row_changes_one_thing_or_is_a_main_one():
         if row.against == NEW and not row.main:
             changed = {name for name in row.changes if row.changes[name] != new.get(name)}
             assert changed and not changed & covered, row.name
-            assert row.name in ("fast", "still") or all(row.changes[name] == old[name] for name in changed), row.name
+            own = row.name in ("fast", "still", "sa")  # which no part of the paper's recipe explains
+            assert own or all(row.changes[name] == old[name] for name in changed), row.name
             covered |= changed
     assert covered >= {name for name in compared if old[name] != new.get(name)}  # so no difference goes unexamined
 
