@@ -23,9 +23,10 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from dcal_core.audit.alignment import Face, FaceAligner, NoFace, cut, sharpness
+from dcal_core.audit.alignment import Face, FaceAligner, NoFace, cut
 from dcal_core.audit.detector import face_weights, opencv, versions
 from dcal_core.audit.facts import Entry, list_entries
+from dcal_core.audit.measures import sharpness
 from dcal_core.data.decoding import Unreadable, decode, open_upright, read_file
 from dcal_core.data.drawn.synthetic import manifest_file, mask_file
 from dcal_core.data.landmarks import TEMPLATE_SIDE

@@ -31,7 +31,6 @@ ENLARGED = 2.0  # how much larger than 112 px the template is in a close-up
 LOOKS = 6  # close-ups
 AVERAGED = 4  # the last close-ups, whose landmarks are averaged, because they jump with the detector's grid
 GREY = 127
-INNER = np.s_[32:104, 24:88]  # of an aligned face of 112 px: little of what lies around it
 
 
 class NoFace(Exception):
@@ -100,14 +99,6 @@ def cut(image: np.ndarray, transform: np.ndarray, size: int, fill: int = 0) -> n
     larger = np.array([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2], [0, 0, 1]])
     drawn = cv2.warpAffine(image, (larger @ transform)[:2], (k * size, k * size), borderValue=(fill,) * 3)
     return resize(drawn, size, size)[0]
-
-
-def sharpness(face: np.ndarray) -> float:
-    """How sharp an aligned face [112, 112, 3] is: the standard deviation of the Laplacian of its grey values over their
-    own, between eyes and mouth. Sharp photographs have 0.3 to 1, those blurred by 2 px 0.1 to 0.2; noise raises it."""
-    cv2 = opencv()
-    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[INNER].astype(float)
-    return float(cv2.Laplacian(grey, cv2.CV_64F).std() / max(grey.std(), 1))
 
 
 def choose(rows: np.ndarray, side: int) -> np.ndarray:

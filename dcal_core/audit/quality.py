@@ -11,34 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dcal_core.audit.aligned_copy import Record
-from dcal_core.audit.alignment import similarity_transform
 from dcal_core.audit.kinds import Finding
+from dcal_core.audit.measures import spanned, turned
 from dcal_core.config.shared import Config
 from dcal_core.data.decoding import open_upright
-from dcal_core.data.landmarks import TEMPLATE, TEMPLATE_SIDE
 from dcal_core.lettering import as_written
 from dcal_core.palette import BLUE, VERMILION
 
-DEPTH = np.array([0, 0, 20, 4, 4])  # px of the template: how far each landmark lies in front of the eyes
 SHOWN = 6  # faces of each measure, the worst
-
-
-def turned(landmarks: np.ndarray) -> float:
-    """How far a face looks past the camera, degrees, by its landmarks [5, 2]; in-plane rotation does not count.
-
-    Of all scaled orthographic views of the template, with DEPTH, the one nearest to them by least squares. That all
-    faces are as deep, and landmarks that are 3 px off, make it uncertain by about 10 degrees.
-    """
-    solid = np.column_stack([TEMPLATE, -DEPTH])
-    view = np.linalg.lstsq(solid - solid.mean(0), landmarks - landmarks.mean(0), rcond=None)[0].T  # [2, 3]
-    u, _, vt = np.linalg.svd(view, full_matrices=False)
-    towards = np.cross(*(u @ vt))[2]  # the last number of the rotation matrix
-    return float(np.degrees(np.arccos(np.clip(towards, -1, 1))))
-
-
-def spanned(landmarks: np.ndarray) -> float:
-    """Px of the photograph along a side of the aligned face, by its landmarks [5, 2]."""
-    return TEMPLATE_SIDE / float(np.hypot(*similarity_transform(landmarks, TEMPLATE)[0, :2]))
 
 
 class Measure(NamedTuple):

@@ -42,6 +42,7 @@ from dcal_core.verification.statements import equal_errors, headline
 
 TITLE = "Evaluate a twin verifier"
 SPLITS = ("validation", "test")
+STRANGERS = 500  # validation images whose comparisons with unrelated people calibrate against these
 TABLES = {  # by the questions that they answer
     "answers": report_tables.verdict_table,
     "others": report_tables.systems_table,
@@ -90,10 +91,13 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
     device = fit_device()
     model = model.to(device)
     scored = {reading: {} for reading in model.readings}
+    strangers = None
     for split in SPLITS:
         index = data[split].index
         pairs = pairs_of(index)
         features = encode_images(model, data[split].images, config.encode_batch, device, flip=config.flip_fusion)
+        if split == "validation" and index.co_twins:
+            strangers = unrelated_scores(model, features, index, STRANGERS, device=device, reading=model.readings[0])
         for reading in model.readings:
             scores = score_pairs(model, features, pairs, device=device, reading=reading)
             scored[reading][split] = Scored(index, pairs, scores)
@@ -108,7 +112,8 @@ def score_model(name: str, about: str, model: Verifier, data: TwinData, config: 
             unrelated = unrelated_scores(model, features, index, device=device, reading=reading)
         own_name = f"{name}, {reading}" if number else name
         own_about = about if len(scored) == 1 else f"{about}; its reading {reading}"
-        own = {"unrelated": unrelated, "weights": weights, "size": size, "visible": visible}
+        own = {"unrelated": unrelated, "strangers": None if number else strangers}
+        own |= {"weights": weights, "size": size, "visible": visible}
         systems.append(System(own_name, own_about, **of_splits, **own))
     return systems
 

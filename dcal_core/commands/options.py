@@ -83,6 +83,8 @@ COMMANDS = {  # by name, also of the module
             "--reading": dict(metavar="NAME", help="one of the model's readings, such as global; all of them"),
         },
     ),
+    "pack": Command("write a trained run as one folder", "runs/demo models/demo"),
+    "verify": Command("tell whether two pictures show one person", "a.jpg b.jpg"),
     "synth": Command("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
 }
 

@@ -51,14 +51,18 @@ def decode(data: bytes, size: int, fit: str = "stretch") -> np.ndarray:
 
     fit: an image that is not square is distorted ("stretch"), gets grey bars ("pad") or loses its ends ("crop").
     """
-    image = open_upright(data, 2 * size)
+    return np.ascontiguousarray(squared(open_upright(data, 2 * size), size, fit).transpose(2, 0, 1))  # [3, S, S]
+
+
+def squared(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray:
+    """An RGB image as [size, size, 3] uint8, made square by `fit` as `decode` does."""
     if fit == "pad":
         image = ImageOps.pad(image, (size, size), Image.Resampling.BICUBIC, color=BARS)
     elif fit == "crop":
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # [3, S, S]
+    return np.asarray(image)
 
 
 def open_upright(data: bytes, least: int | None = None) -> Image.Image:
@@ -76,14 +80,20 @@ def open_upright(data: bytes, least: int | None = None) -> Image.Image:
                 image.draft(None, (least, least))
             depth = _depth(image)
             image.load()
-            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
-            return _to_rgb(image if turn is None else image.transpose(turn), depth)
+            return upright(image, depth)
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:
         raise Unreadable(f"not an image, or none of {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
         raise Unreadable(f"cannot be decoded: {error}") from None
+
+
+def upright(image: Image.Image, depth: int = 8) -> Image.Image:
+    """A decoded image, with samples of 8 or 16 bits, as RGB, turned as its EXIF data ask, transparent pixels on white;
+    raises Unreadable."""
+    turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    return _to_rgb(image if turn is None else image.transpose(turn), depth)
 
 
 def _depth(image: Image.Image) -> int:

@@ -42,12 +42,22 @@ def read_pairs(file: Path) -> list[tuple[Path, Path]]:
 def read_lines(file: Path) -> list[str]:
     """The lines of a text in UTF-8, with or without a byte order mark; raises DataError."""
     try:
-        return Path(file).read_bytes().decode("utf-8-sig").splitlines()
-    except OSError as error:
-        reason = f"{error.strerror}{because(file)}"
+        return read_bytes(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        reason = "not UTF-8: save it as UTF-8"
-    raise DataError(f"{file} cannot be read ({reason}): give a text file with two images on each line.") from None
+        raise unreadable(file, "not UTF-8: save it as UTF-8") from None
+
+
+def read_bytes(file: Path) -> bytes:
+    """What a list holds; raises DataError."""
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise unreadable(file, f"{error.strerror}{because(file)}") from None
+
+
+def unreadable(file: Path, reason: str) -> DataError:
+    """The refusal of a list that cannot be read."""
+    return DataError(f"{file} cannot be read ({reason}): give a text file with two images on each line.")
 
 
 def split_line(line: str) -> list[str]:

@@ -13,12 +13,11 @@ from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.landmarks import ARCFACE, DRAWN
 from dcal_core.data.locate import find_root, read_indexes, resolve_paths
 from dcal_core.data.occlusion import OccludedImages
-from dcal_core.data.twins import DataError, TwinIndex, check_disjoint, name_number
+from dcal_core.data.twins import SYNTHETIC, DataError, TwinIndex, check_disjoint, name_number
 from dcal_core.environment import input_roots, output_root, scratch_root
 
 TEST_IMAGES = 8  # per drawn person of the test split
 ALIGNMENT = "alignment.json"  # in the folder of each split of an aligned copy: a record of every photograph
-SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
 FEWEST = {  # families with pairs of one person, and with co-twins, that a split needs, and what for
     "train": (1, "in one family to learn from"),
     "validation": (3, "to set the thresholds of a verdict"),

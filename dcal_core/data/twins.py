@@ -20,6 +20,7 @@ from dcal_core.data.groups import join_pairs, members
 from dcal_core.errors import UserError, quoted
 from dcal_core.missing import because, difference, plain
 
+SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
 LISTED = 5  # entries that a message names; the others are counted
 
 

@@ -26,7 +26,8 @@ class DecisionRule:
 
     data: the label of the data it was chosen on. weights: SHA-256 of the model's weights. families: validation
     families of the rarer class. threshold: where FMR equals FNMR, for a yes or a no. thresholds: of the verdict, at
-    most a share `error` of each class being wrong. co_twins: whether the impostors were co-twins.
+    most a share `error` of each class being wrong. co_twins: whether the impostors were co-twins. strangers: the
+    calibration against unrelated people, where there is one beside that against co-twins.
     """
 
     data: str
@@ -37,6 +38,7 @@ class DecisionRule:
     error: float
     calibration: Calibration | None
     co_twins: bool = True
+    strangers: Calibration | None = None
 
     def __post_init__(self):
         if not (isinstance(self.data, str) and isinstance(self.weights, str)):
@@ -87,6 +89,7 @@ class DecisionRule:
                 "chosen_for": f"at most {100 * self.error:.1f} % wrong in each class",
             },
             "calibration": self.calibration.as_dict() if self.calibration else None,
+            "strangers": self.strangers.as_dict() if self.strangers else None,
         }
 
 
@@ -94,11 +97,13 @@ def rule_of_report(result: dict) -> DecisionRule:
     """Return the decision rule of the first system of an evaluation's result."""
     limits = result["verdict"]["thresholds"]
     fitted = result["calibration"].get("fitted")
-    return _from_dict(result | {"verdict": limits, "families": limits["families"], "calibration": fitted})
+    return rule_from_dict(result | {"verdict": limits, "families": limits["families"], "calibration": fitted})
 
 
-def _from_dict(found: dict) -> DecisionRule:
+def rule_from_dict(found: dict) -> DecisionRule:
+    """Return the rule that `as_dict` wrote; KeyError, TypeError, AttributeError or ValueError for anything else."""
     limits = found["verdict"]
+    strangers = found.get("strangers")
     return DecisionRule(
         data=found["data"],
         weights=found["weights"],
@@ -108,6 +113,7 @@ def _from_dict(found: dict) -> DecisionRule:
         error=limits["error"],
         calibration=None if found["calibration"] is None else from_dict(found["calibration"]),
         co_twins=bool(found.get("co_twins", True)),
+        strangers=None if strangers is None else from_dict(strangers),
     )
 
 
@@ -135,7 +141,7 @@ def read_rule(model: Path) -> DecisionRule | None:
     if storage.read_sums(model).get(DECISION_FILE) != storage.digest(file):
         raise DamagedError(f"{file} is damaged: its SHA-256 is not the one in {SUMS}; {storage.CURE}.")
     try:
-        rule = _from_dict(found)
+        rule = rule_from_dict(found)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{file} is damaged ({error}): evaluate again.") from None
     _check_weights(rule, model)

@@ -21,6 +21,7 @@ from dcal_core.verification.calibrating import (
     reliability,
 )
 from dcal_core.verification.calibration import Calibration
+from dcal_core.verification.comparisons import family_weights
 from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates
 from dcal_core.verification.protocol import Scored, Unrelated, image_names
@@ -38,7 +39,8 @@ class System:
     unrelated people among those, but where these are the impostors anyway.
 
     weights: SHA-256 of the model's weights, "" for a baseline and for a fusion. size: how many weights it has. visible:
-    how visible the model takes each place of the test images for, [N, P], None if it does not say.
+    how visible the model takes each place of the test images for, [N, P], None if it does not say. strangers: unrelated
+    people among the validation families, where they are scored.
     """
 
     name: str
@@ -49,6 +51,7 @@ class System:
     weights: str = ""
     size: int = 0
     visible: np.ndarray | None = None
+    strangers: Unrelated | None = None
 
     @cached_property
     def equal_errors(self) -> tuple[float, float]:
@@ -103,6 +106,7 @@ def evaluate(
         "metrics": summarise(drawn[0]),
         "metrics_per_family": summarise(system.replicates(draws, seed, even=True)),
         "calibration": calibrate(system, calibration, draws, seed),
+        "strangers": calibrate_strangers(system, calibration),
         "verdict": judge(system, error, draws, seed, terms),
         "security": security(*test.labelled, system.unrelated, draws=draws, seed=seed) if system.unrelated else [],
         "curve": _curve(test),
@@ -132,6 +136,23 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
         "cllr_min": cllr_min_estimate(scores, genuine, family, draws, seed, even),
         "reliability": reliability(llr[kind], genuine, family, draws=draws, seed=seed, weights=even),
     }
+
+
+def calibrate_strangers(system: System, kind: str) -> dict | None:
+    """The calibration of one person against unrelated people, fitted on the validation families; None where these were
+    not scored or do not score lower."""
+    if system.strangers is None:
+        return None
+    known = system.validation.pairs.genuine
+    scores = np.concatenate([system.validation.scores[known], system.strangers.scores])
+    genuine = np.arange(len(scores)) < known.sum()
+    own = system.validation.pairs.family[known]
+    two = np.stack([system.strangers.family_a, system.strangers.family_b], 1)
+    family = np.concatenate([np.stack([own, own], 1), two])
+    try:
+        return CALIBRATIONS[kind](scores, genuine, family, family_weights(family, genuine)).as_dict()
+    except ValueError:
+        return None
 
 
 def judge(system: System, error: float, draws: int, seed: int, terms: Terms) -> dict:

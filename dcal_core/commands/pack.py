@@ -1,0 +1,98 @@
+"""The command `pack`: a trained run as one folder, with the range in which it was validated."""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dcal_core.commands.chosen import trained_config
+from dcal_core.data.decoding import Unreadable
+from dcal_core.data.locate import find_root
+from dcal_core.data.splits import drawn_root
+from dcal_core.data.twins import SYNTHETIC, DataError
+from dcal_core.deploy.faces import FaceReader
+from dcal_core.deploy.inputs import source_of
+from dcal_core.deploy.package import RANGE_FILE, landmarks_of, pack
+from dcal_core.deploy.ranges import fit_range
+from dcal_core.errors import ConfigError
+from dcal_core.installation import program_name
+from dcal_core.progress import progress_line
+from dcal_core.runs import MODEL_FILE, WEIGHTS_FILE, RunFolder
+from dcal_core.storage import read_sums, write_text
+from dcal_core.verification.decision import read_rule
+
+
+def measure_range(run: RunFolder, root: Path) -> dict:
+    """The validated range of a run, from its scores.csv and the images below `root`; DataError if they do not fit."""
+    names, a, b, wrong, family = validation_pairs(run)
+    config = trained_config(run.best, {})
+    reader = FaceReader(config.image_size, config.fit, landmarks_of(run))
+    faces, refused = {}, []
+    for place, name in enumerate(progress_line(names, desc="measuring validation images", unit="image")):
+        try:
+            faces[place] = reader.read(source_of(root / name)).measures
+        except Unreadable as reason:
+            refused.append(f"{name}: {reason}")
+    kept = np.isin(a, list(faces)) & np.isin(b, list(faces))
+    if not kept.any():
+        raise DataError(f"no two validation images can be read ({refused[0]}): give --data_root.")
+    number = np.full(len(names), -1)
+    number[list(faces)] = np.arange(len(faces))
+    limits = fit_range(list(faces.values()), number[a[kept]], number[b[kept]], wrong[kept], family[kept])
+    about = f"Measured on {len(faces):,} validation images"
+    about += f"; {len(refused):,} more were left out, such as {refused[0]}." if refused else "."
+    about += "" if reader.finds else " Faces were not looked for, so nothing limits their size, turn and confidence."
+    return {"weights": read_sums(run.best)[WEIGHTS_FILE], "about": about, "limits": limits}
+
+
+def validation_pairs(run: RunFolder) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The validation images of a run's scores.csv by name, and its comparisons of them: two images, whether the verdict
+    of equal errors is wrong, and the family, [P] each; DataError without them."""
+    if not run.scores.is_file():
+        raise DataError(f"{run.scores} is missing: evaluate the run again.")
+    threshold = read_rule(run.best).threshold
+    with run.scores.open(encoding="utf-8", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["split"] == "validation"]
+    if not rows:
+        raise DataError(f"{run.scores} holds no validation pair: evaluate the run again.")
+    names, place = np.unique([row[side] for row in rows for side in ("image_a", "image_b")], return_inverse=True)
+    a, b = place.reshape(-1, 2).T
+    matched = np.array([float(row["score"]) for row in rows]) >= threshold
+    wrong = matched != np.array([row["same_person"] == "1" for row in rows])
+    return names.tolist(), a, b, wrong, np.array([row["family"] for row in rows])
+
+
+def images_root(run: RunFolder, data_root: str) -> Path:
+    """The folder below which a run's scores.csv names images; DataError where it is not found."""
+    config = trained_config(run.best, {"data_root": data_root})
+    root = drawn_root(config) if run.data() == SYNTHETIC and not data_root else find_root(config)
+    if root is None:
+        raise DataError("the images were not found: give --data_root.")
+    return root
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog=f"{program_name()} pack",
+        description="Write a trained and evaluated run as one folder that needs neither the run nor its data.",
+        epilog=f"example:\n  {program_name()} pack runs/demo models/demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("folder", type=Path, help="folder to write")
+    parser.add_argument("--data_root", default="", help="where its images are; else where training found them")
+    options = parser.parse_args(arguments)
+    run = RunFolder(options.run.resolve())
+    if not (run.best / MODEL_FILE).is_file() or read_rule(run.best) is None:
+        raise ConfigError(f"{run} holds no run that was trained and evaluated: do that first, or name another folder.")
+    try:
+        measured = measure_range(run, images_root(run, options.data_root))
+        write_text(run.path / RANGE_FILE, json.dumps(measured, indent=1) + "\n")
+    except DataError as error:
+        print(f"The validated range is not known, so answers will not say whether a picture is inside it: {error}")
+    folder = pack(run, options.folder)
+    print(f"Packed: {folder}")
+    return 0

@@ -1,0 +1,226 @@
+"""Many pairs to one CSV file: each distinct image encoded once, results appended block by block, resumed after a kill.
+
+Beside `results.csv` stand `results.csv.json`, which says what made it and how far it is, and, until it is finished,
+`results.csv.cache`, the descriptors. M distinct images of a share; P pairs; D numbers in a descriptor.
+"""
+
+import csv
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from dcal_core.deploy.answers import decimal
+from dcal_core.deploy.pair_sources import PairSource
+from dcal_core.deploy.predictor import SAME_LOOK, Predictor, error_of
+from dcal_core.errors import ConfigError
+from dcal_core.progress import progress_line
+from dcal_core.storage import disk_errors, read_json, write_text
+from dcal_core.verification.comparisons import SCORE_DECIMALS, rounded
+from dcal_core.verification.verdicts import VERDICTS, verdicts
+
+COLUMNS = (
+    "image_a",
+    "image_b",
+    "verdict",
+    "score",
+    "log10_lr",
+    "log10_lr_unrelated",
+    "inside",
+    "reasons",
+    "doubts",
+    "error",
+)
+ROWS = 5000  # pairs that are written together
+IN_MEMORY = 512 * 2**20  # bytes of descriptors above which they go to a file
+AT_ONCE = 64 * 2**20  # bytes of descriptors that are compared at once
+INSIDE = {True: "yes", False: "no", None: ""}
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The images of a share: rows [M, D]; of each what a result says of it, and the number of its look."""
+
+    rows: np.ndarray
+    described: list
+    looks: np.ndarray
+
+
+def share_of(count: int, part: int, parts: int) -> tuple[int, int]:
+    """The first pair of one of several shares, which follow one another, and the one behind its last."""
+    return count * (part - 1) // parts, count * part // parts
+
+
+def share_file(output: Path, part: int, parts: int) -> Path:
+    """The file of a share: results.csv -> results.03-of-16.csv, so that names sort as the shares follow."""
+    width = len(str(parts))
+    return output.with_name(f"{output.stem}.{part:0{width}d}-of-{parts}{output.suffix}")
+
+
+def compare_all(predictor: Predictor, source: PairSource, output: TextIO, begin: int, end: int) -> None:
+    """Write the results of pairs `begin` to `end` to an open file, with headings."""
+    csv.writer(output).writerow(COLUMNS)
+    for lines, _ in blocks(predictor, source, begin, end):
+        csv.writer(output).writerows(lines)
+        output.flush()
+
+
+def compare_to_file(predictor: Predictor, source: PairSource, output: Path, begin: int, end: int) -> None:
+    """The same to a file, going on where an earlier call with the same pairs and model was interrupted.
+
+    ConfigError where the file is of something else; StorageError.
+    """
+    state_file = output.with_name(f"{output.name}.json")
+    job = {
+        "pairs": source.identity,
+        "from": begin,
+        "to": end,
+        "label": predictor.label,
+        "model": predictor.engine.about["provenance"],
+        "faces_found": predictor.reader.finds,
+        "unchecked": predictor.unchecked,
+    }
+    state = begun(output, state_file, job)
+    with disk_errors(output), open(output, "r+b" if state else "xb") as binary:
+        if state:
+            binary.truncate(state["bytes"])
+            binary.seek(state["bytes"])
+        else:
+            state = {"rows": 0, "bytes": 0}
+        with open(binary.fileno(), "w", encoding="utf-8", newline="", closefd=False, errors="surrogateescape") as text:
+            writer = csv.writer(text)
+            if not state["bytes"]:
+                writer.writerow(COLUMNS)
+            done = state["rows"]
+            for lines, finished in blocks(predictor, source, begin + done, end):
+                writer.writerows(lines)
+                text.flush()
+                os.fsync(binary.fileno())
+                note = {"rows": finished - begin, "bytes": os.fstat(binary.fileno()).st_size}
+                write_text(state_file, json.dumps(note | {"job": job}, indent=1) + "\n")
+
+
+def begun(output: Path, state_file: Path, job: dict) -> dict | None:
+    """How far a file is, None if it is not begun; ConfigError if it is of another job, or shorter than noted."""
+    if not state_file.is_file():
+        if output.exists() and output.stat().st_size > 0:
+            raise ConfigError(f"{output} is there already, and no {state_file.name} beside it: name another file.")
+        output.unlink(missing_ok=True)
+        return None
+    state = read_json(state_file)
+    differing = [name for name in job if state.get("job", {}).get(name) != job[name]]
+    if differing:
+        raise ConfigError(
+            f"{output} was begun with other {', '.join(differing)}: delete it and {state_file.name}, or name another "
+            "file."
+        )
+    if not output.is_file() or output.stat().st_size < state["bytes"]:
+        raise ConfigError(f"{output} is shorter than {state_file.name} notes: delete both to begin again.")
+    return state
+
+
+def blocks(predictor: Predictor, source: PairSource, begin: int, end: int) -> Iterator[tuple[list[tuple], int]]:
+    """The result rows of pairs `begin` to `end`, ROWS at a time, each with the number of the pair behind its last."""
+    if begin >= end:
+        return
+    needed = np.zeros(len(source.names), dtype=bool)
+    for pair in source.places(begin, end):
+        needed[list(pair)] = True
+    chosen = np.flatnonzero(needed)
+    table = table_of(predictor, source, chosen)
+    place_of = np.full(len(needed), -1)
+    place_of[chosen] = np.arange(len(chosen))
+    pairs = source.places(begin, end)
+    for start in progress_line(range(begin, end, ROWS), desc="comparing", unit=f"{ROWS} pairs", file=sys.stderr):
+        stop = min(start + ROWS, end)
+        some = np.array([next(pairs) for _ in range(start, stop)])
+        yield lines_of(predictor, source, table, some, place_of[some]), stop
+
+
+def table_of(predictor: Predictor, source: PairSource, chosen: np.ndarray) -> Table:
+    """The chosen images of a source, each read and encoded once."""
+    batch = predictor.batch_for(len(source.names))  # of all images, so that shares give the same digits
+    described = []
+    rows = None
+    for start in progress_line(range(0, len(chosen), batch), desc="encoding", unit="batch", file=sys.stderr):
+        names = [source.names[place] for place in chosen[start : start + batch]]
+        for one in predictor.describe([source.root / name for name in names], names, batch):
+            if rows is None and one.row is not None:
+                rows = matrix(len(chosen), len(one.row))
+            if one.row is not None:
+                rows[len(described)] = one.row
+            described.append(one.without_row())
+    _, looks = np.unique([one.look for one in described], return_inverse=True)
+    return Table(np.zeros((len(chosen), 1), np.float32) if rows is None else rows, described, looks)
+
+
+def matrix(images: int, width: int) -> np.ndarray:
+    """Room for descriptors [M, D], in a file without a name where it is large."""
+    if images * width * 4 <= IN_MEMORY:
+        return np.zeros((images, width), np.float32)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(images * width * 4)
+        return np.memmap(file, np.float32, "r+", shape=(images, width))
+
+
+def lines_of(predictor: Predictor, source: PairSource, table: Table, named: np.ndarray, places: np.ndarray) -> list:
+    """The result rows of pairs [P, 2], by their places among the names and in the table."""
+    known = table.described
+    names = [[source.names[place] for place in side] for side in named.T]
+    a, b = places.T
+    usable = np.array([not one.error for one in known])
+    right = usable[a] & usable[b]
+    scores = np.full(len(a), np.nan)
+    scores[right] = scores_of(predictor, table.rows, a[right], b[right])
+    right &= np.isfinite(scores)
+    same = table.looks[a] == table.looks[b]
+    judged = np.where(right, scores, 0.0)
+    verdict = verdicts(judged, predictor.rule.thresholds)
+    verdict[same] = 0
+    ratios = [decimal(one, judged) for one in (predictor.rule.calibration, predictor.rule.strangers)]
+    said = ~(same | ~right)
+    texts = [
+        [f"{value:.4f}" if shown else "" for value, shown in zip(values.tolist(), said.tolist(), strict=True)]
+        if values is not None
+        else [""] * len(a)
+        for values in ratios
+    ]
+    lines = []
+    for n, (i, j) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
+        first, second = names[0][n], names[1][n]
+        if not right[n]:
+            why = error_of(first, second, known[i], known[j]) or "the model gives these pictures no finite score"
+            lines.append((first, second, "", "", "", "", "", "", "", why))
+            continue
+        reasons = doubts = ""
+        if known[i].reasons or known[j].reasons or same[n]:
+            found = [f"{first} {one}" for one in known[i].reasons] + [f"{second} {one}" for one in known[j].reasons]
+            reasons = "; ".join([*found, *([SAME_LOOK] if same[n] else [])])
+        if known[i].doubts or known[j].doubts:
+            doubts = "; ".join(
+                [f"{first} {one}" for one in known[i].doubts] + [f"{second} {one}" for one in known[j].doubts]
+            )
+        inside = None if predictor.limits is None and not same[n] else not reasons
+        score = f"{scores[n]:.{SCORE_DECIMALS}f}"
+        lines.append(
+            (first, second, VERDICTS[verdict[n]], score, texts[0][n], texts[1][n], INSIDE[inside], reasons, doubts, "")
+        )
+    return lines
+
+
+def scores_of(predictor: Predictor, rows: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Scores [P] of rows by their places, always so many at once, since digits may depend on it."""
+    at_once = max(1, min(4096, AT_ONCE // (4 * rows.shape[1])))
+    found = np.empty(len(a))
+    for start in range(0, len(a), at_once):
+        some = slice(start, start + at_once)
+        filled = np.resize(a[some], at_once), np.resize(b[some], at_once)
+        scores = predictor.engine.compare_pairs(rows[filled[0]], rows[filled[1]])
+        found[some] = scores[: len(found[some])]
+    return rounded(found)
