@@ -21,6 +21,10 @@ class OAMLConfig(FaceNetwork, SGDMilestones, MarginSoftmaxLoss, PairRatios):
     # model
     joint: bool = parameter(False, "the matcher weighs the places of both faces by a layer each, as OAML's weights do")
     visibility: bool = parameter(True, "local matches count as far as both places are visible")
+    local_finer: bool = parameter(False, "match the places of the finer map before the last, 14 x 14 at 112 px")
+    local_window: int = parameter(
+        0, "rows and columns around a place within which its match is looked for; 0: anywhere", ge=0, le=64
+    )
 
     # losses
     margin_softmax: Literal["cosface", "arcface", "adaface"] = parameter("adaface", "identity loss over all people")

@@ -190,14 +190,17 @@ class AdamWCosine(Config):
 
 
 class SGDMilestones(Config):
-    """SGD with momentum, whose learning rate falls at given epochs."""
+    """SGD with momentum, or AdamW, whose learning rate falls at given epochs."""
 
+    optimizer: Literal["sgd", "adamw"] = parameter(
+        "sgd", "adamw learns from random weights in minutes, at a hundredth of the rate"
+    )
     head_lr_factor: float = parameter(1.0, "learning rate of new layers over that of the backbone", ge=0.01, le=1000)
     momentum: float = parameter(0.9, "momentum of SGD", ge=0, le=0.999)
     milestones: str = parameter("12,20,24", "epochs after which the learning rate falls, by commas; empty: never")
     lr_gamma: float = parameter(0.1, "factor of the learning rate at each milestone", ge=0.001, le=1)
     warmup_share: float = parameter(0.05, "share of the steps with linear warm-up", ge=0, le=0.9)
-    weight_decay: float = parameter(5e-4, "weight decay of SGD, but of no batch norm", ge=0, le=10)
+    weight_decay: float = parameter(5e-4, "weight decay, but of no batch norm", ge=0, le=10)
 
     @property
     def falls(self) -> list[int]:

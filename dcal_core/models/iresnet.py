@@ -64,6 +64,7 @@ class IResNet(nn.Module):
                 blocks.append(ImprovedBlock(channels_in, channels, stride=1 if number else 2))
                 channels_in = channels
         self.body = nn.Sequential(*blocks)
+        self.last_stage = len(blocks) - BLOCKS[depth][-1]  # its first block
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(channels_in),
             nn.Dropout(dropout),
@@ -80,6 +81,11 @@ class IResNet(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """The map before the embedding layer, [B, 8 width, S / 16, S / 16]."""
         return self.body(self.input_layer(images))
+
+    def two_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The map of the stage before the last, [B, 4 width, S / 8, S / 8], and that before the embedding layer."""
+        finer = self.body[: self.last_stage](self.input_layer(images))
+        return finer, self.body[self.last_stage :](finer)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.output_layer(self.features(images))

@@ -18,7 +18,8 @@ from dcal_core.models.face_weights import FaceWeights, check_layout, check_tenso
 from dcal_core.models.qaconv import QAConv
 from dcal_core.models.verifier import Features
 
-ARCHITECTURE = adaface.ARCHITECTURE | {"joint": "joint", "visibility": "visibility"}  # of model.json
+OWN = ("joint", "visibility", "local_finer", "local_window")
+ARCHITECTURE = adaface.ARCHITECTURE | {name: name for name in OWN}  # of model.json
 check_architecture = adaface.check_architecture
 
 
@@ -39,16 +40,30 @@ class OAML(AdaFace):
     """AdaFace with a matcher of places (`qaconv.py`) and an occlusion head. It compares globally, by the cosine of the
     embeddings, locally, by the logit of the matched places, and by both, fused: standardised and weighed.
 
-    joint: of the matcher's weights. visibility: whether places count as far as they are visible. network: as `AdaFace`.
+    joint: of the matcher's weights. visibility: whether places count as far as they are visible. local_finer: places
+    are those of the map of the stage before the last, twice as many to a side. local_window: of the matcher. network:
+    as `AdaFace`.
     """
 
     readings = ("fused", "global", "local")
 
-    def __init__(self, *, joint: bool = False, visibility: bool = True, **network):
+    def __init__(
+        self,
+        *,
+        joint: bool = False,
+        visibility: bool = True,
+        local_finer: bool = False,
+        local_window: int = 0,
+        **network,
+    ):
         super().__init__(**network)
         self.channels = self.backbone.embedding_layer.in_features // self.grid**2
+        self.finer = local_finer
+        if local_finer:
+            self.channels //= 2
+            self.grid *= 2
         self.visibility = visibility
-        self.qaconv = QAConv(self.grid**2, joint)
+        self.qaconv = QAConv(self.grid**2, joint, local_window)
         self.occlusion_head = OcclusionHead(self.channels)
         # Weights, means and scales of the global and the local scores, and an offset: buffers go with the weights.
         self.register_buffer("fusion", torch.tensor([0.5, 0.5, 0.0, 0.0, 1.0, 1.0, 0.0]))
@@ -78,18 +93,22 @@ class OAML(AdaFace):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Training: the embedding [W, width] and the places, "local" [W, C, P], of the images of all processes, and
         "visible_logits" [B, P] of this one's."""
-        features = self.backbone.features(self.prepare(images))
-        local = gather(self.places(features))
-        return {"embedding": self.embed(features), "local": local, "visible_logits": self.occlusion_head(features)}
+        places, features = self.maps(images)
+        local = gather(self.places(places))
+        return {"embedding": self.embed(features), "local": local, "visible_logits": self.occlusion_head(places)}
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The map whose places are matched, [B, C, g, g], and the one before the embedding."""
+        finer, last = self.backbone.two_maps(self.prepare(images))
+        return finer if self.finer else last, last
 
     def encode(self, images: Tensor, trace: bool = False) -> Features:
         """Embeddings [B, width], places "local" [B, C, P] of unit length and how "visible" they are, 0 to 1, [B, P];
         `trace` adds the last `map` [B, C, g, g] and `visible`."""
-        found = super().encode(images, trace=True)
-        features = found.trace["map"]
-        visible = self.occlusion_head(features).sigmoid()
-        parts = found.parts | {"local": self.places(features), "visible": visible}
-        return Features(parts, found.trace | {"visible": visible} if trace else {})
+        places, last = self.maps(images)
+        visible = self.occlusion_head(places).sigmoid()
+        parts = {"embedding": self.backbone.output_layer(last), "local": self.places(places), "visible": visible}
+        return Features(parts, {"map": places, "visible": visible} if trace else {})
 
     def compare(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         """Cosines, logits, or both fused, [Na, Nb]."""
@@ -123,7 +142,7 @@ class OAML(AdaFace):
 
 def rebuild(architecture: dict, **training) -> OAML:
     """The model of an architecture, without its trained weights; training: dropout and frozen."""
-    own = {name: architecture[name] for name in ("joint", "visibility")}
+    own = {name: architecture[name] for name in OWN}
     model = OAML(**network_of(architecture), **own, **training)
     model.architecture = architecture
     return model

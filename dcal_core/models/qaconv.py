@@ -4,6 +4,8 @@ Liao & Shao, ECCV 2020, arXiv 1904.10424. The names are those of the authors and
 N and M images; P places of C channels, each place of unit length.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -44,9 +46,32 @@ def best(correlations: Tensor, dim: int) -> Tensor:
     return correlations.max(dim).values if correlations.requires_grad else correlations.amax(dim)
 
 
-def pair_matches(a: Tensor, b: Tensor, visible_a: Tensor | None, visible_b: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The best match of each place of a and of b in the other image of pair i, and its place, [N, 2, P] each."""
+def neighbourhoods(places: int, window: int) -> Tensor:
+    """The places at most `window` rows and columns away from each place of a square map, [P, K]; outside the map the
+    nearest inside it stand in."""
+    side = math.isqrt(places)
+    steps = torch.arange(-window, window + 1)
+    lines = (torch.arange(side)[:, None] + steps).clamp(0, side - 1)  # [side, 2 window + 1]
+    return (lines[:, None, :, None] * side + lines[None, :, None, :]).reshape(places, -1)
+
+
+def best_near(a: Tensor, b: Tensor, near: Tensor) -> Tensor:
+    """The best match of each place of all a [N, P, C] among the places `near` [P, K] it of all b [M, P, C], [N, M,
+    P]."""
+    around = b[:, near].permute(1, 3, 0, 2).flatten(2)  # [P, C, M K]
+    found = a.transpose(0, 1) @ around  # [P, N, M K]
+    return best(found.unflatten(2, (len(b), -1)), 3).permute(1, 2, 0)
+
+
+def pair_matches(
+    a: Tensor, b: Tensor, visible_a: Tensor | None, visible_b: Tensor | None, near: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The best match of each place of a and of b in the other image of pair i, and its place, [N, 2, P] each; near [P,
+    K]: the places that are looked at for each, None for all."""
     correlations = places_of(a, visible_a) @ places_of(b, visible_b).mT  # [N, P, P]
+    if near is not None:
+        far = torch.ones_like(correlations[0], dtype=torch.bool).scatter_(1, near, False)
+        correlations = correlations.masked_fill(far, -torch.inf)
     (of_a, in_b), (of_b, in_a) = correlations.max(2), correlations.max(1)  # [N, P] each
     return torch.stack([of_a, of_b], 1), torch.stack([in_b, in_a], 1)
 
@@ -59,12 +84,16 @@ class QAConv(nn.Module):
     hidden place is the last choice. Place p then counts v_p of one face times v_p of the other: of aligned faces, what
     one hides says nothing in either.
 
+    window: rows and columns around a place within which its match is looked for, which the papers do not have: aligned
+    faces show the same place there; 0: anywhere.
+
     joint: the weights are in OAML's layout, 2 P of them, a's places first. Its logits depend on the order of a and b;
     these are their means over both orders, so that they do not.
     """
 
-    def __init__(self, places: int = 49, joint: bool = False):
+    def __init__(self, places: int = 49, joint: bool = False, window: int = 0):
         super().__init__()
+        self.register_buffer("near", neighbourhoods(places, window) if window else None, persistent=False)
         self.bn = nn.BatchNorm1d(1)
         self.fc = nn.Linear(2 * places if joint else places, 1)
         self.logit_bn = nn.BatchNorm1d(1)
@@ -81,24 +110,31 @@ class QAConv(nn.Module):
         for x, seen_x in blocks(a, visible_a):
             row = []
             for y, seen_y in blocks(b, visible_b):
-                correlations = places_of(x, seen_x).flatten(0, 1) @ places_of(y, seen_y).flatten(0, 1).T
-                correlations = correlations.view(len(x), x.shape[2], len(y), y.shape[2])  # [n, P, m, P]
-                matches = torch.stack([best(correlations, 3).mT, best(correlations, 1)], 2)  # [n, m, 2, P]
+                matches = self.best_matches(places_of(x, seen_x), places_of(y, seen_y))
                 row.append(matches if self.training else self.judge(matches, seen_by_all(seen_x, seen_y)))
             rows.append(torch.cat(row, 1))
         found = torch.cat(rows)
         return self.judge(found, seen_by_all(visible_a, visible_b)) if self.training else found
 
+    def best_matches(self, x: Tensor, y: Tensor) -> Tensor:
+        """The best matches of the places of all x [n, P, C] in all y [m, P, C], and of those of y, [n, m, 2, P]."""
+        if self.near is not None:
+            return torch.stack([best_near(x, y, self.near), best_near(y, x, self.near).transpose(0, 1)], 2)
+        correlations = (x.flatten(0, 1) @ y.flatten(0, 1).T).view(
+            len(x), x.shape[1], len(y), y.shape[1]
+        )  # [n, P, m, P]
+        return torch.stack([best(correlations, 3).mT, best(correlations, 1)], 2)
+
     def pairs(self, a: Tensor, b: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None) -> Tensor:
         """Logits [N] of image i of a with image i of b, without those of all with all."""
-        return self.judge(pair_matches(a, b, visible_a, visible_b)[0], seen(visible_a, visible_b))
+        return self.judge(pair_matches(a, b, visible_a, visible_b, self.near)[0], seen(visible_a, visible_b))
 
     def parts(
         self, a: Tensor, b: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """What each place of a and of b adds to the logit of pair i, but for a constant, and the place of the other
         image that is its match, [N, 2, P] each; in eval mode."""
-        matches, where = pair_matches(a, b, visible_a, visible_b)
+        matches, where = pair_matches(a, b, visible_a, visible_b, self.near)
         gain = self.logit_bn.weight / (self.logit_bn.running_var + self.logit_bn.eps).sqrt()
         return gain * self.evidence(matches, seen(visible_a, visible_b)), where
 

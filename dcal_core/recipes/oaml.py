@@ -53,8 +53,9 @@ class OAMLRecipe(FaceNetworkRecipe, SGDMilestonesRecipe):
 
     cures = (
         Cure("weights", "a face network's file", lambda config: not config.weights),
-        Cure("lr", "0.05", lambda config: config.lr > 0.1),
-        Cure("lr", "0.01", lambda config: config.lr < 1e-3),
+        Cure("optimizer", "adamw", lambda config: config.optimizer == "sgd" and config.allow_random_init),
+        Cure("lr", "0.05", lambda config: config.optimizer == "sgd" and config.lr > 0.1),
+        Cure("lr", "0.01", lambda config: config.optimizer == "sgd" and config.lr < 1e-3),
         Cure("sampler", "random", lambda config: config.sampler == "graph" and config.allow_random_init),
         Cure("softmax_scale", "16", lambda config: config.softmax_scale > 30 and config.allow_random_init),
     )

@@ -1,4 +1,4 @@
-"""SGD with milestones: the optimiser and schedule of face recognition, for recipes that share it."""
+"""SGD or AdamW with milestones: the optimiser and schedule of face recognition, for recipes that share it."""
 
 import torch
 from torch import nn
@@ -14,10 +14,12 @@ class SGDMilestonesRecipe(Recipe):
 
     config: SGDMilestones
 
-    def optimizer(self, task: nn.Module) -> torch.optim.SGD:
-        """Fused SGD, which can skip a step on the device without waiting for it."""
+    def optimizer(self, task: nn.Module) -> torch.optim.Optimizer:
+        """Fused SGD or AdamW, which can skip a step on the device without waiting for it."""
         config = self.config
         groups = parameter_groups(task, config.head_lr_factor, config.weight_decay)
+        if config.optimizer == "adamw":
+            return torch.optim.AdamW(groups, fused=True)
         optimizer = torch.optim.SGD(groups, momentum=config.momentum, fused=True)
         if config.momentum:  # PyTorch's first step would leave its momentum without values where it is skipped
             for group in groups:
@@ -34,7 +36,8 @@ class SGDMilestonesRecipe(Recipe):
 
 
 def parameter_groups(task: nn.Module, head_lr_factor: float, weight_decay: float) -> list[dict]:
-    """SGD groups: new layers learn at head_lr_factor times the rate of pretrained ones; batch norms do not decay."""
+    """Groups of parameters: new layers learn at head_lr_factor times the rate of pretrained ones; batch norms do not
+    decay."""
     pretrained = {f"model.{name}" for name in task.model.pretrained_depths()}
     of_norms = {
         id(parameter) for module in task.modules() if isinstance(module, NORMS) for parameter in module.parameters()

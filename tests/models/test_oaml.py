@@ -21,6 +21,8 @@ ARCHITECTURE = {
     "width": WIDTH,
     "joint": False,
     "visibility": True,
+    "local_finer": False,
+    "local_window": 0,
 }
 
 
@@ -55,6 +57,21 @@ def test_an_image_is_encoded_to_its_embedding_its_places_and_what_is_visible():
     torch.testing.assert_close(visible[1, 2 * GRID], 1 / (1 + (-logits[1, 0, 2, 0]).exp()))
     assert torch.equal(found.trace["visible"], visible) and found.trace.keys() == {"map", "visible"}
     assert found.parts.keys() == {"embedding", "local", "visible"} and model.encode(make_images()).trace == {}
+
+
+@torch.no_grad()
+def test_a_finer_map_has_more_places_and_leaves_the_embedding_alone():
+    model, coarse = make_model(local_finer=True), make_model()
+    coarse.backbone.load_state_dict(model.backbone.state_dict())
+    found = model.encode(make_images(), trace=True)
+    torch.testing.assert_close(found.parts["embedding"], coarse.encode(make_images()).parts["embedding"])
+    assert model.grid == 2 * GRID and found.trace["map"].shape == (4, 4 * WIDTH, 2 * GRID, 2 * GRID)
+    stem = model.backbone.body[:6](model.backbone.input_layer(2 * make_images() - 1))  # of 8 blocks
+    torch.testing.assert_close(found.trace["map"], stem)
+    assert found.parts["local"].shape == (4, 4 * WIDTH, 4 * GRID**2) and found.parts["visible"].shape == (
+        4,
+        4 * GRID**2,
+    )
 
 
 @torch.no_grad()

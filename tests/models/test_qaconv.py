@@ -199,3 +199,36 @@ def test_a_new_qaconv_gives_twice_the_mean_match():
     expected = sum(matches_of(a[0], b[0])) / PLACES
     for joint in (False, True):
         assert QAConv(PLACES, joint).eval().pairs(a, b).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@torch.no_grad()
+def test_with_a_window_a_match_is_looked_for_nearby_alone(monkeypatch, seen):
+    side = 4
+    places = side**2
+    torch.manual_seed(0)
+    module = QAConv(places, window=1).eval()
+    module.fc.weight.normal_()
+    a, b = make_features(3, 1, places), make_features(2, 2, places)
+    visible = [torch.rand(count, places) for count in (3, 2)] if seen else [None, None]
+    expected = torch.zeros(3, 2, 2, places)
+    at = torch.zeros(3, 2, 2, places, dtype=torch.long)
+    for i in range(3):
+        for j in range(2):
+            scores = 1 + a[i].T @ b[j] if seen else a[i].T @ b[j]  # [P of a, P of b]
+            if seen:
+                scores = scores * visible[0][i][:, None] * visible[1][j]
+            for p in range(places):
+                near = [r for r in range(places) if max(abs(p // side - r // side), abs(p % side - r % side)) < 2]
+                for order, row in enumerate((scores[p], scores[:, p])):
+                    at[i, j, order, p] = max(near, key=lambda r, row=row: row[r])
+                    expected[i, j, order, p] = row[near].max()
+    both = seen and torch.stack(torch.broadcast_tensors(visible[0][:, None], visible[1]), 2)  # [3, 2, 2, P]
+    logits = module.judge(expected, both if seen else None)
+    for block in (48, 2):
+        monkeypatch.setattr(qaconv, "BLOCK", block)
+        torch.testing.assert_close(module(a, b, *visible), logits, atol=1e-5, rtol=1e-5)
+    pairs = a[:2], b, *(v if v is None else v[:2] for v in visible)
+    torch.testing.assert_close(module.pairs(*pairs), logits[:2].diagonal(), atol=1e-5, rtol=1e-5)
+    assert torch.equal(module.parts(*pairs)[1], torch.stack([at[0, 0], at[1, 1]]))
+    assert not torch.allclose(QAConv(places).eval()(a, b), QAConv(places, window=1).eval()(a, b))

@@ -95,12 +95,12 @@ def test_batch_norms_do_not_decay_and_new_layers_learn_at_their_own_rate():
     assert found == {f"{layer}.{kind}": rate for layer, rate in expected.items() for kind in ("weight", "bias")}
 
 
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_a_first_step_that_is_skipped_leaves_no_trace(momentum):
+@pytest.mark.parametrize("changes", [{"momentum": 0.9}, {"momentum": 0.0}, {"optimizer": "adamw"}])
+def test_a_first_step_that_is_skipped_leaves_no_trace(changes):
     """fp16 often begins with one, and PyTorch leaves the momentum of a first step unset then."""
     states = []
     for skipped in (0, 1, 2):
-        task, optimizer, step = trained(momentum=momentum)
+        task, optimizer, step = trained(**changes)
         for found_inf in (*skipped * [1.0], 0.0, 0.0):
             before = [norm.clone() for norm in task.buffers()]
             step(found_inf)
@@ -124,3 +124,12 @@ def test_steps_are_those_of_torch():
         plain.step()
     for ours, theirs in zip(task.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_adamw_takes_its_place_with_the_same_groups():
+    _, optimizer, _ = trained(optimizer="adamw", head_lr_factor=5.0, weight_decay=0.01)
+    _, sgd, _ = trained(head_lr_factor=5.0, weight_decay=0.01)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    for ours, theirs in zip(optimizer.param_groups, sgd.param_groups, strict=True):
+        assert [ours["factor"], ours["weight_decay"]] == [theirs["factor"], theirs["weight_decay"]]
+        assert [p.shape for p in ours["params"]] == [p.shape for p in theirs["params"]]
