@@ -13,8 +13,7 @@ from benchmarks.trials import Row, Trial, chosen_rows, exit_status, parser_of_ro
 from dcal_core.commands.options import given_parameters
 from dcal_core.config.recipes import load
 from dcal_core.config.shared import OCCLUDERS, Config
-from dcal_core.data.drawn.synthetic import generate
-from dcal_core.data.splits import TEST_IMAGES, Split, TwinData, open_data
+from dcal_core.data.splits import Split, TwinData, open_data
 from dcal_core.environment import banner, fit_device
 from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
@@ -25,8 +24,7 @@ from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.occlusion import CLEAR, COVERED, groups_of_pairs, seen_visibility
 from dcal_core.verification.protocol import Pairs, score_pairs, twin_pairs
 
-TRAIN_SEED, TEST_SEED = 0, 18  # of the drawn families; no parameter was chosen on those of the second
-TEST_FAMILIES = 120
+FRESH = {"synthetic_test_families": 120, "synthetic_test_seed": 18}  # on which no parameter was chosen
 PRESET, BLIND, ALONE = "preset", "blind", "alone"
 TRAINED = (
     Row(PRESET, "as preset", main=True),
@@ -75,22 +73,11 @@ def compare(arguments: list[str]) -> None:
     print(banner("Occlusion"))
     rows = chosen_rows(options.rows, TRAINED)
     given, params_dir = given_parameters(options)
-    base = load(given.pop("preset"), params_dir, given)
-    base = base.replace(data_root=str(draw(base, options.folder / "twins").resolve()))
+    base = load(given.pop("preset"), params_dir, FRESH | given)
     data = open_data(base, ("test",))
     trials = plan(rows, base, data["test"].index.fingerprint(), options.folder, options.seeds, options.few)
     run_all(trials, options.jobs)
     report(trials, base, data, options.folder)
-
-
-def draw(config: Config, root: Path) -> Path:
-    """Draw the twins to train on, and those to test on; returns their folder."""
-    shared = {"size": config.image_size, "difficulty": config.synthetic_difficulty}
-    training = {"families": config.synthetic_families, "images_per_person": config.synthetic_images, "seed": TRAIN_SEED}
-    testing = {"families": TEST_FAMILIES, "images_per_person": TEST_IMAGES, "seed": TEST_SEED}
-    generate(root, split="train", **training, **shared)
-    generate(root, split="test", **testing, **shared)
-    return root
 
 
 def report(trials: list[Trial], base: Config, data: TwinData, folder: Path) -> None:
@@ -112,13 +99,13 @@ def report(trials: list[Trial], base: Config, data: TwinData, folder: Path) -> N
         compared = effects(rows, chosen, pairs.take(np.flatnonzero(part)), base.bootstrap_draws)
         found.append({"pairs": name, "count": int(part.sum()), "rows": compared})
         tables.append(f"Pairs with {name}, {int(part.sum()):,}\n\n{as_markdown(compared)}")
-    about = {"data": data.label, "test_families": TEST_FAMILIES, "test_seed": TEST_SEED, "parameters": base.as_dict()}
+    about = {"data": data.label, "test_families": len(test.index.families), "parameters": base.as_dict()}
     about |= {"groups": found, "visibility": visibility}
     seen_lines = [f"- {one['images']}: visible {one['visible']['value']:.3f}" for run in visibility for one in run]
     text = "\n\n".join([*tables, "IoU, seed by seed\n\n" + "\n".join(seen_lines)])
     write_text(folder / "occlusion.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
     write_text(folder / "occlusion.md", text + "\n")
-    print(f"\n{data.label}, {TEST_FAMILIES} unseen families\n\n{text}\n\nTables and JSON: {folder}")
+    print(f"\n{data.label}, {len(test.index.families)} unseen families\n\n{text}\n\nTables and JSON: {folder}")
 
 
 def read(trial: Trial, model: Verifier, test: Split, pairs: Pairs) -> list[Reading]:
