@@ -27,7 +27,7 @@
 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
-data_root = ""  # folder with the index files; empty: search the attached inputs
+data_root = ""  # folder of the data (index files, or a folder a person); empty: search the attached inputs
 run_dir = ""  # folder of the trained run; empty: found by preset, or attached
 pairs_per_family = 1  # of each kind, to measure the maps on; more: surer and slower
 
@@ -55,9 +55,7 @@ explorer = open_explorer(session)
 index, label = explorer.index, explorer.label
 pair = explorer.confusing(0)
 view = explorer.view(*pair)
-print(
-    f"{len(index.families)} test families, {len(explorer.scored.pairs):,} pairs within them"
-)
+print(f"{index.counted()}; {len(explorer.scored.pairs):,} pairs to look at")
 print(f"{len(view.kinds)} kinds of maps of {view.pairs.grid} x {view.pairs.grid} patches")
 
 # %% [markdown]
@@ -149,7 +147,8 @@ session.show(draw_view(explorer.view(*alone), about_pair, heading_alone), "one_p
 # %%
 from dcal_core.explain.pair_figures import draw_contact_sheet
 
-siblings = [index.images_of(index.people.index(person)) for person in index.families[0][:2]]
+family = next(one for one in index.families if len(one) > 1)
+siblings = [index.images_of(index.people.index(person)) for person in family[:2]]
 met = list(zip(*siblings, strict=False))[:4]
 views = [explorer.view(*images) for images in met]
 titles = [f"Score {one.score:.2f}" for one in views]
@@ -165,7 +164,9 @@ from dcal_core.commands.maps import compare_kinds, sampled, write_result
 from dcal_core.explain.comparison import draw_comparison, mean_face
 
 pairs = sampled(explorer, session.config)
-comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.as_drawn)
+comparison = compare_kinds(
+    explorer.model, explorer.images, pairs, explorer.data.as_drawn, index.co_twins
+)
 print(write_result(session.folder.explained, "comparison", {"data": label} | comparison))
 face = mean_face(explorer.images)
 session.show(draw_comparison(comparison, "distinctive", face, label), "comparison")
@@ -238,9 +239,9 @@ display(Markdown(faithfulness_table(trust["maps"])))
 # co-twins, with five models, both maps of *what tells them apart* say what decides the score.
 
 # %%
-from dcal_core.explain.trust import caveats, conclusions_table
+from dcal_core.explain.trust import caveats, conclusions_table, counted
 
-print(f"{trust['pairs']} co-twin pairs of {trust['families']} test families, {label}")
+print(f"{counted(trust)}, {label}")
 display(Markdown(conclusions_table(trust["maps"])))
 display(Markdown("\n".join(f"- {sentence}" for sentence in caveats(trust["maps"]))))
 

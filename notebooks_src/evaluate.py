@@ -22,7 +22,7 @@
 
 # %% tags=["parameters"]
 preset = "auto"  # the preset that was trained; auto: what train.ipynb chooses here
-data_root = ""  # folder with the index files; empty: search the attached inputs
+data_root = ""  # folder of the data (index files, or a folder a person); empty: search the attached inputs
 run_dir = ""  # folder of the run; empty: named after the preset, else the attached one
 compare = ""  # folders of other runs to compare it with, separated by commas
 baseline = False  # True: also a frozen face embedding, see requirements-faces.txt
@@ -49,10 +49,7 @@ config = session.config
 
 # %%
 data = session.open_data(SPLITS)
-for name, split in data.splits.items():
-    index = split.index
-    families, people = len(index.families), len(index.people)
-    print(f"{name}: {families} families, {people} people, {len(index.paths):,} images")
+print(*(split.index.counted() for split in data.splits.values()), sep="\n")
 
 # %% [markdown]
 # ## Scores
@@ -181,8 +178,9 @@ if "reliability" in pictures:
 # through such a system.
 
 # %%
-print(statements.safety(result))
-display(security_table(result))
+print(statements.safety(result) or "No co-twins are known in this data.")
+if result["security"]:
+    display(security_table(result))
 
 # %% [markdown]
 # ## Which pairs does it get wrong?

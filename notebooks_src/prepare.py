@@ -16,7 +16,7 @@
 
 # %% tags=["parameters"]
 preset = "auto"  # the preset to be trained; auto: what train.ipynb chooses here
-data_root = ""  # folder with the index files; empty: search the attached inputs
+data_root = ""  # folder of the data (index files, or a folder a person); empty: search the attached inputs
 run_dir = ""  # folder of the results; empty: prepare, among the outputs
 drop_suggested = False  # True: exclude all suggested images, without a review
 align = False  # True: also make an aligned copy of the photographs, see the end

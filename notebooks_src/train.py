@@ -27,7 +27,7 @@
 
 # %% tags=["parameters"]
 preset = "auto"  # auto: kaggle_t4x2 where there are data and a GPU, else demo
-data_root = ""  # folder with the index files; empty: search the attached inputs
+data_root = ""  # folder of the data (index files, or a folder a person); empty: search the attached inputs
 run_dir = ""  # folder of this run; empty: named after the preset
 resume = None  # None or True: go on with the run, or start it; False: start afresh
 resume_from = ""  # an earlier run to continue; empty: this run's own, or an attached one
@@ -198,10 +198,7 @@ session = begin_training("Train a twin verifier", given, PARAMS_DIR)
 from dcal_core.commands.train import open_training_data
 
 data = open_training_data(session.config)
-for name, split in data.splits.items():
-    index = split.index
-    families, people = len(index.families), len(index.people)
-    print(f"{name}: {families} families, {people} people, {len(index.paths):,} images")
+print(*(split.index.counted() for split in data.splits.values()), sep="\n")
 
 # %% [markdown]
 # Each row below is one family: some images of one sibling, then of the other. Look for what stays the same within a

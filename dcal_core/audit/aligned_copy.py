@@ -5,6 +5,9 @@
     id_to_train_aligned_images.json             id_to_test_...              person to faces
     train_dataset_infor.json, train_twin_pairs.json, test_...               the index files that training reads
 
+Of folders of people it is such a data set again: train/<person>/<file>.png with train/alignment.json, test/...,
+twin_pairs.json. A person without a face is then left out.
+
 A rerun aligns only new and changed photographs; an interruption loses the last chunk at most.
 """
 
@@ -13,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -31,6 +35,7 @@ from dcal_core.data.decoding import Unreadable, decode, open_upright, read_file
 from dcal_core.data.drawn.synthetic import manifest_file, mask_file
 from dcal_core.data.landmarks import TEMPLATE_SIDE
 from dcal_core.data.locate import PARTS
+from dcal_core.data.people_folders import PAIRS
 from dcal_core.data.processes import in_processes
 from dcal_core.data.splits import ALIGNMENT
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
@@ -85,10 +90,12 @@ def align_split(
     size: px, the side of a face. missing: "drop" leaves photographs without a face out, "keep" makes them square
     by `fit`, as in `decode`. relaxed: try these again with the detector's relaxed settings. points: landmarks [5, 2]
     by image, in place of the detector's. workers: processes, None for as many as pay off; their number changes no
-    pixel, and a script that uses several needs a `__main__` guard. DataError if two faces would get the same name or a
-    person has no face.
+    pixel, and a script that uses several needs a `__main__` guard. DataError if two faces would get the same name, if a
+    person has no face, or if the folder holds a copy of the other kind.
     """
-    faces = target / f"{index.name}_aligned_images"
+    faces = target / _faces_folder(index)
+    if (other := target / _faces_folder(replace(index, in_place=not index.in_place))).exists():
+        raise DataError(f"{other} is a part of an aligned copy of another kind of data set: move {target} elsewhere.")
     parameters = {"version": VERSION, "size": size, "missing": missing, "fit": fit, **versions()}
     face_weights()  # so that a missing package or damaged weights end here and not in a worker
     with disk_errors(target):
@@ -112,7 +119,7 @@ def align_split(
                 _write_records(faces / ALIGNMENT, parameters, done.values())
     records = [done[entry.name] for entry in entries]
     _write_records(faces / ALIGNMENT, parameters, records)
-    _write_index(index, target, records)
+    _write_people(index, target, records)
     for file in {record.file for record in before.values()} - {record.file for record in records} - {""}:
         (target / file).unlink(missing_ok=True)  # faces of people or photographs that are no longer listed
     return records
@@ -132,6 +139,23 @@ def align_masks(records: Mapping[str, Sequence[Record]], root: Path, target: Pat
         write_text(manifest_file(target, split), manifest_file(root, split).read_text())
 
 
+def write_pairs(indexes: Sequence[TwinIndex], records: Mapping[str, Sequence[Record]], target: Path) -> None:
+    """Write the co-twins who have aligned faces beside the folders of people, where such data knows any."""
+    if not indexes[0].in_place:
+        return
+    there = {record.person for split in records.values() for record in split if record.file}
+    families = [sorted(there.intersection(family)) for index in indexes for family in index.families]
+    if pairs := [pair for family in families for pair in combinations(family, 2)]:
+        write_text(target / PAIRS, json.dumps(pairs, indent=1))
+    else:
+        (target / PAIRS).unlink(missing_ok=True)
+
+
+def _faces_folder(index: TwinIndex) -> str:
+    """The folder of a split's faces, below the data root; that of a data set of people's folders is such a one."""
+    return index.name if index.in_place else f"{index.name}_aligned_images"
+
+
 def _face_files(index: TwinIndex, entries: Sequence[Entry]) -> list[str]:
     """The file of each entry's face, below the data root."""
     files = []
@@ -139,7 +163,7 @@ def _face_files(index: TwinIndex, entries: Sequence[Entry]) -> list[str]:
     for entry in entries:
         if path_parts(entry.person) != (entry.person,) or entry.person == "..":
             raise DataError(f"{index.name}: person {entry.person!r:.60} cannot be a folder's name: write another id.")
-        file = f"{index.name}_aligned_images/{entry.person}/{Path(path_parts(entry.path)[-1]).stem}.png"
+        file = f"{_faces_folder(index)}/{entry.person}/{Path(path_parts(entry.path)[-1]).stem}.png"
         if (other := owner.setdefault(file.casefold(), entry.name)) != entry.name:
             raise DataError(f"{index.name}: {other!r} and {entry.name!r} would both become {file}: rename one of them.")
         files.append(file)
@@ -252,11 +276,18 @@ def _write_records(file: Path, parameters: dict, records: Sequence[Record]) -> N
     write_text(file, f'{{"parameters": {json.dumps(parameters)},\n"records": [\n{lines}\n]}}\n')
 
 
-def _write_index(index: TwinIndex, target: Path, records: Sequence[Record]) -> None:
+def _write_people(index: TwinIndex, target: Path, records: Sequence[Record]) -> None:
     """Write the faces of each person under the names that alignment and training use, and the pairs; DataError for a
     person without a face."""
-    faces = {person: [r.file for r in records if r.person == person and r.file] for person in index.people}
-    if emptied := [person for person, files in faces.items() if not files]:
+    faces = defaultdict(list)
+    for record in records:
+        faces[record.person] += [record.file] if record.file else []
+    emptied = [person for person, files in faces.items() if not files]
+    if index.in_place:
+        if emptied:
+            print(f"{index.name}: left out, without an aligned face: {name_some(emptied, 'person', 'people')}")
+        return
+    if emptied:
         raise DataError(
             f"{index.name}: no aligned face of {name_some(emptied, 'person', 'people')} is left, see {ALIGNMENT}: keep "
             "photographs without a face (align_missing=keep), add some, or unlist the person."

@@ -143,7 +143,7 @@ def _about_people(indexes: Sequence[TwinIndex], splits: dict[str, dict]) -> Iter
     for index in indexes:
         if few := tuple(person for person, count in splits[index.name]["images_of"].items() if count < 2):
             yield Finding("few_images", f"fewer than two readable images in {index.name}", few)
-        if alone := tuple(family[0] for family in index.families if len(family) == 1):
+        if index.co_twins and (alone := tuple(family[0] for family in index.families if len(family) == 1)):
             yield Finding("no_co_twin", f"without a co-twin in {index.name}", alone)
         for family in index.families:
             if len(family) > 2:

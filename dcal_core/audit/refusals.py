@@ -9,23 +9,23 @@ import numpy as np
 from dcal_core.audit.facts import Entry
 from dcal_core.audit.kinds import Finding
 from dcal_core.config.shared import Config
-from dcal_core.data.splits import families_with_twins, split_families, too_little
+from dcal_core.data.enough import ANY, Needs, families_with_twins, too_little
+from dcal_core.data.splits import split_families
 from dcal_core.data.twins import DataError, TwinIndex, name_number, name_some
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What training asks of a data set. batch: families with co-twins that a batch takes; lost: the tolerated share of
-    missing images, and of unreadable ones."""
+    """What training asks of a data set. lost: the tolerated share of missing images, and of unreadable ones."""
 
     validation_share: float
     seed: int
-    batch: int
+    needs: Needs
     lost: float
 
     @classmethod
     def of(cls, config: Config) -> "Limits":
-        return cls(config.validation_share, config.seed, config.families_in_batch, config.max_lost_share)
+        return cls(config.validation_share, config.seed, Needs.of(config), config.max_lost_share)
 
 
 def refusals(indexes: Sequence[TwinIndex], entries: Sequence[Entry], limits: Limits | None) -> Iterator[Finding]:
@@ -45,7 +45,7 @@ def refusals(indexes: Sequence[TwinIndex], entries: Sequence[Entry], limits: Lim
             continue
         for part in parts:
             own = entries_of(part, index.name, entry_of)
-            if reason := too_little(part, among, limits.batch if limits else 1, readable_images(part, own)):
+            if reason := too_little(part, among, limits.needs if limits else ANY, readable_images(part, own)):
                 yield Finding("too_little", reason, ())
             yield from lost_images(part.name, own, limits.lost if limits else 1.0)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from dcal_core.config.parameters import is_decisive, read
 from dcal_core.config.recipes import check_names, load, name_of, parameters_of, read_preset
 from dcal_core.config.shared import Config
-from dcal_core.data.locate import find_indexes, find_root
+from dcal_core.data.enough import of_unknown_co_twins
+from dcal_core.data.roots import find_data, find_root, folders_not_taken, knows_co_twins
 from dcal_core.data.twins import DataError
 from dcal_core.environment import gpu_verdict, input_roots, on_kaggle, output_root
 from dcal_core.errors import ConfigError
@@ -45,7 +46,7 @@ def choose_preset(preset: str, data_root: str, trains: bool = False) -> str:
     """
     if preset != "auto":
         return preset
-    if not find_indexes(input_roots(data_root)):
+    if not find_data(data_root):
         return "demo"
     return "kaggle_t4x2" if (on_kaggle() and not trains) or gpu_verdict()[0] else "demo"
 
@@ -61,7 +62,7 @@ def title_of(title: str, given: dict, preset: str) -> str:
     without a GPU, to the demo's small model."""
     if given["preset"] != "auto" or preset != "demo":
         return title
-    if find_indexes(input_roots(given.get("data_root", ""))):
+    if find_data(given.get("data_root", "")):
         return f"{title} (no GPU: the demo's small model)"
     return f"{title} (no data found: on drawn twins, SYNTHETIC)"
 
@@ -74,8 +75,15 @@ def refuse_without_data(config: Config, preset: str, params_dir: Path, given: di
     roots = " and ".join(map(str, input_roots())) or "data/, which is not there"
     raise DataError(
         f"preset {Path(preset).name} is for real data, and none was found (searched: {roots}): give data_root, attach "
-        "a dataset on Kaggle (Add Input), or take --preset demo, which draws twins."
+        f"a dataset on Kaggle (Add Input), or take --preset demo, which draws twins.{folders_not_taken()}"
     )
+
+
+def refuse_unknown_co_twins(config: Config) -> None:
+    """Raise DataError where a recipe learns from co-twins, and the data does not say who they are."""
+    root = find_root(config)
+    if root and config.needs_co_twins and not knows_co_twins(root):
+        raise DataError(of_unknown_co_twins(root))
 
 
 def listed(text: str) -> list[str]:

@@ -198,7 +198,7 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
     if result["calibration"].get("reliability"):
         yield "reliability", plots.draw_reliability(result["calibration"], genuine, family, data.label)
     marks = None
-    if data.synthetic:
+    if data.synthetic and result["co_twins"]:
         images = data["test"].images
         marks = [marks_of(data.root, pair["paths"], images.size) for pair in result["confusable"]]
     yield "confusable", plots.draw_confusable(result, data["test"].images, marks)

@@ -146,7 +146,9 @@ def explain_test(session: Session) -> list[Path]:
     for turn in range(min(SHOWN, len(explorer.order))):
         pair = explorer.confusing(turn)
         files += write_view(session, explorer.view(*pair), explorer.label, explorer.judged(*pair))
-    comparison = compare_kinds(explorer.model, explorer.images, sampled(explorer, config), explorer.data.as_drawn)
+    pairs = sampled(explorer, config)
+    co_twins = explorer.index.co_twins
+    comparison = compare_kinds(explorer.model, explorer.images, pairs, explorer.data.as_drawn, co_twins)
     files += write_comparison(explained, figures, comparison, explorer.images, explorer.label)
     print(faithfulness_table(trust["maps"]), conclusions_table(trust["maps"]), *caveats(trust["maps"]), sep="\n\n")
     return files

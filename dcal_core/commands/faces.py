@@ -18,6 +18,7 @@ from dcal_core.audit.aligned_copy import (
     Record,
     align_masks,
     align_split,
+    write_pairs,
 )
 from dcal_core.audit.facts import Entry
 from dcal_core.audit.findings import Audit
@@ -29,7 +30,7 @@ from dcal_core.commands.session import Session
 from dcal_core.data.decoding import open_upright
 from dcal_core.data.drawn.synthetic import is_photographed
 from dcal_core.data.exclusions import FILE
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import SYNTHETIC, open_split, reviewed_indexes
 from dcal_core.data.twins import DataError, TwinIndex
 from dcal_core.environment import fit_device
@@ -71,8 +72,10 @@ def align_data(session: Session, audit: Audit) -> tuple[Path, dict[str, list[Rec
     if by_hand.exists():
         options["points"] = read_points(by_hand, audit.entries)
     records = {}
-    for index in reviewed(session, audit.root):
+    indexes = reviewed(session, audit.root)
+    for index in indexes:
         records[index.name] = align_split(index, audit.root, target, relaxed=config.align_relaxed, **options)
+    write_pairs(indexes, records, target)
     if audit.data == SYNTHETIC:
         align_masks(records, audit.root, target, config.align_size)
     return target, records

@@ -13,15 +13,17 @@ from dcal_core.commands.session import Session
 from dcal_core.config.shared import Config
 from dcal_core.data.images import ImageStore
 from dcal_core.data.landmarks import ARCFACE, DRAWN
-from dcal_core.data.locate import find_images, find_indexes, read_indexes
+from dcal_core.data.locate import find_images
+from dcal_core.data.roots import find_data, read_indexes
 from dcal_core.data.splits import SYNTHETIC, drawn_root
 from dcal_core.data.twins import DataError
-from dcal_core.environment import fit_device, input_roots
+from dcal_core.environment import fit_device
 from dcal_core.explain.catalogue import MAPS, PairView
 from dcal_core.explain.comparison import compare_groups, quick_maps
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.pair_figures import write_pair
 from dcal_core.explain.regions import face_regions
+from dcal_core.explain.trust import counted
 from dcal_core.models.files import load_model
 from dcal_core.runs import DECISION_FILE, RunFolder
 from dcal_core.storage import read_json, write_text
@@ -49,6 +51,8 @@ def rule_of(session: Session) -> DecisionRule | None:
 def open_explorer(session: Session) -> Explorer:
     """The session's model on its test families."""
     data = session.open_data(("test",))
+    if not data["test"].index.co_twins:
+        print("Two people, drawn, stand wherever co-twins would.")
     gate = partial(gate_of, session, data.as_drawn)
     return Explorer(trained_model(session), data, rule_of(session), session.config.encode_batch, gate)
 
@@ -58,11 +62,11 @@ def regions_of(drawn: bool, size: int) -> dict[str, np.ndarray]:
     return face_regions(DRAWN if drawn else ARCFACE, size)
 
 
-def compare_kinds(model: torch.nn.Module, images: ImageStore, pairs: Pairs, drawn: bool) -> dict:
-    """Every quick map of the model, on same-person pairs against co-twins."""
+def compare_kinds(model: torch.nn.Module, images: ImageStore, pairs: Pairs, drawn: bool, co_twins: bool = True) -> dict:
+    """Every quick map of the model, on same-person pairs against co-twins, or against unrelated people."""
     first = PairView(model, images.batch([pairs.a[0], pairs.b[0]]), ("", ""))
     maps = quick_maps(model, images, pairs, [name for name in first.kinds if MAPS[name].quick])
-    return compare_groups(maps, pairs, regions_of(drawn, model.image_size))
+    return compare_groups(maps, pairs, regions_of(drawn, model.image_size), co_twins)
 
 
 def sampled(explorer: Explorer, config: Config) -> Pairs:
@@ -96,8 +100,7 @@ def write_view(
 
 def trust_title(trust: dict) -> str:
     """The title of the figure of faithfulness: which data, and how much of it."""
-    counted = f"{trust['pairs']:,} co-twin pairs of {trust['families']:,} families"
-    return f"How far each map can be believed ({trust['data']}): {counted}"
+    return f"How far each map can be believed ({trust['data']}): {counted(trust)}"
 
 
 def gate_of(session: Session, drawn: bool) -> Gate:
@@ -110,10 +113,10 @@ def gate_of(session: Session, drawn: bool) -> Gate:
 def training_images(config: Config, people: set[str], drawn: bool) -> list[Path] | None:
     """The images of the people that a model was trained on; None if their data set is missing or not whole."""
     try:
-        root = drawn_root(config) if drawn else find_indexes(input_roots(config.data_root))
+        root = drawn_root(config) if drawn else find_data(config.data_root)
         if root is None or not people:
             return None
-        index, _ = read_indexes(root)
+        index, _ = read_indexes(root, quiet=True)
         places = zip(index.person_of, find_images(index, root), strict=True)
         return [Path(file) for person, files in places if index.people[person] in people for file in files]
     except DataError:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dcal_core.commands.chosen import read_given, refuse_without_data, run_folder
+from dcal_core.commands.chosen import read_given, refuse_unknown_co_twins, refuse_without_data, run_folder
 from dcal_core.config.shared import Config
 from dcal_core.data.benchmarks.packed_pairs import FILES, pair_files
 from dcal_core.environment import input_roots
@@ -18,6 +18,7 @@ def run_to_train(given: dict, params_dir: Path) -> tuple[str, Config, RunFolder]
     preset, config = read_given(given, params_dir, trains=True)
     folder = run_folder(config.run_dir, preset)
     refuse_without_data(config, preset, params_dir, given)
+    refuse_unknown_co_twins(config)
     if config.best_by == "benchmarks" and not pair_files(config):
         raise ConfigError(f"best_by=benchmarks: none of {FILES} is there: give the folder of one as benchmarks_root.")
     check_folder(folder)

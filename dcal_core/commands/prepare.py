@@ -27,8 +27,8 @@ from dcal_core.commands.faces import (
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, scratch_size
 from dcal_core.config.shared import Config
-from dcal_core.data.locate import read_indexes
-from dcal_core.data.splits import label_of, open_root, without_excluded
+from dcal_core.data.roots import read_indexes
+from dcal_core.data.splits import NO_CO_TWINS, label_of, open_root, without_excluded
 from dcal_core.data.twins import name_number
 from dcal_core.environment import banner
 from dcal_core.errors import ConfigError
@@ -63,6 +63,8 @@ def audit_data(config: Config) -> Audit:
     root = open_root(config)
     excluded = partial(without_excluded, config=config)
     indexes = read_indexes(root)
+    if not indexes[1].co_twins:
+        print(NO_CO_TWINS)
     return audit_images(indexes, root, config.image_size, label_of(root), config.fit, Limits.of(config), excluded)
 
 
@@ -83,7 +85,9 @@ def splits_table(audit: Audit) -> str:
     """Counts of people, families and images in each split, as a Markdown table."""
     splits = audit.splits.values()
     rows = []
-    for key in ("people", "families", "images", "images_found", "images_readable"):
+    everybody_alone = all(one["families"] == one["people"] for one in splits)
+    families = () if everybody_alone else ("families",)
+    for key in ("people", *families, "images", "images_found", "images_readable"):
         rows.append([key.replace("_", " "), *(f"{split[key]:,}" for split in splits)])
     rows.append(["images per person: least, median, most", *(_spread(s["images_per_person"]) for s in splits)])
     rows.append(["shorter side, px: least, median, most", *(_spread(split["shorter_side_px"]) for split in splits)])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from dcal_core.commands.chosen import trained_config, trained_run
 from dcal_core.config.shared import Config
-from dcal_core.data.locate import find_root
+from dcal_core.data.roots import find_root
 from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
 from dcal_core.data.twins import DataError
 from dcal_core.environment import banner, scratch_root

@@ -5,7 +5,8 @@ import argparse
 from pathlib import Path
 
 from dcal_core.data.drawn.photographs import draw_like
-from dcal_core.data.locate import INDEX_FILES, find_indexes, read_indexes
+from dcal_core.data.locate import INDEX_FILES, find_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.twins import DataError, check_disjoint
 from dcal_core.installation import program_name
 from dcal_core.missing import because

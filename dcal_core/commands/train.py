@@ -19,6 +19,7 @@ from dcal_core.commands.session import Session, scratch_size
 from dcal_core.commands.start import begin_training
 from dcal_core.config.shared import Config
 from dcal_core.data.benchmarks.packed_pairs import pair_files
+from dcal_core.data.enough import Needs
 from dcal_core.data.splits import Split, TwinData, open_data
 from dcal_core.distributed import (
     LaunchError,
@@ -91,7 +92,7 @@ def validator(recipe: Recipe, split: Split):
 
 def open_training_data(config: Config) -> TwinData:
     """The data to train and validate on; DataError, before an image is decoded, where a split is too small."""
-    return open_data(config, ("train", "validation"), config.families_in_batch)
+    return open_data(config, ("train", "validation"), Needs.of(config))
 
 
 def train_run(

@@ -1,6 +1,6 @@
 """The parameters of Dual Cross-Attention Learning."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from dcal_core.config.adaface import IR_BACKBONES
 from dcal_core.config.parameters import parameter, run_option, run_path
@@ -10,6 +10,8 @@ from dcal_core.errors import ConfigError
 
 class DCALConfig(AdamWCosine, MarginSoftmaxAndTriplets, PairRatios):
     """The parameters of `recipe: dcal`."""
+
+    needs_co_twins: ClassVar[bool] = True
 
     recipe: Literal["dcal"] = parameter("dcal", "which of the systems is trained")
     backbone: str = parameter("vit_base_patch16_224", "a timm vision transformer, or hybrid_tiny (the demo's)")

@@ -61,6 +61,10 @@ class OAMLConfig(FaceNetwork, SGDMilestones, MarginSoftmaxLoss, PairRatios):
         """The occluders in training."""
         return kinds_of_occluders("occlusion_kinds", self.occlusion_kinds)
 
+    @property
+    def people_in_batch(self) -> int:
+        return 2 * self.pairs_per_batch
+
     def check(self) -> None:
         """Raise ConfigError where parameters do not agree with one another."""
         super().check()

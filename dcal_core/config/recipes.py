@@ -42,6 +42,11 @@ def class_of(recipe: str) -> type[Config]:
     return pkgutil.resolve_name(CLASSES[recipe])
 
 
+def without_co_twins() -> str:
+    """The recipes that can do without co-twins, in words."""
+    return " or ".join(recipe for recipe in CLASSES if not class_of(recipe).needs_co_twins)
+
+
 def parameters_of(values: dict) -> type[Config]:
     """The class of the recipe that some values name; raises ConfigError for a recipe that does not exist."""
     recipe = values.get("recipe", DEFAULT)

@@ -1,6 +1,6 @@
 """The parameters that every recipe has, and those that several recipes share."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from dcal_core.config.parameters import Parameters, parameter, run_option, run_path
 from dcal_core.errors import ConfigError
@@ -19,6 +19,8 @@ def kinds_of_occluders(name: str, text: str) -> tuple[str, ...]:
 class Config(Parameters):
     """The parameters that every recipe has; `dcal_core.config.recipes` chooses the class of one recipe."""
 
+    needs_co_twins: ClassVar[bool] = False  # to train
+
     # run
     recipe: str = parameter(..., "which of the systems is trained")
     run_dir: str = run_path("folder of this run; empty: by preset below the output folder")
@@ -33,7 +35,7 @@ class Config(Parameters):
     nproc: int = run_option(1, "processes that train together, one GPU each; 0: as many as there are GPUs", ge=0, le=64)
 
     # data
-    data_root: str = run_path("folder with the index files; empty: search the inputs")
+    data_root: str = run_path("folder of the index files, or of a folder a person; empty: search the inputs")
     benchmarks_root: str = run_path("folder of face benchmarks such as lfw.bin; empty: search where the data are")
     image_size: int = parameter(224, "side of the square input, px", ge=32, le=1024)
     fit: Literal["stretch", "pad", "crop"] = parameter(
@@ -147,6 +149,11 @@ class Config(Parameters):
     def families_in_batch(self) -> int:
         """The families with co-twins that a batch takes."""
         return 1
+
+    @property
+    def people_in_batch(self) -> int:
+        """The people that a batch takes where no co-twins are known."""
+        return 2
 
     def check(self) -> None:
         """Raise ConfigError where parameters do not agree with one another."""

@@ -9,10 +9,13 @@ from dcal_core.lettering import as_written
 
 
 def draw_family_sheet(index: TwinIndex, images: ImageStore, label: str, families: int = 4, each: int = 4) -> Figure:
-    """A sheet of some families: a row each, some images of one sibling, then of the other."""
+    """A sheet of some families: a row each, some images of one sibling, then of the other; of some people where no
+    co-twins are known."""
     families = min(families, len(index.families))
     figure = Figure(figsize=(10, 1.45 * families), layout="constrained")
-    figure.suptitle(f"Some families of the {index.name} split ({label})", fontsize=12)
+    figure.suptitle(
+        f"Some {'families' if index.co_twins else 'people'} of the {index.name} split ({label})", fontsize=12
+    )
     for axes, family in zip(figure.subplots(families, 1, squeeze=False)[:, 0], index.families, strict=False):
         people = [index.people.index(person) for person in family[:2]]
         rows = [np.resize(index.images_of(person), each) for person in people]

@@ -23,6 +23,7 @@ from dcal_core.storage import check_room, disk_errors, whole_file
 CACHE_VERSION = 2  # raise it when decoding changes, so that older caches are not used
 CHUNK = 256  # images in flight; bounds the memory if the disk is slow
 MOST_DECODED = 20_000_000_000  # bytes of maps in a cache
+LARGEST_MAP = 20_000_000_000  # bytes, beyond which images are decoded when they are asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +91,13 @@ def open_images(
     fit: str = "stretch",
 ) -> ImageStore | LazyImages:
     """Decode images to `size` x `size` RGB into a memory map below `cache`, or map those decoded before; images in
-    records are decoded when they are asked for.
+    records, and those that would make the LARGEST_MAP, are decoded when they are asked for.
 
     The map is keyed by the content of the files: changed files are decoded again, moved ones are not. fit: what becomes
     of images that are not square, as in `decode`. Images that cannot be decoded are printed, left out and listed in
     `rejected`; DataError if they are more than `max_lost_share` (0 to 1) of all.
     """
-    if paths and in_records(paths[0]):
+    if paths and (in_records(paths[0]) or 3 * size * size * len(paths) > LARGEST_MAP):
         return LazyImages(tuple(paths), size, fit)
     paths = [Path(path) if isinstance(path, str) else path for path in paths]
     cache = Path(cache)

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dcal_core.config.shared import Config
-from dcal_core.data.twins import LISTED, DataError, TwinIndex, name_some, path_parts, read_index, written_parts
-from dcal_core.environment import input_roots
+from dcal_core.data.twins import LISTED, DataError, TwinIndex, name_some, path_parts, written_parts
 from dcal_core.missing import because, cause, difference, names_in, plain, same_looking
 
 PARTS = ("dataset_infor", "twin_pairs")
@@ -50,6 +48,14 @@ def find_indexes(roots: Sequence[Path]) -> Path | None:
     DataError if several folders hold them, or if there is what may be a data set and cannot be used: some of the files,
     or files of nearly these names; a link that leads nowhere; a folder that cannot be listed; an archive of them.
     """
+    if root := search_indexes(roots):
+        return root
+    refuse_what_hides_data(roots)
+    return None
+
+
+def search_indexes(roots: Sequence[Path]) -> Path | None:
+    """`find_indexes` among what can be opened."""
     found = {}  # real folder -> its path and the index files that it lacks
     for folder, files in folders_below(roots):
         if any(map(is_like_an_index, files)):
@@ -67,27 +73,7 @@ def find_indexes(roots: Sequence[Path]) -> Path | None:
             f"{folder} lacks {name_some(lacking, 'file', 'files')}{_other_names(folder, lacking)}: put the four index "
             "files under these names in one folder."
         )
-    refuse_what_hides_data(roots)
     return None
-
-
-def find_root(config: Config) -> Path | None:
-    """The folder of the index files if they are attached, else None.
-
-    DataError if `data_root` is given and has no index files, or if there is what may be a data set (`find_indexes`).
-    """
-    root = find_indexes(input_roots(config.data_root))
-    if root is None and config.data_root:
-        there = Path(config.data_root).is_dir()
-        what = "no train_dataset_infor.json in it or below" if there else f"no such folder{because(config.data_root)}"
-        raise DataError(f"data_root={config.data_root}: {what}: correct it, or leave it out to search the inputs.")
-    return root
-
-
-def read_indexes(root: Path) -> tuple[TwinIndex, TwinIndex]:
-    """The train and the test index of a folder."""
-    train, test = ([root / f"{split}_{part}.json" for part in PARTS] for split in ("train", "test"))
-    return read_index(*train, "train"), read_index(*test, "test")
 
 
 def _other_names(folder: Path, lacking: Sequence[str]) -> str:
@@ -100,6 +86,8 @@ def _other_names(folder: Path, lacking: Sequence[str]) -> str:
 
 def is_like_an_index(name: str) -> bool:
     """Whether a file's name is that of an index file, or nearly."""
+    if name.isascii() and ".json" not in name.lower():
+        return False  # a quick answer for millions of images
     stem, ending = os.path.splitext(plain(name))
     stems = [os.path.splitext(file)[0] for file in INDEX_FILES]
     likely = ending == ".json" and ("twin" in stem or "dataset" in stem)  # a glance, since difflib is slow
@@ -136,13 +124,15 @@ def find_images(index: TwinIndex, root: Path) -> list[list[str]]:
     and file name at least; DataError if `root` is not a folder.
 
     A file whose name differs as same-looking names do (see `missing`) is found where no other one fits, and a line says
-    how many there are.
+    how many there are. An index whose images are in place is not searched for.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise DataError(
             f"{index.name}: {root} is not a folder{because(root)}: give the one with the images as data_root."
         )
+    if index.in_place:
+        return [[str(path)] for path in index.paths]
     entries = [path_parts(path) for path in index.paths]
     alike = _places(root, entries)
     exact = []
@@ -160,9 +150,12 @@ def find_images(index: TwinIndex, root: Path) -> list[list[str]]:
 def resolve_paths(index: TwinIndex, root: Path, max_lost_share: float) -> TwinIndex:
     """The index with the file of each image, found below `root` by `find_images`; missing images are listed and left
     out. DataError if two files match equally well, if two entries lead to one file, or if more than `max_lost_share`
-    (0 to 1) of the images are missing."""
+    (0 to 1) of the images are missing. Images that are in place are there."""
     root = Path(os.path.abspath(root))
     total = len(index.paths)
+    if index.in_place:
+        print(f"{index.name}: {total:,} images in {root}")
+        return index
     candidates = find_images(index, root)
     for path, files in zip(index.paths, candidates, strict=True):
         if len(files) > 1:

@@ -1,4 +1,4 @@
-"""The data of a run as train, validation and test splits: attached index files, else drawn twins."""
+"""The data of a run as train, validation and test splits: attached ones, else drawn twins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,24 +8,26 @@ import numpy as np
 
 from dcal_core.config.shared import Config, kinds_of_occluders
 from dcal_core.data.drawn.synthetic import generate, is_drawn, is_photographed
+from dcal_core.data.enough import ANY, Needs, families_with_twins, refuse_too_little
 from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.landmarks import ARCFACE, DRAWN
-from dcal_core.data.locate import find_root, read_indexes, resolve_paths
+from dcal_core.data.locate import resolve_paths
 from dcal_core.data.occlusion import OccludedImages
+from dcal_core.data.roots import find_root, folders_not_taken, read_indexes
 from dcal_core.data.twins import SYNTHETIC, DataError, TwinIndex, check_disjoint, name_number
 from dcal_core.environment import input_roots, output_root, scratch_root
 
 TEST_IMAGES = 8  # per drawn person of the test split
 ALIGNMENT = "alignment.json"  # in the folder of each split of an aligned copy: a record of every photograph
-FEWEST = {  # families with pairs of one person, and with co-twins, that a split needs, and what for
-    "train": (1, "in one family to learn from"),
-    "validation": (3, "to set the thresholds of a verdict"),
-    "test": (2, "to measure errors"),
-}
 NO_DATA = (
     "Data: drawn twins, so every result is SYNTHETIC. For your own, attach a dataset (Add Input) or give data_root: "
-    "train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json, test_twin_pairs.json and the images."
+    "train_dataset_infor.json, train_twin_pairs.json, test_dataset_infor.json, test_twin_pairs.json and the images, or "
+    "a folder for each person."
+)
+NO_CO_TWINS = (
+    "No co-twins are known in this data: everybody stands alone, impostors are unrelated people, who are far easier to "
+    "tell apart, and splits and intervals go by person. The figures say nothing about twins."
 )
 
 
@@ -71,13 +73,13 @@ class TwinData:
 
 
 def open_root(config: Config) -> Path:
-    """The folder of the index files if they are attached, else of drawn twins; prints that they are drawn.
+    """The folder of the data that is attached, else of drawn twins; prints that they are drawn.
 
     Raises what `find_root` raises.
     """
     root = find_root(config)
     if root is None:
-        print(NO_DATA)
+        print(f"{NO_DATA}{folders_not_taken()}")
         root = draw_twins(config)
     return root
 
@@ -99,11 +101,12 @@ def split_families(index: TwinIndex, validation_share: float, seed: int) -> tupl
     """Split an index into training and validation by whole families, drawn with `seed`.
 
     validation_share: of the twin families, 0 to 1; at least one is held out and never all. Families of one stay in
-    training, because they give no twin pair to validate on. DataError if a side would be empty.
+    training, because they give no twin pair to validate on; where no co-twins are known, everybody may be held out.
+    DataError if a side would be empty.
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"validation_share is {validation_share}: it takes a number between 0 and 1.")
-    twins = np.flatnonzero(np.bincount(index.family_of) > 1)
+    twins = np.flatnonzero(np.bincount(index.family_of) > 1) if index.co_twins else np.arange(len(index.families))
     most = min(len(twins), len(index.families) - 1)
     if most < 1:
         raise DataError(
@@ -116,58 +119,6 @@ def split_families(index: TwinIndex, validation_share: float, seed: int) -> tupl
     return index.select_families(training), replace(index.select_families(held_out), name="validation")
 
 
-def families_with_twins(index: TwinIndex, images_of: np.ndarray | None = None) -> np.ndarray:
-    """The families with images of two siblings. images_of: usable images of each person, None for all."""
-    images_of = np.bincount(index.person_of) if images_of is None else images_of
-    families, siblings = np.unique(index.family_of[images_of >= 1], return_counts=True)
-    return families[siblings >= 2]
-
-
-def too_little(index: TwinIndex, among: int, batch: int = 1, images_of: np.ndarray | None = None) -> str:
-    """Why a split gives too few pairs to work with, in numbers and with the cure; "" if there are enough.
-
-    among: families with co-twins that are shared between training and validation. batch: those that a batch takes.
-    images_of: usable images of each person, None for all.
-    """
-    images_of = np.bincount(index.person_of) if images_of is None else images_of
-    genuine = np.unique(index.family_of[images_of >= 2])
-    twins = families_with_twins(index, images_of)
-    fewest, purpose = FEWEST[index.name]
-    least = batch if index.name == "train" else fewest  # families with co-twins
-    together = len(np.intersect1d(genuine, twins)) if index.name == "train" else fewest
-    if len(genuine) >= fewest and len(twins) >= least and together >= fewest:
-        return ""
-    fill = f", and {batch} with co-twins to fill a batch (families_per_batch)" if least > fewest else ""
-    cure = "" if index.name == "test" else other_shares(among, batch, enough=len(twins) >= least)
-    file = "test" if index.name == "test" else "train"
-    return (
-        f"{index.name}: of {name_number(len(index.families), 'family', 'families')}, {len(genuine):,} with two images "
-        f"of one person and {len(twins):,} with images of co-twins; it takes {fewest} of each {purpose}{fill}: "
-        f"{cure}add images and pairs to the {file} index."
-    )
-
-
-def other_shares(among: int, batch: int, enough: bool) -> str:
-    """How families with co-twins could be shared so that both training and validation have what they take, as a clause
-    that ends in "or "; "" where no other share helps. enough: whether the share is not what is wrong."""
-    validation = FEWEST["validation"][0]
-    if enough or among <= validation:
-        return ""
-    left = min(batch, among - validation)
-    smaller = f"families_per_batch={left} and " if left < batch else ""
-    return (
-        f"give {smaller}validation_share={max(validation / among, 0.01):.2g}, which leaves {left} or more to train on "
-        f"and {validation} or more to validate on, or "
-    )
-
-
-def refuse_too_little(indexes: Sequence[TwinIndex], among: int, batch: int = 1) -> None:
-    """DataError where a split gives too few pairs, by `too_little`."""
-    for index in indexes:
-        if reason := too_little(index, among, batch):
-            raise DataError(reason)
-
-
 def label_of(root: Path) -> str:
     """The name of a folder's data on every figure and in every result; only drawn data is called SYNTHETIC."""
     if is_drawn(root):
@@ -178,21 +129,23 @@ def label_of(root: Path) -> str:
 def open_data(
     config: Config,
     names: Sequence[str] = ("train", "validation", "test"),
-    batch: int = 1,
+    needs: Needs = ANY,
 ) -> TwinData:
     """Find or draw the data, check it, leave out excluded images, hold out validation families and decode the splits
     that are asked for; occluders are drawn over `occluded_share` of the validation and of the test images.
 
-    batch: families with co-twins that a batch takes. DataError for a split with too few pairs, before an image is
-    decoded, and again without the images that are lost.
+    needs: what a training asks of the data. DataError for a split with too few pairs, before an image is decoded, and
+    again without the images that are lost.
     """
     root = open_root(config)
     train, test = reviewed_indexes(root, config)
+    if not test.co_twins:
+        print(NO_CO_TWINS)
     among = len(families_with_twins(train))
     indexes = (*split_families(train, config.validation_share, config.seed), test)
-    refuse_too_little(indexes, among, batch)
+    refuse_too_little(indexes, among, needs)
     splits = {index.name: open_split(index, root, config) for index in indexes if index.name in names}
-    refuse_too_little([split.index for split in splits.values()], among, batch)
+    refuse_too_little([split.index for split in splits.values()], among, needs)
     data = TwinData(root, label_of(root), splits)
     kinds = kinds_of_occluders("occluded_kinds", config.occluded_kinds)
     for name, split in splits.items():

@@ -1,4 +1,5 @@
 """Which triplets make a batch: two images of a person and one of a sibling, as a pure function of (seed, step).
+Where no co-twins are known, some other people, drawn once, stand for the siblings.
 
 A data set has millions of triplets, so they are numbered and never listed. A keyed permutation, evaluated only where it
 is needed, chooses and orders them, and index arithmetic turns a number into images.
@@ -15,6 +16,7 @@ from dcal_core.data.images import ImageStore
 from dcal_core.data.twins import DataError, TwinIndex
 
 IN_TRIPLET = 3  # anchor, positive, negative
+OTHERS = 20  # other people who stand for the siblings of each, where no co-twins are known
 ROUNDS = 6  # of the Feistel network; after four, the order still shows in ranges as small as a family's
 
 
@@ -27,7 +29,8 @@ class TripletBatches(Batches):
     train_percentage: the share of each family's possible triplets that is used, rounded up. It stands for less data:
     the choice depends on the seed alone, is the same in every epoch, and a larger share contains a smaller one.
     All chosen triplets come once in a shuffled order, then again in another; the batch at the end of one order is
-    filled from the start of the next. steps_per_epoch 0: as many as one order takes, rounded up.
+    filled from the start of the next. steps_per_epoch 0: as many as one order takes, rounded up; where no co-twins are
+    known, as many triplets as there are images.
 
     A part has W = world x b images; b = 3 x triplets_per_batch / (parts x world) are this rank's, triplet by triplet:
     rows 3i, 3i + 1 and 3i + 2 are anchor, positive and negative, here and among the images of all ranks.
@@ -60,11 +63,12 @@ class TripletBatches(Batches):
             print(f"{_without_triplets(self.possible, index)}, so they give no triplets and are left out.")
         self.chosen = np.ceil(self.possible * train_percentage / 100).astype(np.int64)  # [families]
         self.total = int(self.chosen.sum())
+        in_epoch = self.total if index.co_twins else min(self.total, len(index.paths))
         super().__init__(
             store,
             groups_per_batch=triplets_per_batch,
             images_per_group=IN_TRIPLET,
-            steps_per_epoch=steps_per_epoch or -(-self.total // triplets_per_batch),
+            steps_per_epoch=steps_per_epoch or -(-in_epoch // triplets_per_batch),
             **shared,
         )
         self.person_of = index.person_of
@@ -119,7 +123,12 @@ def possible_triplets(index: TwinIndex) -> np.ndarray:
 
 
 def sibling_pairs(index: TwinIndex) -> np.ndarray:
-    """All ordered pairs of siblings, family by family, [pairs, 2]."""
+    """All ordered pairs of siblings, family by family, [pairs, 2]; where no co-twins are known, of each person and the
+    next OTHERS in a circle of all, drawn once for all seeds."""
+    if not index.co_twins:
+        circle = np.random.default_rng(0).permutation(len(index.people))
+        others = [np.roll(circle, -step)[circle.argsort()] for step in range(1, min(OTHERS, len(circle) - 1) + 1)]
+        return np.stack([np.repeat(np.arange(len(circle)), len(others)), np.stack(others, axis=1).ravel()], axis=1)
     pairs = [pair for people in members(index.family_of) for pair in permutations(people, 2)]
     return np.array(pairs, np.int64).reshape(-1, 2)  # [pairs, 2]
 
@@ -131,7 +140,7 @@ def triplets_of_pairs(index: TwinIndex, pairs: np.ndarray) -> np.ndarray:
 
 
 def refuse_no_triplets(index: TwinIndex) -> None:
-    """DataError if no family has a person with two images and a co-twin."""
+    """DataError if no family has a person with two images and a co-twin, or, if none are known, another person."""
     possible = possible_triplets(index)
     if not possible.any():
         why = _without_triplets(possible, index)

@@ -50,6 +50,13 @@ class TwinIndex:
         names = [f"{self.people[p]}/{path_parts(path)[-1]}" for p, path in zip(self.person_of, self.paths, strict=True)]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
+    def counted(self) -> str:
+        """How many families, people and images there are, in words."""
+        images = f"{len(self.paths):,} images"
+        if not self.co_twins:
+            return f"{self.name}: {len(self.people):,} people, no co-twins known, {images}"
+        return f"{self.name}: {len(self.families)} families, {len(self.people)} people, {images}"
+
     def images_of(self, person: int) -> np.ndarray:
         """Indices of one person's images, [n]."""
         first, last = np.searchsorted(self.person_of, [person, person + 1])
@@ -86,9 +93,27 @@ def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
     images = _read_json(images_json)
     pairs = _read_json(pairs_json)
     _check_images(images, images_json)
+    return make_index(name, *_checked_pairs(pairs, pairs_json, images, images_json))
+
+
+def read_twin_pairs(pairs_json: Path, images: dict[str, list], source: Path) -> list[list[str]]:
+    """The pairs of co-twins in a file, ids in Unicode's form NFC; DataError for other contents, and for ids that are
+    not among those of the images, which come from `source`."""
+    return _checked_pairs(_read_json(pairs_json), pairs_json, images, source)[1]
+
+
+def _checked_pairs(pairs: object, pairs_json: Path, images: dict, source: Path) -> tuple[dict, list]:
+    """Images and pairs with ids in Unicode's form NFC; DataError where the pairs are none, or of other people."""
     _check_pairs(pairs, pairs_json)
-    images, pairs = _in_one_form(images, images_json, pairs, pairs_json)
-    _check_people(pairs, pairs_json, images, images_json)
+    images, pairs = _in_one_form(images, source, pairs, pairs_json)
+    _check_people(pairs, pairs_json, images, source)
+    return images, pairs
+
+
+def make_index(
+    name: str, images: dict[str, Sequence[str | Path]], pairs: Sequence[Sequence[str]], **known
+) -> TwinIndex:
+    """The index of people with their images and of pairs of co-twins among them. known: `co_twins` and `in_place`."""
     people = tuple(sorted(images))
     number = {person: place for place, person in enumerate(people)}
     family_of = join_pairs([(number[a], number[b]) for a, b in pairs], len(people))
@@ -99,6 +124,7 @@ def read_index(images_json: Path, pairs_json: Path, name: str) -> TwinIndex:
         paths=tuple(path for person in people for path in images[person]),
         person_of=np.repeat(np.arange(len(people)), [len(images[person]) for person in people]),
         family_of=family_of,
+        **known,
     )
 
 

@@ -22,8 +22,9 @@ from dcal_core.palette import COLOURS
 from dcal_core.progress import progress_line
 from dcal_core.verification.intervals import mean_share, paired_difference
 from dcal_core.verification.protocol import Pairs
+from dcal_core.verification.words import terms_of
 
-GROUPS = {"same": "one person", "twins": "co-twins"}
+GROUPS = ("same", "twins")
 NONE = {"value": None, "low": None, "high": None}
 
 
@@ -54,8 +55,10 @@ def mean_face(images: ImageStore, most: int = 256) -> np.ndarray:
     return some.float().mean(0).round().byte().permute(1, 2, 0).numpy()  # [S, S, 3]
 
 
-def compare_groups(maps: dict[str, np.ndarray], pairs: Pairs, regions: dict[str, np.ndarray]) -> dict:
-    """How the maps of same-person and of co-twin pairs differ, for JSON.
+def compare_groups(
+    maps: dict[str, np.ndarray], pairs: Pairs, regions: dict[str, np.ndarray], co_twins: bool = True
+) -> dict:
+    """How the maps of same-person and of co-twin pairs, or of unrelated people, differ, for JSON.
 
     maps: as `quick_maps` gives them; regions: as `face_regions`. `means` of an unsigned map are multiples of an even
     spread. `difference`: twins less same, within each family that has both. `empty` counts the faces left out of a part
@@ -69,6 +72,8 @@ def compare_groups(maps: dict[str, np.ndarray], pairs: Pairs, regions: dict[str,
     families = {group: np.unique(pairs.family[inside]) for group, inside in member.items()}
     counts = {group: len(those) for group, those in families.items()}
     return {
+        "impostors": terms_of(co_twins).impostors,
+        "units": "families" if co_twins else "couples of people",
         "pairs": {group: int(inside.sum()) for group, inside in member.items()},
         "families": counts | {"both": len(np.intersect1d(*families.values()))},
         "areas": {name: float(region.mean()) for name, region in regions.items()},
@@ -120,20 +125,27 @@ def draw_comparison(result: dict, name: str, face: np.ndarray, label: str) -> Fi
     figure = Figure(figsize=(15.5, 1.5 + 3.5 * rows), layout="constrained")
     pairs = result["pairs"]
     families = result["families"]
-    counted = f"{pairs['same']:,} pairs of one person, {pairs['twins']:,} of co-twins, {families['both']:,} families"
+    counted = f"{pairs['same']:,} pairs of one person, {pairs['twins']:,} of {result['impostors']}"
+    counted += f", {families['both']:,} {result['units']}"
+    names = names_of(result)
     figure.suptitle(f"{MAPS[name].title} ({label})\n{counted}", fontsize=12)
     pictures, charts = figure.subfigures(1, 2, width_ratios=(1.35 / rows, 1.6))
-    _draw_means(pictures, found["means"], face, name, rows)
+    _draw_means(pictures, found["means"], face, name, rows, names)
     cells = charts.subplots(rows, 2, sharey=True, squeeze=False)
     for row, (what, one) in zip(cells, found["speaks"].items(), strict=True):
-        _draw_shares(row, what, one["figures"], result["areas"])
+        _draw_shares(row, what, one["figures"], result["areas"], names)
     charts.suptitle(WHOSE_SIDES, fontsize=9)
     handles, labels = cells[0, 0].get_legend_handles_labels()
     charts.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
     return as_written(figure)
 
 
-def _draw_means(figure, means: dict, face: np.ndarray, name: str, rows: int) -> None:
+def names_of(result: dict) -> dict[str, str]:
+    """Whom the pairs of each group show."""
+    return dict(zip(GROUPS, ("one person", result["impostors"]), strict=True))
+
+
+def _draw_means(figure, means: dict, face: np.ndarray, name: str, rows: int, names: dict[str, str]) -> None:
     """Both mean maps, beside one another or in two rows, above what their colours mean."""
     grid = figure.add_gridspec(rows + 1, 2 // rows, height_ratios=(*[1] * rows, 0.04))
     peak = paint.peak_of(np.array([*means.values()]))
@@ -141,13 +153,13 @@ def _draw_means(figure, means: dict, face: np.ndarray, name: str, rows: int) -> 
     for side, (group, weights) in enumerate(means.items()):
         axes = figure.add_subplot(grid[divmod(side, 2 // rows)])
         paint.show_map(axes, face, np.array(weights), signed, peak)
-        axes.set_title(f"mean map, {GROUPS[group]}", fontsize=10)
+        axes.set_title(f"mean map, {names[group]}", fontsize=10)
         axes.set_anchor("S")  # close to the bar
     unit = None if signed else "times an even spread"
     paint.show_colours(figure.add_subplot(grid[-1, :]), signed, paint.scale_ends(name, peak, unit))
 
 
-def _draw_shares(row: Sequence[Axes], what: str, figures: dict, areas: dict) -> None:
+def _draw_shares(row: Sequence[Axes], what: str, figures: dict, areas: dict, names: dict[str, str]) -> None:
     """Left the share of each region in both groups, right their difference."""
     regions = [name for name in figures if name in areas]
     for axes in row:
@@ -155,23 +167,24 @@ def _draw_shares(row: Sequence[Axes], what: str, figures: dict, areas: dict) -> 
     for number, region in enumerate(regions):
         for side, group in enumerate(GROUPS):
             look = {"marker": paint.MARKERS[side], "color": COLOURS[side]}
-            label = GROUPS[group] if number == 0 else None
+            label = names[group] if number == 0 else None
             paint.draw_estimate(row[0], number - 0.14 + 0.28 * side, figures[region][group], 100, label=label, **look)
         paint.draw_estimate(row[1], number, figures[region]["difference"], 100, marker="D", color="black")
     paint.draw_areas(row[0], [areas[region] for region in regions])
     row[0].set_xlabel(f"share of {SPEAKS[what]} (%)", fontsize=10)
     row[1].axvline(0, color=paint.GREY, linestyle="--", linewidth=1)
-    row[1].set_xlabel("co-twins less one person (percentage points)", fontsize=10)
+    row[1].set_xlabel(f"{names['twins']} less one person (percentage points)", fontsize=10)
 
 
 def comparison_table(result: dict, name: str) -> str:
     """Spread and regions of one map of `compare_groups`: both groups, and twins less same."""
     rows = []
+    names = names_of(result)
     signed = MAPS[name].signed
     for what, one in result["maps"][name]["speaks"].items():
         for figure, values in one["figures"].items():
             groups = [paint.estimate_text(values[group], "%") for group in GROUPS]
             difference = paint.estimate_text(values["difference"], "points")
             rows.append([*([SPEAKS[what]] if signed else []), SPREAD.get(figure, figure), *groups, difference])
-    heads = [*(["of"] if signed else []), "share of the map", *GROUPS.values(), "co-twins less one person"]
+    heads = [*(["of"] if signed else []), "share of the map", *names.values(), f"{names['twins']} less one person"]
     return table(heads, rows)

@@ -16,7 +16,7 @@ from dcal_core.data.twins import DataError
 from dcal_core.explain.catalogue import PairView
 from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.encoding import encode_images
-from dcal_core.verification.protocol import Scored, score_pairs, twin_pairs
+from dcal_core.verification.protocol import Scored, pairs_to_look_at, score_pairs
 
 VIEWS = 16  # encoded pairs that are kept: with all their tokens 40 MB each for ViT-B at 224 px, 1 MB in the demo
 
@@ -56,7 +56,8 @@ def given_pair(
 
 
 class Explorer:
-    """All pairs of the test families with a model's scores, and views of any of them.
+    """All pairs of the test families with a model's scores, and views of any of them; where no co-twins are known, two
+    people, drawn, stand in for a family.
 
     model: on its device; rule: what a score means, None before an evaluation; gate: makes the gate that checks one's
     own files. ValueError if there is no pair.
@@ -73,10 +74,9 @@ class Explorer:
         self.model = model
         self.data = data
         self.rule = rule
-        self.index = data["test"].index
         self.images = data["test"].images
         self.label = data.label
-        pairs = twin_pairs(self.index)
+        self.index, pairs = pairs_to_look_at(data["test"].index)
         device = next(model.parameters()).device
         if not len(pairs):
             raise ValueError("there is no pair to look at: give an index with two images of a person or of co-twins")
@@ -89,7 +89,7 @@ class Explorer:
     def _view(self, a: int, b: int) -> PairView:
         """Two images; for drawn co-twins with the marks in which they truly differ."""
         marks = None
-        if self.data.synthetic and self.index.person_of[a] != self.index.person_of[b]:
+        if self.data.synthetic and self.index.co_twins and self.index.person_of[a] != self.index.person_of[b]:
             marks = marks_of(self.data.root, [self.index.paths[image] for image in (a, b)], self.images.size)
         return PairView(self.model, self.images.batch([a, b]), (self.name(a), self.name(b)), marks)
 
@@ -110,7 +110,8 @@ class Explorer:
         """The score of two images in words, and the truth on a second line."""
         score = self.view(a, b).score
         first, second = self.index.person_of[[a, b]]
-        truth = f"In truth: {'the same person' if first == second else 'two people, co-twins'}."
+        two = f"two people, {'co-twins' if self.index.co_twins else 'unrelated'}"
+        truth = f"In truth: {'the same person' if first == second else two}."
         if self.rule is None:
             return f"Score {score:.2f}; what it means is not known before an evaluation\n{truth}"
         right = {"same": first == second, "different": first != second}.get(self.rule.verdict(score))

@@ -6,7 +6,7 @@ from html import escape
 from dcal_core.explain import paint
 from dcal_core.explain.catalogue import MAPS, MARKED, PairView
 from dcal_core.explain.regions import WHOSE_SIDES
-from dcal_core.explain.trust import caveats, trusted_for
+from dcal_core.explain.trust import caveats, counted, trusted_for
 
 STYLE = """
 body { font: 16px/1.45 system-ui, sans-serif; max-width: 46em; margin: 0 auto; padding: 0 12px 2em; color: #111;
@@ -22,8 +22,9 @@ table { border-collapse: collapse; width: 100%; font-size: .9em } th, td { text-
   border-bottom: 1px solid #ccc; vertical-align: top } td:first-child { white-space: nowrap }
 """
 RATIO = (
-    "A likelihood ratio says how many times likelier such a score is for one person than for two co-twins, or the "
-    "other way round. It never goes beyond the number of families that it was calibrated on: they show nothing rarer."
+    "A likelihood ratio says how many times likelier such a score is for one person than for two, co-twins unless "
+    "the answer says otherwise, or the other way round. It never goes beyond the number of families (or of unrelated "
+    "people) that it was calibrated on: they show nothing rarer."
 )
 NOT_MEASURED = (
     "How far these maps can be believed has not been measured with this model yet: run <code>twins explain</code> "
@@ -93,5 +94,5 @@ def _regions(view: PairView, statistics: dict) -> str:
 def _trust(trust: dict | None) -> str:
     if trust is None:
         return f"<p>{NOT_MEASURED}</p>"
-    counted = f"Measured on {trust['pairs']:,} co-twin pairs of {trust['families']:,} families ({trust['data']})."
-    return "<ul>" + "".join(f"<li>{escape(one)}</li>" for one in [counted, *caveats(trust["maps"])]) + "</ul>"
+    measured = f"Measured on {counted(trust)} ({trust['data']})."
+    return "<ul>" + "".join(f"<li>{escape(one)}</li>" for one in [measured, *caveats(trust["maps"])]) + "</ul>"

@@ -15,7 +15,7 @@ from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.models.verifier import Verifier
 from dcal_core.palette import BLUE
-from dcal_core.verification.protocol import some_of_each_family, twin_pairs
+from dcal_core.verification.protocol import pairs_to_look_at, some_of_each_family
 from dcal_core.verification.words import estimate_in_words
 
 BASELINE_NAMES = {
@@ -41,19 +41,19 @@ PRIOR = "usual_places"  # the baseline that knows where marks usually are, and n
 
 
 def measure_maps(model: Verifier, data: TwinData, pairs_per_family: int = 1, batch: int = 16, seed: int = 0) -> dict:
-    """`faithfulness` of every map that the model has, on co-twin pairs of the test split, drawn evenly over families.
+    """`faithfulness` of every map that the model has, on co-twin pairs of the test split, drawn evenly over families;
+    where no co-twins are known, on pairs of unrelated people.
 
     The model must be in eval mode, and the data must have a test split. The result is for JSON; `left_out` counts the
     pairs that were not measured, since a drawn face in them has no mark of its own. Each pair takes about 2 P + 180
     encodings, for P patches. ValueError if there is no pair to measure.
     """
-    index = data["test"].index
+    index, pairs = pairs_to_look_at(data["test"].index)
     images = data["test"].images
-    pairs = twin_pairs(index)
     masks = None
     left_out = 0
     chosen = some_of_each_family(pairs, genuine=False, most=pairs_per_family, seed=seed)
-    if data.synthetic and len(chosen):
+    if data.synthetic and index.co_twins and len(chosen):
         masks = np.stack(
             [masks_of(data.root, [index.paths[i] for i in side[chosen]], images.size) for side in (pairs.a, pairs.b)]
         )
@@ -69,11 +69,18 @@ def measure_maps(model: Verifier, data: TwinData, pairs_per_family: int = 1, bat
     family = pairs.family[chosen]
     return {
         "data": data.label,
+        "co_twins": index.co_twins,
         "pairs": len(chosen),
         "families": len(np.unique(family)),
         "left_out": left_out,
         "maps": faithfulness(model, a, b, model.grid, family, masks, batch=batch, seed=seed),
     }
+
+
+def counted(trust: dict) -> str:
+    """On how many pairs maps were measured, and of what."""
+    kinds = ("co-twin pairs", "families") if trust.get("co_twins", True) else ("pairs", "couples of unrelated people")
+    return f"{trust['pairs']:,} {kinds[0]} of {trust['families']:,} {kinds[1]}"
 
 
 def map_title(name: str) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dcal_core.config.shared import Config
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import TwinData
 from dcal_core.verification.protocol import EACH, PARTNERS
 from dcal_core.verification.report import System
@@ -33,7 +33,7 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
     families = len(test.index.families)
     each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
     used = len(test.index.paths)
-    listed = len(read_indexes(data.root)[1].paths)
+    listed = len(read_indexes(data.root, quiet=True)[1].paths)
     few = f"{families} {terms.units} are few: the true uncertainty may be larger than the intervals."
     occluders = (
         f"Occluders ({config.occluded_kinds}) were drawn over {100 * config.occluded_share:g} % of the validation and "

@@ -6,12 +6,13 @@ impostors. Letters: N images, P pairs.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from dcal_core.data.groups import join_pairs, members
 from dcal_core.data.twins import TwinIndex
 from dcal_core.models.verifier import Features, Verifier
 from dcal_core.verification.comparisons import clusters_of, family_weights, rounded
@@ -20,6 +21,7 @@ from dcal_core.verification.encoding import evaluating
 EACH = 10  # images of a person that are compared with those of unrelated people, at most
 PARTNERS = 20  # unrelated people with whom each one is compared, at least
 SMALL = 16  # comparisons of two people, below which they are not worth a square of their own
+COUPLES = 60  # of unrelated people who are looked at as co-twins are
 ENOUGH = 500_000  # comparisons of unrelated people, for which it is more of them
 
 
@@ -114,6 +116,20 @@ def people_pairs(index: TwinIndex, seed=0) -> Pairs:
     return Pairs(a[kept], b[kept], person[:, 0] == person[:, 1], index.family_of[person])
 
 
+def pairs_to_look_at(index: TwinIndex, seed=0) -> tuple[TwinIndex, Pairs]:
+    """The index and its `twin_pairs`; where no co-twins are known, the index in which two people, drawn, stand in for a
+    family, COUPLES at most, and the pairs within these."""
+    if index.co_twins:
+        return index, twin_pairs(index)
+    drawn = np.random.default_rng(seed).permutation(len(index.people))
+    couples = drawn[: 2 * min(COUPLES, len(drawn) // 2)].reshape(-1, 2)
+    family_of = join_pairs(couples, len(index.people))
+    families = tuple(tuple(index.people[person] for person in family) for family in members(family_of))
+    index = replace(index, families=families, family_of=family_of)
+    pairs = twin_pairs(index)
+    return index, pairs.take(np.flatnonzero(np.bincount(family_of)[pairs.family] > 1))
+
+
 def some_of_each_family(pairs: Pairs, genuine: bool, most: int, seed: int) -> np.ndarray:
     """Return the positions of at most `most` pairs of one kind from each family, drawn without replacement."""
     random = np.random.default_rng(seed)
@@ -161,11 +177,11 @@ def _squares(pairs: Pairs, block: int) -> Iterator[np.ndarray]:
     alone = size[cluster] >= (SMALL if pairs.family.ndim == 2 else 0)
     small, large = np.flatnonzero(~alone), np.flatnonzero(alone)
     yield from np.split(small, range(block, len(small), block)) if len(small) else ()
-    for members in _groups(cluster[large]):
-        members = large[members]
-        tiles = [np.unique(side[members], return_inverse=True)[1] // block for side in (pairs.a, pairs.b)]
+    for inside in _groups(cluster[large]):
+        inside = large[inside]
+        tiles = [np.unique(side[inside], return_inverse=True)[1] // block for side in (pairs.a, pairs.b)]
         for tile in _groups(tiles[0] * (tiles[1].max() + 1) + tiles[1]):
-            yield members[tile]
+            yield inside[tile]
 
 
 def _groups(labels: np.ndarray) -> list[np.ndarray]:

@@ -18,7 +18,8 @@ from dcal_core.config.dcal import DCALConfig
 from dcal_core.data import splits
 from dcal_core.data.decoding import decode
 from dcal_core.data.landmarks import TEMPLATE
-from dcal_core.data.locate import read_indexes, resolve_paths
+from dcal_core.data.locate import resolve_paths
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import open_data
 from dcal_core.data.twins import DataError
 from dcal_core.storage import StorageError

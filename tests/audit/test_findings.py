@@ -25,7 +25,7 @@ from dcal_core.audit.findings import audit_images
 from dcal_core.audit.kinds import KINDS
 from dcal_core.data.decoding import Unreadable, decode
 from dcal_core.data.drawn.synthetic import generate
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.twins import DataError, read_index
 
 SIZE = 64

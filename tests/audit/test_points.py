@@ -9,7 +9,7 @@ from PIL import Image
 from dcal_core.audit.facts import list_entries
 from dcal_core.audit.points import HEADER, LANDMARKS, POINTS, Pointer, read_points, write_points
 from dcal_core.data.landmarks import TEMPLATE
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.twins import DataError
 
 NAMES = ("1/a.png", "1/b.png", "2/a.png")

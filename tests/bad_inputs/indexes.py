@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from bad_inputs.mutations import EVIL_PATHS, can_be_written, spoilt_json
 from bad_inputs.trial import Kind
-from dcal_core.data.locate import find_indexes, read_indexes, resolve_paths
+from dcal_core.data.locate import find_indexes, resolve_paths
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import split_families
 from dcal_core.data.twins import check_disjoint
 

@@ -8,7 +8,7 @@ from bad_inputs.indexes import IMAGES, parts, write_data
 from bad_inputs.mutations import EVIL_PATHS, can_be_written, damaged
 from bad_inputs.trial import Kind
 from dcal_core.data.exclusions import leave_out
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 
 LIST = 'image,reason\n10/10a.jpg,blurred\nset/11/11b.jpg,"not him, but a stranger"\n20/20a.jpg,"says ""no"""\n'
 HEADER = "image,reason\n"

@@ -9,7 +9,7 @@ import tiny
 from dcal_core.commands.train import outcome, train_run
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import Split, TwinData, open_split, split_families
 from dcal_core.runs import RunFolder
 from dcal_core.training import task

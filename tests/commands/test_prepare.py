@@ -37,7 +37,7 @@ from dcal_core.commands.train import open_training_data
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data.decoding import decode
 from dcal_core.data.exclusions import FILE, read_exclusions, write_exclusions
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import open_data
 from dcal_core.data.twins import DataError
 from dcal_core.models.verifier import Features, Verifier

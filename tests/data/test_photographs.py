@@ -12,7 +12,8 @@ from dcal_core.data.drawn.drawing import Canvas, difference_mask, draw
 from dcal_core.data.drawn.genomes import EYE_V, MOUTH_V, family
 from dcal_core.data.drawn.photographs import SESSION, photograph, places_below
 from dcal_core.data.drawn.synthetic import is_drawn, is_photographed, mask_file, masks_of
-from dcal_core.data.locate import find_indexes, read_indexes, resolve_paths
+from dcal_core.data.locate import find_indexes, resolve_paths
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import SYNTHETIC, label_of
 from dcal_core.data.twins import DataError
 

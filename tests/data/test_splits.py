@@ -16,6 +16,7 @@ from dcal_core.config.dcal import DCALConfig
 from dcal_core.data import splits
 from dcal_core.data.decoding import decode
 from dcal_core.data.drawn.synthetic import generate
+from dcal_core.data.enough import Needs, too_little
 from dcal_core.data.exclusions import FILE, write_exclusions
 from dcal_core.data.landmarks import DRAWN
 from dcal_core.data.locate import INDEX_FILES
@@ -339,7 +340,7 @@ def test_the_cure_of_one_limit_does_not_run_into_the_other(families, batch, shar
 
     def reasons(batch, share):
         parts = splits.split_families(index, share, seed=0)
-        return [reason for part in parts if (reason := splits.too_little(part, families, batch))]
+        return [reason for part in parts if (reason := too_little(part, families, Needs(batch)))]
 
     said, *_ = reasons(batch, share)
     given = dict(re.findall(r"(families_per_batch|validation_share)=([\d.]+)", said))
@@ -350,9 +351,9 @@ def test_the_cure_of_one_limit_does_not_run_into_the_other(families, batch, shar
 def test_families_with_pairs_of_one_kind_only_teach_nothing():
     index = tiny.twins(5).index
     images_of = np.array([2, 0, 1, 1, 2, 0, 1, 1, 1, 1])  # of each two siblings
-    assert "in one family to learn from" in splits.too_little(index, 3, images_of=images_of)
+    assert "in one family to learn from" in too_little(index, 3, images_of=images_of)
     images_of[3] = 2
-    assert splits.too_little(index, 3, images_of=images_of) == ""
+    assert too_little(index, 3, images_of=images_of) == ""
 
 
 @pytest.mark.parametrize("name", ["SYNTHETIC", "ND-TWINS", "my SYNTHETIC set", "a|b $1"])

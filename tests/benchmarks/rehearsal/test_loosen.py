@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import drawn_twins
 
 from benchmarks.rehearsal.loosen import loosen, nudge
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import label_of
 
 SIDE = 32
