@@ -9,7 +9,7 @@ import numpy as np
 from dcal_core.audit.facts import Entry
 from dcal_core.audit.kinds import Finding
 from dcal_core.config.shared import Config
-from dcal_core.data.enough import ANY, Needs, families_with_twins, too_little
+from dcal_core.data.enough import ANY, Needs, shared_out, too_little
 from dcal_core.data.splits import split_families
 from dcal_core.data.twins import DataError, TwinIndex, name_number, name_some
 
@@ -35,7 +35,7 @@ def refusals(indexes: Sequence[TwinIndex], entries: Sequence[Entry], limits: Lim
     """
     entry_of = {(entry.split, str(entry.path)): entry for entry in entries}
     for index in indexes:
-        among = len(families_with_twins(index, readable_images(index, entries_of(index, index.name, entry_of))))
+        among = shared_out(index, readable_images(index, entries_of(index, index.name, entry_of)))
         try:
             parts = [index]
             if limits and index.name == "train":

@@ -39,15 +39,19 @@ def families_with_twins(index: TwinIndex, images_of: np.ndarray | None = None) -
     return families[siblings >= 2]
 
 
+def shared_out(index: TwinIndex, images_of: np.ndarray | None = None) -> int:
+    """How many families with co-twins, or people where none are known, training and validation share."""
+    return len(families_with_twins(index, images_of)) if index.co_twins else len(index.people)
+
+
 def too_little(index: TwinIndex, among: int, needs: Needs = ANY, images_of: np.ndarray | None = None) -> str:
     """Why a split gives too few pairs to work with, in numbers and with the cure; "" if there are enough.
 
-    among: families with co-twins that are shared between training and validation. images_of: usable images of each
-    person, None for all.
+    among: as `shared_out`. images_of: usable images of each person, None for all.
     """
     images_of = np.bincount(index.person_of) if images_of is None else images_of
     if not index.co_twins:
-        return too_few_people(index, needs, images_of)
+        return too_few_people(index, among, needs, images_of)
     batch = needs.families
     genuine = np.unique(index.family_of[images_of >= 2])
     twins = families_with_twins(index, images_of)
@@ -66,7 +70,7 @@ def too_little(index: TwinIndex, among: int, needs: Needs = ANY, images_of: np.n
     )
 
 
-def too_few_people(index: TwinIndex, needs: Needs, images_of: np.ndarray) -> str:
+def too_few_people(index: TwinIndex, among: int, needs: Needs, images_of: np.ndarray) -> str:
     """`too_little` where no co-twins are known."""
     if index.name == "train" and needs.co_twins:
         return f"train: {of_unknown_co_twins('this data')}"
@@ -75,7 +79,11 @@ def too_few_people(index: TwinIndex, needs: Needs, images_of: np.ndarray) -> str
     found = int((images_of >= 2).sum())
     if found >= least:
         return ""
-    cure = "add people" if index.name == "test" else "add people, or give another validation_share or smaller batches"
+    cure = "add people"
+    if index.name == "validation" and among > least:
+        cure = f"give validation_share={max(least / among, 0.01):.2g}, or add people"
+    elif index.name == "train":
+        cure = "lower validation_share or what a batch takes, or add people"
     people = name_number(found, "person", "people")
     return f"{index.name}: {people} with two images, where no co-twins are known; it takes {least} {purpose}: {cure}."
 

@@ -100,9 +100,18 @@ def read_people(root: Path, quiet: bool = False) -> tuple[TwinIndex, TwinIndex]:
     """
     root = Path(os.path.abspath(root))
     left_out: dict[str, list[str]] = defaultdict(list)  # why -> what
-    folders = folders_of_splits(root, left_out)
     owners: dict[str, tuple[str, Path]] = {}
-    images = {name: list_people(folder, owners, left_out) for name, folder in folders.items()}
+    folders = folders_of_splits(root, left_out)
+    return index_people(
+        root, {name: list_people(folder, owners, left_out) for name, folder in folders.items()}, left_out, quiet
+    )
+
+
+def index_people(
+    root: Path, images: dict[str, dict[str, list]], left_out: dict[str, list[str]], quiet: bool
+) -> tuple[TwinIndex, TwinIndex]:
+    """The train and the test index of people's images by split, as `read_people`. left_out: why -> what, so far."""
+    left_out = defaultdict(list, left_out)
     pairs = read_pairs(root, images)
     twins = {person for pair in pairs for person in pair}
     for people in images.values():
@@ -115,7 +124,7 @@ def read_people(root: Path, quiet: bool = False) -> tuple[TwinIndex, TwinIndex]:
     indexes = []
     for name, people in images.items():
         if not people:
-            raise DataError(f"{folders[name]}: no folder of a person with two images in it: add some.")
+            raise DataError(f"{root}: nobody to {name} with has two images: add some.")
         own = [pair for pair in pairs if pair[0] in people]
         indexes.append(make_index(name, people, own, co_twins=knows_co_twins(root), in_place=True))
     return tuple(indexes) if len(indexes) == len(SPLITS) else set_apart(*indexes, root)

@@ -129,6 +129,17 @@ class Records:
         return int(classes)
 
 
+def people_in_records(records: Records) -> dict[str, list[str]]:
+    """The images of each person, named after the label, as an index names them: `<file>.rec/<label>/<number>`."""
+    order = np.argsort(records.labels, kind="stable")
+    labels, first = np.unique(records.labels[order], return_index=True)
+    numbers = np.split(order + 1, first[1:])
+    return {
+        str(label): [f"{records.file}/{label}/{number}" for number in some.tolist()]
+        for label, some in zip(labels.tolist(), numbers, strict=True)
+    }
+
+
 @functools.lru_cache(maxsize=8)
 def open_records(file: str) -> Records | None:
     """A `.rec` file, opened once in a process; None where there is no such file."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from dcal_core.config.shared import Config, kinds_of_occluders
 from dcal_core.data.drawn.synthetic import generate, is_drawn, is_photographed
-from dcal_core.data.enough import ANY, Needs, families_with_twins, refuse_too_little
+from dcal_core.data.enough import ANY, Needs, refuse_too_little, shared_out
 from dcal_core.data.exclusions import leave_out
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.landmarks import ARCFACE, DRAWN
@@ -141,7 +141,7 @@ def open_data(
     train, test = reviewed_indexes(root, config)
     if not test.co_twins:
         print(NO_CO_TWINS)
-    among = len(families_with_twins(train))
+    among = shared_out(train)
     indexes = (*split_families(train, config.validation_share, config.seed), test)
     refuse_too_little(indexes, among, needs)
     splits = {index.name: open_split(index, root, config) for index in indexes if index.name in names}

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from dcal_core.audit import aligned_copy
-from dcal_core.audit.aligned_copy import ALIGNED, BY_HAND, DROPPED, KEPT, RELAXED, align_split
+from dcal_core.audit.aligned_copy import ALIGNED, BY_HAND, DROPPED, KEPT, RELAXED, align_split, write_pairs
 from dcal_core.audit.alignment import Face, NoFace, cut
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.data import splits
@@ -98,6 +99,35 @@ def quick(monkeypatch):
 
 def stamps(folder: Path) -> dict[str, int]:
     return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*.png")}
+
+
+@pytest.mark.parametrize("pairs", [[], [["1", "2"], ["3", "4"], ["5", "6"]]], ids=["alone", "co-twins"])
+def test_the_copy_of_folders_of_people_is_one_too(tmp_path, hopper, quick, capsys, pairs):
+    root, target = tmp_path / "people", tmp_path / "aligned"
+    for person in "1234567":
+        (root / person).mkdir(parents=True)
+        for name in "ab":
+            hopper.save(root / person / f"{name}.jpg", comment=f"{person}{name}".encode())
+    Image.new("RGB", (200, 150), "grey").save(root / "3" / "a.jpg")
+    Image.new("RGB", (200, 150), "grey").save(root / "3" / "b.jpg")
+    if pairs:
+        (root / "twin_pairs.json").write_text(json.dumps(pairs))
+    options = {"size": 112, "missing": "drop", "fit": "stretch", "workers": 1}
+    for _ in range(2):
+        indexes = read_indexes(root)
+        records = {index.name: align_split(index, root, target, **options) for index in indexes}
+        write_pairs(indexes, records, target)
+        first = stamps(target)
+    assert stamps(target) == first and "left out, without an aligned face: 1 person: '3'" in capsys.readouterr().out
+    kept = [pair for pair in pairs if "3" not in pair]
+    assert (target / "twin_pairs.json").exists() == bool(pairs) and not list(target.glob("*infor.json"))
+    copies = read_indexes(target)
+    for copy, index in zip(copies, indexes, strict=True):
+        assert copy.people == tuple(person for person in index.people if person != "3") and copy.co_twins == bool(pairs)
+        assert all(path.parent == target / copy.name / path.parent.name for path in copy.paths)
+        assert [pair for pair in kept if tuple(pair) in copy.families] == [p for p in kept if p[0] in copy.people]
+    with pytest.raises(DataError, match="part of an aligned copy of another kind"):
+        align_split(replace(indexes[0], in_place=False), root, target, **options)
 
 
 def test_every_photograph_is_aligned_or_listed_with_the_reason(align, tmp_path):

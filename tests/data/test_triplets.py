@@ -14,7 +14,7 @@ from numbered import SIZE, NumberedStore, assert_equal, make_index, numbers
 from numpy.lib.format import open_memmap
 
 from dcal_core.data.images import ImageStore
-from dcal_core.data.triplets import TripletBatches, permuted, possible_triplets, splitmix
+from dcal_core.data.triplets import OTHERS, TripletBatches, permuted, possible_triplets, sibling_pairs, splitmix
 from dcal_core.data.twins import DataError, read_index
 
 REAL = Path(__file__).parents[2].parent / "shared" / "nd_twin"
@@ -47,6 +47,31 @@ def one_order(batches, turn=0):
     """All chosen triplets, in the order of their turn."""
     first = turn * batches.total
     return [tuple(row) for row in batches.triplets(np.arange(first, first + batches.total)).tolist()]
+
+
+# Where no co-twins are known
+
+
+def test_other_people_stand_for_siblings_where_no_co_twins_are_known():
+    images = [3, 1, 2, 4, 2] * 6
+    index = replace(make_index([1] * 30, images), co_twins=False)
+    pairs = sibling_pairs(index)
+    assert pairs[:, 0].tolist() == np.repeat(range(30), OTHERS).tolist()
+    assert (pairs[:, 0] != pairs[:, 1]).all() and len(np.unique(pairs, axis=0)) == len(pairs)
+    assert (np.bincount(pairs[:, 1]) == OTHERS).all()  # everybody stands for as many
+    batches = TripletBatches(
+        index, NumberedStore(), triplets_per_batch=4, train_percentage=100.0, steps_per_epoch=0, seed=0
+    )
+    assert batches.steps_per_epoch == -(-sum(images) // 4)
+    own = [set(np.flatnonzero(index.person_of == person).tolist()) for person in range(30)]
+    expected = {(*pair, n) for a, b in pairs for pair in permutations(own[a], 2) for n in own[b]}
+    order = one_order(batches)
+    assert len(order) == len(expected) and set(order) == expected
+
+
+def test_two_people_are_enough_to_learn_from():
+    index = replace(make_index([1, 1], [2, 1]), co_twins=False)
+    assert sibling_pairs(index).tolist() == [[0, 1], [1, 0]] and possible_triplets(index).tolist() == [2, 0]
 
 
 # How many there are

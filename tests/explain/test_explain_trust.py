@@ -52,7 +52,14 @@ def place_of(data, image):
 
 def test_pairs_are_co_twins_evenly_over_families_with_their_own_masks(data, asked):
     found = measure_maps(make_model(), data, pairs_per_family=2, batch=5, seed=7)
-    assert found == {"data": SYNTHETIC, "pairs": 2 * FAMILIES, "families": FAMILIES, "left_out": 0, "maps": {}}
+    assert found == {
+        "data": SYNTHETIC,
+        "co_twins": True,
+        "pairs": 2 * FAMILIES,
+        "families": FAMILIES,
+        "left_out": 0,
+        "maps": {},
+    }
     (call,), index = asked, data["test"].index
     assert (call["grid"], call["batch"], call["seed"]) == (4, 5, 7)
     assert np.bincount(call["family"]).tolist() == [2] * FAMILIES

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny_models import SIZE, make_model
@@ -9,7 +11,7 @@ from dcal_core.data.splits import Split, TwinData
 from dcal_core.data.twins import TwinIndex, read_index
 from dcal_core.explain.explorer import Explorer, confusing_first
 from dcal_core.verification.decision import DecisionRule
-from dcal_core.verification.protocol import Pairs, Scored
+from dcal_core.verification.protocol import Pairs, Scored, pairs_to_look_at
 from dcal_core.verification.verdicts import Thresholds
 
 
@@ -47,6 +49,25 @@ def test_co_twins_come_with_their_marks_and_one_person_without(explorer, data):
     assert (view.marks == marks_of(data.root, [paths[0], paths[2]], data["test"].images.size)).all() and view.marks.any(
         (1, 2)
     ).all()
+
+
+def test_where_no_co_twins_are_known_two_people_are_drawn_for_each_other(data, monkeypatch):
+    alone = replace(
+        data["test"].index,
+        families=tuple((one,) for one in data["test"].index.people),
+        family_of=np.arange(4),
+        co_twins=False,
+    )
+    explorer = Explorer(make_model(), replace(data, splits={"test": replace(data["test"], index=alone)}))
+    pairs, person_of = explorer.scored.pairs, alone.person_of
+    assert [len(family) for family in explorer.index.families] == [2, 2] and len(pairs) == 2 * (2 + 4)
+    for a, b, family in zip(person_of[pairs.a], person_of[pairs.b], pairs.family, strict=True):
+        assert {alone.people[a], alone.people[b]} <= set(explorer.index.families[family])
+    a, b = next(zip(pairs.a[~pairs.genuine], pairs.b[~pairs.genuine], strict=True))
+    assert "two people, unrelated" in explorer.judged(a, b) and explorer.view(a, b).marks is None
+    monkeypatch.setattr("dcal_core.verification.protocol.COUPLES", 1)
+    index, some = pairs_to_look_at(alone)
+    assert len(index.families) == 3 and len(some) == 2 + 4 and len(set(some.family)) == 1
 
 
 @pytest.mark.parametrize(
