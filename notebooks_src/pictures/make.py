@@ -12,7 +12,7 @@ from PIL import Image
 
 from dcal_core.audit.findings import audit_images
 from dcal_core.audit.review import draw_findings
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import SYNTHETIC
 
