@@ -9,7 +9,7 @@ import numpy as np
 
 from dcal_core.commands.chosen import trained_config
 from dcal_core.data.decoding import Unreadable
-from dcal_core.data.locate import find_root
+from dcal_core.data.roots import find_root
 from dcal_core.data.splits import drawn_root
 from dcal_core.data.twins import SYNTHETIC, DataError
 from dcal_core.deploy.faces import FaceReader
