@@ -125,7 +125,7 @@ def summarise(replicates: Replicates) -> dict:
     """
     sample = replicates.sample
     result = {
-        name: share_estimate(float(value), drawn, sample.clusters, sample.families)
+        name: share_estimate(float(value), drawn, sample.clusters, sample.families, sample.counts)
         for name, (value, *drawn) in replicates.values.items()
     }
     counts = {
@@ -160,8 +160,8 @@ def differences(a: Replicates, b: Replicates) -> dict:
     return result | a.sample.unresolved()
 
 
-def roc_band(scores, genuine, family, fmr, draws=1000, seed=0) -> tuple[np.ndarray, np.ndarray]:
-    """Return (low, high) TAR, each like `fmr` [M]: pointwise 95 % band of the ROC, by `share_interval`.
+def roc_band(scores, genuine, family, fmr, draws=1000, seed=0) -> np.ndarray:
+    """Return the low and the high TAR, each like `fmr` [M]: pointwise 95 % band of the ROC, by `share_interval`.
 
     Both are NaN if a class comes from a single family.
     """
@@ -172,5 +172,6 @@ def roc_band(scores, genuine, family, fmr, draws=1000, seed=0) -> tuple[np.ndarr
         for counts in sample.chunks()
         for accept, reject in zip(*sample.curves(counts), strict=True)  # accept falls from 1 to 0
     ]
-    low, high = share_interval(tar[1:], sample.clusters) if tar[1:] else np.full((2, *limits.shape), np.nan)
-    return low, high
+    if not tar[1:]:
+        return np.full((2, *limits.shape), np.nan)
+    return share_interval(tar[1:], sample.clusters, sample.counts)

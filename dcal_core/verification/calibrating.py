@@ -75,7 +75,7 @@ def cllr_estimate(llr, genuine, family, draws=1000, seed=0, weights=None) -> dic
     totals = sample.totals(counts, sample.tabulate(by_class, 2, sample.weights))
     with np.errstate(invalid="ignore"):  # a draw without one of the classes: NaN
         bits = (costs / totals).mean(1)
-    return _cost_estimate(bits, sample)
+    return _cost_estimate(bits, sample, counts)
 
 
 def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None) -> dict:
@@ -89,15 +89,16 @@ def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None)
     counts = family_counts(sample.families, draws, seed)
     drawn = (sample.spread(count[None])[0] for count in counts)
     bits = [_least_cost(*(one @ count for one in held)) for count in drawn]
-    return _cost_estimate(np.array(bits), sample)
+    return _cost_estimate(np.array(bits), sample, counts)
 
 
-def _cost_estimate(bits: np.ndarray, sample: Comparisons) -> dict:
+def _cost_estimate(bits: np.ndarray, sample: Comparisons, counts: np.ndarray) -> dict:
     if np.nanmax(bits) - np.nanmin(bits) <= ROUNDING:  # equal costs, such as 0 of separable scores, show no spread
         return {"value": float(bits[0]), "low": None, "high": None}
     # `rate_estimate` knows shares: the log-odds of cost / (1 + cost) are the logarithm of the cost.
-    share = rate_estimate(bits / (1 + bits), sample.by_family(sample.weights > 0))
-    return {key: None if value is None else value / (1 - value) for key, value in share.items()}
+    share = rate_estimate(bits / (1 + bits), sample.by_family(sample.weights > 0), counts)
+    costs = {key: None if (value := share[key]) is None else value / (1 - value) for key in ("value", "low", "high")}
+    return share | costs
 
 
 def _least_cost(genuine: np.ndarray, impostor: np.ndarray) -> float:
@@ -145,7 +146,7 @@ def reliability(llr, genuine, family, bins=10, draws=1000, seed=0, weights=None)
                 "posterior": float(np.average(posterior[inside], weights=weights[inside])) if families else None,
                 "count": int(inside.sum()),
                 "families": families,
-                "observed": rate_estimate(observed[:, number], sizes) if families >= FEWEST_FAMILIES else None,
+                "observed": rate_estimate(observed[:, number], sizes, counts) if families >= FEWEST_FAMILIES else None,
             }
         )
     return found

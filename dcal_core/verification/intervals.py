@@ -11,6 +11,10 @@ from scipy.stats import t as student
 
 from dcal_core.verification.comparisons import numbered
 
+# Chosen by the coverage of 95 % intervals of the EER on 31 families, 1,000 draws each (benchmarks/speed/coverage.py).
+UNSEEN = 2  # families
+FEWEST_BOUND = 12  # families; with fewer a bound beyond one half tells nothing
+
 # Families
 
 
@@ -52,45 +56,61 @@ def shares(rows: np.ndarray) -> np.ndarray:
         return rows / rows.sum(1, keepdims=True)
 
 
-def share_interval(drawn, clusters: float) -> np.ndarray:
+def share_interval(drawn, clusters: float, counts: np.ndarray | None = None) -> np.ndarray:
     """95 % interval [2, ...] of shares between 0 and 1 from bootstrap draws [D, ...]: Student's t on their log-odds.
 
-    clusters: `effective_families`. Percentiles are too narrow for tens of families (Hesterberg, arXiv 1411.5279), and
-    log-odds keep an interval within [0, 1] and longer on the side of the rarer errors.
+    clusters: `effective_families`. counts: how often each draw holds each family, [D, F]; with them either end goes
+    further by what UNSEEN more families would change like the one that pulls the share furthest that way: where a few
+    families are much harder than the rest, a sample may hold too few of them. Percentiles are too narrow for tens of
+    families (Hesterberg, arXiv 1411.5279), and log-odds keep an interval within [0, 1] and longer on the side of the
+    rarer errors.
     """
     clusters = max(clusters, 2.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         centre = logit(np.mean(drawn, axis=0))
         # Draws without any error are infinitely far off: none counts for more than e^2, 7 times the odds.
-        spread = np.nan_to_num(np.clip(logit(drawn) - centre, -2, 2)).std(axis=0)
+        odds = np.nan_to_num(np.clip(logit(drawn) - centre, -2, 2))
     # n / (n - 1), as the jackknife: a large family pulls the figure towards itself. Half of the degrees of freedom: a
     # few families make most of the errors, so that the spread is as uncertain as with 2 n / (kurtosis - 1), kurtosis 5.
-    # Measured on 31 families (benchmarks/speed/coverage.py: 10 or 2-20 images a person at EERs of 3 to 20 %, 4-68 up
-    # to 10 %): EER, FMR and FNMR held in 93 to 98 % of 300 to 500 simulations, by percentiles in 86 to 94, expanded in
-    # 88 to 95.
-    reach = clusters / (clusters - 1) * student.ppf(0.975, (clusters - 1) / 2) * spread
-    return expit(np.stack([centre - reach, centre + reach]))
+    reach = clusters / (clusters - 1) * student.ppf(0.975, (clusters - 1) / 2) * odds.std(axis=0)
+    below = above = 0.0
+    if counts is not None:
+        # What a family changes by counting once more is its covariance with the draws (Efron, JASA 109, 2014).
+        pull = UNSEEN * np.tensordot(counts - counts.mean(0), odds, (0, 0)) / len(odds)
+        below = np.minimum(pull.min(axis=0), 0)
+        above = np.maximum(pull.max(axis=0), 0)
+    return expit(np.stack([centre - reach + below, centre + reach + above]))
 
 
-def share_estimate(value: float, drawn: np.ndarray, clusters: float, families: int) -> dict:
+def share_estimate(
+    value: float, drawn: np.ndarray, clusters: float, families: int, counts: np.ndarray | None = None
+) -> dict:
     """Return the estimate of a share by `share_interval` of its draws [D]; one family, or no draw, gives no interval.
 
     A share of 0 or 1 in all draws gets the bound that so many families without an error allow, about 3 / families (rule
-    of three): the bootstrap cannot see beyond its sample.
+    of three): the bootstrap cannot see beyond its sample. Fewer than FEWEST_BOUND families set no bound beyond one
+    half: `open` names the end, "low" or "high", that says nothing.
     """
     if families < 2 or len(drawn) == 0:
         return {"value": value, "low": None, "high": None}
-    low, high = share_interval(drawn, clusters).tolist()
+    low, high = share_interval(drawn, clusters, counts).tolist()
     if low == high and value in (0, 1):
         bound = 1 - 0.05 ** (1 / families)
         low, high = (0.0, bound) if value == 0 else (1 - bound, 1.0)
-    return {"value": value, "low": low, "high": high}
+    estimate = {"value": value, "low": low, "high": high}
+    if families < FEWEST_BOUND and value < 0.5 < high:
+        estimate["open"] = "high"
+    if families < FEWEST_BOUND and low < 0.5 < value:
+        estimate["open"] = "low"
+    return estimate
 
 
-def rate_estimate(rates: np.ndarray, sizes: np.ndarray) -> dict:
-    """Return the `share_estimate` of a rate [R], from the draws that are not NaN; sizes: each family's weight, [F]."""
-    drawn = rates[1:][~np.isnan(rates[1:])]
-    return share_estimate(float(rates[0]), drawn, effective_families(sizes), np.count_nonzero(sizes))
+def rate_estimate(rates: np.ndarray, sizes: np.ndarray, counts: np.ndarray | None = None) -> dict:
+    """Return the `share_estimate` of a rate [R], from the draws that are not NaN; sizes: each family's weight, [F];
+    counts: how often each family counts, [R, F]."""
+    kept = ~np.isnan(rates[1:])
+    counts = None if counts is None else counts[1:][kept]
+    return share_estimate(float(rates[0]), rates[1:][kept], effective_families(sizes), np.count_nonzero(sizes), counts)
 
 
 # Means over families that all count the same
@@ -99,7 +119,8 @@ def rate_estimate(rates: np.ndarray, sizes: np.ndarray) -> dict:
 def mean_share(values, family, draws: int = 1000, seed: int = 0) -> dict:
     """Return the mean of values between 0 and 1 [n], by bootstrap over families."""
     means = family_means(values, family)
-    return rate_estimate(family_counts(len(means), draws, seed) @ means / len(means), np.ones(len(means)))
+    counts = family_counts(len(means), draws, seed)
+    return rate_estimate(counts @ means / len(means), np.ones(len(means)), counts)
 
 
 def mean_by_t(values, family) -> dict:

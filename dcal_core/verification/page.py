@@ -90,7 +90,7 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Seq
     value that cannot be shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    tools = (words.number_text, words.range_text, words.estimate_in_words, words.duration_text)
+    tools = (words.number_text, words.interval_text, words.estimate_in_words, words.duration_text)
     environment.filters |= {tool.__name__: tool for tool in tools}
     try:
         _check_figures(result, figures)

@@ -8,7 +8,7 @@ PAGE = """
 {%- else %}
 <td{% if content.look %} class="{{ content.look }}"{% endif %}>
 {{- content.estimate.value | number_text(content.unit) }}
-<small>{{ content.estimate.low | range_text(content.estimate.high, content.unit) }}</small></td>
+<small>{{ content.estimate | interval_text(content.unit) }}</small></td>
 {%- endif %}
 {% endmacro %}
 {% macro table_of(table) %}

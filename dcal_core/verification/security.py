@@ -54,9 +54,9 @@ def security(
             {
                 "fmr": fmr,
                 "threshold": float(thresholds[0]),
-                "unrelated_fmr": rate_estimate(measured, strange),
-                "twin_fmr": rate_estimate(false_matches, twins.by_family(~twins.genuine)),
-                "fnmr": rate_estimate(1 - matches, twins.by_family(twins.genuine)),
+                "unrelated_fmr": rate_estimate(measured, strange, counts),
+                "twin_fmr": rate_estimate(false_matches, twins.by_family(~twins.genuine), counts),
+                "fnmr": rate_estimate(1 - matches, twins.by_family(twins.genuine), counts),
             }
         )
     return found

@@ -68,9 +68,17 @@ def ratio_text(ratio: float) -> str:
     return f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:,.0f}"
 
 
-def range_text(low: float, high: float, unit: str) -> str:
-    """The two ends of an interval as text, the unit given once: "1.5 to 5.0 %"."""
-    return f"{_digits(low, unit)} to {number_text(high, unit)}"
+def interval_text(estimate: dict, unit: str) -> str:
+    """The 95 % interval of an estimate as text, the unit given once: "1.5 to 5.0 %", or "at least 1.5 %" where so few
+    families set no bound above it."""
+    ends = _ends(estimate, unit)
+    return ends if unit == "score" else f"{ends} {unit}"
+
+
+def _ends(estimate: dict, unit: str) -> str:
+    """The same without its unit."""
+    low, high = (_digits(estimate[end], unit) for end in ("low", "high"))
+    return {"high": f"at least {low}", "low": f"at most {high}"}.get(estimate.get("open"), f"{low} to {high}")
 
 
 def estimate_in_words(estimate: dict, unit: str) -> str:
@@ -79,15 +87,13 @@ def estimate_in_words(estimate: dict, unit: str) -> str:
         return estimate["reason"]
     if estimate["low"] is None:
         return f"{number_text(estimate['value'], unit)} (no interval)"
-    return f"{number_text(estimate['value'], unit)} ({range_text(estimate['low'], estimate['high'], unit)})"
+    return f"{number_text(estimate['value'], unit)} ({interval_text(estimate, unit)})"
 
 
 def of_100(estimate: dict, things: str) -> str:
     """A share of things with its interval: "3.6 of 100 pairs (0.6 to 19.0)"."""
     share = f"{number_text(estimate['value'], 'of 100')} {things}"
-    if estimate["low"] is None:
-        return f"{share} (no interval)"
-    return f"{share} ({_digits(estimate['low'], 'of 100')} to {_digits(estimate['high'], 'of 100')})"
+    return f"{share} ({_ends(estimate, 'of 100')})" if estimate["low"] is not None else f"{share} (no interval)"
 
 
 def duration_text(seconds: float) -> str:
@@ -132,4 +138,5 @@ def difference_in_words(difference: dict) -> str:
     better, worse = (a, b) if difference["better"] == "a" else (b, a)
     gain = number_text(abs(difference["value"]), unit)
     low, high = sorted((abs(difference["low"]), abs(difference["high"])))
-    return f"{name}: {better} is better than {worse} by {gain}, 95 % interval {range_text(low, high, unit)}."
+    reach = interval_text({"low": low, "high": high}, unit)
+    return f"{name}: {better} is better than {worse} by {gain}, 95 % interval {reach}."

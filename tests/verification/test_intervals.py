@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 from scipy.stats import ttest_1samp, ttest_rel
-from scored_cases import drawn_families
+from scored_cases import bounds, drawn_families
 
 from dcal_core.verification.intervals import (
+    UNSEEN,
     effective_families,
     families_of_rarer_class,
     family_counts,
@@ -17,6 +18,7 @@ from dcal_core.verification.intervals import (
     share_interval,
     shares,
 )
+from dcal_core.verification.words import estimate_in_words, of_100
 
 
 def test_the_sample_comes_first_and_then_its_draws():
@@ -52,7 +54,7 @@ def test_shares_of_an_empty_draw_are_no_number():
 )
 def test_intervals(rates, families, low, high):
     found = rate_estimate(np.array(rates), np.ones(families))
-    assert found == {"value": rates[0], "low": pytest.approx(low), "high": pytest.approx(high)}
+    assert bounds(found) == {"value": rates[0], "low": pytest.approx(low), "high": pytest.approx(high)}
 
 
 def test_one_large_family_among_small_ones_widens_the_interval():
@@ -65,6 +67,26 @@ def test_interval_by_hand():
     # Log-odds -1 and 1 about a mean of one half: spread 1. Nine clusters: 9/8, and t of 4 degrees of freedom, 2.7764.
     values = expit([-1.0, 1.0])
     np.testing.assert_allclose(share_interval(values, 9), expit([-1.125 * 2.7764451, 1.125 * 2.7764451]))
+
+
+def test_each_end_allows_for_more_families_like_the_worst():
+    """The covariance of a mean's draws with a family's counts is what the family changes when it counts once more."""
+    counts = family_counts(5, draws=20_000, seed=0)[1:]
+    odds = np.array([-0.02, -0.01, 0.0, -0.01, 0.04])  # of each family, of which one is much harder than the others
+    draws = expit(counts @ odds)  # centred on one half, where log-odds are straight
+    plain, wider = (logit(share_interval(draws, 5, given)) for given in (None, counts))
+    np.testing.assert_allclose(wider - plain, UNSEEN * np.array([-0.02, 0.04]), atol=0.002)
+    assert share_interval(1 - draws, 5, counts) == pytest.approx(1 - expit(wider)[::-1])
+    flat = share_interval(np.full(20_000, 0.3), 5, counts)
+    np.testing.assert_allclose(flat, 0.3)
+
+
+def test_few_families_set_no_bound_beyond_one_half():
+    few, many = (mean_share([0, 0, 0, 1, 0] * n, range(5 * n)) for n in (1, 3))
+    assert few["high"] > 0.5 and few["open"] == "high" and estimate_in_words(few, "%").startswith("20.0 % (at least ")
+    assert "open" not in many
+    turned = mean_share([1, 1, 1, 0, 1], range(5))
+    assert turned["open"] == "low" and "(at most " in of_100(turned, "pairs")
 
 
 def test_interval_is_mirrored_and_works_by_column():
