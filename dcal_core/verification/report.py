@@ -26,7 +26,7 @@ from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates
 from dcal_core.verification.protocol import Scored, Unrelated, image_names
 from dcal_core.verification.security import security
-from dcal_core.verification.verdict_rates import verdict_rates, verdict_thresholds
+from dcal_core.verification.verdict_rates import allowed_share, verdict_rates, verdict_thresholds
 from dcal_core.verification.words import Terms, terms_of
 
 CURVE_POINTS = 200
@@ -156,15 +156,19 @@ def calibrate_strangers(system: System, kind: str) -> dict | None:
 
 
 def judge(system: System, error: float, draws: int, seed: int, terms: Terms) -> dict:
-    """The two thresholds of a verdict, for `error` or the smallest that so few families resolve, and its test rates."""
+    """The two thresholds of a verdict, for at most `error` wrong ones in each class, and its test rates."""
     pairs = system.validation.pairs
     families = families_of_rarer_class(pairs.genuine, pairs.family)
-    asked, error = error, max(error, 1 / families)
     thresholds = verdict_thresholds(*system.validation.labelled, error)
     rates = verdict_rates(*system.test.labelled, thresholds, draws, seed)
-    source = f"at most {100 * error:.1f} % wrong in each class of {families} validation {terms.units}"
-    if error > asked:
-        source += f" (verdict_error={asked:g} cannot be resolved by so few: one {terms.unit} is {100 * error:.1f} %)"
+    allowed = allowed_share(error, families)
+    source = f"at most {100 * error:g} % wrong in each class"
+    if allowed:
+        source += f", were all pairs wrong of one more {terms.unit} than the {families} validation {terms.units}: "
+        source += f"{100 * allowed:.1f} % of theirs"
+    else:
+        source += f"; {families} validation {terms.units} are too few to count that, so that no pair of theirs is "
+        source += f"wrong, the worst one of another {terms.unit} is expected within the limits, and more is undecided"
     return {"thresholds": asdict(thresholds) | {"error": error, "families": families, "source": source}} | rates
 
 

@@ -25,6 +25,11 @@ def drawn_families(families: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(families, np.full(families, 1 / families), size=draws)
 
 
+def bounds(estimate: dict) -> dict:
+    """An estimate without what it says of its ends."""
+    return {name: estimate[name] for name in ("value", "low", "high")}
+
+
 def index_of(name: str, families: int) -> TwinIndex:
     """Pairs of twins with five images each."""
     names = [(f"{name}{f:02d}a", f"{name}{f:02d}b") for f in range(families)]
