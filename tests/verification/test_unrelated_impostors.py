@@ -225,7 +225,9 @@ def systems():
         noise = np.random.default_rng(seed).normal(size=len(pairs))
         return Scored(index, pairs, noise + 2 * pairs.genuine)
 
-    return [System(name, "made up", scored("validation", n), scored("test", 9 + n)) for n, name in enumerate("ab")]
+    return [
+        System(name, "made up", scored("validation", n), scored("test", 9 + n), None) for n, name in enumerate("ab")
+    ]
 
 
 def test_the_report_speaks_of_unrelated_people_and_of_no_twins(systems, tmp_path):
