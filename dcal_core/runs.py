@@ -13,6 +13,7 @@
 <run>/report.json, report.html    the evaluation
 <run>/scores.csv                  every pair of it with its score
 <run>/benchmarks.json             figures on published face benchmarks
+<run>/diagnosis.json              why the run does not learn
 <run>/explained/                  maps of single pairs and of many
 <run>/lock                        held by the process that trains
 """
@@ -53,6 +54,7 @@ class RunFolder:
         self.report_page = self.path / "report.html"
         self.scores = self.path / "scores.csv"
         self.benchmarks = self.path / "benchmarks.json"
+        self.diagnosis = self.path / "diagnosis.json"
         self.explained = self.path / "explained"
         self.lock_file = self.path / "lock"
 

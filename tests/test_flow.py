@@ -24,6 +24,7 @@ LAYERS = (
     {"training"},
     {"verification"},
     {"explain"},
+    {"diagnosis"},
     {"deploy"},
     {"recipes"},
     {"commands"},

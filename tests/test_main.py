@@ -76,6 +76,7 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
         "evaluate",
         "explain",
         "benchmark",
+        "diagnose",
         "synth",
     ]
 

@@ -83,6 +83,13 @@ COMMANDS = {  # by name, also of the module
             "--reading": dict(metavar="NAME", help="one of the model's readings, such as global; all of them"),
         },
     ),
+    "diagnose": Command(
+        "say why a run does not learn; exit status 3 where something is found",
+        "runs/demo",
+        "run_to_diagnose:run_to_diagnose",
+        "run_dir data_root weights trust_weights exclusions max_lost_share encode_batch",
+        {"run_folder": dict(nargs="?", metavar="RUN", help="the run's folder; else the preset's, or run_dir")},
+    ),
     "pack": Command("write a trained run as one folder", "runs/demo models/demo"),
     "verify": Command("tell whether two pictures show one person", "a.jpg b.jpg"),
     "synth": Command("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
@@ -198,7 +205,8 @@ def given_parameters(options: argparse.Namespace) -> tuple[dict, Path]:
         if file.suffix not in ENDINGS:
             raise ConfigError(f"-f {file}: a preset is a YAML file: let its name end in .yaml.")
         given["preset"] = str(file)
-    for name, value in options.parameters:
+    run = [("run_dir", options.run_folder)] if getattr(options, "run_folder", None) else []
+    for name, value in [*run, *options.parameters]:
         if name in given:
             raise ConfigError(f"parameter {name} is given more than once: keep one of them.")
         given[name] = value

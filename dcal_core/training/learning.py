@@ -10,6 +10,12 @@ LEARNT = 0.40  # an EER that the interval over families must exclude, so that a 
 SETTLED = 100  # steps since the learning rate has risen; in trials, what learnt at all was below NEAR_CHANCE by then
 DATA = "faces that prepare has aligned, and data in which it finds nothing wrong"
 MOST_CURES = 3
+DIAGNOSE = "`twins diagnose RUN` looks for the cause"
+
+
+def settled(recipe: Recipe, step: int, steps: int) -> bool:
+    """Whether, at a step of so many, the learning rate has not risen for long enough to judge what is learnt."""
+    return step >= SETTLED and recipe.lr_at(step, steps) <= recipe.lr_at(step - SETTLED, steps)
 
 
 def watch(recipe: Recipe, progress: Progress, total: int, eer_low: float) -> None:
@@ -20,9 +26,9 @@ def watch(recipe: Recipe, progress: Progress, total: int, eer_low: float) -> Non
     """
     step = progress.batch - progress.schedule_from
     steps = total - progress.schedule_from
-    settled = step >= SETTLED and recipe.lr_at(step, steps) <= recipe.lr_at(step - SETTLED, steps)
     before = progress.at_chance
-    progress.at_chance = progress.best_eer >= NEAR_CHANCE and (before or (settled and eer_low > LEARNT))
+    unlearnt = settled(recipe, step, steps) and eer_low > LEARNT
+    progress.at_chance = progress.best_eer >= NEAR_CHANCE and (before or unlearnt)
     if progress.at_chance and not (before or progress.finished):  # what has finished is summed up later
         print(f"{at_chance(recipe, progress)} Training goes on.")
 
@@ -37,6 +43,6 @@ def at_chance(recipe: Recipe, progress: Progress) -> str:
     ]
     return (
         f"This run does not learn: after {progress.batch} batches the best EER on held-out families is "
-        f"{progress.best_eer:.1%}, and chance is 50%, whatever the training loss does. Most likely cures, in a new run "
-        f"(resume=false): {'; '.join([*cures, DATA][:MOST_CURES])}."
+        f"{progress.best_eer:.1%}, and chance is 50%, whatever the training loss does. {DIAGNOSE}. Most likely cures, "
+        f"in a new run (resume=false): {'; '.join([*cures, DATA][:MOST_CURES])}."
     )
