@@ -21,7 +21,7 @@ from dcal_core.verification.protocol import Pairs, pairs_of, score_pairs
 
 FAMILIES = 60  # of a split, that are looked at
 IMAGES = 8  # of each of their people
-STRANGERS = 6000  # comparisons of unrelated people
+STRANGERS = 3000  # comparisons of unrelated people
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -15,7 +15,6 @@ from dcal_core.data.splits import TwinData, open_split, split_families
 from dcal_core.training import task
 
 QUICK = {  # faults that a run shows at once, by recipe
-    "dcal": ("detached",),
     "adaface": ("people mixed",),
     "oaml": ("no matching",),
 }
