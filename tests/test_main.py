@@ -77,6 +77,8 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
         "explain",
         "benchmark",
         "diagnose",
+        "pack",
+        "verify",
         "synth",
     ]
 

@@ -8,9 +8,10 @@ from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.run_to_diagnose import run_to_diagnose
 from dcal_core.commands.session import Session
 from dcal_core.config.shared import Config
-from dcal_core.data.locate import find_root
-from dcal_core.data.splits import SYNTHETIC, TwinData, open_data
-from dcal_core.data.twins import DataError
+from dcal_core.data.enough import Needs
+from dcal_core.data.roots import find_root
+from dcal_core.data.splits import TwinData, open_data
+from dcal_core.data.twins import SYNTHETIC, DataError
 from dcal_core.diagnosis.checks import diagnose
 from dcal_core.diagnosis.evidence import Evidence, gather
 from dcal_core.diagnosis.figure import draw_diagnosis
@@ -32,7 +33,7 @@ def data_of(config: Config, folder: RunFolder) -> TwinData:
         raise DataError(
             f"the run was trained on {label}, which is not to be found: attach that dataset, or give data_root."
         )
-    data = open_data(config, ("train", "validation"), config.families_in_batch)
+    data = open_data(config, ("train", "validation"), Needs.of(config))
     if data["train"].index.fingerprint() != newest_whole(folder, own=False).facts.get("data"):
         raise DataError(
             f"{data.root} holds other people or images than {label}, which the run in {folder} was trained on: give "

@@ -10,7 +10,7 @@ from planted import FAULTS, HEALTHY, STEPS, findings_of, from_weights, painted, 
 
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
-from dcal_core.data.locate import read_indexes
+from dcal_core.data.roots import read_indexes
 from dcal_core.data.splits import TwinData, open_split, split_families
 from dcal_core.training import task
 
