@@ -173,7 +173,7 @@ def _draw_shares(row: Sequence[Axes], what: str, figures: dict, areas: dict, nam
     paint.draw_areas(row[0], [areas[region] for region in regions])
     row[0].set_xlabel(f"share of {SPEAKS[what]} (%)", fontsize=10)
     row[1].axvline(0, color=paint.GREY, linestyle="--", linewidth=1)
-    row[1].set_xlabel(f"{names['twins']} less one person (percentage points)", fontsize=10)
+    row[1].set_xlabel(paint.wrapped(f"{names['twins']} less one person (percentage points)", 48), fontsize=10)
 
 
 def comparison_table(result: dict, name: str) -> str:
