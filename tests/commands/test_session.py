@@ -59,7 +59,7 @@ def attach(folder: Path) -> Path:
 )
 def test_auto_takes_the_large_preset_only_with_gpu_and_data(monkeypatch, tmp_path, gpu, data, preset):
     monkeypatch.setattr(chosen, "gpu_verdict", lambda: (gpu, ""))
-    monkeypatch.setattr(chosen, "find_data", lambda data_root: tmp_path if data and roots == [Path("faces")] else None)
+    monkeypatch.setattr(chosen, "find_data", lambda given: tmp_path if data and given == "faces" else None)
     assert choose_preset("auto", "faces", trains=True) == choose_preset("auto", "faces") == preset
     assert preset in presets(PARAMS)
     assert choose_preset("local_2080ti", "faces") == "local_2080ti"
@@ -69,7 +69,7 @@ def test_auto_takes_the_large_preset_only_with_gpu_and_data(monkeypatch, tmp_pat
 def test_on_kaggle_auto_is_what_training_with_a_gpu_has_chosen_also_without_one(monkeypatch, tmp_path, data, preset):
     monkeypatch.setattr(chosen, "gpu_verdict", lambda: (False, ""))
     monkeypatch.setattr(chosen, "on_kaggle", lambda: True)
-    monkeypatch.setattr(chosen, "find_data", lambda data_root: tmp_path if data else None)
+    monkeypatch.setattr(chosen, "find_data", lambda given: tmp_path if data else None)
     assert choose_preset("auto", "") == preset
     assert choose_preset("auto", "", trains=True) == "demo"
 
