@@ -86,8 +86,6 @@ def score_run(name: str, session: Session, data: TwinData) -> list[System]:
 
 def score_model(name: str, about: str, model: Verifier, data: TwinData, config: Config, weights="") -> list[System]:
     """A model on the validation and the test families, a system for each of its readings, from one encoding."""
-    if config.flip_fusion and "embedding" not in model.widths:
-        raise UserError(f"flip_fusion=true: {name} has no embedding to add to its mirror image's: leave it out.")
     device = fit_device()
     model = model.to(device)
     scored = {reading: {} for reading in model.readings}

@@ -143,10 +143,18 @@ def test_a_model_that_says_what_is_visible_is_measured_by_it_and_its_embeddings_
     assert [line["images"] for line in lines] == ["an occluder", "mask", "glasses", "scarf"] and lines[0]["count"] == 80
 
 
-def test_flip_fusion_takes_an_embedding_and_leaves_no_decision_rule(capsys):
+def test_flip_fusion_adds_every_branch_to_its_mirror_images_and_leaves_no_decision_rule(capsys):
     session, data = begun(flip_fusion="true")
-    with pytest.raises(UserError, match="flip_fusion=true: a has no embedding"):
-        score_systems(session, data)
+    (system,) = score_systems(session, data)
+    model = load_model(session.trained)
+    with torch.inference_mode():
+        faces = data["test"].images.batch(range(80))
+        straight, mirrored = (model.eval().encode(one).parts for one in (faces, faces.flip(-1)))
+    assert list(straight) == ["sa", "glca"]
+    both = [torch.nn.functional.normalize(part + mirrored[name]) for name, part in straight.items()]
+    pairs = system.test.pairs
+    cosines = sum((one[pairs.a] * one[pairs.b]).sum(1) for one in both) / len(both)
+    np.testing.assert_allclose(system.test.scores, cosines, atol=1e-5)
     assert evaluation.keep_rule(session, None) == [] and "No decision rule is kept" in capsys.readouterr().out
 
 
