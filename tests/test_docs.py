@@ -15,7 +15,9 @@ from benchmarks.ablation import __main__ as ablation
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.speed import __main__ as speed
 from dcal_core.commands.options import given_parameters, read_options
+from dcal_core.commands.pack import parser_of_pack
 from dcal_core.commands.synth import parser_of_synth
+from dcal_core.commands.verify import parser_of_verify
 from dcal_core.config.recipes import check_given
 from dcal_core.errors import UserError
 from dcal_core.installation import presets_folder
@@ -28,7 +30,7 @@ CURRENT = {page: text for page, text in TEXTS.items() if page != "CHANGELOG.md"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPELLINGS = ("twins", "make", "python -m", "papermill", "torchrun", "pytest", "pip install")
 PLACES = r"(?:docs|params|tests|dcal_core|notebooks|notebooks_src|benchmarks|\.ci|\.github)/[\w./-]+"
-INSIDE = r"(?:config|models|recipes|training|verification|explain|commands|data|audit)/\w+\.py"
+INSIDE = r"(?:config|models|recipes|training|verification|explain|commands|data|audit|deploy)/\w+\.py"
 
 
 class Parsed(BaseException):
@@ -110,6 +112,7 @@ def check_papermill(arguments: list[str]) -> None:
     check_given(given, presets_folder())
 
 
+OWN_PARSERS = {"pack": parser_of_pack, "synth": parser_of_synth, "verify": parser_of_verify}
 KNOWN_MODULES = {"benchmarks.ablation", "benchmarks.gpu", "benchmarks.speed", "venv"}
 KNOWN_MODULES |= {f"benchmarks.rehearsal{part}" for part in ("", ".weights", ".loosen")}
 
@@ -128,8 +131,8 @@ def check_command(line: str, parse) -> None:
         program = "python"
     if program == "python" and words[1] == "-m" and words[2] == "dcal_core":
         program, words = "twins", words[2:]
-    if program == "twins" and words[1:2] == ["synth"]:
-        parser_of_synth().parse_args(words[2:])
+    if program == "twins" and words[1:] and words[1] in OWN_PARSERS:
+        OWN_PARSERS[words[1]]().parse_args(words[2:])
     elif program == "twins" and len(words) > 1 and words[1] != "--version":
         given_parameters(read_options(words[1], words[2:]))
     elif program == "twins":
@@ -206,7 +209,7 @@ def test_a_command_that_does_not_exist_is_seen(line, parse):
 
 def test_commands_are_found_in_the_pages():
     assert len(COMMANDS_QUOTED) > 30
-    assert ("README.md", "twins explain --preset demo --images a.png b.png") in COMMANDS_QUOTED
+    assert ("README.md", "twins verify a.png b.png") in COMMANDS_QUOTED
 
 
 @pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if "```python" in text])

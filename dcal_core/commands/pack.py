@@ -73,8 +73,8 @@ def images_root(run: RunFolder, data_root: str) -> Path:
     return root
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit status."""
+def parser_of_pack() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(
         prog=f"{program_name()} pack",
         description="Write a trained and evaluated run as one folder that needs neither the run nor its data.",
@@ -84,7 +84,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("folder", type=Path, help="folder to write")
     parser.add_argument("--data_root", default="", help="where its images are; else where training found them")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    options = parser_of_pack().parse_args(arguments)
     run = RunFolder(options.run.resolve())
     if not (run.best / MODEL_FILE).is_file() or read_rule(run.best) is None:
         raise ConfigError(f"{run} holds no run that was trained and evaluated: do that first, or name another folder.")

@@ -10,6 +10,7 @@ from dcal_core.verification.words import most_ratio, ratio_text, terms_of
 
 CO_TWINS, STRANGERS = "co-twins", "unrelated people"
 DRAWN = f"{SYNTHETIC}: the model knows drawn faces only"
+NO_RATIO = "no likelihood ratio"
 NEVER_CHECKED = (
     "whether the pictures are unedited photographs",
     "whether something covers a face",
@@ -67,18 +68,19 @@ def sentence(answer: Answer, rule: DecisionRule) -> str:
 
 
 def ratios(answer: Answer, rule: DecisionRule) -> list[str]:
-    """Each likelihood ratio as a clause, with its limit where that is reached."""
-    found = []
-    against = CO_TWINS if rule.co_twins else STRANGERS
+    """Each likelihood ratio as a clause; the last that reaches a limit says why it goes no further."""
+    found, limits = [], []
     for value, calibration, others in (
-        (answer.log10_lr, rule.calibration, against),
+        (answer.log10_lr, rule.calibration, CO_TWINS if rule.co_twins else STRANGERS),
         (answer.log10_lr_unrelated, rule.strangers, STRANGERS),
     ):
         if value is None:
             continue
         likelier = f"one person than for {others}" if value >= 0 else f"{others} than for one person"
-        clause = f"{ratio_text(10 ** abs(value))} times likelier for {likelier}"
-        if math.isclose(abs(value), math.log10(calibration.families)):
-            clause += f" ({most_ratio(calibration.families, terms_of(rule.co_twins).units)})"
-        found.append(clause)
-    return found or ["no likelihood ratio, because the validation scores could not be calibrated"]
+        found.append(f"{ratio_text(10 ** abs(value))} times likelier for {likelier}")
+        reached = math.isclose(abs(value), math.log10(calibration.families))
+        limits.append(most_ratio(calibration.families, terms_of(rule.co_twins).units) if reached else "")
+    for place, limit in enumerate(limits):
+        if limit and limit not in limits[place + 1 :]:
+            found[place] += f" ({limit})"
+    return found or [NO_RATIO]

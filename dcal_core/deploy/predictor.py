@@ -162,14 +162,19 @@ class Predictor:
             sources.setdefault(keys[-1], source)
         known = {key: self.cache.get(key) for key in sources}
         new = [key for key, found in known.items() if found is None]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(new), batch):
-                some = new[start : start + batch]
-                read = pool.map(self._read, [sources[key] for key in some])
-                described = dict(zip(some, self._encoded(list(read), batch), strict=True))
-                self.cache.put(described)
-                known |= described
+        for start in range(0, len(new), batch):
+            some = new[start : start + batch]
+            wanted = [sources[key] for key in some]
+            described = dict(zip(some, self._encoded(self._read_all(wanted), batch), strict=True))
+            self.cache.put(described)
+            known |= described
         return [errors[place] if place in errors else known[key] for place, key in enumerate(keys)]
+
+    def _read_all(self, sources: list[Source]) -> list[ReadFace | str]:
+        if len(sources) == 1:  # threads cost more than they save
+            return [self._read(sources[0])]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self._read, sources))
 
     def _read(self, source: Source) -> ReadFace | str:
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from dcal_core.storage import DamagedError, check_seal, digest, read_sums, recover, seal, sealed_folder
 from dcal_core.verification.calibrating import fit_isotonic, fit_logistic
-from dcal_core.verification.decision import DecisionRule, read_rule, rule_of_report, write_rule
+from dcal_core.verification.decision import DecisionRule, read_rule, rule_from_dict, rule_of_report, write_rule
 from dcal_core.verification.verdicts import Thresholds
 
 CASE = [0.1, 0.5, 0.3, 0.9] * 3, [False, False, True, True] * 3, [0] * 4 + [1] * 4 + [2] * 4
@@ -50,6 +50,15 @@ def test_a_likelihood_ratio_at_its_limit_says_why_it_goes_no_further(rule):
         middle = -rule.calibration.intercept / rule.calibration.slope
         assert "at most" not in rule.sentence(middle)
     assert "1,200 times likelier" in replace(rule, calibration=replace(rule.calibration, families=1200)).sentence(99.0)
+
+
+def test_the_calibration_against_unrelated_people_is_kept(rule, model):
+    both = replace(rule, strangers=fit_isotonic(*CASE))
+    write_rule(both, model, model)
+    assert read_rule(model) == both and read_rule(model).strangers.kind == "isotonic"
+    old = json.loads((model / "decision.json").read_text())
+    del old["strangers"]  # as earlier versions wrote it
+    assert rule_from_dict(old) == rule
 
 
 def test_without_a_calibration_the_verdict_stands_alone(rule):

@@ -9,7 +9,10 @@ from scored_cases import FAMILIES, OPTIONS, scored, system
 
 from dcal_core.verification import report
 from dcal_core.verification.bootstrap import replicate
+from dcal_core.verification.calibrating import fit_logistic
+from dcal_core.verification.calibration import from_dict
 from dcal_core.verification.metrics import equal_error_rate
+from dcal_core.verification.protocol import Unrelated
 from dcal_core.verification.report import CURVE_POINTS, compare, evaluate, most_confusable, write_json
 from dcal_core.verification.words import CO_TWINS
 
@@ -49,6 +52,25 @@ def test_whatever_is_chosen_is_chosen_on_validation_families(ours, result):
             mine, others = mine[key], others[key]
         assert mine == others, chosen
     assert other["metrics"]["eer"] != result["metrics"]["eer"]
+
+
+def test_unrelated_people_are_calibrated_against_on_validation_families(ours, result):
+    assert result["strangers"] is None
+    known = ours.validation.pairs.genuine
+    scores = ours.validation.scores[~known] - 0.5
+    family = np.arange(len(scores)) % FAMILIES
+    apart = Unrelated(scores, family, (family + 1) % FAMILIES)
+    found = evaluate([replace(ours, strangers=apart)], "SYNTHETIC", **OPTIONS)
+    fitted = from_dict(found["strangers"])
+    naive = fit_logistic(
+        np.concatenate([ours.validation.scores[known], scores]),
+        np.repeat([True, False], [known.sum(), len(scores)]),
+        np.concatenate([ours.validation.pairs.family[known], 100 + family]),  # here families are all of one size
+    )
+    assert fitted.families == FAMILIES
+    assert fitted.llr([0.0, 0.4]) == pytest.approx(naive.llr([0.0, 0.4]), abs=0.2)
+    alike = replace(apart, scores=np.full(len(scores), 9.0))
+    assert evaluate([replace(ours, strangers=alike)], "SYNTHETIC", **OPTIONS)["strangers"] is None
 
 
 def test_verdicts_of_few_families_keep_the_error_and_say_how(ours, result):
