@@ -24,6 +24,7 @@ from benchmarks.speed.speed import comparing_row, memory_rows, speed_rows
 from benchmarks.speed.subjects import Setting, quick, usual
 from benchmarks.speed.templates import template_rows
 from benchmarks.speed.timing import Row
+from benchmarks.speed.verifying import verifying_rows
 from dcal_core.environment import fit_precision, gpu_verdict
 
 TUNING = ("MALLOC_", "OMP_", "GOMP_", "MKL_", "PYTORCH_")  # variables that change speed or memory
@@ -64,6 +65,7 @@ def all_rows(setting: Setting) -> Iterator[Row]:
     yield from map_rows(setting)
     yield from gallery_rows(setting.draws, setting.gallery)
     yield from template_rows(setting.draws, setting.templates)
+    yield from verifying_rows(setting)
     yield from coverage_rows(setting.simulations)
 
 

@@ -61,7 +61,7 @@ def measured(report: dict) -> list[str]:
             rows.append([metric_name(name), estimate_in_words(report["metrics"][name], metric_unit(name))])
     return [
         f"{equal_errors(report)}. {headline(report)}",
-        table(["test families", "95 % interval"], rows),
+        table(["metric", "on test families (95 % interval)"], rows),
         limits(report),
     ]
 

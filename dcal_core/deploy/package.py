@@ -15,10 +15,10 @@ from pathlib import Path
 from dcal_core.data.landmarks import ARCFACE, DRAWN
 from dcal_core.data.twins import SYNTHETIC
 from dcal_core.deploy.card import card_of
-from dcal_core.deploy.engine import ABOUT_FILE, FORMAT, Engine, open_engine
+from dcal_core.deploy.engine import ABOUT_FILE, FORMAT, Engine, open_engine, read_about
 from dcal_core.errors import ConfigError
 from dcal_core.runs import DECISION_FILE, MODEL_FILE, WEIGHTS_FILE, RunFolder
-from dcal_core.storage import DamagedError, disk_errors, read_json, read_sums, whole_file, write_text
+from dcal_core.storage import disk_errors, read_json, read_sums, whole_file, write_text
 from dcal_core.verification.decision import read_rule
 
 CARD = "README.md"
@@ -152,10 +152,13 @@ def fetched(name: str, revision: str | None = None) -> Path:
         raise ConfigError(f"{name}: neither a folder nor a repository that can be fetched ({reason}).") from None
 
 
-def save(engine: Engine, source: Path, folder: Path) -> Path:
-    """Copy a packed folder's files; DamagedError where they are no longer those of the engine."""
-    if read_json(source / ABOUT_FILE) != engine.about:
-        raise DamagedError(f"{source / ABOUT_FILE} has changed since it was read: load the model again.")
+def save(model: Path, folder: Path) -> Path:
+    """Write what `engine_of` takes as a packed folder elsewhere, and return it."""
+    run = RunFolder(model)
+    if (run.best / MODEL_FILE).is_file():
+        return pack(run, folder)
+    source = model.parent if model.is_file() else model
+    read_about(source)
     with disk_errors(folder):
         shutil.copytree(source, folder, dirs_exist_ok=True)
     return folder

@@ -20,8 +20,9 @@ from dcal_core.deploy.cache import Described, FeatureCache
 from dcal_core.deploy.engine import Engine
 from dcal_core.deploy.faces import FaceReader, ReadFace
 from dcal_core.deploy.inputs import Source, source_of
-from dcal_core.deploy.package import engine_of, fetched
+from dcal_core.deploy.package import engine_of, fetched, save
 from dcal_core.deploy.ranges import outside
+from dcal_core.errors import ConfigError
 from dcal_core.progress import progress_line
 from dcal_core.verification.comparisons import rounded
 from dcal_core.verification.decision import DecisionRule, rule_from_dict
@@ -44,6 +45,8 @@ class Predictor:
     def __init__(self, engine: Engine, find_faces: bool | None = None, cache: FeatureCache | None = None):
         about = engine.about
         self.engine = engine
+        self.source: Path | None = None
+        self.find_faces = find_faces
         self.rule: DecisionRule = rule_from_dict(about["decision"])
         self.label: str = about["label"]
         self.limits: dict | None = about["range"] and about["range"]["limits"]
@@ -61,12 +64,24 @@ class Predictor:
 
         Raises ConfigError, DamagedError.
         """
-        return cls(engine_of(Path(model)), find_faces, cache)
+        predictor = cls(engine_of(Path(model)), find_faces, cache)
+        predictor.source = Path(model)
+        return predictor
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, **options) -> "Predictor":
         """As `load`, also by the name of a repository on the Hugging Face Hub, which is downloaded."""
         return cls.load(fetched(str(name), revision), **options)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model as a packed folder; ConfigError for one that was not loaded from a folder."""
+        if self.source is None:
+            raise ConfigError("this predictor was made of an engine: save one that was loaded from a folder.")
+        return save(self.source, Path(folder))
+
+    def __reduce__(self):
+        """Loads it anew, with an empty cache, where another process unpickles it."""
+        return Predictor.load, (self.source, self.find_faces)
 
     def verify(self, a, b) -> Answer:
         """Compare two pictures: paths, bytes of files, PIL images, arrays or tensors (see `source_of`)."""

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,15 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deploy.test_engine import packed as tiny_packed
 from PIL import Image
+from tiny import ADAFACE_VALUES, OAML_VALUES, VALUES, model_of
 
 from dcal_core import Predictor
 from dcal_core.__main__ import main
 from dcal_core.commands import verify as command
-from dcal_core.config.recipes import load
+from dcal_core.config.recipes import class_of, load
 from dcal_core.data.locate import INDEX_FILES
 from dcal_core.deploy import package
-from dcal_core.deploy.engine import ABOUT_FILE
+from dcal_core.deploy.engine import ABOUT_FILE, open_engine
+from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model
 from dcal_core.recipes.catalogue import new_model
 from dcal_core.runs import RunFolder
@@ -102,6 +106,45 @@ def test_a_packed_folder_needs_neither_run_nor_data(run, tmp_path, monkeypatch, 
         ]
         score = model.compare(*(model.encode(face.permute(2, 0, 1)[None]) for face in faces)).item()
     assert answer.score == pytest.approx(score, abs=1e-5)
+
+
+def test_a_loaded_model_is_saved_and_pickled(run, packed, tmp_path):
+    a, b = drawn(tmp_path / "images", 2)
+    for number, source in enumerate((run.path, packed, packed / "model.safetensors")):
+        predictor = Predictor.load(source, find_faces=False)
+        saved = predictor.save_pretrained(tmp_path / f"saved{number}")
+        assert (saved / ABOUT_FILE).read_bytes() == (packed / ABOUT_FILE).read_bytes()
+        expected = predictor.verify(a, b)
+        assert Predictor.from_pretrained(saved, find_faces=False).verify(a, b) == expected
+        assert pickle.loads(pickle.dumps(predictor)).verify(a, b) == expected
+    with pytest.raises(ConfigError, match="made of an engine"):
+        Predictor(predictor.engine).save_pretrained(tmp_path / "none")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds other files"):
+        package.pack(run, tmp_path / "mine")
+
+
+def test_a_repository_that_cannot_be_fetched_is_refused(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("no/such-model", "not a name", "a/b/c"):
+        with pytest.raises(ConfigError, match="neither a folder nor a repository"):
+            Predictor.from_pretrained(name)
+
+
+@pytest.mark.parametrize("config", [VALUES, ADAFACE_VALUES, OAML_VALUES], ids=["dcal", "adaface", "oaml"])
+def test_a_row_depends_on_the_size_of_a_batch_alone(config, tmp_path):
+    """Shares of a list, and jobs that go on after a kill, fill their batches in other ways."""
+    engine = open_engine(tiny_packed(tmp_path, model_of(class_of(config.get("recipe", "dcal"))(**config)).eval()))
+    faces = np.random.default_rng(0).integers(0, 256, (12, SIZE, SIZE, 3), dtype=np.uint8)
+    first = engine.encode(faces[:8])
+    order = np.random.default_rng(1).permutation(12)[:8]
+    for row, face in zip(engine.encode(faces[order]), order, strict=True):
+        assert face >= 8 or np.array_equal(row, first[face])
+    pairs = np.random.default_rng(2).integers(0, 8, (2, 64))
+    scores = engine.compare_pairs(*first[pairs])
+    turned = engine.compare_pairs(*first[pairs[:, ::-1]])
+    assert np.array_equal(turned[::-1], scores)
 
 
 def test_the_validated_range_is_that_of_the_validation_images(run, tmp_path, capsys):

@@ -1,0 +1,98 @@
+"""Rows on a packed model of the demo's size: from the start of `twins verify` to its answer, and pairs of a list."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import dcal_core
+from benchmarks.speed.memory import peak_above
+from benchmarks.speed.subjects import Setting
+from benchmarks.speed.timing import Row, Spread
+from dcal_core.config.dcal import DCALConfig
+from dcal_core.deploy.engine import ABOUT_FILE, FORMAT
+from dcal_core.deploy.pair_job import compare_all, table_of
+from dcal_core.deploy.pair_sources import PairSource, listed_pairs
+from dcal_core.deploy.predictor import Predictor
+from dcal_core.models.files import save_tensors
+from dcal_core.recipes.catalogue import new_model
+from dcal_core.storage import digest
+
+SIDE = 64  # px
+PAIRS_OF_AN_IMAGE = 50
+RULE = {
+    "data": "SYNTHETIC",
+    "weights": "",
+    "families": 30,
+    "threshold": {"value": 0.5},
+    "verdict": {"different_below": 0.4, "same_from": 0.6, "error": 0.05},
+    "calibration": {"kind": "logistic", "slope": 20.0, "intercept": -10.0, "families": 30},
+    "strangers": {"kind": "logistic", "slope": 20.0, "intercept": -9.0, "families": 30},
+}
+
+
+def packed_model(folder: Path) -> Path:
+    """A packed folder of the demo's model with random weights."""
+    config = DCALConfig(backbone="hybrid_tiny", image_size=SIDE, readout="local_tokens", allow_random_init=True)
+    model = new_model(config, [])
+    weights = folder / "model.safetensors"
+    save_tensors(weights, model.state_dict())
+    about = {"format": FORMAT, "image_size": SIDE, "fit": "stretch", "landmarks": None, "range": None}
+    about |= {"architecture": model.architecture, "decision": RULE, "label": "SYNTHETIC"}
+    about |= {"provenance": {"weights": digest(weights)}}
+    (folder / ABOUT_FILE).write_text(json.dumps(about))
+    return folder
+
+
+def listed(folder: Path, pairs: int) -> PairSource:
+    """A list of random pairs of random pictures, PAIRS_OF_AN_IMAGE times as many as pictures."""
+    random = np.random.default_rng(0)
+    names = [f"{number}.png" for number in range(max(2, pairs // PAIRS_OF_AN_IMAGE))]
+    for name in names:
+        coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / name)
+    places = random.integers(0, len(names), (pairs, 2))
+    return listed_pairs("".join(f"{names[a]},{names[b]}\n" for a, b in places).encode(), "list", folder)
+
+
+def seconds_to_an_answer(model: Path, images: list[Path]) -> float:
+    """Seconds from the start of a process to its end, with the answer."""
+    command = [sys.executable, "-m", "dcal_core", "verify", *map(str, images), "--model", str(model), "--aligned"]
+    root = Path(dcal_core.__file__).parents[1]
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=root, capture_output=True, env=os.environ | {"PYTHONPATH": str(root)})
+    if done.returncode > 2:
+        raise RuntimeError(done.stderr.decode())
+    return time.perf_counter() - began
+
+
+def verifying_rows(setting: Setting) -> Iterator[Row]:
+    """All rows."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        model = packed_model(folder)
+        source = listed(folder, setting.records)
+        images = [folder / name for name in islice(source.names, 2)]
+        took = [seconds_to_an_answer(model, images) for _ in range(setting.repeats)]
+        yield Row("twins verify A B, start to answer, with PyTorch", Spread.of(took), "s", goal=2.5)
+        predictor = Predictor.load(model, find_faces=False)
+        chosen = np.arange(len(source.names))
+        table_of(predictor, source, chosen)  # encodes
+        began = time.process_time()
+        table_of(predictor, source, chosen)  # from the cache
+        known = time.process_time()
+        with open(os.devnull, "w") as nowhere:
+            peak = peak_above("cpu", lambda: compare_all(predictor, source, nowhere, 0, source.count))
+        speed = source.count / max(time.process_time() - known - (known - began), 1e-9)
+        name = f"a list of {source.count:,} pairs of {len(chosen):,} images, after encoding"
+        note = "by processor time"
+        yield Row(f"{name}: pairs", Spread.of(speed), "/s", goal=50_000, at_least=True, note=note)
+        yield Row(f"{name}: memory", Spread.of(peak / 1e6), "MB", goal=200)
