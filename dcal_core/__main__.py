@@ -14,7 +14,7 @@ from dcal_core.installation import program_name
 def usage() -> str:
     """One line of usage and one for each command."""
     lines = [f"usage: {program_name()} <command> [options]; <command> --help says more; --version"]
-    lines += [f"  {name:<10}{command.meaning}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<12}{command.meaning}" for name, command in COMMANDS.items()]
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@
 <run>/scores.csv                  every pair of it with its score
 <run>/benchmarks.json             figures on published face benchmarks
 <run>/diagnosis.json              why the run does not learn
+<run>/sensitivity.json            how small a mark is seen
 <run>/explained/                  maps of single pairs and of many
 <run>/lock                        held by the process that trains
 """
@@ -55,6 +56,7 @@ class RunFolder:
         self.scores = self.path / "scores.csv"
         self.benchmarks = self.path / "benchmarks.json"
         self.diagnosis = self.path / "diagnosis.json"
+        self.sensitivity = self.path / "sensitivity.json"
         self.explained = self.path / "explained"
         self.lock_file = self.path / "lock"
 

@@ -92,6 +92,18 @@ COMMANDS = {  # by name, also of the module
     ),
     "pack": Command("write a trained run as one folder", "runs/demo models/demo"),
     "verify": Command("tell whether two pictures show one person", "a.jpg b.jpg"),
+    "sensitivity": Command(
+        "how small a mark a trained run sees, by part of the face",
+        "runs/demo",
+        "chosen:trained_run",
+        TRAINED,
+        {
+            "run": dict(nargs="?", metavar="RUN", help="folder of the run; the same as --run_dir"),
+            "--images": dict(
+                type=Path, metavar="FOLDER", help="aligned faces, a folder for each person, not the test families"
+            ),
+        },
+    ),
     "synth": Command("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
 }
 
@@ -177,16 +189,21 @@ def read_options(command: str, arguments: list[str]) -> argparse.Namespace:
         name = unknown[0].removeprefix("--").split("=")[0]
         advice = nearest(name, known_fields()) if unknown[0].startswith("--") else f"{program_name()} {command} --help"
         raise ConfigError(f"unknown option {quoted(unknown[0])}: {advice}")
+    if getattr(options, "run", None):
+        options.parameters += (("run_dir", options.run),)
     return options
 
 
 def check_files(options: argparse.Namespace) -> None:
-    """Refuse what `explain` is given where it is not there, or one list of pairs without the other; ConfigError."""
-    if "images" not in options:  # another command
-        return
-    if (options.same is None) != (options.twins is None):
+    """Refuse images and lists that are not there, or one list of pairs without the other; ConfigError."""
+    given = vars(options)
+    if (given.get("same") is None) != (given.get("twins") is None):
         raise ConfigError("--same and --twins are lists to be compared: give both.")
-    files = {"--images": options.images or [], "--same": [options.same], "--twins": [options.twins]}
+    images = given.get("images") or []
+    if isinstance(images, Path) and not images.is_dir():
+        raise ConfigError(f"--images {images}: there is no such folder{because(images)}.")
+    images = [images] if isinstance(images, Path) else images
+    files = {"--images": images, "--same": [given.get("same")], "--twins": [given.get("twins")]}
     for option, paths in files.items():
         for path in filter(None, paths):
             if not path.exists():

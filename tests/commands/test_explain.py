@@ -16,6 +16,7 @@ from dcal_core.config.recipes import load
 from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
+from dcal_core.explain import sensitivity as limit
 from dcal_core.runs import RunFolder
 from dcal_core.storage import read_sums, seal
 from dcal_core.verification.decision import DecisionRule, write_rule
@@ -236,3 +237,47 @@ def test_before_an_evaluation_scores_have_no_verdict(trained, capsys):
     finally:
         shutil.rmtree(trained / BEST)
         evaluated.rename(trained / BEST)
+
+
+# ---- sensitivity: the same run
+
+
+@pytest.fixture
+def few_marks(monkeypatch):
+    monkeypatch.setattr(limit, "DRAWS", 5)
+    monkeypatch.setattr(limit, "DIAMETERS", (0.2, 0.6))
+
+
+def test_the_limit_of_detection_of_the_test_families(trained, capsys, few_marks):
+    assert main(["sensitivity", "run"]) == 0
+    result = json.loads((trained / "run" / "sensitivity.json").read_text())
+    assert result["data"] == "SYNTHETIC" and result["families"] == 3 and result["people"] == 6
+    assert "verdict" in result
+    assert (trained / "run/figures/sensitivity.png").is_file()
+    assert "A single mark, 60 % darker than the skin, is seen in" in capsys.readouterr().out
+
+
+def test_the_limit_of_detection_on_given_images(trained, capsys, few_marks):
+    test = next(trained.glob("runs/scratch/drawn_twins*/test"))
+    for person in sorted(test.iterdir())[:3]:
+        shutil.copytree(person, trained / "people" / person.name)
+    assert main(["sensitivity", "run", "--images", str(trained / "people")]) == 0
+    result = json.loads((trained / "run/explained/images/sensitivity.json").read_text())
+    assert result["families"] == result["people"] == 3
+    assert result["data"] == "images given, model trained on SYNTHETIC"
+    shutil.rmtree(next((trained / "people").iterdir()))
+    assert main(["sensitivity", "run", "--images", str(trained / "people")]) == 1
+    assert "2 folders with two images or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["sensitivity", "run", "--images", "nowhere"], "--images nowhere: there is no such folder"),
+        (["sensitivity", "run", "-p", "run_dir", "run"], "run_dir is given more than once"),
+        (["sensitivity", "nowhere"], "no trained model in"),
+    ],
+)
+def test_sensitivity_refuses_at_once(arguments, reason, capsys):
+    assert main(arguments) == 1
+    assert reason in capsys.readouterr().err
