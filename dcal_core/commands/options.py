@@ -98,7 +98,7 @@ COMMANDS = {  # by name, also of the module
         "chosen:trained_run",
         TRAINED,
         {
-            "run": dict(nargs="?", metavar="RUN", help="folder of the run; the same as --run_dir"),
+            "run_folder": dict(nargs="?", metavar="RUN", help="the run's folder; else the preset's, or run_dir"),
             "--images": dict(
                 type=Path, metavar="FOLDER", help="aligned faces, a folder for each person, not the test families"
             ),
@@ -189,8 +189,6 @@ def read_options(command: str, arguments: list[str]) -> argparse.Namespace:
         name = unknown[0].removeprefix("--").split("=")[0]
         advice = nearest(name, known_fields()) if unknown[0].startswith("--") else f"{program_name()} {command} --help"
         raise ConfigError(f"unknown option {quoted(unknown[0])}: {advice}")
-    if getattr(options, "run", None):
-        options.parameters += (("run_dir", options.run),)
     return options
 
 

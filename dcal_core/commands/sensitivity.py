@@ -1,5 +1,6 @@
 """The command `sensitivity`: how small a mark a trained run sees, on its test families or on photographs."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from dcal_core.commands.session import Session, begin_with_trained
 from dcal_core.data.images import ImageStore, open_images
 from dcal_core.data.landmarks import ARCFACE, DRAWN
 from dcal_core.data.occlusion import OccludedImages
+from dcal_core.data.people_folders import list_people
 from dcal_core.data.splits import SYNTHETIC, TwinData
-from dcal_core.data.twins import DataError
+from dcal_core.data.twins import DataError, name_some
 from dcal_core.environment import scratch_root
 from dcal_core.explain.pair_figures import write_figure
 from dcal_core.explain.sensitivity import FEWEST, measure_sensitivity
@@ -28,13 +30,15 @@ NAME = "sensitivity"
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """N images of people to plant marks into; family_of: of each image; landmarks: of all of them."""
+    """N images of people to plant marks into; family_of: of each image; landmarks: of all of them; notes: what is known
+    against them."""
 
     label: str
     images: ImageStore | OccludedImages
     person_of: np.ndarray
     family_of: np.ndarray
     landmarks: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def faces_of_test(data: TwinData) -> Faces:
@@ -49,12 +53,13 @@ def given_faces(session: Session, folder: Path) -> Faces:
 
     Without knowing who is related, each person is a family.
     """
-    people = {
-        path: sorted(file for file in path.iterdir() if file.is_file())
-        for path in sorted(folder.iterdir())
-        if path.is_dir()
-    }
-    people = {path: files for path, files in people.items() if len(files) > 1}
+    left_out: dict[str, list[str]] = defaultdict(list)  # why -> what
+    listed = list_people(folder, {}, left_out)
+    people = {name: files for name, files in listed.items() if len(files) > 1}
+    left_out["people with a single image"] = [name for name in listed if name not in people]
+    for why, what in left_out.items():
+        if what:
+            print(f"{folder}: left out, {why}: {name_some(what, 'entry', 'entries')}")
     if len(people) < FEWEST:
         raise DataError(
             f"--images {folder}: {len(people)} folders with two images or more: give one folder for each person, "
@@ -64,12 +69,11 @@ def given_faces(session: Session, folder: Path) -> Faces:
     label = label_of_given(session)
     drawn = SYNTHETIC in label
     pictures = [[open_picture(file, config.image_size, config.fit) for file in files] for files in people.values()]
-    for sentence in look_at_lists(gate_of(session, drawn), [(own[0], one) for own in pictures for one in own[1:]]):
-        print(sentence)
+    notes = look_at_lists(gate_of(session, drawn), [(own[0], one) for own in pictures for one in own[1:]])
     files = [str(file) for own in people.values() for file in own]
     images = open_images(files, config.image_size, scratch_root() / "decoded", max_lost_share=0.0, fit=config.fit)
     person_of = np.repeat(np.arange(len(people)), [len(own) for own in people.values()])
-    return Faces(label, images, person_of, person_of, DRAWN if drawn else ARCFACE)
+    return Faces(label, images, person_of, person_of, DRAWN if drawn else ARCFACE, tuple(notes))
 
 
 def sensitivity_of(session: Session, model: torch.nn.Module, faces: Faces) -> dict:
@@ -77,7 +81,8 @@ def sensitivity_of(session: Session, model: torch.nn.Module, faces: Faces) -> di
     rule = read_rule(session.trained)
     people = (faces.person_of, faces.family_of, faces.landmarks)
     threshold = rule.threshold if rule else None
-    return {"data": faces.label} | measure_sensitivity(model, faces.images, *people, threshold, session.config.seed)
+    found = measure_sensitivity(model, faces.images, *people, threshold, session.config.seed)
+    return {"data": faces.label, "notes": list(faces.notes)} | found
 
 
 def figure_of(result: dict, faces: Faces):
