@@ -79,6 +79,7 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
         "diagnose",
         "pack",
         "verify",
+        "serve",
         "synth",
     ]
 

@@ -104,6 +104,7 @@ COMMANDS = {  # by name, also of the module
             ),
         },
     ),
+    "serve": Command("compare photographs on a page in a browser", "models/demo"),
     "synth": Command("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
 }
 

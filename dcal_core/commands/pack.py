@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dcal_core.deploy.faces import FaceReader
 from dcal_core.deploy.inputs import source_of
 from dcal_core.deploy.package import RANGE_FILE, landmarks_of, pack
 from dcal_core.deploy.ranges import fit_range
+from dcal_core.deploy.space import write_space
 from dcal_core.errors import ConfigError
 from dcal_core.installation import program_name
 from dcal_core.progress import progress_line
@@ -84,6 +86,7 @@ def parser_of_pack() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("folder", type=Path, help="folder to write")
     parser.add_argument("--data_root", default="", help="where its images are; else where training found them")
+    parser.add_argument("--space", action="store_true", help="with the page, as a Space of the Hugging Face Hub")
     return parser
 
 
@@ -98,6 +101,7 @@ def main(arguments: list[str]) -> int:
         write_text(run.path / RANGE_FILE, json.dumps(measured, indent=1) + "\n")
     except DataError as error:
         print(f"The validated range is not known, so answers will not say whether a picture is inside it: {error}")
-    folder = pack(run, options.folder)
+    packed = partial(pack, run)
+    folder = write_space(packed, options.folder) if options.space else packed(options.folder)
     print(f"Packed: {folder}")
     return 0

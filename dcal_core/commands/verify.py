@@ -91,15 +91,10 @@ def draw_difference(predictor, pictures: list, names: tuple[str, str], title: st
     """Draw both faces with what tells them apart; ConfigError for an engine without the inside of its model."""
     if not hasattr(predictor.engine, "model"):
         raise ConfigError("--explain needs the model in PyTorch: give a packed folder or a run as --model.")
-    import torch
-
-    from dcal_core.deploy.inputs import source_of
-    from dcal_core.explain.catalogue import PairView
+    from dcal_core.deploy.difference import pair_view
     from dcal_core.explain.pair_figures import draw_view, write_figure
 
-    faces = [predictor.reader.read(source_of(picture)).pixels.transpose(2, 0, 1).copy() for picture in pictures]
-    view = PairView(predictor.engine.model, torch.stack([torch.from_numpy(face) for face in faces]), names)
-    write_figure(file, draw_view(view, ["distinctive"], title))
+    write_figure(file, draw_view(pair_view(predictor, pictures, names), ["distinctive"], title))
 
 
 def pairs_of(options: argparse.Namespace):

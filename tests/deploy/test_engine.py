@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from tiny import adaface_config, dcal_config, model_of, oaml_config
+from tiny_predictor import packed
 
-from dcal_core.deploy.engine import ABOUT_FILE, FORMAT, open_engine, read_about
+from dcal_core.deploy.engine import ABOUT_FILE, open_engine, read_about
 from dcal_core.errors import ConfigError
-from dcal_core.models.files import save_tensors
-from dcal_core.storage import DamagedError, digest
+from dcal_core.storage import DamagedError
 
 CONFIGS = {
     "cosine": dcal_config(),
@@ -18,25 +18,6 @@ CONFIGS = {
     "adaface": adaface_config(),
     "places": oaml_config(),
 }
-
-
-def packed(folder, model, **changes):
-    """A packed folder as small as it can be."""
-    weights = folder / "model.safetensors"
-    save_tensors(weights, model.state_dict())
-    about = {
-        "format": FORMAT,
-        "image_size": model.image_size,
-        "fit": "stretch",
-        "landmarks": None,
-        "architecture": model.architecture,
-        "decision": {},
-        "range": None,
-        "label": "SYNTHETIC",
-        "provenance": {"weights": digest(weights)},
-    }
-    (folder / ABOUT_FILE).write_text(json.dumps(about | changes))
-    return folder
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,14 +1,17 @@
 """A predictor without a network, and pictures for it."""
 
 import io
+import json
 import threading
 import time
 
 import numpy as np
 from PIL import Image
 
-from dcal_core.deploy.engine import FORMAT
+from dcal_core.deploy.engine import ABOUT_FILE, FORMAT
 from dcal_core.deploy.predictor import Predictor
+from dcal_core.models.files import save_tensors
+from dcal_core.storage import digest
 
 SIZE = 16
 RULE = {
@@ -63,6 +66,25 @@ class ColourEngine:
 def predictor(find_faces=False, cache=None, **changes) -> Predictor:
     """A predictor with a ColourEngine."""
     return Predictor(ColourEngine(**changes), find_faces, cache)
+
+
+def packed(folder, model, **changes):
+    """A packed folder as small as it can be."""
+    weights = folder / "model.safetensors"
+    save_tensors(weights, model.state_dict())
+    about = {
+        "format": FORMAT,
+        "image_size": model.image_size,
+        "fit": "stretch",
+        "landmarks": None,
+        "architecture": model.architecture,
+        "decision": {},
+        "range": None,
+        "label": "SYNTHETIC",
+        "provenance": {"weights": digest(weights)},
+    }
+    (folder / ABOUT_FILE).write_text(json.dumps(about | changes))
+    return folder
 
 
 def picture(seed: int, side: int = 24) -> Image.Image:
