@@ -16,6 +16,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.speed import __main__ as speed
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.pack import parser_of_pack
+from dcal_core.commands.serve import parser_of_serve
 from dcal_core.commands.synth import parser_of_synth
 from dcal_core.commands.verify import parser_of_verify
 from dcal_core.config.recipes import check_given
@@ -112,8 +113,8 @@ def check_papermill(arguments: list[str]) -> None:
     check_given(given, presets_folder())
 
 
-OWN_PARSERS = {"pack": parser_of_pack, "synth": parser_of_synth, "verify": parser_of_verify}
-KNOWN_MODULES = {"benchmarks.ablation", "benchmarks.gpu", "benchmarks.speed", "venv"}
+OWN_PARSERS = {"pack": parser_of_pack, "serve": parser_of_serve, "synth": parser_of_synth, "verify": parser_of_verify}
+KNOWN_MODULES = {"benchmarks.ablation", "benchmarks.gpu", "benchmarks.page", "benchmarks.speed", "venv"}
 KNOWN_MODULES |= {f"benchmarks.rehearsal{part}" for part in ("", ".weights", ".loosen")}
 
 
@@ -131,7 +132,9 @@ def check_command(line: str, parse) -> None:
         program = "python"
     if program == "python" and words[1] == "-m" and words[2] == "dcal_core":
         program, words = "twins", words[2:]
-    if program == "twins" and words[1:] and words[1] in OWN_PARSERS:
+    if program == "docker" and words[1] == "run":
+        program, words = "twins", words[words.index("twins") :]  # the image, and what the command in it is given
+    if program == "twins" and words[1:2] and words[1] in OWN_PARSERS:
         OWN_PARSERS[words[1]]().parse_args(words[2:])
     elif program == "twins" and len(words) > 1 and words[1] != "--version":
         given_parameters(read_options(words[1], words[2:]))
@@ -155,7 +158,7 @@ def check_command(line: str, parse) -> None:
     elif program == "pytest":
         assert words[1] == "-m" and f'"{words[2]}:' in (ROOT / "pyproject.toml").read_text(), line
     else:
-        assert program in ("python3", "source"), f"not known to this test: {line}"
+        assert program in ("python3", "source", "docker"), f"not known to this test: {line}"
 
 
 def test_the_readme_is_short():
