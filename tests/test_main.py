@@ -70,18 +70,7 @@ def test_without_a_command_the_commands_are_listed(command, arguments, status):
     code, out, err = command(*arguments)
     assert code == status and err == ("There is no command 'trian'.\n" if arguments == ["trian"] else "")
     assert out.startswith("usage: python -m dcal_core <command> [options]")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == [
-        "prepare",
-        "train",
-        "evaluate",
-        "explain",
-        "benchmark",
-        "diagnose",
-        "pack",
-        "verify",
-        "serve",
-        "synth",
-    ]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list(COMMANDS)
 
 
 def test_a_command_gets_the_other_arguments_and_gives_the_exit_status(command, monkeypatch):
