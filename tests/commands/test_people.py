@@ -52,7 +52,7 @@ def test_it_is_trained_on_evaluated_audited_and_said_to_be_without_co_twins(draw
     for command in ("train", "evaluate"):
         assert main([command, *arguments]) == 0
         assert NO_CO_TWINS in capsys.readouterr().out
-    assert main(["prepare", "--preset", "demo", *arguments[2:4]]) == 0
+    assert main(["prepare", "--preset", "demo", *arguments[2:5]]) == 0
     said = capsys.readouterr().out
     assert NO_CO_TWINS in said and "recipe learns from families of co-twins" in said
     result = json.loads(Path("run/report.json").read_text())
