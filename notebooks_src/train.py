@@ -154,7 +154,7 @@ tracker = None  # none, wandb, mlflow or tensorboard
 # as many pairs as it likes: the score is the cosine of the SA and GLCA embeddings, each of unit length, side by side.
 
 # %%
-# <embed dcal_core/models/dcal.py: DCAL.forward, DCAL.encode, DCAL.compare, DCAL.compare_pairs>
+# <embed dcal_core/models/dcal.py: DCAL.forward, DCAL.encode, DCAL.compare, DCAL.compare_pairs, DCAL.vectors>
 
 # %% [markdown]
 # ### From an image to its embeddings

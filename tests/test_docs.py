@@ -14,6 +14,7 @@ import dcal_core
 from benchmarks.ablation import __main__ as ablation
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.speed import __main__ as speed
+from dcal_core.commands.export import parser_of_export
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.pack import parser_of_pack
 from dcal_core.commands.serve import parser_of_serve
@@ -113,7 +114,13 @@ def check_papermill(arguments: list[str]) -> None:
     check_given(given, presets_folder())
 
 
-OWN_PARSERS = {"pack": parser_of_pack, "serve": parser_of_serve, "synth": parser_of_synth, "verify": parser_of_verify}
+OWN_PARSERS = {
+    "export": parser_of_export,
+    "pack": parser_of_pack,
+    "serve": parser_of_serve,
+    "synth": parser_of_synth,
+    "verify": parser_of_verify,
+}
 KNOWN_MODULES = {"benchmarks.ablation", "benchmarks.gpu", "benchmarks.page", "benchmarks.speed", "venv"}
 KNOWN_MODULES |= {f"benchmarks.rehearsal{part}" for part in ("", ".weights", ".loosen")}
 

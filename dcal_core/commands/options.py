@@ -105,6 +105,10 @@ COMMANDS = {  # by name, also of the module
         },
     ),
     "serve": Command("compare photographs on a page in a browser", "models/demo"),
+    "export": Command(
+        "write a packed model as ONNX or for another runtime, in fp32 or 8 bits",
+        "models/demo models/demo/model.onnx --faces runs/demo",
+    ),
     "synth": Command("draw photographs under the names of index files, to rehearse with", "OUT --like INDEX"),
 }
 

@@ -19,7 +19,8 @@ config.json:
 N faces or pairs; H = W = image_size; D numbers in a descriptor.
 """
 
-import importlib
+import importlib.util
+import pkgutil
 from pathlib import Path
 from typing import Protocol
 
@@ -41,8 +42,9 @@ FIELDS = {  # of config.json, with their types
     "label": str,
     "provenance": dict,
 }
-ENGINES = {  # the end of a file's name to what opens it, `module:function`, preferred first
-    ".safetensors": "dcal_core.deploy.torch_engine:TorchEngine",
+ENGINES = {  # the end of a file's name to what opens it, `module:function`, and what that needs; preferred first
+    ".safetensors": ("dcal_core.deploy.torch_engine:open_weights", "torch"),
+    ".onnx": ("dcal_core.deploy.onnx_engine:OnnxEngine", "onnxruntime"),
 }
 
 
@@ -61,6 +63,21 @@ class Engine(Protocol):
         """Scores [N] float64 of descriptor i of a with descriptor i of b, [N, D] each, higher = more alike."""
 
 
+def compare_file(model: Path) -> Path:
+    """Where the graph that compares the descriptors of an exported model lies, if their dot products do not."""
+    return model.with_suffix(f".compare{model.suffix}")
+
+
+def is_compare_file(file: Path) -> bool:
+    """Whether a file is such a graph."""
+    return file.stem.endswith(".compare")
+
+
+def dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Dot products [N] float64 of row i of a with row i of b, [N, D] each."""
+    return np.einsum("nd,nd->n", a, b, dtype=np.float64)
+
+
 def read_about(folder: Path) -> dict:
     """What a packed folder's config.json holds; ConfigError if it is no such folder, DamagedError if it is damaged."""
     file = Path(folder) / ABOUT_FILE
@@ -69,7 +86,11 @@ def read_about(folder: Path) -> dict:
             f"{folder} holds no packed model ({ABOUT_FILE} is missing{because(folder)}): pack a trained run with "
             "`twins pack RUN DIR`."
         )
-    about = read_json(file)
+    return check_about(read_json(file), file)
+
+
+def check_about(about: dict, file: Path) -> dict:
+    """What config.json holds, as found in a file; ConfigError for another format, DamagedError."""
     if about.get("format") != FORMAT:
         raise ConfigError(f"{file} is not of a packed model of format {FORMAT}: pack the run again with `twins pack`.")
     for name, kind in FIELDS.items():
@@ -79,13 +100,31 @@ def read_about(folder: Path) -> dict:
 
 
 def open_engine(model: Path) -> Engine:
-    """The engine of a packed folder, or of one file of weights in it; ConfigError if none is there."""
+    """The engine of a packed folder, or of one file of weights; ConfigError if none is there.
+
+    Of the files in a folder the first in ENGINES for which what it needs is installed.
+    """
     model = Path(model)
-    folder = model.parent if model.is_file() else model
-    about = read_about(folder)
-    there = {ending: sorted(folder.glob(f"*{ending}")) for ending in ENGINES}
-    found = [model] if model.is_file() else [files[0] for files in there.values() if files]
-    if not found or found[0].suffix not in ENGINES:
-        raise ConfigError(f"{model} holds no weights of a known format ({', '.join(ENGINES)}): pack the run again.")
-    module, _, name = ENGINES[found[0].suffix].partition(":")
-    return getattr(importlib.import_module(module), name)(found[0], about)
+    if not model.is_file():
+        read_about(model)
+        model = first_weights(model)
+    if model.suffix not in ENGINES:
+        raise ConfigError(f"{model} is no weights of a known format: name a packed folder or a file {endings()}.")
+    opens, _ = ENGINES[model.suffix]
+    return pkgutil.resolve_name(opens)(model)
+
+
+def endings() -> str:
+    return " or ".join(f"*{ending}" for ending in ENGINES)
+
+
+def first_weights(folder: Path) -> Path:
+    """The weights of a packed folder that this machine can run best."""
+    found = [file for ending in ENGINES for file in sorted(folder.glob(f"*{ending}")) if not is_compare_file(file)]
+    if not found:
+        raise ConfigError(f"{folder} holds no weights of a known format ({endings()}): pack the run again.")
+    runnable = [file for file in found if importlib.util.find_spec(ENGINES[file.suffix][1])]
+    if not runnable:
+        needs = sorted({ENGINES[file.suffix][1] for file in found})
+        raise ConfigError(f"{folder}: to run its weights, install {' or '.join(needs)}.")
+    return runnable[0]

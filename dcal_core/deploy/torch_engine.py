@@ -8,18 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dcal_core.deploy.engine import ABOUT_FILE
+from dcal_core.deploy.engine import ABOUT_FILE, read_about
+from dcal_core.deploy.graphs import Compare, Describe
 from dcal_core.environment import fit_device
 from dcal_core.models.files import check_architecture, restore_model
-from dcal_core.models.verifier import Features
 from dcal_core.storage import DamagedError, digest
 
 
 class TorchEngine:
-    """A model's weights, in a file of safetensors, on the GPU where one is fit.
-
-    A descriptor is what the model's comparison takes of an image: the named parts of its `Features`, side by side.
-    """
+    """A model's weights, in a file of safetensors, on the GPU where one is fit."""
 
     def __init__(self, weights: Path, about: dict):
         self.about = about
@@ -29,28 +26,21 @@ class TorchEngine:
         described = weights.with_name(ABOUT_FILE)
         architecture = check_architecture(about["architecture"], described)
         self.model = restore_model(architecture, weights, described).to(self.device)
-        with torch.inference_mode():
-            blank = torch.zeros(1, 3, self.model.image_size, self.model.image_size, device=self.device)
-            parts = self.model.encode(blank).parts
-        self.shapes = {name: part.shape[1:] for name, part in parts.items()}
+        self.describe = Describe(self.model)
+        self.compare = Compare(self.model)
 
     def encode(self, faces: np.ndarray) -> np.ndarray:
         """Descriptors [N, D] float32 of faces [N, H, W, 3], RGB uint8."""
-        images = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).to(self.device)
         with torch.inference_mode():
-            parts = self.model.encode(images).parts
-            rows = torch.cat([part.float().flatten(1) for part in parts.values()], 1)
-        return rows.cpu().numpy()
+            return self.describe(torch.from_numpy(np.ascontiguousarray(faces)).to(self.device)).cpu().numpy()
 
     def compare_pairs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Scores [N] float64 of descriptor i of a with descriptor i of b, [N, D] each."""
+        sides = [torch.from_numpy(np.ascontiguousarray(rows, np.float32)).to(self.device) for rows in (a, b)]
         with torch.inference_mode():
-            scores = self.model.compare_pairs(self._features(a), self._features(b))
-        return scores.double().cpu().numpy()
+            return self.compare(*sides).double().cpu().numpy()
 
-    def _features(self, rows: np.ndarray) -> Features:
-        rows = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).to(self.device)
-        parts = rows.split([shape.numel() for shape in self.shapes.values()], 1)
-        return Features(
-            {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
-        )
+
+def open_weights(file: Path) -> TorchEngine:
+    """The engine of weights in a packed folder."""
+    return TorchEngine(file, read_about(file.parent))

@@ -123,6 +123,9 @@ class AdaFace(Verifier):
         self.check_reading(reading)
         return (unit(a) * unit(b)).sum(-1)
 
+    def vectors(self, features: Features) -> Tensor | None:
+        return unit(features)
+
 
 def network_of(architecture: dict) -> dict[str, int]:
     """The sizes of an architecture's network, as `AdaFace` takes them."""

@@ -68,7 +68,7 @@ def attend_and_map(
 ) -> tuple[Tensor, Tensor]:
     """What `attend` gives, [B, N, C], and the map [b, n, N] of the first `mapped` = (b, n) images and queries."""
     b, n = mapped
-    if (b, n) != (len(q), q.shape[2]) or torch.is_grad_enabled():
+    if (b, n) != (q.shape[0], q.shape[2]) or torch.is_grad_enabled():
         return attend(attention, q, k, v), attention_map(q[:b, :, :n], k[:b])
     # Without gradients nothing keeps the weights, and forming them once for both is cheaper than the fused kernel.
     weights = attention_weights(q, k)
@@ -134,15 +134,17 @@ def joint_block(
     Also returns the SA attention map [b, n, N] of the first `mapped` = (b, n) images and tokens, and the queries and
     keys of all streams.
     """
-    B = len(x) if partner is None else len(partner)
+    B = x.shape[0] if partner is None else len(partner)
     q, k, v = project(block.attn, block.norm1(x), rope)
-    streams = list(zip(q.split(B), k.split(B), v.split(B), strict=True))  # one or two
+    streams = [(q, k, v)]
+    if x.shape[0] > B:
+        streams = list(zip(q.split(B), k.split(B), v.split(B), strict=True))
     attended, sa_map = attend_and_map(block.attn, *streams[0], mapped)
     if partner is not None:
         q2, k2, v2 = streams[-1]
         pair = attend(block.attn, q2, ConcatPartner.apply(k2, partner), ConcatPartner.apply(v2, partner))
         attended = torch.cat([attended, pair])  # [2B, N, C]
-        x = x if len(x) > B else torch.cat([x, x])
+        x = x if x.shape[0] > B else torch.cat([x, x])
     return finish_block(block, x, attended), sa_map, q, k
 
 

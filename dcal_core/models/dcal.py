@@ -123,6 +123,9 @@ class DCAL(Verifier):
         self.check_reading(reading)
         return self.similarity.pairs(unit_concat(a.parts), unit_concat(b.parts))
 
+    def vectors(self, features: Features) -> Tensor | None:
+        return unit_concat(features.parts) if type(self.similarity) is Cosine else None
+
     def branches(
         self, images: Tensor, partner: Tensor | None = None, trace: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -165,7 +168,7 @@ class DCAL(Verifier):
         for i, block in enumerate(self.vit.blocks):
             last = i == len(self.vit.blocks) - 1
             pairing = partner if i in self.pwca_layers else None
-            parted = pairing is not None or len(x) > B  # until the first pairing both streams are one
+            parted = pairing is not None or x.shape[0] > B  # until the first pairing both streams are one
             if parted and last and not self.readout.reads_patches:  # of PWCA only CLS is read
                 distracted, _, _ = rows_block(block, x[-B:, :1], x[-B:], rope=rope, partner=pairing)  # [B, 1, C]
                 x = x[:B]
@@ -176,7 +179,7 @@ class DCAL(Verifier):
             if trace:
                 done = {"q": q, "k": k, "x": x, "map": sa_map}
                 inside |= {f"{name}.{i}": tensor[:B].detach() for name, tensor in done.items()}
-        if len(x) > B:
+        if x.shape[0] > B:
             x, distracted = x.split(B)
         return x, distracted, maps, inside
 
@@ -187,9 +190,11 @@ class DCAL(Verifier):
         return joint_block(*given)
 
     def select(self, maps: list[Tensor]) -> Tensor:
-        """Indices [B, L], among all N tokens, of the patches that rollout from CLS ranks highest."""
+        """Indices [B, L], among all N tokens, of the patches that rollout from CLS ranks highest; of equal ones the
+        first."""
         prefix = self.vit.num_prefix_tokens  # CLS, and registers, which hold no place in the image
-        return rollout_row(maps)[:, prefix:].topk(self.selected).indices + prefix
+        ranked = rollout_row(maps)[:, prefix:].sort(dim=-1, descending=True, stable=True)  # topk leaves ties open
+        return ranked.indices[:, : self.selected] + prefix
 
     def global_local(self, tokens: Tensor, chosen: Tensor, rope: Tensor | None) -> tuple[Tensor, list]:
         """CLS and the chosen tokens [B, L] after GLCA, normalised, [B, 1 + L, C]; and each block's queries and keys."""

@@ -117,6 +117,9 @@ class OAML(AdaFace):
     def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         return self.read(reading, a, b, super().compare_pairs, self.qaconv.pairs)
 
+    def vectors(self, features: Features) -> None:
+        return None  # the places of two faces are matched
+
     def match_places(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
         """Of the local score; see `Verifier`."""
         return self.qaconv.parts(*self.matched(a, b))

@@ -106,6 +106,10 @@ class Verifier(nn.Module, ABC):
     def compare_pairs(self, a: Features, b: Features, reading: str | None = None) -> Tensor:
         """Scores [N] of image i of a with image i of b: the diagonal of `compare`, without the rest of the matrix."""
 
+    def vectors(self, features: Features) -> Tensor | None:
+        """Vectors [B, D] whose dot products are the scores of the model's own answer; None if it compares otherwise."""
+        return None
+
     def match_places(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
         """For a model that traces `visible`: what each place of a and of b adds to the score of image i of a with image
         i of b by its match in the other, and which place that is, [N, 2, P] each."""
