@@ -124,7 +124,7 @@ show_picture(pictures["scores"])
 # ## ROC and DET curves
 # The ROC shows the share of genuine pairs accepted at each false match rate, with its 95 % interval as a band. In the grey
 # area, a single family could decide the figure. The DET
-# shows both error rates on normal-deviate axes, which spread the small rates out.
+# shows both error rates on logarithmic axes, which spread the small rates out.
 
 # %%
 show_picture(pictures["roc"])
@@ -167,10 +167,30 @@ for name in ("occlusion", "visibility"):
 # themselves. In the plot, points on the diagonal mean that the stated probabilities are right.
 
 # %% tags=["picture"]
-print(statements.trust(result), statements.tendency(result), sep="\n")
+print(
+    statements.trust(result),
+    statements.tendency(result),
+    statements.propositions(result),
+    sep="\n",
+)
 display(calibration_table(result))
 if "reliability" in pictures:
     show_picture(pictures["reliability"])
+
+# %% [markdown]
+# The figures of a forensic examiner: how often the ratios mislead (Tippett), whether they are as large as they should be
+# (PAV), and whether they are worth having at each prior (empirical cross-entropy).
+
+# %%
+if "tippett" in pictures:
+    answers = {
+        "tippett": statements.misleading,
+        "pav": statements.calibrated,
+        "ece": statements.useful,
+    }
+    for name, answer in answers.items():
+        print(answer(result))
+        show_picture(pictures[name])
 
 # %% [markdown]
 # ## How safe is it against a twin?

@@ -29,9 +29,11 @@ from dcal_core.runs import WEIGHTS_FILE, RunFolder
 from dcal_core.storage import DamagedError, read_json, read_sums, write_bytes
 from dcal_core.verification import plots, report_tables
 from dcal_core.verification.baseline import SFace
+from dcal_core.verification.calibration import from_dict
 from dcal_core.verification.conditions import conditions
 from dcal_core.verification.decision import DecisionRule, rule_of_report, write_rule
 from dcal_core.verification.encoding import encode_images
+from dcal_core.verification.evidence_plots import draw_evidence
 from dcal_core.verification.fusion import fit_fusion
 from dcal_core.verification.occlusion import draw_occlusion, draw_visibility, occlusion
 from dcal_core.verification.page import answers_of, questions_of, write_page
@@ -155,6 +157,7 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], li
         "model": model,
         "code": code_of(library),
         "fingerprint": config.fingerprint(),
+        "lists": {name: data[name].index.fingerprint() for name in SPLITS},
         "conditions": conditions(config, data, systems),
     }
 
@@ -193,6 +196,9 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
         yield "occlusion", draw_occlusion(result)
     if "visibility" in result.get("occlusion", {}):
         yield "visibility", draw_visibility(first.visible, data["test"].images, data.label)
+    if "fitted" in result["calibration"]:
+        llr = from_dict(result["calibration"]["fitted"]).llr(scores)
+        yield from draw_evidence(llr, genuine, family, first.test.pairs.even_weights(), data.label).items()
     if result["calibration"].get("reliability"):
         yield "reliability", plots.draw_reliability(result["calibration"], genuine, family, data.label)
     marks = None

@@ -69,13 +69,17 @@ def cllr_estimate(llr, genuine, family, draws=1000, seed=0, weights=None) -> dic
     """
     sample = Comparisons(llr, genuine, family, weights)
     counts = family_counts(sample.families, draws, seed)
+    return _cost_estimate(_costs(sample, counts), sample, counts)
+
+
+def _costs(sample: Comparisons, counts: np.ndarray) -> np.ndarray:
+    """Cllr in bits where families count `counts` [R, F], [R]; NaN in a draw without one of the classes."""
     cost = np.logaddexp(0, np.where(sample.genuine, -sample.scores, sample.scores)) / np.log(2)
     by_class = sample.genuine.astype(int)
     costs = sample.totals(counts, sample.tabulate(by_class, 2, sample.weights * cost))
     totals = sample.totals(counts, sample.tabulate(by_class, 2, sample.weights))
-    with np.errstate(invalid="ignore"):  # a draw without one of the classes: NaN
-        bits = (costs / totals).mean(1)
-    return _cost_estimate(bits, sample, counts)
+    with np.errstate(invalid="ignore"):
+        return (costs / totals).mean(1)
 
 
 def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None) -> dict:
@@ -84,12 +88,23 @@ def cllr_min_estimate(scores, genuine, family, draws=1000, seed=0, weights=None)
     Each draw has its own best calibration. All arrays [P].
     """
     sample = Comparisons(scores, genuine, family, weights)
+    counts = family_counts(sample.families, draws, seed)
+    return _cost_estimate(_least_costs(sample, counts), sample, counts)
+
+
+def cllr_cal_estimate(llr, scores, genuine, family, draws=1000, seed=0, weights=None) -> dict:
+    """Return Cllr less Cllr min, the cost of the calibration itself, as `cllr_estimate` does. All arrays [P]."""
+    sample = Comparisons(scores, genuine, family, weights)
+    counts = family_counts(sample.families, draws, seed)
+    bits = _costs(Comparisons(llr, genuine, family, weights), counts) - _least_costs(sample, counts)
+    return _cost_estimate(np.maximum(bits, 0), sample, counts)
+
+
+def _least_costs(sample: Comparisons, counts: np.ndarray) -> np.ndarray:
     thresholds = corners(sample.scores, sample.genuine)  # PAV pools all that lies between two of them
     held = [sample.binned(thresholds, part, sample.weights) for part in (sample.genuine, ~sample.genuine)]
-    counts = family_counts(sample.families, draws, seed)
     drawn = (sample.spread(count[None])[0] for count in counts)
-    bits = [_least_cost(*(one @ count for one in held)) for count in drawn]
-    return _cost_estimate(np.array(bits), sample, counts)
+    return np.array([_least_cost(*(one @ count for one in held)) for count in drawn])
 
 
 def _cost_estimate(bits: np.ndarray, sample: Comparisons, counts: np.ndarray) -> dict:

@@ -13,6 +13,7 @@ from dcal_core.verification.comparisons import numbered
 
 # Chosen by the coverage of 95 % intervals of the EER on 31 families, 1,000 draws each (benchmarks/speed/coverage.py).
 UNSEEN = 2  # families
+EDGE = 0.1  # the share of the way to 0 or 1 that such families leave, at least
 FEWEST_BOUND = 12  # families; with fewer a bound beyond one half tells nothing
 
 # Families
@@ -66,8 +67,10 @@ def share_interval(drawn, clusters: float, counts: np.ndarray | None = None) -> 
     rarer errors.
     """
     clusters = max(clusters, 2.0)
+    drawn = np.asarray(drawn, dtype=np.float64)
+    mean = drawn.mean(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        centre = logit(np.mean(drawn, axis=0))
+        centre = logit(mean)
         # Draws without any error are infinitely far off: none counts for more than e^2, 7 times the odds.
         odds = np.nan_to_num(np.clip(logit(drawn) - centre, -2, 2))
     # n / (n - 1), as the jackknife: a large family pulls the figure towards itself. Half of the degrees of freedom: a
@@ -76,9 +79,10 @@ def share_interval(drawn, clusters: float, counts: np.ndarray | None = None) -> 
     below = above = 0.0
     if counts is not None:
         # What a family changes by counting once more is its covariance with the draws (Efron, JASA 109, 2014).
-        pull = UNSEEN * np.tensordot(counts - counts.mean(0), odds, (0, 0)) / len(odds)
-        below = np.minimum(pull.min(axis=0), 0)
-        above = np.maximum(pull.max(axis=0), 0)
+        pull = UNSEEN * np.tensordot(counts - counts.mean(0), drawn - mean, (0, 0)) / len(drawn)
+        ends = np.clip(mean + np.stack([pull.min(axis=0), pull.max(axis=0)]), EDGE * mean, 1 - EDGE * (1 - mean))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            below, above = np.nan_to_num(logit(ends) - centre)
     return expit(np.stack([centre - reach + below, centre + reach + above]))
 
 

@@ -16,7 +16,10 @@ FIGURES = {
     "visibility": "An image with each kind of occluder, what it hides, and what the model takes for hidden",
     "scores": "Histograms of genuine and of impostor scores with a logarithmic density, and the threshold",
     "roc": "ROC curve: share of genuine pairs accepted against the logarithm of the FMR, with its 95 % band",
-    "det": "DET curve: false non-match rate against false match rate on normal-deviate axes, with its 95 % band",
+    "det": "DET curve: false non-match rate against false match rate on logarithmic axes, with its 95 % band",
+    "tippett": "Tippett plot: share of pairs with at least a likelihood ratio, of one person and of two people",
+    "pav": "PAV plot: likelihood ratios before and after the best rising calibration, beside the diagonal",
+    "ece": "Empirical cross-entropy of the likelihood ratios, of the best calibration and of none, by prior odds",
     "reliability": "Reliability diagram: predicted probability of one person against its observed share",
     "confusable": "Photographs of the most confusable pairs: two people above, one person below",
 }
@@ -31,7 +34,7 @@ def _data_uri(figure: bytes | Path) -> str:
 
 
 def _check_figures(result: dict, figures: dict) -> None:
-    absent = {"reliability"} if "reason" in result["calibration"] else set()
+    absent = {"reliability", "tippett", "pav", "ece"} if "reason" in result["calibration"] else set()
     absent |= {"systems"} if len(result["systems"]) < 2 else set()
     absent |= {"occlusion"} if "occlusion" not in result else set()
     absent |= {"visibility"} if "visibility" not in result.get("occlusion", {}) else set()
@@ -57,13 +60,15 @@ ANSWERS = {
     "scores": statements.separation,
     "trust": statements.trust,
     "tendency": statements.tendency,
-    "largest_ratio": statements.largest_ratio,
+    "propositions": statements.propositions,
     "twins": statements.safety,
     "mistakes": statements.mistakes,
     "flattery": statements.flattery,
     "others": statements.comparison,
     "occlusion": statements.occlusion,
 }
+
+OF_RATIOS = {"tippett": statements.misleading, "pav": statements.calibrated, "ece": statements.useful}
 
 
 def questions_of(result: dict) -> dict[str, str]:
@@ -77,7 +82,8 @@ def questions_of(result: dict) -> dict[str, str]:
 
 def answers_of(result: dict) -> dict:
     """What the page says first below each of its headings."""
-    return {name: answer(result) for name, answer in ANSWERS.items()}
+    of_ratios = () if "reason" in result["calibration"] else OF_RATIOS
+    return {name: answer(result) for name, answer in (ANSWERS | dict(of_ratios)).items()}
 
 
 def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Sequence[str] = ()) -> None:
@@ -99,6 +105,7 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Seq
             "verdict": report_tables.verdict_table(result),
             "metrics": report_tables.metrics_table(result),
             "mistakes": report_tables.mistakes_table(result),
+            "calibration": report_tables.calibration_table(result),
             "security": report_tables.security_table(result),
             "systems": report_tables.systems_table(result),
             "occlusion": report_tables.occlusion_tables(result),

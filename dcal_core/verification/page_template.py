@@ -81,7 +81,7 @@ which nobody knows beforehand, both are {{ metrics.eer | estimate_in_words("%") 
 {{ picture("scores", "The less the two histograms overlap, the better. Scores beyond the threshold are errors.") }}
 {{ picture("roc", "ROC: the share of genuine pairs that match (TAR) against the share of those of " + terms.impostors
 + " that do (FMR).") }}
-{{ picture("det", "DET: both error rates, on axes that spread small rates. Further down and left is better.") }}
+{{ picture("det", "DET: both error rates, on logarithmic axes. Further down and left is better.") }}
 
 {% if "others" in questions %}
 {{ heading("others") }}
@@ -106,13 +106,16 @@ if the interval excludes zero; &ldquo;no difference shown&rdquo; does not mean t
 
 {{ heading("trust") }}
 <p>{{ answers.trust }}</p>
+<p>{{ answers.propositions }}</p>
 {% if calibration.reason is not defined %}
 <p>A {{ calibration.kind }} calibration, fitted on the validation {{ terms.units }}, turns a score into a likelihood
 ratio: how many times more often one person gives such a score than two
-{{ terms.impostors }} do. {{ answers.largest_ratio }} The
-<abbr title="log-likelihood-ratio cost">Cllr</abbr> is the cost of wrong or timid ratios: 0 is perfect, 1 carries
-no information. The best calibration of these scores would reach
-{{ calibration.cllr_min | estimate_in_words("bits") }}.</p>
+{{ terms.impostors }} do. The <abbr title="log-likelihood-ratio cost">Cllr</abbr> is the cost of wrong or timid ratios:
+0 is perfect, 1 carries no information.</p>
+{{ table_of(tables.calibration) }}
+{{ picture("tippett", answers.tippett) }}
+{{ picture("pav", answers.pav) }}
+{{ picture("ece", answers.ece) }}
 {{ picture("reliability", "Points on the diagonal: of the pairs given a probability of x %, x % show one person. "
 + answers.tendency) }}
 {% endif %}
@@ -141,7 +144,11 @@ at a threshold that lets at most this share of the impostor comparisons match. B
 score, likelihood ratio and answer.</p>
 {{ table_of(tables.metrics) }}
 <dl><dt>Model</dt><dd><bdi>{{ model }}</bdi>{% if system.size %}, {{ "{:,}".format(system.size) }} weights{% endif %}
-{% if weights %}, SHA-256 {{ weights[:12] }}{% endif %}</dd>
+{% if weights %}, SHA-256 {{ weights }}{% endif %}</dd>
+{% if lists is defined %}
+<dt>Lists of images</dt><dd>SHA-256
+{% for name, hash in lists.items() %}{{ name }} {{ hash }}{{ ", " if not loop.last }}{% endfor %}</dd>
+{% endif %}
 <dt>Parameters</dt><dd>fingerprint {{ fingerprint }}</dd><dt>Code</dt><dd>{{ code }}</dd>
 {% if seconds.training %}
 <dt>Trained</dt><dd>in {{ seconds.training | duration_text }}</dd>

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from scipy.special import ndtri
 
 from dcal_core.lettering import as_written
 from dcal_core.palette import BLUE, COLOURS, VERMILION
@@ -23,7 +22,7 @@ LOOKS = [{"color": colour, "linestyle": style, "linewidth": 1.6} for style in ("
 DET_TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-def _terms(family) -> Terms:
+def terms_of_pairs(family) -> Terms:
     """The terms for comparisons within families, [P], or of two people, [P, 2]."""
     return terms_of(np.ndim(family) == 1)
 
@@ -34,18 +33,19 @@ def _title(what: str, label: str, counts: dict, terms: Terms) -> str:
     return f"{what} ({label})\n{comparisons}, {counts['families']:,} {terms.units}"
 
 
-def _axes(what: str, label: str, genuine, family, height=5) -> tuple[Figure, Axes]:
+def titled_axes(what: str, label: str, genuine, family, height=5) -> tuple[Figure, Axes]:
+    """A figure and its axes, below a title with what it shows, the data and its numbers."""
     figure = Figure(figsize=(7, height), layout="constrained")
     axes = figure.add_subplot()
     same = int(np.sum(genuine))
     counts = {"genuine": same, "impostor": len(genuine) - same, "families": len(np.unique(family))}
-    axes.set_title(_title(what, label, counts, _terms(family)), fontsize=11)
+    axes.set_title(_title(what, label, counts, terms_of_pairs(family)), fontsize=11)
     axes.tick_params(labelsize=10)
     axes.grid(alpha=0.25)
     return figure, axes
 
 
-def _legend(figure: Figure) -> None:
+def legend_below(figure: Figure) -> None:
     """A legend below the axes, where it hides no curve."""
     figure.legend(fontsize=10, loc="outside lower center", ncols=2)
 
@@ -54,8 +54,8 @@ def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Fig
     """Densities of genuine and impostor scores, with the frozen threshold and its error rates."""
     scores = np.asarray(scores, dtype=np.float64)
     genuine = np.asarray(genuine, dtype=bool)
-    terms = _terms(family)
-    figure, axes = _axes(f"Scores of genuine and {terms.impostor} comparisons", label, genuine, family)
+    terms = terms_of_pairs(family)
+    figure, axes = titled_axes(f"Scores of genuine and {terms.impostor} comparisons", label, genuine, family)
     fmr = np.mean(scores[~genuine] >= threshold)
     fnmr = np.mean(scores[genuine] < threshold)
     bins = np.histogram_bin_edges(scores, bins=50)
@@ -72,7 +72,7 @@ def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Fig
     axes.set_ylim(bottom=floor)
     axes.set_xlabel("score (higher = more alike)", fontsize=11)
     axes.set_ylabel("density (per unit of score), logarithmic", fontsize=11)
-    _legend(figure)
+    legend_below(figure)
     return as_written(figure)
 
 
@@ -99,7 +99,7 @@ def _rate_ticks(least: float) -> list[float]:
 
 def draw_roc(scores, genuine, family, label: str, draws=1000, seed=0) -> Figure:
     """ROC over a logarithmic FMR with its 95 % band over families, its area, and the point of equal errors."""
-    figure, axes = _axes("ROC", label, genuine, family, height=6)
+    figure, axes = titled_axes("ROC", label, genuine, family, height=6)
     genuine = np.asarray(genuine, dtype=bool)
     family = np.asarray(family)
     _, fmr, fnmr = error_rates(scores, genuine)
@@ -107,7 +107,7 @@ def draw_roc(scores, genuine, family, label: str, draws=1000, seed=0) -> Figure:
     grid = np.geomspace(least, 1, 200)
     low, high = roc_band(scores, genuine, family, grid, draws, seed)
     eer, _ = equal_error_rate(scores, genuine)
-    _draw_band(axes, grid, 100 * low, 100 * high, _terms(family))
+    _draw_band(axes, grid, 100 * low, 100 * high, terms_of_pairs(family))
     curve = {"color": GENUINE, "drawstyle": "steps-post", "label": f"AUC {roc_auc(scores, genuine):.3f}"}
     axes.plot(np.maximum(fmr, least), 100 * (1 - fnmr), **curve)
     axes.plot(max(eer, least), 100 * (1 - eer), "o", color=IMPOSTOR, markersize=8, label=f"EER {eer:.1%}")
@@ -118,47 +118,47 @@ def draw_roc(scores, genuine, family, label: str, draws=1000, seed=0) -> Figure:
     ticks = _rate_ticks(least)
     axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel(f"FMR: {_terms(family).impostors} taken for one person (%), logarithmic", fontsize=11)
+    axes.set_xlabel(f"FMR: {terms_of_pairs(family).impostors} taken for one person (%), logarithmic", fontsize=11)
     axes.set_ylabel("TAR: genuine pairs accepted (%)", fontsize=11)
-    _legend(figure)
+    legend_below(figure)
     return as_written(figure)
 
 
-def _deviate(rates) -> np.ndarray:
-    """Normal deviate of each rate, the axis of a DET plot; rates of 0 and 1 end up just outside its edges."""
-    return ndtri(np.clip(rates, 1e-4, 1 - 1e-4))
+def _place(rates) -> np.ndarray:
+    """Where a rate is on a DET plot's logarithmic axis; a rate of 0 ends up just outside its edge."""
+    return np.log10(np.maximum(rates, 1e-4))
 
 
 def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=1000, seed=0) -> Figure:
-    """DET curves of named scores [P] on normal-deviate axes (Martin et al. 1997), the first with its 95 % band.
+    """DET curves of named scores [P] on logarithmic axes, the first with its 95 % band.
 
     The axes end where all curves have left them. The FMR that the families cannot resolve is shaded.
     """
-    figure, axes = _axes("DET", label, genuine, family, height=6)
+    figure, axes = titled_axes("DET", label, genuine, family, height=6)
     genuine = np.asarray(genuine, dtype=bool)
     family = np.asarray(family)
     grid = np.geomspace(DET_TICKS[0], DET_TICKS[-1], 200)
     low, high = roc_band(next(iter(systems.values())), genuine, family, grid, draws, seed)
-    _draw_band(axes, _deviate(grid), _deviate(1 - high), _deviate(1 - low), _terms(family))
+    _draw_band(axes, _place(grid), _place(1 - high), _place(1 - low), terms_of_pairs(family))
     furthest = 0
     for look, (name, scores) in zip(cycle(LOOKS), systems.items(), strict=False):
         _, fmr, fnmr = error_rates(scores, genuine)
         eer, _ = equal_error_rate(scores, genuine)
         furthest = max(furthest, fnmr[fmr >= DET_TICKS[0]].max(), fmr[fnmr >= DET_TICKS[0]].max())
-        axes.plot(_deviate(fmr), _deviate(fnmr), **look, drawstyle="steps-post", label=f"{name}: EER {eer:.1%}")
-        axes.plot(_deviate(eer), _deviate(eer), "o", color=look["color"], markersize=7)
+        axes.plot(_place(fmr), _place(fnmr), **look, drawstyle="steps-post", label=f"{name}: EER {eer:.1%}")
+        axes.plot(_place(eer), _place(eer), "o", color=look["color"], markersize=7)
     axes.plot([], [], "o", color=MARK, markersize=7, label="dots: equal errors (EER)")
     last = min(max(np.searchsorted(DET_TICKS, furthest), DET_TICKS.index(0.1)), len(DET_TICKS) - 1)
     shown = DET_TICKS[: last + 1]
-    ticks = _deviate(shown)
+    ticks = _place(shown)
     axes.set(xlim=ticks[[0, -1]], ylim=ticks[[0, -1]], aspect="equal")
-    _shade_unresolved(axes, genuine, family, _deviate)
+    _shade_unresolved(axes, genuine, family, _place)
     names = [f"{100 * rate:g}" for rate in shown]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
-    axes.set_xlabel(f"FMR: {_terms(family).impostors} taken for one person (%)", fontsize=11)
+    axes.set_xlabel(f"FMR: {terms_of_pairs(family).impostors} taken for one person (%)", fontsize=11)
     axes.set_ylabel("FNMR: genuine pairs rejected (%)", fontsize=11)
-    _legend(figure)
+    legend_below(figure)
     return as_written(figure)
 
 
@@ -214,7 +214,7 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
 
     calibration: as `report.calibrate` gives it. Bins with too few families are left out.
     """
-    figure, axes = _axes("Reliability of the calibrated verifier", label, genuine, family, height=6)
+    figure, axes = titled_axes("Reliability of the calibrated verifier", label, genuine, family, height=6)
     shown = shown_bins(calibration)
     right = "perfect: below it, one person is predicted too often"
     axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1, label=right)
@@ -222,7 +222,7 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
         x = 100 * one["posterior"]
         observed = one["observed"]
         y = 100 * observed["value"]
-        name = f"observed, with 95 % interval over {_terms(family).units}" if number == 0 else None
+        name = f"observed, with 95 % interval over {terms_of_pairs(family).units}" if number == 0 else None
         if observed["low"] is not None:
             axes.plot([x, x], [100 * observed["low"], 100 * observed["high"]], color=GENUINE, linewidth=1.5, alpha=0.6)
         axes.plot(x, y, "o", color=GENUINE, label=name)
@@ -234,7 +234,7 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
     axes.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal")
     axes.set_xlabel("predicted probability that both images show one person (%)", fontsize=11)
     axes.set_ylabel("share of genuine pairs, both kinds equally frequent (%)", fontsize=11)
-    _legend(figure)
+    legend_below(figure)
     return as_written(figure)
 
 

@@ -14,22 +14,25 @@ import numpy as np
 from dcal_core.storage import write_text
 from dcal_core.verification.bootstrap import Replicates, differences, replicate, summarise
 from dcal_core.verification.calibrating import (
+    cllr_cal_estimate,
     cllr_estimate,
     cllr_min_estimate,
     fit_isotonic,
     fit_logistic,
     reliability,
 )
-from dcal_core.verification.calibration import Calibration
+from dcal_core.verification.calibration import Calibration, from_dict
 from dcal_core.verification.comparisons import family_weights
+from dcal_core.verification.evidence import cross_entropy, devpav_estimate, misleading
 from dcal_core.verification.intervals import families_of_rarer_class
 from dcal_core.verification.metrics import equal_error_rate, error_rates
 from dcal_core.verification.protocol import Scored, Unrelated, image_names
-from dcal_core.verification.security import security
+from dcal_core.verification.security import FALSE_MATCHES, security
 from dcal_core.verification.verdict_rates import allowed_share, verdict_rates, verdict_thresholds
 from dcal_core.verification.words import Terms, terms_of
 
 CURVE_POINTS = 200
+LOWEST_FMR = 1e-4  # of unrelated people, at which NIST's demonstration measures twins
 CALIBRATIONS = {"logistic": fit_logistic, "isotonic": fit_isotonic}
 
 
@@ -108,7 +111,7 @@ def evaluate(
         "calibration": calibrate(system, calibration, draws, seed),
         "strangers": calibrate_strangers(system, calibration),
         "verdict": judge(system, error, draws, seed, terms),
-        "security": security(*test.labelled, system.unrelated, draws=draws, seed=seed) if system.unrelated else [],
+        "security": strangers_rows(system, draws, seed),
         "curve": _curve(test),
         "confusable": most_confusable(test, system.threshold, root=root),
         **compare(systems, drawn, terms.compared),
@@ -127,6 +130,7 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
     except ValueError as error:  # a verifier no better than chance
         return {"kind": kind, "reason": str(error)}
     llr = {name: one.llr(scores) for name, one in fitted.items()}
+    case = llr[kind], genuine, family, draws, seed, even
     costs = {name: cllr_estimate(one, genuine, family, draws, seed, even) for name, one in llr.items()}
     return {
         "kind": kind,
@@ -134,6 +138,11 @@ def calibrate(system: System, kind: str, draws: int, seed: int) -> dict:
         "cllr": costs.pop(kind),
         "others": costs,
         "cllr_min": cllr_min_estimate(scores, genuine, family, draws, seed, even),
+        "cllr_cal": cllr_cal_estimate(llr[kind], scores, genuine, family, draws, seed, even),
+        "devpav": devpav_estimate(*case),
+        "misleading": misleading(*case),
+        "ece": cross_entropy(llr[kind], genuine, even),
+        "against_unrelated": against_unrelated(system, kind, draws, seed),
         "reliability": reliability(llr[kind], genuine, family, draws=draws, seed=seed, weights=even),
     }
 
@@ -143,16 +152,42 @@ def calibrate_strangers(system: System, kind: str) -> dict | None:
     not scored or do not score lower."""
     if system.strangers is None:
         return None
-    known = system.validation.pairs.genuine
-    scores = np.concatenate([system.validation.scores[known], system.strangers.scores])
-    genuine = np.arange(len(scores)) < known.sum()
-    own = system.validation.pairs.family[known]
-    two = np.stack([system.strangers.family_a, system.strangers.family_b], 1)
-    family = np.concatenate([np.stack([own, own], 1), two])
+    scores, genuine, family = labelled_unrelated(system.validation, system.strangers)
     try:
         return CALIBRATIONS[kind](scores, genuine, family, family_weights(family, genuine)).as_dict()
     except ValueError:
         return None
+
+
+def strangers_rows(system: System, draws: int, seed: int) -> list[dict]:
+    """`security` at FMRs of 1 and 0.1 %, and at 0.01 % as NIST IR 8439, or the lowest that the comparisons resolve."""
+    if system.unrelated is None:
+        return []
+    lowest = max(LOWEST_FMR, FALSE_MATCHES / len(system.unrelated.scores))
+    fmrs = [1e-2, 1e-3, *([lowest] if lowest < 1e-3 else [])]
+    return security(*system.test.labelled, system.unrelated, fmrs, draws, seed)
+
+
+def against_unrelated(system: System, kind: str, draws: int, seed: int) -> dict | None:
+    """How good the ratios of one person to two unrelated people are on the test families; None without any."""
+    fitted = calibrate_strangers(system, kind)
+    if fitted is None or system.unrelated is None:
+        return None
+    scores, genuine, family = labelled_unrelated(system.test, system.unrelated)
+    case = from_dict(fitted).llr(scores), genuine, family, draws, seed, family_weights(family, genuine)
+    return {"families": fitted["families"], "cllr": cllr_estimate(*case), "misleading": misleading(*case)}
+
+
+def labelled_unrelated(split: Scored, unrelated: Unrelated) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Genuine and unrelated comparisons: scores, genuine, each [P], and the families of both images, [P, 2]."""
+    known = split.pairs.genuine
+    scores = np.concatenate([split.scores[known], unrelated.scores])
+    own = np.repeat(split.pairs.family[known], 2).reshape(-1, 2)
+    return (
+        scores,
+        np.arange(len(scores)) < len(own),
+        np.concatenate([own, np.stack([unrelated.family_a, unrelated.family_b], 1)]),
+    )
 
 
 def judge(system: System, error: float, draws: int, seed: int, terms: Terms) -> dict:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dcal_core.markdown import literal, table
 from dcal_core.verification.statements import largest_ratio
-from dcal_core.verification.words import estimate_in_words, metric_name, metric_unit, number_text
+from dcal_core.verification.words import estimate_in_words, metric_name, metric_unit, number_text, percent_text
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,24 @@ def calibration_table(result: dict) -> Table:
     found = result["calibration"]
     if "reason" in found:
         return Table("", [], [], after=f"No calibration: {found['reason']}.")
-    rows = [[found["kind"], Estimate(found["cllr"], "bits")]]
-    rows += [[f"{kind}, not used", Estimate(cost, "bits")] for kind, cost in found["others"].items()]
+    impostors = result["terms"]["impostors"]
+    rows = [[f"Cllr, one person against {impostors} ({found['kind']})", Estimate(found["cllr"], "bits")]]
     rows += [["Cllr min: the scores' own part", Estimate(found["cllr_min"], "bits")]]
-    return Table(
-        "What wrong or timid likelihood ratios cost", ["calibration", "Cllr"], rows, after=largest_ratio(result)
-    )
+    rows += [["Cllr cal: the calibration's part", Estimate(found["cllr_cal"], "bits")]]
+    rows += [["devPAV: mean distance from calibrated, log10", Estimate(found["devpav"], "score")]]
+    rows += [
+        [f"Cllr by {kind} calibration, not used", Estimate(cost, "bits")] for kind, cost in found["others"].items()
+    ]
+    if second := found["against_unrelated"]:
+        rows += [["Cllr, one person against unrelated people", Estimate(second["cllr"], "bits")]]
+    return Table("What wrong or timid likelihood ratios cost", ["figure", "value"], rows, after=largest_ratio(result))
 
 
 def security_table(result: dict) -> Table:
     """What a threshold that is safe against unrelated people lets through of co-twins."""
     rows = [
         [
-            number_text(line["fmr"], "%"),
+            percent_text(line["fmr"]),
             "" if line["threshold"] is None else number_text(line["threshold"], "score"),
             *(Estimate(line[name], "%") for name in ("twin_fmr", "fnmr")),
         ]

@@ -15,7 +15,7 @@ from dcal_core.verification.metrics import ROUNDING
 from dcal_core.verification.protocol import Unrelated
 
 _TOP = 2  # as a multiple of the matches that an FMR allows: how many of the highest scores are tried first
-_ERRORS = 30  # false matches that an FMR must be expected to hold (rule of 30, Doddington et al. 2000)
+FALSE_MATCHES = 30  # false matches that an FMR must be expected to hold (rule of 30, Doddington et al. 2000)
 
 
 def security(
@@ -38,7 +38,7 @@ def security(
             raise ValueError(f"fmrs must lie between 0 and 1, got {fmr}")
     counts = family_counts(twins.families, draws, seed)
     drawn = twins.spread(counts)
-    resolved = [fmr for fmr in fmrs if fmr * len(strangers) >= _ERRORS * (1 - ROUNDING)]
+    resolved = [fmr for fmr in fmrs if fmr * len(strangers) >= FALSE_MATCHES * (1 - ROUNDING)]
     found_at = _thresholds(strangers, a, b, counts, resolved)
     strange = np.bincount(np.concatenate([a, b]))
     found = []

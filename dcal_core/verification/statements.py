@@ -3,7 +3,20 @@
 Every function takes a result as `report.evaluate` gives it.
 """
 
-from dcal_core.verification.words import apart, difference_in_words, estimate_in_words, most_ratio, number_text, of_100
+import math
+
+from dcal_core.verification.words import (
+    apart,
+    difference_in_words,
+    estimate_in_words,
+    most_ratio,
+    number_text,
+    of_100,
+    percent_text,
+    ratio_text,
+)
+
+TWICE = 2  # a likelihood ratio that is off by this factor, on average, is no longer called right
 
 
 def headline(result: dict) -> str:
@@ -169,13 +182,64 @@ def safety(result: dict) -> str:
     told = [line for line in result["security"] if line["twin_fmr"]["value"] is not None]
     if not told:
         return f"That cannot be told: {result['security'][0]['twin_fmr']['reason']}."
-    line = told[0]
+    line = told[-1]
     twins = line["twin_fmr"]
-    seen = f"at a threshold that {number_text(line['fmr'], '%')} of unrelated pairs pass, "
-    seen += f"{estimate_in_words(twins, '%')} of co-twins do"
+    seen = f"at a threshold that {percent_text(line['fmr'])} of unrelated pairs pass, "
+    seen += f"{estimate_in_words(twins, '%')} of co-twins do, {ratio_text(twins['value'] / line['fmr'])} times as many"
     if twins["low"] is None or twins["low"] <= line["fmr"] <= twins["high"]:
-        return f"No difference from unrelated people is shown: {seen}."
-    return f"{'Less' if twins['low'] > line['fmr'] else 'More'} than against unrelated people: {seen}."
+        return f"As safe as against unrelated people, as far as is shown: {seen}."
+    if twins["low"] > line["fmr"]:
+        return f"No, less safe than against unrelated people: {seen}."
+    return f"Yes, safer than against unrelated people: {seen}."
+
+
+def propositions(result: dict) -> str:
+    """What the two likelihood ratios weigh against each other, and how far they go."""
+    text = "Proposition 1: both photographs show one person. Proposition 2: they show "
+    text += "two identical twins" if result["co_twins"] else "two unrelated people"
+    found = result["calibration"].get("against_unrelated")
+    if not found:
+        return f"{text}. {largest_ratio(result)}".strip()
+    text += ", one each; a second ratio takes two unrelated people instead. Choose the one that the case asks for: "
+    return f"{text}a ratio against unrelated people says nothing where a twin is possible. {largest_ratio(result)}"
+
+
+def misleading(result: dict) -> str:
+    """Whether ratios support the wrong proposition."""
+    found = result["calibration"]["misleading"]
+    impostors = result["terms"]["impostors"]
+    wrong = any(one["value"] for one in found.values())
+    text = "Does the evidence mislead? " + ("At times: " if wrong else "In no pair here: ")
+    text += f"{of_100(found['impostors'], f'pairs of {impostors}')} have a ratio of 1 or more, "
+    return f"{text}{of_100(found['one_person'], 'pairs of one person')} one below 1."
+
+
+def calibrated(result: dict) -> str:
+    """Whether ratios are as large as they should be, by devPAV."""
+    found = result["calibration"]["devpav"]
+    question = "Are the ratios as large as they should be? "
+    if found["value"] is None:
+        return f"{question}That cannot be told: devPAV is {found['reason']}."
+    factors = {end: 10 ** found[end] for end in ("value", "low", "high") if found[end] is not None}
+    answer = "Yes" if factors.get("high", math.inf) < TWICE else "Not shown"
+    text = f"{question}{answer}: on average they are off by a factor of {ratio_text(factors['value'])}"
+    if "high" in factors:
+        text += f" ({ratio_text(factors['low'])} to {ratio_text(factors['high'])})"
+    text += f", a devPAV of {number_text(found['value'], 'score')}; {TWICE} counts as too much"
+    text += f". {number_text(found['bold'], '%')} of that is where they are too bold, the rest where too timid; devPAV "
+    return f"{text}follows every {result['terms']['unit']}, so that few of them make it look worse than it is."
+
+
+def useful(result: dict) -> str:
+    """Whether the ratios cost less than none at every prior."""
+    found = result["calibration"]["ece"]
+    costs = zip(found["prior"], found["ratios"], found["none"], strict=True)
+    worse = [prior for prior, with_ratios, without in costs if with_ratios > without]
+    question = "Are they better than no ratio, whatever the prior odds? "
+    if not worse:
+        return f"{question}Yes, from 1 to 1,000 up to 1,000 to 1."
+    ends = " to ".join(dict.fromkeys(f"{end:g}" for end in (min(worse), max(worse))))
+    return f"{question}No: not at log10 prior odds of {ends}."
 
 
 def mistakes(result: dict) -> str:

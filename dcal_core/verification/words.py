@@ -63,6 +63,11 @@ def apart(low: float, high: float) -> tuple[str, str]:
     return repr(low), repr(high)
 
 
+def percent_text(rate: float) -> str:
+    """A chosen rate as text, with the digits that it has: "1 %", "0.025 %"."""
+    return f"{100 * rate:.2g} %"
+
+
 def ratio_text(ratio: float) -> str:
     """A likelihood ratio of at least 1 as text: two digits, or all before the point."""
     return f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:,.0f}"

@@ -266,7 +266,7 @@ def test_figures_are_those_that_the_page_takes():
     assert ("reliability" in names) == ("reason" not in result["calibration"])
     conditions = " ".join(result["conditions"])
     assert "5 families are few" in conditions and "10 test people of 5 families with 8 images each" in conditions
-    assert "80 of the 80 images listed were used; 0 were missing" in conditions
+    assert "Refused: 0 of the 80 test images listed (0.0 %), as missing" in conditions
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):

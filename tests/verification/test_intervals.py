@@ -75,7 +75,8 @@ def test_each_end_allows_for_more_families_like_the_worst():
     odds = np.array([-0.02, -0.01, 0.0, -0.01, 0.04])  # of each family, of which one is much harder than the others
     draws = expit(counts @ odds)  # centred on one half, where log-odds are straight
     plain, wider = (logit(share_interval(draws, 5, given)) for given in (None, counts))
-    np.testing.assert_allclose(wider - plain, UNSEEN * np.array([-0.02, 0.04]), atol=0.002)
+    moved = np.mean(draws) + UNSEEN / 4 * np.array([-0.02, 0.04])  # of a share, a quarter of its log-odds
+    np.testing.assert_allclose(wider - plain, logit(moved) - logit(np.mean(draws)), atol=0.002)
     assert share_interval(1 - draws, 5, counts) == pytest.approx(1 - expit(wider)[::-1])
     flat = share_interval(np.full(20_000, 0.3), 5, counts)
     np.testing.assert_allclose(flat, 0.3)

@@ -67,7 +67,17 @@ def result():
         "threshold": {"value": 0.512, "source": "equal error rate of 18 validation families", "eer": 0.002},
         "metrics": metrics(),
         "metrics_per_family": metrics(0.031),
-        "calibration": {"cllr": estimate(0.2, 0.1, 0.3), "cllr_min": estimate(0.15, 0.1, 0.2), "kind": "logistic"},
+        "calibration": {
+            "cllr": estimate(0.2, 0.1, 0.3),
+            "cllr_min": estimate(0.15, 0.1, 0.2),
+            "cllr_cal": estimate(0.05, 0.02, 0.1),
+            "devpav": estimate(0.1, 0.05, 0.2) | {"bold": 0.3},
+            "misleading": {"one_person": estimate(0.02, 0.01, 0.04), "impostors": estimate(0.03, 0.02, 0.05)},
+            "ece": {"prior": [-1.0, 1.0], "ratios": [0.1, 0.2], "none": [0.3, 0.3]},
+            "others": {"isotonic": estimate(0.3, 0.2, 0.4)},
+            "against_unrelated": {"families": 18, "cllr": estimate(0.1, 0.05, 0.2)},
+            "kind": "logistic",
+        },
         "verdict": {
             "thresholds": {"different_below": 0.4, "same_from": 0.6, "error": 0.1, "source": "18 validation families"}
             | {"families": 18},

@@ -102,10 +102,13 @@ def test_the_largest_ratio_is_explained(found):
 @pytest.mark.parametrize(
     ("twins", "words"),
     [
-        (estimate(0.2, 0.1, 0.4), "Less than against unrelated people: at a threshold that 1.0 % of unrelated pairs"),
-        (estimate(0.026, 0.003, 0.22), "No difference from unrelated people is shown"),
-        (estimate(0.026, None, None), "No difference from unrelated people is shown"),
-        (estimate(0.001, 0.0005, 0.002), "More than against unrelated people"),
+        (
+            estimate(0.2, 0.1, 0.4),
+            "No, less safe than against unrelated people: at a threshold that 1 % of unrelated",
+        ),
+        (estimate(0.026, 0.003, 0.22), "As safe as against unrelated people, as far as is shown"),
+        (estimate(0.026, None, None), "As safe as against unrelated people"),
+        (estimate(0.001, 0.0005, 0.002), "Yes, safer than against unrelated people"),
         (
             {"value": None, "reason": "not resolvable with 9 unrelated comparisons"},
             "That cannot be told: not resolvable",
@@ -115,6 +118,46 @@ def test_the_largest_ratio_is_explained(found):
 def test_safety_against_twins_is_compared_with_strangers(found, twins, words):
     found["security"] = [{"fmr": 0.01, "twin_fmr": twins}]
     assert statements.safety(found).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("devpav", "words"),
+    [
+        (estimate(0.1, 0.05, 0.2), "Yes: on average they are off by a factor of 1.3 (1.1 to 1.6), a devPAV of 0.100"),
+        (estimate(0.2, 0.1, 0.4), "Not shown: on average"),
+        (estimate(0.6, 0.4, 0.8), "Not shown: on average they are off by a factor of 4"),
+        ({"value": None, "reason": "not defined"}, "That cannot be told: devPAV is not defined"),
+    ],
+)
+def test_ratios_are_called_right_within_a_factor_of_two(found, devpav, words):
+    found["calibration"]["devpav"] = devpav | {"bold": 0.3}
+    text = statements.calibrated(found)
+    assert words in text
+    if devpav["value"]:
+        assert "30.0 % of that is where they are too bold, the rest where too timid" in text
+
+
+def test_ratios_that_cost_more_than_none_at_a_prior_are_named(found):
+    found["calibration"]["ece"] = {"prior": [-1.0, 0.0, 1.0], "ratios": [0.2, 0.1, 0.5], "none": [0.4, 1.0, 0.4]}
+    assert statements.useful(found).endswith("No: not at log10 prior odds of 1.")
+    found["calibration"]["ece"]["ratios"] = [0.2, 0.1, 0.3]
+    assert "Yes" in statements.useful(found)
+
+
+def test_both_propositions_stand_in_words(found):
+    found["calibration"]["against_unrelated"] = {"families": 12}
+    text = statements.propositions(found)
+    assert "Proposition 2: they show two identical twins" in text and "two unrelated people instead" in text
+    found["calibration"]["against_unrelated"] = None
+    assert "instead" not in statements.propositions(found) and "at most 12, because 12 families" in text
+
+
+def test_misleading_evidence_is_counted_or_denied(found):
+    none = {"one_person": estimate(0.0, 0.0, 0.1), "impostors": estimate(0.0, 0.0, 0.1)}
+    found["calibration"]["misleading"] = none
+    assert statements.misleading(found).startswith("Does the evidence mislead? In no pair here: 0.0 of 100")
+    found["calibration"]["misleading"] = none | {"impostors": estimate(0.02, 0.01, 0.1)}
+    assert "At times: 2.0 of 100 pairs of co-twins (1.0 to 10.0) have" in statements.misleading(found)
 
 
 def test_validation_and_test_eer_are_explained_where_they_differ(found):

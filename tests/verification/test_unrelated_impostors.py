@@ -18,6 +18,7 @@ from dcal_core.verification.bootstrap import Sample, replicate, roc_band, summar
 from dcal_core.verification.calibrating import cllr_estimate, cllr_min_estimate, reliability
 from dcal_core.verification.comparisons import Comparisons, clusters_of, family_weights
 from dcal_core.verification.decision import rule_of_report
+from dcal_core.verification.evidence_plots import draw_evidence
 from dcal_core.verification.folds import Folds
 from dcal_core.verification.intervals import effective_families, families_of_rarer_class, rate_estimate, share_interval
 from dcal_core.verification.jackknife import eer_low
@@ -243,6 +244,7 @@ def test_the_report_speaks_of_unrelated_people_and_of_no_twins(systems, tmp_path
         "roc": plots.draw_roc(scores, genuine, family, "faces", draws=10),
         "det": plots.draw_det({"a": scores}, genuine, family, "faces", draws=10),
         "systems": plots.draw_systems(result),
+        **draw_evidence(scores, genuine, family, np.ones(len(scores)), "faces"),
         "reliability": plots.draw_reliability(result["calibration"], genuine, family, "faces"),
         "confusable": plots.draw_confusable(result, images),
     }
