@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dcal_core.diagnosis.evidence import Evidence
+from dcal_core.diagnosis.evidence import Evidence, parts_of
 from dcal_core.diagnosis.finding import Finding
 from dcal_core.training.objectives import UncertaintyWeighting
 
@@ -14,19 +14,24 @@ MUTED = 3.0  # |w| of a learnt weight: its loss counts e^-w, a twentieth or twen
 
 
 def dead_parts(evidence: Evidence) -> Iterator[Finding]:
-    """Parts that are meant to learn and that no gradient reaches."""
-    count = len(evidence.gradients.people)
-    for part in evidence.dead_parts:
-        moved = evidence.moved.get(part, 0.0)
+    """Parts that are meant to learn and that no gradient reaches, joined where all of a module is dead."""
+    dead = evidence.dead_parts
+    parts = parts_of([name for name, _ in evidence.model.named_parameters()])
+    alive = {top_of(part) for part in parts if part not in dead}
+    for part in dict.fromkeys(part if top_of(part) in alive else top_of(part) for part in dead):
         yield Finding(
             f"dead part {part}",
-            f"No gradient reaches {part} in {count} batches, and it has moved by {moved:.1g} of its size since the "
-            "start.",
+            f"No gradient reaches {part} in {len(evidence.gradients.people)} batches.",
             0.0,
             0.0,
             "e",
             "give its loss a weight above 0, and look for a detach or a no_grad in front of it",
         )
+
+
+def top_of(part: str) -> str:
+    """The module of a model that a part belongs to."""
+    return part.split(".")[0]
 
 
 def dead_readings(evidence: Evidence) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcal_core.data.splits import Split, TwinData
+from dcal_core.diagnosis.copies import copies_in
 from dcal_core.diagnosis.samples import (
     Change,
     Sample,
@@ -148,6 +149,11 @@ class Evidence:
                 ranks = ranks_of_families(one.scores[~one.genuine], groups[~one.genuine], one.strangers)
                 likeness[f"co-twins, by {by}"] = mean_of(ranks)
         return likeness
+
+    @cached_property
+    def copies(self) -> np.ndarray:
+        """For each validation image looked at, the training image that shows the same shot, or -1, [N]."""
+        return copies_in(self.samples["validation"].pixels, self.data["train"])
 
     @cached_property
     def small(self) -> np.ndarray:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from dcal_core.diagnosis.evidence import Evidence
 from dcal_core.diagnosis.finding import Finding
+from dcal_core.diagnosis.images import COPIES
 from dcal_core.diagnosis.outcome import spectrum
 from dcal_core.diagnosis.rates import FAR, STILL
 from dcal_core.diagnosis.samples import Scores
@@ -94,18 +95,23 @@ def draw_likeness(axes: Axes, evidence: Evidence) -> str:
     return "labels and images, before training"
 
 
-def draw_images(axes: Axes, evidence: Evidence) -> str:
-    """Training images as the model is given them, a person a row."""
-    index, pixels = evidence.samples["train"].index, evidence.samples["train"].pixels
-    rows, columns = SHOWN
-    grid = np.full((rows * pixels.shape[2], columns * pixels.shape[3], 3), 255, np.uint8)
-    for row in range(min(rows, len(index.people))):
-        for column, image in enumerate(index.images_of(row)[:columns]):
-            place = [slice(n * side, (n + 1) * side) for n, side in zip((row, column), pixels.shape[2:], strict=True)]
-            grid[*place] = pixels[image].transpose(1, 2, 0)
+def draw_images(axes: Axes, evidence: Evidence, copied: bool) -> str:
+    """Training images as the model is given them, a person a row; or validation images above the training images that
+    they are copies of."""
+    sample = evidence.samples["train"]
+    rows = [sample.pixels[sample.index.images_of(person)[: SHOWN[1]]] for person in range(SHOWN[0])]
+    if copied:
+        held = np.flatnonzero(evidence.copies >= 0)[: SHOWN[1]]
+        theirs = evidence.data["train"].images.batch(evidence.copies[held]).numpy()
+        rows = [evidence.samples["validation"].pixels[held], theirs]
+    side = sample.pixels.shape[-1]
+    grid = np.full((len(rows) * side, SHOWN[1] * side, 3), 255, np.uint8)
+    for place, images in enumerate(rows):
+        strip = np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1)  # [S, n S, 3]
+        grid[place * side : (place + 1) * side, : strip.shape[1]] = strip
     axes.imshow(grid)
-    axes.set(xticks=[], yticks=[], ylabel="a person a row")
-    return "training images"
+    axes.set(xticks=[], yticks=[])
+    return "validation images above their copies in training" if copied else "training images, a person a row"
 
 
 def draw_diagnosis(evidence: Evidence, findings: Sequence[Finding], label: str) -> Figure:
@@ -119,7 +125,7 @@ def draw_diagnosis(evidence: Evidence, findings: Sequence[Finding], label: str) 
         "e": draw_movement(panels["e"], evidence),
         "f": draw_spectrum(panels["f"], evidence),
         "g": draw_likeness(panels["g"], evidence),
-        "h": draw_images(panels["h"], evidence),
+        "h": draw_images(panels["h"], evidence, copied=any(finding.name == COPIES for finding in findings)),
     }
     for letter, split in (("c", "train"), ("d", "validation")):
         own = evidence.own(split)

@@ -4,16 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dcal_core.audit.duplicates import ALIKE, RADIUS, fine_structure, perceptual_hashes, thumbnail
 from dcal_core.audit.gate import blank
-from dcal_core.data.splits import Split
 from dcal_core.diagnosis.evidence import Evidence
 from dcal_core.diagnosis.finding import Finding
 
+COPIES = "duplicates across training and validation"
 BLANK = 0.05  # share of images without content
 BLUE = 0.8  # share of images whose middle is bluer than red; no skin is, in white light
 COPIED = 0.01  # share of the validation images that are a training image too
-ROWS = 256  # training images read at once
 
 
 def share_blank(evidence: Evidence) -> float:
@@ -57,25 +55,12 @@ def blue_faces(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def copied_into(pixels: np.ndarray, train: Split) -> np.ndarray:
-    """Whether each image [N, 3, S, S] shows the same shot as one to train on, [N]."""
-    held = np.stack([thumbnail(image) for image in pixels])
-    hashes, fine = perceptual_hashes(held), fine_structure(held)
-    found = np.zeros(len(held), bool)
-    for start in range(0, len(train.index.paths), ROWS):
-        rows = train.images.batch(range(start, min(start + ROWS, len(train.index.paths)))).numpy()
-        theirs = np.stack([thumbnail(image) for image in rows])
-        near = np.bitwise_count(hashes[:, None] ^ perceptual_hashes(theirs)) <= RADIUS
-        found |= (near & (fine @ fine_structure(theirs).T >= ALIKE)).any(1)
-    return found
-
-
 def duplicates(evidence: Evidence) -> Iterator[Finding]:
     """Shots that stand in training and in validation under two people."""
-    found = copied_into(evidence.samples["validation"].pixels, evidence.data["train"])
+    found = evidence.copies >= 0
     if (share := float(found.mean())) > COPIED:
         yield Finding(
-            "duplicates across training and validation",
+            COPIES,
             f"{share:.0%} of the validation images ({found.sum()} of {len(found)}) show the same shot as an image to "
             "train on, under another person, so that validation flatters the model.",
             share,

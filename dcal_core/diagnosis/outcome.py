@@ -37,7 +37,7 @@ def collapsed(evidence: Evidence) -> Iterator[Finding]:
             by = (alike, ALIKE) if alike > ALIKE else (spread, DIRECTIONS)
             yield Finding(
                 "embeddings collapsed",
-                f"The embeddings of {branch} are almost the same for everybody: their mean cosine is {alike:.2f}, and "
+                f"The embeddings of {branch} hardly differ from person to person: their mean cosine is {alike:.2f}, and "
                 f"they spread over {spread:.1f} directions.",
                 *by,
                 "f",

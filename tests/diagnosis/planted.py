@@ -20,6 +20,7 @@ from dcal_core.data.splits import Split, TwinData
 from dcal_core.diagnosis.checks import diagnose
 from dcal_core.diagnosis.evidence import Evidence, gather
 from dcal_core.diagnosis.finding import Finding
+from dcal_core.models import adaface, dcal
 from dcal_core.models.dcal import DCAL
 from dcal_core.models.iresnet import IResNet
 from dcal_core.recipes.catalogue import recipe_of
@@ -206,6 +207,13 @@ def frozen(patch: pytest.MonkeyPatch, recipe: type[Recipe]) -> None:
     patch.setattr(recipe, "new_model", lambda *given, **options: new_model(*given, **options).requires_grad_(False))
 
 
+def normalised_twice(patch: pytest.MonkeyPatch, recipe: type[Recipe]) -> None:
+    """Models that normalise what is normalised already."""
+    for module in (adaface, dcal):
+        square = module.square
+        patch.setattr(module, "square", lambda images, side, square=square: (square(images, side) - 0.5) / 0.5)
+
+
 def detached(patch: pytest.MonkeyPatch, recipe: type[Recipe]) -> None:
     """A branch behind a detach: GLCA, or the body of a face network."""
     whole, local = IResNet.features, DCAL.global_local
@@ -296,9 +304,7 @@ FAULTS = {
     "not normalised": Fault(
         "normalisation missing", 4, every_pixel(lambda pixels: 0.5 * pixels + 127), from_trained=True
     ),
-    "normalised twice": Fault(
-        "normalisation doubled", 4, every_pixel(lambda pixels: (2.0 * pixels - 255).clip(0, 255)), from_trained=True
-    ),
+    "normalised twice": Fault("normalisation doubled", 4, code=normalised_twice, from_trained=True),
     "lr too high": Fault("learning rate too high", 40, config=lambda config: {"lr": min(10.0, 100 * config.lr)}),
     "lr too low": Fault("learning rate too low", 50, config=much_lower),
     "frozen": Fault("everything frozen", 50, code=frozen),
