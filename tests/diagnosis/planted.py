@@ -46,6 +46,7 @@ HEALTHY = {
         pwca_first=0,
         twin_loss="supcon",
         families_per_batch=4,
+        images_per_person=4,
         lr=2e-3,
         drop_path=0.0,
     ),
