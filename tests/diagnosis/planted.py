@@ -21,8 +21,6 @@ from dcal_core.diagnosis.checks import diagnose
 from dcal_core.diagnosis.evidence import Evidence, gather
 from dcal_core.diagnosis.finding import Finding
 from dcal_core.models import adaface, dcal
-from dcal_core.models.dcal import DCAL
-from dcal_core.models.iresnet import IResNet
 from dcal_core.recipes.catalogue import recipe_of
 from dcal_core.runs import RunFolder
 from dcal_core.training.checkpoints import Run
@@ -216,15 +214,16 @@ def normalised_twice(patch: pytest.MonkeyPatch, recipe: type[Recipe]) -> None:
 
 
 def detached(patch: pytest.MonkeyPatch, recipe: type[Recipe]) -> None:
-    """A branch behind a detach: GLCA, or the body of a face network."""
-    whole, local = IResNet.features, DCAL.global_local
-    patch.setattr(IResNet, "features", lambda *given: whole(*given).detach())
+    """A recipe whose models have their first layers behind a detach."""
+    new_model = recipe.new_model
 
-    def without_gradient(*given):
-        tokens, looks = local(*given)
-        return tokens.detach(), looks
+    def behind_a_detach(*given, **options):
+        model = new_model(*given, **options)
+        first = model.backbone.input_layer if hasattr(model, "backbone") else model.vit.patch_embed
+        first.register_forward_hook(lambda module, given, output: output.detach())
+        return model
 
-    patch.setattr(DCAL, "global_local", without_gradient)
+    patch.setattr(recipe, "new_model", behind_a_detach)
 
 
 def pulled_together(patch: pytest.MonkeyPatch, recipe: type[Recipe]) -> None:
