@@ -15,8 +15,9 @@ from dcal_core.config.recipes import load
 from dcal_core.config.shared import OCCLUDERS, Config
 from dcal_core.data.splits import Split, TwinData, open_data
 from dcal_core.environment import banner, fit_device
+from dcal_core.markdown import table
 from dcal_core.models.files import load_model
-from dcal_core.models.verifier import Verifier
+from dcal_core.models.verifier import Features, Verifier
 from dcal_core.runs import RunFolder
 from dcal_core.storage import write_text
 from dcal_core.verification.encoding import encode_images
@@ -101,8 +102,7 @@ def report(trials: list[Trial], base: Config, data: TwinData, folder: Path) -> N
         tables.append(f"Pairs with {name}, {int(part.sum()):,}\n\n{as_markdown(compared)}")
     about = {"data": data.label, "test_families": len(test.index.families), "parameters": base.as_dict()}
     about |= {"groups": found, "visibility": visibility}
-    seen_lines = [f"- {one['images']}: visible {one['visible']['value']:.3f}" for run in visibility for one in run]
-    text = "\n\n".join([*tables, "IoU, seed by seed\n\n" + "\n".join(seen_lines)])
+    text = "\n\n".join([*tables, "IoU of the visible and of the hidden places", overlaps(visibility)])
     write_text(folder / "occlusion.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
     write_text(folder / "occlusion.md", text + "\n")
     print(f"\n{data.label}, {len(test.index.families)} unseen families\n\n{text}\n\nTables and JSON: {folder}")
@@ -110,25 +110,27 @@ def report(trials: list[Trial], base: Config, data: TwinData, folder: Path) -> N
 
 def read(trial: Trial, model: Verifier, test: Split, pairs: Pairs) -> list[Reading]:
     """The readings of a trained run; without visibility the weights of the fusion are fitted anew."""
+    device = fit_device()
     features = encode(model, test, trial.config)
-    if trial.row == ALONE:
-        return [Reading(ALONE, trial.seed, score_pairs(model, features, pairs, reading="global"))]
-    if trial.row == BLIND:
-        return [Reading(BLIND, trial.seed, score_pairs(model, features, pairs))]
-    found = {name: score_pairs(model, features, pairs, reading=name) for name in model.readings}
-    model.visibility = False
+    if trial.row != PRESET:
+        reading = "global" if trial.row == ALONE else "fused"
+        return [Reading(trial.row, trial.seed, score_pairs(model, features, pairs, device=device, reading=reading))]
+    found = {name: score_pairs(model, features, pairs, device=device, reading=name) for name in model.readings}
     validation = open_data(trial.config, ("validation",))["validation"]
     known = twin_pairs(validation.index)
-    seen_before = encode(model, validation, trial.config)
-    parts = [score_pairs(model, seen_before, known, reading=name) for name in ("global", "local")]
-    fusion = fit_fusion(np.stack(parts, 1), known.genuine, known.family)
-    local = score_pairs(model, features, pairs, reading="local")
-    found["unweighed"] = fusion.fuse(np.stack([found["global"], local], 1))
+    of_known = encode(model, validation, trial.config)
+    model.visibility = False
+    fitted, tested = (
+        np.stack([score_pairs(model, *given, device=device, reading=name) for name in ("global", "local")], axis=1)
+        for given in ((of_known, known), (features, pairs))
+    )
     model.visibility = True
-    return [Reading(name, trial.seed, values) for name, values in found.items()]
+    found["unweighed"] = fit_fusion(fitted, known.genuine, known.family).fuse(tested)
+    return [Reading(name, trial.seed, scores) for name, scores in found.items()]
 
 
-def encode(model: Verifier, split: Split, config: Config):
+def encode(model: Verifier, split: Split, config: Config) -> Features:
+    """The features of a split's images."""
     return encode_images(model, split.images, config.encode_batch, fit_device(), progress=False)
 
 
@@ -143,6 +145,15 @@ def seen(model: Verifier, test: Split, config: Config) -> list[dict]:
             visible = encode(model, replace(test, images=images), config).parts["visible"].numpy()
             found += seen_visibility(visible, images, family, config.bootstrap_draws)[len(kinds) == 1 :]
     return found
+
+
+def overlaps(visibility: list[list[dict]]) -> str:
+    """The IoU by kind of occluder, mean over seeds, as a table."""
+    rows = []
+    for of_kind in zip(*visibility, strict=True):
+        means = [np.mean([run[rate]["value"] for run in of_kind]) for rate in ("visible", "hidden", "all_visible")]
+        rows.append([of_kind[0]["images"], *(f"{mean:.2f}" for mean in means)])
+    return table(["images with", "visible", "hidden", "visible, if all is taken for visible"], rows)
 
 
 if __name__ == "__main__":
