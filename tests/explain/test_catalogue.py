@@ -22,8 +22,8 @@ from dcal_core.explain.pair_maps import encode_pairs, match_map, place_map, tell
 each_map = pytest.mark.parametrize("name", MAPS)
 
 
-def make_pairs(model, second=2):
-    return encode_pairs(model, make_images(2, seed=1), make_images(2, seed=second), GRID)
+def make_pairs(model, second=2, grid=GRID):
+    return encode_pairs(model, make_images(2, seed=1), make_images(2, seed=second), grid)
 
 
 def model_with(name, kind="plain"):
@@ -71,15 +71,17 @@ def test_maps_are_those_of_the_functions_they_name():
         torch.testing.assert_close(MAPS[name].make(pairs), maps)
 
 
-@pytest.mark.parametrize("options", [{}, {"joint": True}, {"visibility": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"joint": True}, {"visibility": False}, {"local_finer": True, "local_window": 1}], ids=str
+)
 @torch.no_grad()
 def test_local_matches_and_a_constant_add_up_to_the_local_score(options):
     model = make_oaml(**options)
-    pairs = make_pairs(model)
+    pairs = make_pairs(model, grid=model.grid)
     maps = MAPS["local"].make(pairs)
     rest = model.compare_pairs(pairs.features[:2], pairs.features[2:], "local") - maps.sum((0, 2, 3))
     norm = model.qaconv.logit_bn
-    bias = (1 if model.qaconv.fc.in_features > GRID * GRID else 2) * model.qaconv.fc.bias
+    bias = (1 if model.qaconv.fc.in_features > model.grid**2 else 2) * model.qaconv.fc.bias
     constant = (bias - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
     torch.testing.assert_close(rest, constant.expand(2), atol=1e-4, rtol=1e-4)
 
