@@ -40,6 +40,7 @@ READ = (  # what is compared: the readings of these runs
     Row("global", "global"),
     Row("local", "local", against="global"),
     Row("fused", "fused", against="global"),
+    Row("local_unweighed", "local, visibility left out in testing", against="local"),
     Row("unweighed", "fused, visibility left out in testing", against="fused"),
     Row(BLIND, "fused, visibility left out in training too", against="fused"),
     Row(ALONE, "the embedding alone, trained without places", against="fused"),
@@ -125,6 +126,7 @@ def read(trial: Trial, model: Verifier, test: Split, pairs: Pairs) -> list[Readi
         for given in ((of_known, known), (features, pairs))
     )
     model.visibility = True
+    found["local_unweighed"] = tested[:, 1]
     found["unweighed"] = fit_fusion(fitted, known.genuine, known.family).fuse(tested)
     return [Reading(name, trial.seed, scores) for name, scores in found.items()]
 

@@ -42,6 +42,7 @@ def test_the_readings_are_the_models_and_those_without_visibility_are_fused_anew
     scores = np.stack([score_pairs(model, features, pairs, reading=name) for name in ("global", "local")], axis=1)
     expected = fit_fusion(scores, ~pairs.genuine, pairs.family).fuse(scores)
     np.testing.assert_allclose(found["unweighed"].scores(), expected)
+    np.testing.assert_array_equal(found["local_unweighed"].scores(), scores[:, 1])
     assert not np.allclose(scores[:, 1], found["local"].scores())
     alone = command.read(Trial("alone", 0, config, ""), model, split, pairs)
     np.testing.assert_array_equal(alone[0].scores(), scores[:, 0])
