@@ -80,9 +80,9 @@ class QAConv(nn.Module):
     """logit = BN(Σ_p w_p (BN(max_r S_pr) + BN(max_r S_rp)) + bias) of the correlations S of the places p of one face
     with the places r of the other; before training, twice the mean match.
 
-    With the visibility v of both faces, 0 to 1, a match counts (1 + S_pr) v_r - 1: however poorly the others match, a
-    hidden place is the last choice. Place p then counts v_p of one face times v_p of the other: of aligned faces, what
-    one hides says nothing in either.
+    With the visibility v of both faces, 0 to 1, place p counts v_p of one face times v_p of the other: of aligned
+    faces, what one hides says nothing in either. Where a match is looked for anywhere, it counts (1 + S_pr) v_r - 1
+    too: however poorly the others match, a hidden place is the last choice.
 
     window: rows and columns around a place within which its match is looked for, which the papers do not have: aligned
     faces show the same place there; 0: anywhere.
@@ -110,31 +110,35 @@ class QAConv(nn.Module):
         for x, seen_x in blocks(a, visible_a):
             row = []
             for y, seen_y in blocks(b, visible_b):
-                matches = self.best_matches(places_of(x, seen_x), places_of(y, seen_y))
+                matches = self.best_matches(places_of(x, self.chosen_by(seen_x)), places_of(y, self.chosen_by(seen_y)))
                 row.append(matches if self.training else self.judge(matches, seen_by_all(seen_x, seen_y)))
             rows.append(torch.cat(row, 1))
         found = torch.cat(rows)
         return self.judge(found, seen_by_all(visible_a, visible_b)) if self.training else found
 
+    def chosen_by(self, visible: Tensor | None) -> Tensor | None:
+        """The visibility by which matches are chosen: none within a window, where another place is no better answer."""
+        return visible if self.near is None else None
+
     def best_matches(self, x: Tensor, y: Tensor) -> Tensor:
         """The best matches of the places of all x [n, P, C] in all y [m, P, C], and of those of y, [n, m, 2, P]."""
         if self.near is not None:
             return torch.stack([best_near(x, y, self.near), best_near(y, x, self.near).transpose(0, 1)], 2)
-        correlations = (x.flatten(0, 1) @ y.flatten(0, 1).T).view(
-            len(x), x.shape[1], len(y), y.shape[1]
-        )  # [n, P, m, P]
+        correlations = x.flatten(0, 1) @ y.flatten(0, 1).T
+        correlations = correlations.view(len(x), x.shape[1], len(y), y.shape[1])  # [n, P, m, P]
         return torch.stack([best(correlations, 3).mT, best(correlations, 1)], 2)
 
     def pairs(self, a: Tensor, b: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None) -> Tensor:
         """Logits [N] of image i of a with image i of b, without those of all with all."""
-        return self.judge(pair_matches(a, b, visible_a, visible_b, self.near)[0], seen(visible_a, visible_b))
+        matches, _ = pair_matches(a, b, self.chosen_by(visible_a), self.chosen_by(visible_b), self.near)
+        return self.judge(matches, seen(visible_a, visible_b))
 
     def parts(
         self, a: Tensor, b: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """What each place of a and of b adds to the logit of pair i, but for a constant, and the place of the other
         image that is its match, [N, 2, P] each; in eval mode."""
-        matches, where = pair_matches(a, b, visible_a, visible_b, self.near)
+        matches, where = pair_matches(a, b, self.chosen_by(visible_a), self.chosen_by(visible_b), self.near)
         gain = self.logit_bn.weight / (self.logit_bn.running_var + self.logit_bn.eps).sqrt()
         return gain * self.evidence(matches, seen(visible_a, visible_b)), where
 
@@ -145,7 +149,7 @@ class QAConv(nn.Module):
 
     def evidence(self, matches: Tensor, visible: Tensor | None) -> Tensor:
         """What each place of a and of b adds to the sum that becomes the logit, [..., 2, P]."""
-        if visible is not None:
+        if self.chosen_by(visible) is not None:
             matches = matches / visible - 1
         weight = self.fc.weight.unflatten(1, (-1, matches.shape[-1])).mean(1)  # [1, P]
         evidence = self.bn(matches.reshape(-1, 1, matches.shape[-1])).view_as(matches) * weight

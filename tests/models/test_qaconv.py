@@ -215,9 +215,7 @@ def test_with_a_window_a_match_is_looked_for_nearby_alone(monkeypatch, seen):
     at = torch.zeros(3, 2, 2, places, dtype=torch.long)
     for i in range(3):
         for j in range(2):
-            scores = 1 + a[i].T @ b[j] if seen else a[i].T @ b[j]  # [P of a, P of b]
-            if seen:
-                scores = scores * visible[0][i][:, None] * visible[1][j]
+            scores = a[i].T @ b[j]  # [P of a, P of b]: within a window what is hidden is no reason to look elsewhere
             for p in range(places):
                 near = [r for r in range(places) if max(abs(p // side - r // side), abs(p % side - r % side)) < 2]
                 for order, row in enumerate((scores[p], scores[:, p])):
