@@ -23,7 +23,7 @@ QUIETLY := grep --line-buffered -vE '^(Input Notebook|Output Notebook|Executing|
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
-.PHONY: demo test test-browser bench gpu ablation lint notebooks outputs docs clean
+.PHONY: demo test test-browser bench gpu ablation lint notebooks outputs docs kaggle clean
 
 .venv/installed: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -98,6 +98,11 @@ outputs: .venv/installed
 	@$(PAPERMILL) notebooks/prepare.ipynb runs/demo/prepare.ipynb -p preset demo -p run_dir runs/prepare 2>&1 | $(QUIETLY)
 	.venv/bin/python -m notebooks_src.builder.outputs runs/demo
 	.venv/bin/python build_notebooks.py
+
+# What the tool `kaggle` publishes for USER, with DATA, the dataset of faces, attached: docs/running.md.
+kaggle: .venv/installed
+	@$(if $(filter command line,$(origin USER)),,echo "give your name on Kaggle: make kaggle USER=name"; exit 2)
+	@.venv/bin/python -m notebooks_src.builder.kaggle $(USER) $(if $(DATA),--data $(DATA))
 
 # The pages of docs/ that are made from the code.
 docs: .venv/installed

@@ -42,7 +42,7 @@ for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
     if "".join(cell["source"]).startswith("# Use the library"):
         break
 """
-NOTEBOOKS = ("prepare", "train", "evaluate", "attention")
+NOTEBOOKS = ("prepare", "train", "evaluate", "attention", "deploy")
 pytestmark = pytest.mark.notebook
 
 
@@ -194,6 +194,20 @@ def test_attention_leads_from_an_image_to_what_to_believe(folder, trained):
     assert "SYNTHETIC" in text_of(cells)
 
 
+def test_a_run_is_put_to_use(folder, trained):
+    """After its evaluation, as the tests of this file stand."""
+    cells = papermill(folder, "deploy", built("deploy"), {"preset": "demo", "run_dir": "out"})
+    assert {file.name for file in (folder / "out/packed").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    assert json.loads((folder / "out/packed/config.json").read_text())["range"]["limits"]
+    assert pictures_in(cells) == figures_of(folder / "out", "answer_one_person", "answer_co-twins")
+    assert "one person: " in text_of(cells) and "validated range" in text_of(cells)
+    rows = (folder / "out/results.csv").read_text().splitlines()
+    assert len(rows) == len((folder / "out/pairs.csv").read_text().splitlines()) == 501
+    shown = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
+    tables = ["".join(data["text/markdown"]) for data in shown if "text/markdown" in data]
+    assert tables[0].startswith("500 pairs: ") and "| PyTorch |" in tables[1]
+
+
 @pytest.mark.parametrize(
     "parameter, sentence",
     [
@@ -249,11 +263,12 @@ def test_a_story_is_told_in_small_cells_each_after_a_word(name):
 
 def test_a_gpu_is_asked_for_where_the_model_runs_thousands_of_times():
     asked = {name: built(name)["metadata"]["kaggle"]["isGpuEnabled"] for name in NOTEBOOKS}
-    assert asked == {"prepare": False, "train": True, "evaluate": False, "attention": True}
+    assert asked == {"prepare": False, "train": True, "evaluate": False, "attention": True, "deploy": False}
     firsts = {name: " ".join("".join(built(name)["cells"][0]["source"]).split()) for name in NOTEBOOKS}
     assert [name for name, first in firsts.items() if "o GPU is needed" in first] == [
         "prepare",
         "evaluate",
+        "deploy",
     ]
     assert "Both T4s train together" in firsts["train"] and "A GPU is worth" in firsts["attention"]
 

@@ -1,6 +1,7 @@
 """The command `pack`: a trained run as one folder, with the range in which it was validated."""
 
 import argparse
+import contextlib
 import csv
 import json
 from functools import partial
@@ -22,7 +23,7 @@ from dcal_core.errors import ConfigError
 from dcal_core.installation import program_name
 from dcal_core.progress import progress_line
 from dcal_core.runs import MODEL_FILE, WEIGHTS_FILE, RunFolder
-from dcal_core.storage import read_sums, write_text
+from dcal_core.storage import StorageError, read_sums, write_text
 from dcal_core.verification.decision import read_rule
 
 
@@ -90,18 +91,24 @@ def parser_of_pack() -> argparse.ArgumentParser:
     return parser
 
 
+def pack_measured(run: RunFolder, folder: Path, data_root: str = "", space: bool = False) -> Path:
+    """Write a run as a packed folder, or as a Space, with its validated range where that can be measured."""
+    if not (run.best / MODEL_FILE).is_file() or read_rule(run.best) is None:
+        raise ConfigError(f"{run} holds no run that was trained and evaluated: do that first, or name another folder.")
+    measured = None
+    try:
+        measured = measure_range(run, images_root(run, data_root))
+        with contextlib.suppress(StorageError):  # a run that is attached cannot be written to
+            write_text(run.path / RANGE_FILE, json.dumps(measured, indent=1) + "\n")
+    except DataError as error:
+        print(f"The validated range is not known, so answers will not say whether a picture is inside it: {error}")
+    packed = partial(pack, run, measured=measured)
+    return write_space(packed, folder) if space else packed(folder)
+
+
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = parser_of_pack().parse_args(arguments)
-    run = RunFolder(options.run.resolve())
-    if not (run.best / MODEL_FILE).is_file() or read_rule(run.best) is None:
-        raise ConfigError(f"{run} holds no run that was trained and evaluated: do that first, or name another folder.")
-    try:
-        measured = measure_range(run, images_root(run, options.data_root))
-        write_text(run.path / RANGE_FILE, json.dumps(measured, indent=1) + "\n")
-    except DataError as error:
-        print(f"The validated range is not known, so answers will not say whether a picture is inside it: {error}")
-    packed = partial(pack, run)
-    folder = write_space(packed, options.folder) if options.space else packed(options.folder)
+    folder = pack_measured(RunFolder(options.run.resolve()), options.folder, options.data_root, options.space)
     print(f"Packed: {folder}")
     return 0

@@ -26,8 +26,11 @@ RANGE_FILE = "range.json"  # in a run's folder: the validated range, once it was
 OF_HUB = ("config.json", "README.md", "*.safetensors", "*.onnx")  # what is fetched of a repository
 
 
-def about_run(run: RunFolder) -> dict:
-    """What config.json will hold of a run that was evaluated; ConfigError before that, DamagedError."""
+def about_run(run: RunFolder, measured: dict | None = None) -> dict:
+    """What config.json will hold of a run that was evaluated; ConfigError before that, DamagedError.
+
+    measured: its validated range, None for what an earlier packing has left in it.
+    """
     if not (run.best / MODEL_FILE).is_file():
         raise ConfigError(f"{run} holds no trained model: train one, or name another run.")
     rule = read_rule(run.best)
@@ -42,7 +45,7 @@ def about_run(run: RunFolder) -> dict:
         "landmarks": landmarks_of(run),
         "architecture": architecture,
         "decision": rule.as_dict(),
-        "range": range_of(run),
+        "range": measured or range_of(run),
         "label": rule.data,
         "provenance": provenance(run, parameters),
     }
@@ -92,12 +95,12 @@ def evaluation_of(run: RunFolder) -> dict:
     return report if report.get("weights") == read_sums(run.best)[WEIGHTS_FILE] else {}
 
 
-def pack(run: RunFolder, folder: Path) -> Path:
+def pack(run: RunFolder, folder: Path, measured: dict | None = None) -> Path:
     """Write a run's best model as a packed folder, and return it; config.json comes last, and names the weights.
 
-    ConfigError if the folder holds something else; StorageError.
+    measured: as `about_run`. ConfigError if the folder holds something else; StorageError.
     """
-    about = about_run(run)
+    about = about_run(run, measured)
     folder = Path(folder)
     if folder.exists() and not (folder / ABOUT_FILE).is_file() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds other files: name a new folder, or that of a packed model.")
