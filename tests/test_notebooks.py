@@ -163,9 +163,15 @@ def test_adaface_trains_in_the_same_notebook_and_exports_its_weights(folder, tra
     assert pictures_in(trained[1]) == figures_of(folder / "face", "families", "loss_curves", "validation_curves")
 
 
-def test_evaluation_writes_the_report_with_systems_side_by_side(folder, trained):
+@pytest.fixture(scope="module")
+def evaluated(folder, trained):
+    """The cells of evaluate.ipynb."""
     chosen = {"preset": "demo", "run_dir": "out", "compare": "face", "bootstrap_draws": 100}
-    cells = papermill(folder, "evaluate", built("evaluate"), chosen)
+    return papermill(folder, "evaluate", built("evaluate"), chosen)
+
+
+def test_evaluation_writes_the_report_with_systems_side_by_side(folder, evaluated):
+    cells = evaluated
     report = json.loads((folder / "out/report.json").read_text())
     counts = report["metrics"]["counts"]
     assert report["data"] == "SYNTHETIC" and (counts["genuine"], counts["impostor"]) == (31 * 2 * 28, 31 * 64)
@@ -194,10 +200,14 @@ def test_attention_leads_from_an_image_to_what_to_believe(folder, trained):
     assert "SYNTHETIC" in text_of(cells)
 
 
-def test_a_run_is_put_to_use(folder, trained):
+def test_a_run_is_put_to_use(folder, evaluated):
     """After its evaluation, as the tests of this file stand."""
     cells = papermill(folder, "deploy", built("deploy"), {"preset": "demo", "run_dir": "out"})
-    assert {file.name for file in (folder / "out/packed").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    assert {file.name for file in (folder / "out/packed").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
     assert json.loads((folder / "out/packed/config.json").read_text())["range"]["limits"]
     assert pictures_in(cells) == figures_of(folder / "out", "answer_one_person", "answer_co-twins")
     assert "one person: " in text_of(cells) and "validated range" in text_of(cells)
@@ -205,7 +215,8 @@ def test_a_run_is_put_to_use(folder, trained):
     assert len(rows) == len((folder / "out/pairs.csv").read_text().splitlines()) == 501
     shown = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
     tables = ["".join(data["text/markdown"]) for data in shown if "text/markdown" in data]
-    assert tables[0].startswith("500 pairs: ") and "| PyTorch |" in tables[1]
+    assert tables[0].startswith("500 pairs: ")
+    assert all(f"| {form} |" in tables[1] for form in ("PyTorch", "ONNX", "ONNX, 8 bits"))
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from dcal_core.commands.export import FACES, spread, write_int8
 from dcal_core.commands.pack import pack_measured
 from dcal_core.commands.session import Session
-from dcal_core.data.splits import TwinData
+from dcal_core.data.splits import TwinData, open_data
 from dcal_core.deploy.difference import MAP, pair_view
-from dcal_core.deploy.engine import Engine
+from dcal_core.deploy.engine import Engine, open_engine
+from dcal_core.deploy.export import PAIRS, ExportError, export
 from dcal_core.deploy.pair_job import compare_to_file
 from dcal_core.deploy.pair_sources import listed_pairs
 from dcal_core.deploy.predictor import Predictor
 from dcal_core.explain.pair_figures import draw_view
 from dcal_core.markdown import Markdown, table
-from dcal_core.runs import RunFolder
+from dcal_core.runs import WEIGHTS_FILE, RunFolder
 from dcal_core.storage import disk_errors
 from dcal_core.verification.protocol import twin_pairs
 
@@ -84,6 +86,27 @@ def results_table(results: Path, most: int = 5) -> Markdown:
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("same", "undecided", "different")}
     line = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items())
     return Markdown(f"{len(rows):,} pairs: {line}.\n\n{table(names, shown)}")
+
+
+def export_forms(session: Session, folder: Path) -> dict[str, tuple[Engine, Path]]:
+    """A packed model, and the same in ONNX and in ONNX of 8 bits where the packages for that are installed: what runs
+    each, and its file. Prints how far their scores differ, and what 8 bits cost in accuracy."""
+    engine = open_engine(folder)
+    found = {"PyTorch": (engine, folder / WEIGHTS_FILE)}
+    data = open_data(session.config, ("train", "validation"))
+    faces = spread(data["validation"].images, FACES)
+    exported = session.folder.path / "exported"
+    exported.mkdir(exist_ok=True)
+    exact, small = exported / "model.onnx", exported / "model_int8.onnx"
+    try:
+        worst = export(engine.model, engine.about, exact, "onnx", faces)
+        print(f"{exact}: on {PAIRS} validation pairs its scores differ from the model's by at most {worst:.1e}.")
+        found["ONNX"] = open_engine(exact), exact
+        print(write_int8(engine, small, faces, data))
+        found["ONNX, 8 bits"] = open_engine(small), small
+    except ExportError as reason:
+        print(f"Not exported: {reason}")
+    return found
 
 
 def times_table(engines: Mapping[str, tuple[Engine, Path]]) -> Markdown:

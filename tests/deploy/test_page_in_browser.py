@@ -135,11 +135,11 @@ def test_own_pictures_by_keyboard_and_one_of_them_changed(site):
             page.locator(".slot img").nth(number).wait_for()
         button.focus()
         page.keyboard.press("Enter")
-        first = page.locator(".answer").inner_text()
+        first = page.locator(".answer figure:nth-child(2) img").get_attribute("src")
         page.locator(".slot input").nth(1).set_input_files([own(7)])
         page.wait_for_timeout(300)
         button.click()
-        page.wait_for_function("old => document.querySelector('.answer').innerText != old", arg=first)
+        page.wait_for_function("old => document.querySelector('.answer figure:nth-child(2) img').src != old", arg=first)
 
 
 def test_what_is_no_picture_or_too_large_is_said(site):
