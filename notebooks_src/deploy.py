@@ -6,6 +6,8 @@
 # %% [markdown]
 # # Put the verifier to use
 #
+# ![Two drawn co-twins, the answer to whether they are one person, and what tells them apart](pictures/deploy.jpg)
+#
 # A trained and evaluated run becomes one folder that works on any machine, without the run and without its data. This
 # notebook makes it, asks it about two photographs and about a list of pairs, writes it in smaller and faster forms, and
 # measures them. It takes the model that `train.ipynb` saved and `evaluate.ipynb` gave a meaning to; attach the output of
@@ -51,17 +53,17 @@ print(*sorted(file.name for file in folder.iterdir()), sep="\n")
 # faces. The answer says whether both lie inside the validated range, and what was not checked.
 
 # %% tags=["picture"]
-from dcal_core.commands.deploy import draw_answer, pairs_to_show
+from dcal_core.commands.deploy import pairs_to_show, show_answer
 from dcal_core.deploy.predictor import Predictor
 
 photographs = []
 
 predictor = Predictor.load(folder)
 data = session.open_data(("test",))
-asked = {"yours": photographs} if photographs else pairs_to_show(data)
+asked = {"not known": photographs} if photographs else pairs_to_show(data)
 for kind, files in asked.items():
-    print(f"{kind}: {predictor.sentence(predictor.verify(*files))}")
-    session.show(draw_answer(predictor, files), f"answer_{kind.replace(' ', '_')}")
+    print(f"\nIn truth {kind}:")
+    show_answer(session, predictor, files, f"answer_{kind.replace(' ', '_')}")
 print("Not checked:", *predictor.unchecked, sep="\n- ")
 
 # %% [markdown]

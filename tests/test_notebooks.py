@@ -210,7 +210,7 @@ def test_a_run_is_put_to_use(folder, evaluated):
     }
     assert json.loads((folder / "out/packed/config.json").read_text())["range"]["limits"]
     assert pictures_in(cells) == figures_of(folder / "out", "answer_one_person", "answer_co-twins")
-    assert "one person: " in text_of(cells) and "validated range" in text_of(cells)
+    assert "In truth one person:" in text_of(cells) and "validated range" in text_of(cells)
     rows = (folder / "out/results.csv").read_text().splitlines()
     assert len(rows) == len((folder / "out/pairs.csv").read_text().splitlines()) == 501
     shown = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]

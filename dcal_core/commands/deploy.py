@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from dcal_core.commands.export import FACES, spread, write_int8
 from dcal_core.commands.pack import pack_measured
-from dcal_core.commands.session import Session
+from dcal_core.commands.session import Session, show_picture
 from dcal_core.data.splits import TwinData, open_data
 from dcal_core.deploy.difference import MAP, pair_view
 from dcal_core.deploy.engine import Engine, open_engine
@@ -18,19 +17,22 @@ from dcal_core.deploy.export import PAIRS, ExportError, export
 from dcal_core.deploy.pair_job import compare_to_file
 from dcal_core.deploy.pair_sources import listed_pairs
 from dcal_core.deploy.predictor import Predictor
-from dcal_core.explain.pair_figures import draw_view
+from dcal_core.explain.catalogue import MAPS
+from dcal_core.explain.paint import encoded, enlarged, painted_pair, scale_ends, sheet, wrapped
 from dcal_core.markdown import Markdown, table
 from dcal_core.runs import WEIGHTS_FILE, RunFolder
-from dcal_core.storage import disk_errors
+from dcal_core.storage import disk_errors, write_bytes
 from dcal_core.verification.protocol import twin_pairs
 
 TITLE = "Put the verifier to use"
 BATCHES = (1, 32)  # faces
+LETTERS = 150  # in a line above four pictures
 ROUNDS = 8  # of each batch; the median counts
 
 
 def pack_run(session: Session) -> Path:
     """The session's model as a packed folder beside its run."""
+    open_data(session.config, ("validation",))  # draws the faces anew where they are drawn and were deleted
     folder = session.folder.path / "packed"
     return pack_measured(RunFolder.around(session.trained), folder, session.config.data_root)
 
@@ -46,13 +48,21 @@ def pairs_to_show(data: TwinData) -> dict[str, list[str]]:
     return found
 
 
-def draw_answer(predictor: Predictor, files: Sequence[str]) -> Figure:
-    """Two pictures with the answer above and what tells them apart; ValueError with the reason if there is none."""
-    answer = predictor.verify(*files)
+def show_answer(session: Session, predictor: Predictor, files: Sequence[str], name: str) -> None:
+    """Print the answer to two pictures, and draw both with what tells them apart below a notebook's cell."""
+    text = predictor.sentence(answer := predictor.verify(*files))
+    print(*[text, *answer.doubts], sep="\n")
     if answer.error:
-        raise ValueError(predictor.sentence(answer))
+        return
     view = pair_view(predictor, files, tuple(Path(file).name for file in files))
-    return draw_view(view, [MAP], predictor.sentence(answer))
+    painted, peak = painted_pair(view, view.map(MAP), MAPS[MAP].signed)
+    pictures = [*map(enlarged, view.faces), *painted]
+    lines = wrapped(text, LETTERS).split("\n")
+    file = session.folder.figures / f"{name}.png"
+    with disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, encoded(sheet(pictures, lines, MAPS[MAP].signed, scale_ends(MAP, peak))))
+    show_picture(file)
 
 
 def write_pairs(session: Session, data: TwinData, most: int = 500) -> Path:

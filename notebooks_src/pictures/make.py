@@ -1,6 +1,6 @@
 """Make the picture at the top of each notebook from the figures of a demo run.
 
-python -m notebooks_src.pictures.make runs/demo     a run that `make demo` has trained and evaluated
+python -m notebooks_src.pictures.make runs/demo     a run of `make demo` that deploy.ipynb was run on
 """
 
 import shutil
@@ -79,15 +79,16 @@ def findings_picture(folder: Path) -> Image.Image:
 
 
 def main(run: Path) -> None:
-    """Make all four pictures."""
+    """Make all five pictures."""
     figures = {
         name: Image.open(run / f"figures/{name}.png")
-        for name in ("families", "scores", "det")
+        for name in ("families", "scores", "det", "answer_co-twins")
     }
     families = figures["families"]
     save(families.crop((0, 0, families.width, round(families.height * 0.53))), "train")
     save(beside(figures["scores"], figures["det"]), "evaluate")
     save(Image.open(HERE.parents[1] / "docs/front.png"), "attention", width=580)
+    save(figures["answer_co-twins"], "deploy")
     with tempfile.TemporaryDirectory() as folder:
         save(findings_picture(Path(folder)), "prepare")
 
