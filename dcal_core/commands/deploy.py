@@ -81,7 +81,8 @@ def write_pairs(session: Session, data: TwinData, most: int = 500) -> Path:
 def verify_list(predictor: Predictor, pairs: Path) -> Path:
     """The answers to a CSV file of pairs, as a CSV file beside it."""
     output = pairs.with_name("results.csv")
-    output.unlink(missing_ok=True)
+    for file in output.parent.glob(f"{output.name}*"):  # with the note of how far an earlier list has come
+        file.unlink()
     source = listed_pairs(pairs.read_bytes(), str(pairs), pairs.parent)
     compare_to_file(predictor, source, output, 0, source.count)
     return output
