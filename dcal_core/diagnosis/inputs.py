@@ -6,7 +6,7 @@ from dcal_core.diagnosis.evidence import Evidence
 from dcal_core.diagnosis.finding import Finding
 
 BETTER = 0.02  # ROC-AUC of one person against strangers
-CERTAIN = 4.0  # standard errors over families
+CERTAIN = 3.0  # standard errors over families
 FAULTS = {  # by what would help: the fault and its cure
     "exchanged colours": (
         "colour order against the weights",
