@@ -33,6 +33,8 @@ def module_of(recipe: str) -> ModuleType:
     ARCHITECTURE                 what model.json holds, by the parameter it came from, if any
     check_architecture(found)    refuses values that no parameter's limits refuse
     rebuild(architecture)        a model with that `architecture`, whose trained weights are still to come
+
+    Where names came later, ADDED gives what models had without them.
     """
     return importlib.import_module(MODULES[recipe])
 
@@ -59,6 +61,7 @@ def check_architecture(found: dict, file: Path) -> dict:
     try:
         kind = parameters_of({"recipe": found.get("recipe")})
         module = module_of(found["recipe"])
+        found = getattr(module, "ADDED", {}) | found
         if set(found) != set(module.ARCHITECTURE):
             raise ConfigError(f"it names {', '.join(sorted(set(found) ^ set(module.ARCHITECTURE)))}")
         fields = {field: found[name] for name, field in module.ARCHITECTURE.items() if field}

@@ -20,6 +20,7 @@ from dcal_core.models.verifier import Features
 
 OWN = ("joint", "visibility", "local_finer", "local_window")
 ARCHITECTURE = adaface.ARCHITECTURE | {name: name for name in OWN}  # of model.json
+ADDED = {"local_finer": False, "local_window": 0}
 check_architecture = adaface.check_architecture
 
 

@@ -1,5 +1,7 @@
 """OAML as a twin verifier: its three readings, what it trains, and that it is AdaFace with two heads."""
 
+import json
+
 import pytest
 import tiny
 import torch
@@ -9,9 +11,11 @@ from dcal_core.config.oaml import OAMLConfig
 from dcal_core.errors import ConfigError
 from dcal_core.models import oaml
 from dcal_core.models.adaface import AdaFace
+from dcal_core.models.files import load_model, save_model
 from dcal_core.models.oaml import OAML, OcclusionHead, rebuild
 from dcal_core.models.verifier import Features
 from dcal_core.recipes.catalogue import new_model
+from dcal_core.storage import seal
 
 SIZE, WIDTH, GRID = 48, 8, 3
 ARCHITECTURE = {
@@ -218,3 +222,14 @@ def test_heads_that_do_not_fit_are_refused(tmp_path, refused, options, named):
     published(tmp_path, **options)
     with refused(ConfigError, f"weights={tmp_path / 'oaml.ckpt'}", named, "the parameters that it is for"):
         from_weights(tmp_path)
+
+
+def test_a_model_saved_before_it_had_finer_places_and_a_window_is_read(tmp_path):
+    save_model(tmp_path, make_model())
+    seal(tmp_path)
+    described = json.loads((tmp_path / "model.json").read_text())
+    kept = {name: value for name, value in described.items() if name not in ("local_finer", "local_window")}
+    assert len(kept) == len(described) - 2
+    (tmp_path / "model.json").write_text(json.dumps(kept))
+    seal(tmp_path)
+    assert load_model(tmp_path).architecture == described
