@@ -23,7 +23,7 @@ QUIETLY := grep --line-buffered -vE '^(Input Notebook|Output Notebook|Executing|
 EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=True \
 	--TagRemovePreprocessor.remove_cell_tags core
 
-.PHONY: demo test test-browser bench gpu ablation lint notebooks outputs docs kaggle clean
+.PHONY: demo test test-browser bench bench-deploy gpu ablation lint notebooks outputs docs kaggle clean
 
 .venv/installed: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -77,6 +77,10 @@ test-browser: .venv-kaggle/installed
 # Speed and memory against a plain vision transformer, each as a ratio in this run; BENCH holds its options.
 bench: .venv/installed
 	.venv/bin/python -m benchmarks.speed $(BENCH)
+
+# Each exported form beside eager PyTorch: speed, size, memory and what 8 bits cost; DEPLOY holds its options.
+bench-deploy: .venv/installed-tests
+	.venv/bin/python -m benchmarks.deploy $(DEPLOY)
 
 # All that is claimed of a GPU, on one of a data centre, in at most eight minutes; GPU holds its options.
 gpu: .venv/installed
