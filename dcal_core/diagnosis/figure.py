@@ -63,7 +63,7 @@ def draw_movement(axes: Axes, evidence: Evidence) -> str:
     axes.barh(names, [max(evidence.moved[name], LEAST) for name in names], color=colours)
     axes.axvline(STILL, color="grey", linestyle=":")
     axes.axvline(FAR, color="grey", linestyle=":")
-    axes.set(xscale="log", xlim=(LEAST, 1e2), xlabel="distance from the start / size then")
+    axes.set(xscale="log", xlim=(LEAST / 10, 1e2), xlabel="distance from the start / size then")
     axes.tick_params(axis="y", labelsize=7)
     return "how far weights have moved" + (" (no gradient: red)" if dead else "")
 
