@@ -8,12 +8,13 @@ import pickle
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from deploy.test_engine import packed as tiny_packed
+from deploy.tiny_predictor import packed as tiny_packed
 from PIL import Image
 from tiny import ADAFACE_VALUES, OAML_VALUES, VALUES, model_of
 
@@ -258,3 +259,32 @@ def test_a_shell_sees_the_status(packed, tmp_path):
     a, _ = drawn(tmp_path / "images", 2)
     command_line = [sys.executable, "-m", "dcal_core", "verify", a, a, "--model", packed, "--aligned"]
     assert subprocess.run(command_line, cwd=ROOT, capture_output=True).returncode == 2
+
+
+@pytest.fixture
+def without_torch(tmp_path):
+    """An interpreter with everything installed but PyTorch and what is built on it."""
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True)
+    (target,) = environment.glob("lib/python*/site-packages")
+    for package_of_ours in Path(np.__file__).parents[1].iterdir():
+        if not package_of_ours.name.startswith(
+            ("torch", "functorch", "timm", "accelerate", "__editable__", "distutils")
+        ):
+            (target / package_of_ours.name).symlink_to(package_of_ours)
+    return environment / "bin/python"
+
+
+@pytest.mark.faults
+def test_an_exported_file_and_its_folder_verify_where_pytorch_is_not_installed(packed, tmp_path, without_torch):
+    assert main(["export", str(packed), str(packed / "model.onnx")]) == 0
+    a, b = drawn(tmp_path / "images", 2)
+    expected = Predictor.load(packed, find_faces=False).verify(a, b)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    missing = subprocess.run([without_torch, "-c", "import torch"], env=environment, capture_output=True, text=True)
+    assert "No module named 'torch'" in missing.stderr
+    for model in (packed / "model.onnx", packed):  # whose safetensors need PyTorch
+        command = [without_torch, "-m", "dcal_core", "verify", a, b, "--aligned", "--json", "--model", model]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode < 3, done.stderr
+        assert json.loads(done.stdout)["score"] == pytest.approx(expected.score, abs=1e-4)
