@@ -246,6 +246,21 @@ display(Markdown(conclusions_table(trust["maps"])))
 display(Markdown("\n".join(f"- {sentence}" for sentence in caveats(trust["maps"]))))
 
 # %% [markdown]
+# ## How small a difference is seen
+# Maps say where, not how closely. Here round marks of known size and contrast are planted into images of one person: from
+# which size on does the score fall below those of 95 % of such pairs without a mark, of other families? The figure has
+# the marks, the fall of the score, the share that is seen, and where on the face.
+
+# %%
+from dcal_core.commands.maps import faces_of_test, sensitivity_figure, sensitivity_of
+
+faces = faces_of_test(explorer.data)
+smallest = sensitivity_of(session, explorer.model, faces)
+print(write_result(session.folder.path, "sensitivity", smallest))
+session.show(sensitivity_figure(smallest, faces), "sensitivity")
+display(Markdown("\n".join(f"- {sentence}" for sentence in smallest["sentences"])))
+
+# %% [markdown]
 # ## The pair as a page
 # The two co-twins from above: one page (`.html`) with their verdict, their maps and what each can be trusted for, the
 # maps as pictures, and the numbers as JSON.

@@ -147,6 +147,8 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], li
     result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
     if config.occluded_share:
         result["occlusion"] = occlusion(systems, data["test"].images, config.bootstrap_draws)
+    if sentences := limit_of_detection(session):
+        result["sensitivity"] = sentences
     run = RunFolder.around(session.trained)
     model = f"{run.path.name}/{session.trained.relative_to(run.path).as_posix()}"  # not where it is on this machine
     return result | {
@@ -160,6 +162,18 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], li
         "lists": {name: data[name].index.fingerprint() for name in SPLITS},
         "conditions": conditions(config, data, systems),
     }
+
+
+def limit_of_detection(session: Session) -> list[str]:
+    """What the command `sensitivity` has said of this model; empty before it, or where it was of other weights."""
+    file = session.folder.sensitivity
+    found = read_json(file) if file.is_file() and sensitivity_picture(session).is_file() else {}
+    return found["sentences"] if found.get("weights") == read_sums(session.trained)[WEIGHTS_FILE] else []
+
+
+def sensitivity_picture(session: Session) -> Path:
+    """The figure that the command `sensitivity` leaves."""
+    return session.folder.figures / "sensitivity.png"
 
 
 def seconds_of_training(run: RunFolder) -> float | None:
@@ -226,6 +240,8 @@ def write_report(
     rule = rule_of_report(result)
     files = [session.folder.report, session.folder.report_page, session.folder.scores]
     write_json(files[0], result)
+    if "sensitivity" in result:
+        pictures = pictures | {"sensitivity": sensitivity_picture(session)}
     write_page(files[1], result, pictures, notebooks_beside(session.folder))
     write_scores(files[2], [system.validation, system.test], rule, data.root)
     return files + keep_rule(session, rule)

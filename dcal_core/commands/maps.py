@@ -1,12 +1,14 @@
-"""What attention.ipynb and the command `explain` share: a trained run's model, its pairs, and files of maps."""
+"""What attention.ipynb and the commands on single pairs share: a trained run's model, its pairs, and files of maps."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from dcal_core.audit.gate import Gate
 from dcal_core.commands.session import Session
@@ -14,8 +16,9 @@ from dcal_core.config.shared import Config
 from dcal_core.data.images import ImageStore
 from dcal_core.data.landmarks import ARCFACE, DRAWN
 from dcal_core.data.locate import find_images
+from dcal_core.data.occlusion import OccludedImages
 from dcal_core.data.roots import find_data, read_indexes
-from dcal_core.data.splits import SYNTHETIC, drawn_root
+from dcal_core.data.splits import SYNTHETIC, TwinData, drawn_root
 from dcal_core.data.twins import DataError
 from dcal_core.environment import fit_device
 from dcal_core.explain.catalogue import MAPS, PairView
@@ -23,10 +26,12 @@ from dcal_core.explain.comparison import compare_groups, quick_maps
 from dcal_core.explain.explorer import Explorer
 from dcal_core.explain.pair_figures import write_pair
 from dcal_core.explain.regions import face_regions
+from dcal_core.explain.sensitivity import measure_sensitivity
+from dcal_core.explain.sensitivity_figures import draw_sensitivity, example, limits
 from dcal_core.explain.trust import counted
 from dcal_core.models.files import load_model
-from dcal_core.runs import DECISION_FILE, RunFolder
-from dcal_core.storage import read_json, write_text
+from dcal_core.runs import DECISION_FILE, WEIGHTS_FILE, RunFolder
+from dcal_core.storage import read_json, read_sums, write_text
 from dcal_core.verification.decision import DecisionRule, read_rule
 from dcal_core.verification.protocol import Pairs, some_of_each_family
 
@@ -121,3 +126,45 @@ def training_images(config: Config, people: set[str], drawn: bool) -> list[Path]
         return [Path(file) for person, files in places if index.people[person] in people for file in files]
     except DataError:
         return None
+
+
+# ---- the limit of detection
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """N images of people to plant marks into; family_of: of each image; landmarks: of all of them; notes: what is known
+    against them."""
+
+    label: str
+    images: ImageStore | OccludedImages
+    person_of: np.ndarray
+    family_of: np.ndarray
+    landmarks: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def faces_of_test(data: TwinData) -> Faces:
+    """The test families."""
+    split = data["test"]
+    person_of = split.index.person_of
+    return Faces(data.label, split.images, person_of, split.index.family_of[person_of], split.landmarks)
+
+
+def sensitivity_of(session: Session, model: torch.nn.Module, faces: Faces) -> dict:
+    """The limit of detection of the session's model, with its verdict's where it was evaluated."""
+    rule = read_rule(session.trained)
+    people = (faces.person_of, faces.family_of, faces.landmarks)
+    threshold = rule.threshold if rule else None
+    found = measure_sensitivity(model, faces.images, *people, threshold, session.config.seed)
+    about = {"data": faces.label, "weights": read_sums(session.trained)[WEIGHTS_FILE], "notes": list(faces.notes)}
+    return about | {"sentences": limits(found)} | found
+
+
+def sensitivity_figure(result: dict, faces: Faces) -> Figure:
+    """The figure of a limit of detection; the marks by size are shown on the first image."""
+    (face,) = faces.images.batch([0]).numpy()
+    title = (
+        f"How small a mark is seen ({result['data']}): {result['people']:,} people of {result['families']:,} families"
+    )
+    return draw_sensitivity(result, example(face, faces.landmarks, result["diameters"]), title)

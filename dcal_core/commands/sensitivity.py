@@ -1,51 +1,35 @@
 """The command `sensitivity`: how small a mark a trained run sees, on its test families or on photographs."""
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dcal_core.audit.gate import open_picture
 from dcal_core.commands.explain import label_of_given, look_at_lists
-from dcal_core.commands.maps import gate_of, trained_model, write_result
+from dcal_core.commands.maps import (
+    Faces,
+    faces_of_test,
+    gate_of,
+    sensitivity_figure,
+    sensitivity_of,
+    trained_model,
+    write_result,
+)
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, begin_with_trained
-from dcal_core.data.images import ImageStore, open_images
+from dcal_core.data.images import open_images
 from dcal_core.data.landmarks import ARCFACE, DRAWN
-from dcal_core.data.occlusion import OccludedImages
 from dcal_core.data.people_folders import list_people
-from dcal_core.data.splits import SYNTHETIC, TwinData
+from dcal_core.data.splits import SYNTHETIC
 from dcal_core.data.twins import DataError, name_some
 from dcal_core.environment import scratch_root
 from dcal_core.explain.pair_figures import write_figure
-from dcal_core.explain.sensitivity import FEWEST, measure_sensitivity
-from dcal_core.explain.sensitivity_figures import draw_sensitivity, example, limits, sensitivity_table
-from dcal_core.verification.decision import read_rule
+from dcal_core.explain.sensitivity import FEWEST
+from dcal_core.explain.sensitivity_figures import sensitivity_table
 
 TITLE = "How small a difference does the verifier see?"
 NAME = "sensitivity"
-
-
-@dataclass(frozen=True, eq=False)
-class Faces:
-    """N images of people to plant marks into; family_of: of each image; landmarks: of all of them; notes: what is known
-    against them."""
-
-    label: str
-    images: ImageStore | OccludedImages
-    person_of: np.ndarray
-    family_of: np.ndarray
-    landmarks: np.ndarray
-    notes: tuple[str, ...] = ()
-
-
-def faces_of_test(data: TwinData) -> Faces:
-    """The test families."""
-    split = data["test"]
-    person_of = split.index.person_of
-    return Faces(data.label, split.images, person_of, split.index.family_of[person_of], split.landmarks)
 
 
 def given_faces(session: Session, folder: Path) -> Faces:
@@ -76,24 +60,6 @@ def given_faces(session: Session, folder: Path) -> Faces:
     return Faces(label, images, person_of, person_of, DRAWN if drawn else ARCFACE, tuple(notes))
 
 
-def sensitivity_of(session: Session, model: torch.nn.Module, faces: Faces) -> dict:
-    """The limit of detection of the session's model, with its verdict's where it was evaluated."""
-    rule = read_rule(session.trained)
-    people = (faces.person_of, faces.family_of, faces.landmarks)
-    threshold = rule.threshold if rule else None
-    found = measure_sensitivity(model, faces.images, *people, threshold, session.config.seed)
-    return {"data": faces.label, "notes": list(faces.notes)} | found
-
-
-def figure_of(result: dict, faces: Faces):
-    """The figure of a limit of detection; the marks by size are shown on the first image."""
-    (face,) = faces.images.batch([0]).numpy()
-    title = (
-        f"How small a mark is seen ({result['data']}): {result['people']:,} people of {result['families']:,} families"
-    )
-    return draw_sensitivity(result, example(face, faces.landmarks, result["diameters"]), title)
-
-
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = read_options(NAME, arguments)
@@ -108,7 +74,7 @@ def main(arguments: list[str]) -> int:
         folder = session.folder.path
         figures = session.folder.figures
     result = sensitivity_of(session, trained_model(session), faces)
-    print("", sensitivity_table(result), *limits(result), sep="\n\n")
-    files = write_result(folder, NAME, result), write_figure(figures / f"{NAME}.png", figure_of(result, faces))
+    print("", sensitivity_table(result), *result["sentences"], sep="\n\n")
+    files = write_result(folder, NAME, result), write_figure(figures / f"{NAME}.png", sensitivity_figure(result, faces))
     print("Files:", *files, sep="\n  ")
     return 0

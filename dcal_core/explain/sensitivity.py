@@ -100,12 +100,17 @@ def fit(size: np.ndarray, shares: np.ndarray, chance: float, start: tuple = ()) 
     wide = np.ptp(size)
     bounds = [(size[0] - wide, size[-1] + 2 * wide), (0.5, STEEPEST), (0, LAPSES)]
 
-    def loss(parameters: np.ndarray) -> float:
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         middle, slope, lapses = parameters
-        expected = np.clip(share_seen(size, middle, slope, chance, lapses), 1e-9, 1 - 1e-9)
-        return -(shares * np.log(expected) + (1 - shares) * np.log1p(-expected)).sum()
+        steep = expit(slope * (size - middle))
+        expected = np.clip(chance + (1 - chance - lapses) * steep, 1e-9, 1 - 1e-9)
+        by_share = (1 - shares) / (1 - expected) - shares / expected
+        by_steep = (1 - chance - lapses) * steep * (1 - steep)
+        gradient = by_share @ np.stack([-slope * by_steep, (size - middle) * by_steep, -steep], axis=1)
+        return -(shares * np.log(expected) + (1 - shares) * np.log1p(-expected)).sum(), gradient
 
-    return tuple(minimize(loss, start or (size.mean(), 3.0, LAPSES / 2), bounds=bounds, method="L-BFGS-B").x.tolist())
+    start = start or (size.mean(), 3.0, LAPSES / 2)
+    return tuple(minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B").x.tolist())
 
 
 def curve_of(diameters: np.ndarray, seen: np.ndarray, fall: np.ndarray, family: np.ndarray, seed: int) -> dict:

@@ -21,6 +21,7 @@ FIGURES = {
     "pav": "PAV plot: likelihood ratios before and after the best rising calibration, beside the diagonal",
     "ece": "Empirical cross-entropy of the likelihood ratios, of the best calibration and of none, by prior odds",
     "reliability": "Reliability diagram: predicted probability of one person against its observed share",
+    "sensitivity": "Marks of rising size on a face; the score's fall and the share seen, by size and part of the face",
     "confusable": "Photographs of the most confusable pairs: two people above, one person below",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -38,6 +39,7 @@ def _check_figures(result: dict, figures: dict) -> None:
     absent |= {"systems"} if len(result["systems"]) < 2 else set()
     absent |= {"occlusion"} if "occlusion" not in result else set()
     absent |= {"visibility"} if "visibility" not in result.get("occlusion", {}) else set()
+    absent |= {"sensitivity"} if "sensitivity" not in result else set()
     wanted = [name for name in FIGURES if name not in absent]
     if set(figures) != set(wanted):
         raise ValueError(f"the report takes the figures {', '.join(wanted)}, got {', '.join(figures) or 'none'}")
@@ -51,6 +53,7 @@ QUESTIONS = {
     "trust": "Can the probabilities be trusted?",
     "twins": "How safe is it against a twin?",
     "mistakes": "Which pairs does it get wrong?",
+    "sensitivity": "How small a difference does it see?",
     "limits": "What do these figures hold for?",
     "metrics": "All metrics",
 }
@@ -66,6 +69,7 @@ ANSWERS = {
     "flattery": statements.flattery,
     "others": statements.comparison,
     "occlusion": statements.occlusion,
+    "sensitivity": lambda result: result.get("sensitivity", []),
 }
 
 OF_RATIOS = {"tippett": statements.misleading, "pav": statements.calibrated, "ece": statements.useful}
@@ -76,6 +80,7 @@ def questions_of(result: dict) -> dict[str, str]:
     co-twins may not be known."""
     absent = {"others"} if len(result["systems"]) < 2 else set()
     absent |= {"occlusion"} if "occlusion" not in result else set()
+    absent |= {"sensitivity"} if "sensitivity" not in result else set()
     absent |= {"twins"} if not result["co_twins"] else set()
     return {name: text.format(**result["terms"]) for name, text in QUESTIONS.items() if name not in absent}
 

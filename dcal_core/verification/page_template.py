@@ -132,6 +132,12 @@ ratio: how many times more often one person gives such a score than two
 + "scores.") }}
 {{ table_of(tables.mistakes) }}
 
+{% if "sensitivity" in questions %}
+{{ heading("sensitivity") }}
+<ul>{% for sentence in answers.sensitivity %}<li>{{ sentence }}</li>{% endfor %}</ul>
+{{ picture("sensitivity", "Marks planted into photographs of one person. Further left is better.") }}
+{% endif %}
+
 {{ heading("limits") }}
 <ul>{% for sentence in conditions %}<li>{{ sentence }}</li>{% endfor %}
 <li>{{ answers.flattery }}</li>

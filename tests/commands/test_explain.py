@@ -11,6 +11,8 @@ from PIL import Image
 
 from dcal_core.__main__ import main
 from dcal_core.commands import explain as command
+from dcal_core.commands.evaluate import limit_of_detection
+from dcal_core.commands.session import begin_with_trained
 from dcal_core.commands.train import train_run
 from dcal_core.config.recipes import load
 from dcal_core.data import splits
@@ -255,6 +257,10 @@ def test_the_limit_of_detection_of_the_test_families(trained, capsys, few_marks)
     assert "verdict" in result
     assert (trained / "run/figures/sensitivity.png").is_file()
     assert "A single mark, 60 % darker than the skin, is seen in" in capsys.readouterr().out
+    session = begin_with_trained("", {"preset": "demo", "run_dir": "run"}, PARAMS)
+    assert limit_of_detection(session) == result["sentences"]
+    (trained / "run/sensitivity.json").write_text(json.dumps(result | {"weights": "of another training"}))
+    assert limit_of_detection(session) == []
 
 
 def test_the_limit_of_detection_on_given_images(trained, capsys, few_marks):

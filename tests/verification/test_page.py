@@ -57,6 +57,7 @@ def result():
         "synthetic": True,
         "system": {"name": "demo", "about": "small", "size": 821_987},
         "weights": "7dc2640b283f8ad0",
+        "sensitivity": ["A single mark is seen from 5.1 px & more."],
         "split": "test",
         "created": "2026-01-31 12:34 UTC",
         "device": "CPU (x86_64)",
@@ -174,7 +175,7 @@ def test_every_question_is_answered_at_once_and_can_be_jumped_to(read, result):
     page = read(result)
     answers = answers_of(result)
     for name, question in questions_of(result).items():
-        if question.endswith("?") and name not in ("others", "occlusion", "limits"):
+        if question.endswith("?") and name not in ("others", "occlusion", "sensitivity", "limits"):
             assert f"{question} {answers[name]}" in page.text
     assert f"{questions_of(result)['others']} {answers['others'][0]}" in page.text
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
@@ -384,3 +385,16 @@ def test_metric_names():
     assert not re.search("_", "".join(map(metric_name, METRICS)))
     with pytest.raises(ValueError, match="'f1' is not known"):
         metric_name("f1")
+
+
+def test_the_limit_of_detection_is_there_if_it_was_measured(result, figures, tmp_path):
+    write_page(tmp_path / "page.html", result, figures)
+    page = (tmp_path / "page.html").read_text()
+    assert '<h2 id="sensitivity">How small a difference' in page
+    assert "<li>A single mark is seen from 5.1 px &amp; more.</li>" in page
+    del result["sensitivity"]
+    with pytest.raises(ValueError, match="takes the figures"):
+        write_page(tmp_path / "page.html", result, figures)
+    del figures["sensitivity"]
+    write_page(tmp_path / "page.html", result, figures)
+    assert "How small a difference" not in (tmp_path / "page.html").read_text()
