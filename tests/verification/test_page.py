@@ -180,7 +180,7 @@ def test_every_question_is_answered_at_once_and_can_be_jumped_to(read, result):
     assert f"{questions_of(result)['others']} {answers['others'][0]}" in page.text
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     anchors = links - {"report.json", "scores.csv"}
-    assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 9
+    assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 10
 
 
 def test_one_system_is_compared_with_none(read, result):
