@@ -121,7 +121,7 @@ OWN_PARSERS = {
     "synth": parser_of_synth,
     "verify": parser_of_verify,
 }
-KNOWN_MODULES = {f"benchmarks.{name}" for name in ("ablation", "gpu", "occlusion", "page", "speed")} | {"venv"}
+KNOWN_MODULES = {f"benchmarks.{name}" for name in ("ablation", "gpu", "maps", "occlusion", "page", "speed")} | {"venv"}
 KNOWN_MODULES |= {"benchmarks.deploy"}
 KNOWN_MODULES |= {f"benchmarks.rehearsal{part}" for part in ("", ".weights", ".loosen")}
 
