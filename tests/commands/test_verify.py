@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deploy.tiny_predictor import packed as tiny_packed
 from PIL import Image
 from tiny import ADAFACE_VALUES, OAML_VALUES, VALUES, model_of
+from tiny_predictor import packed as tiny_packed
 
 from dcal_core import Predictor
 from dcal_core.__main__ import main

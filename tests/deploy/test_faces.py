@@ -4,8 +4,8 @@ import importlib.util
 
 import numpy as np
 import pytest
-from deploy.tiny_predictor import data_of, predictor
 from PIL import Image
+from tiny_predictor import data_of, predictor
 
 from dcal_core.audit.alignment import FaceAligner
 from dcal_core.data.decoding import Unreadable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bad_inputs.pictures import BY_HAND, SOUND, face, write
-from deploy.tiny_predictor import picture, predictor
+from tiny_predictor import picture, predictor
 
 ROOT = Path(__file__).parents[2]
 MORE = [

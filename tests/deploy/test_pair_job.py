@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deploy.tiny_predictor import ColourEngine, picture, predictor, written
+from tiny_predictor import ColourEngine, picture, predictor, written
 
 from dcal_core.data.twins import DataError
 from dcal_core.deploy import pair_job
@@ -175,7 +175,7 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path[:0] = ["tests"]
-from deploy.tiny_predictor import predictor
+from tiny_predictor import predictor
 from dcal_core.deploy import pair_job
 from dcal_core.deploy.pair_sources import listed_pairs
 pair_job.ROWS = int(sys.argv[3])

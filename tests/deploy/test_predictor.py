@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from deploy.tiny_predictor import RULE, SIZE, ColourEngine, data_of, picture, predictor, written
 from PIL import Image
+from tiny_predictor import RULE, SIZE, ColourEngine, data_of, picture, predictor, written
 
 from dcal_core.deploy.answers import NEVER_CHECKED
 from dcal_core.deploy.cache import FeatureCache
