@@ -1,7 +1,8 @@
 """A page on this machine, or as a Space: two photographs in a browser, and what a predictor says of them.
 
-Pictures travel as text in one request, not as uploads, so no file is written; nothing of them is kept in memory either
-(build the predictor with `FeatureCache(most=0)`). The browser and the server contact no other host.
+Pictures travel as text in one request, not as uploads, so no file is written. Gradio keeps a session's last values in
+memory: those of one session, and the pictures are taken out of them with the answer. The predictor's cache is another
+matter: `FeatureCache(most=0)`. The browser and the server contact no other host.
 """
 
 import base64
@@ -102,6 +103,11 @@ def _image(png: bytes) -> str:
     return f"<img alt='' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
 
 
+def answer_and_forget(predictor: Predictor, given: str) -> tuple[str, None]:
+    """The answer to two pictures, HTML, and what takes their place."""
+    return reply(predictor, given), None
+
+
 def page_of(predictor: Predictor):
     """The page as a `gradio.Blocks`; ConfigError without the package gradio."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it as it is imported
@@ -114,7 +120,8 @@ def page_of(predictor: Predictor):
         script = (ASSETS / "page.js").read_text(encoding="utf-8")
         pictures = gradio.HTML(html_template=form_html(predictor), js_on_load=script, apply_default_css=False)
         result = gradio.HTML(apply_default_css=False)
-        answered = pictures.submit(partial(reply, predictor), pictures, result, api_name="compare", concurrency_limit=1)
+        answer = partial(answer_and_forget, predictor)
+        answered = pictures.submit(answer, pictures, [result, pictures], api_name="compare", concurrency_limit=1)
         answered.then(None, js=TO_ANSWER)
     return page
 
@@ -145,6 +152,7 @@ def start(predictor: Predictor, host: str | None = None, port: int | None = None
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
+            state_session_capacity=1,
             max_file_size=1,  # byte: nothing is uploaded
             app_kwargs={"middleware": [Middleware(BodyLimit, most=MOST_BODY)]},
         )

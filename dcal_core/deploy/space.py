@@ -24,6 +24,7 @@ from dcal_core.deploy.page import start
 from dcal_core.deploy.predictor import Predictor
 
 page = start(Predictor.load("model", cache=FeatureCache(most=0)))
+print(page.local_url, flush=True)
 page.block_thread()
 """
 FRONT = """\

@@ -129,25 +129,28 @@ def test_only_loopback_is_this_machine_alone(host, own):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A served page, the folder for its temporary files, and its predictor."""
+    """A served page: its address, the folder for its temporary files, its predictor, and itself."""
     pytest.importorskip("gradio", reason="pip install -e '.[page]'")
     folder = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         judge = predictor(cache=FeatureCache(most=0))
         served = page.start(judge, serve.LOOPBACK)
-        yield served.local_url.rstrip("/"), folder, judge
+        yield served.local_url.rstrip("/"), folder, judge, served
         served.close()
 
 
 def test_sixteen_users_at_once_get_the_answers_of_one(server):
-    address, folder, judge = server
+    address, folder, judge, served = server
     given = [two(data_of(picture(n)), data_of(picture(n + 1))) for n in range(4)]
     expected = [reply(judge, one) for one in given]
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda turn: ask(address, given[turn % 4]), range(32)))
     assert found == expected * 8
     assert len(judge.cache.kept) == 1  # what was asked last
+    (session,) = served.state_holder.session_data.values()
+    kept = repr(session.config_values)
+    assert not any(one in kept for pair in given for one in pair.split())
     assert [file for _, _, files in os.walk(folder) for file in files] == []
 
 
@@ -162,7 +165,7 @@ def status(address: str, path: str, body: bytes = b"", **headers) -> int:
 
 
 def test_large_requests_and_uploads_are_refused(server):
-    address, folder, _ = server
+    address, folder, *_ = server
     asked = partial(status, address, "/gradio_api/call/compare", Content_Type="application/json")
     assert asked(Content_Length=page.MOST_BODY + 1) == 413
     assert asked(Transfer_Encoding="chunked") == 413
