@@ -33,7 +33,7 @@ EXPORT := .venv/bin/jupyter nbconvert --to html --TagRemovePreprocessor.enabled=
 	$(call install,--editable .)
 	touch $@
 
-.venv/installed-tests: .venv/installed tests/requirements.txt requirements-export.txt requirements-faces.txt requirements-tensorboard.txt
+.venv/installed-tests: .venv/installed tests/requirements.txt requirements-export.txt requirements-faces.txt requirements-page.txt requirements-tensorboard.txt
 	$(call install,--editable ".[test]")
 	$(call install,--no-deps insightface==2.1)  # only for the photographs that it carries
 	touch $@
