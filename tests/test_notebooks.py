@@ -179,7 +179,8 @@ def test_evaluation_writes_the_report_with_systems_side_by_side(folder, evaluate
     assert report["metrics"]["eer"]["low"] <= report["metrics"]["eer"]["value"] <= report["metrics"]["eer"]["high"]
     assert [system["name"] for system in report["systems"]] == ["out", "face"]
     reliability = [] if "reason" in report["calibration"] else ["reliability"]
-    kept = figures_of(folder / "out", "scores", "roc", "det", "systems", *reliability, "confusable")
+    examined = ["tippett", "pav", "ece"] if "fitted" in report["calibration"] else []
+    kept = figures_of(folder / "out", "scores", "roc", "det", "systems", *reliability, *examined, "confusable")
     assert pictures_in(cells) == kept
     page = (folder / "out/report.html").read_text()
     assert "SYNTHETIC DATA" in page and "31 families" in page and "EER" in text_of(cells)

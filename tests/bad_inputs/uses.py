@@ -25,7 +25,8 @@ USES = {  # what is typed after `twins`, and words of the answer
     # commands and options
     "": "usage:",
     "trian --preset demo": "no command 'trian'",
-    "verify a.png b.png": "no command 'verify'",
+    "compare a.png b.png": "no command 'compare'",
+    "verify a.png b.png": "holds no run that was trained and evaluated",
     "train demo": "unknown option 'demo'",
     "train --epoch 3": "did you mean epochs?",
     "train --Epochs=3": "did you mean epochs?",
