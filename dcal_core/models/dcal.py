@@ -191,9 +191,12 @@ class DCAL(Verifier):
 
     def select(self, maps: list[Tensor]) -> Tensor:
         """Indices [B, L], among all N tokens, of the patches that rollout from CLS ranks highest; of equal ones the
-        first."""
+        first, but in training, where topk leaves ties open."""
         prefix = self.vit.num_prefix_tokens  # CLS, and registers, which hold no place in the image
-        ranked = rollout_row(maps)[:, prefix:].sort(dim=-1, descending=True, stable=True)  # topk leaves ties open
+        row = rollout_row(maps)[:, prefix:]
+        if self.training:  # runs stay what they were to the bit
+            return row.topk(self.selected).indices + prefix
+        ranked = row.sort(dim=-1, descending=True, stable=True)  # as an exported model breaks ties
         return ranked.indices[:, : self.selected] + prefix
 
     def global_local(self, tokens: Tensor, chosen: Tensor, rope: Tensor | None) -> tuple[Tensor, list]:
