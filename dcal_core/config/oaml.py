@@ -48,7 +48,7 @@ class OAMLConfig(FaceNetwork, SGDMilestones, MarginSoftmaxLoss, PairRatios):
 
     # batches
     sampler: Literal["graph", "random"] = parameter(
-        "graph", "who is in a batch; graph: people whom the model finds alike, random: any; co-twins come together"
+        "graph", "who is in a batch; graph: people that look alike to the model, random: any; co-twins come together"
     )
     graph_reading: Literal["local", "global", "fused"] = parameter(
         "local", "by which of its readings the model finds people alike; global for tens of thousands"

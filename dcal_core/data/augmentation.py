@@ -183,7 +183,7 @@ def coarsen(images: Tensor, share: Tensor) -> Tensor:
     size = images.shape[-1]
     side = (share * size).round()[:, None, None]  # [B, 1, 1], n
     pixels = torch.arange(size, device=images.device, dtype=images.dtype)
-    small = pixels[:, None]  # [S, 1], of which the first n are used
+    small = pixels[:, None]  # [S, 1]; the first n are used
     overlap = torch.minimum((small + 1) * size / side, pixels + 1) - torch.maximum(small * size / side, pixels)
     down = overlap.clamp(min=0) * side / size  # [B, S, S], small from large
     place = torch.minimum(((pixels[:, None] + 0.5) * side / size - 0.5).clamp(min=0), side - 1)  # [B, S, 1]

@@ -1,4 +1,4 @@
-"""Batches of P people x K images, as a pure function of (seed, step) and of the people whom the model finds alike.
+"""Batches of P people x K images, as a pure function of (seed, step) and of the people that look alike to the model.
 
 Co-twins come together. Nothing is decoded before a batch is asked for.
 """

@@ -138,7 +138,7 @@ def folders_of_splits(root: Path, left_out: dict[str, list[str]]) -> dict[str, P
         (one,) = found
         raise DataError(
             f"{root} has a folder {one} and none named {SPLITS[one == SPLITS[0]]}: add it, or give {found[one]} as "
-            "data_root, of which a fifth of the people are then for testing."
+            "data_root: a fifth of the people are then for testing."
         )
     if found:
         left_out["beside train and test"] = [name for name in folders_with_images(root) if name.lower() not in found]

@@ -1,5 +1,5 @@
 """What a diagnosis measures on a run: its log, its weights before and after, gradients of a few batches, and scores of
-people whom it has trained on and of people whom it has not."""
+the people that it was trained on and of others."""
 
 from dataclasses import dataclass, field
 from functools import cached_property

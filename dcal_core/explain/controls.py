@@ -155,6 +155,6 @@ class Controls:
 
     @property
     def patch(self) -> tuple[int, int] | None:
-        """The chosen patch: of which face, and its number along the rows from 0; None where none is chosen."""
+        """The chosen patch as its face and its number along the rows, from 0; None where none is chosen."""
         place = (self.row.value - 1) * self.row.max + self.column.value - 1
         return None if self.side.value == NOTHING else (self.side.value, place)

@@ -126,7 +126,7 @@ class OAML(AdaFace):
         return self.qaconv.parts(*self.matched(a, b))
 
     def read(self, reading: str | None, a: Features, b: Features, cosines: Callable, logits: Callable) -> Tensor:
-        """The scores of a reading, of which alone the parts are needed."""
+        """The scores of a reading; only the parts of that reading are needed."""
         self.check_reading(reading)
         scores = []
         if reading != "local":

@@ -20,7 +20,7 @@ from dcal_core.verification.report import System
 
 CLEAR, COVERED = "no occluder", "an occluder"
 SHARES = (0, 0.25, 0.5, 1)  # of the picture that is hidden in one image of a pair or in both
-CELLS = 28  # along a side, of which pairs are compared
+CELLS = 28  # along a side; pairs of cells are compared
 CHUNK = 256  # images
 
 

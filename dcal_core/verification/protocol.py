@@ -19,7 +19,7 @@ from dcal_core.verification.comparisons import clusters_of, family_weights, roun
 from dcal_core.verification.encoding import evaluating
 
 EACH = 10  # images of a person that are compared with those of unrelated people, at most
-PARTNERS = 20  # unrelated people with whom each one is compared, at least
+PARTNERS = 20  # unrelated people that each one is compared with, at least
 SMALL = 16  # comparisons of two people, below which they are not worth a square of their own
 COUPLES = 60  # of unrelated people who are looked at as co-twins are
 ENOUGH = 500_000  # comparisons of unrelated people, for which it is more of them

@@ -18,8 +18,8 @@ from dcal_core.missing import because
 class Search:
     """Probes searched in galleries that share no person; a template and its person are a row of [n, 2].
 
-    joined: ranks are those in all galleries together. ranks, fpir: the figures that are published, of which there may
-    be none.
+    joined: ranks are those in all galleries together. ranks, fpir: the figures that are published; either may be
+    empty.
     """
 
     probes: np.ndarray  # [Q, 2]
