@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.commands.chosen import trained_config
-from dcal_core.data.decoding import Unreadable, decode, read_file
+from dcal_core.data.decoding import Unreadable, decode, is_image, read_file
 from dcal_core.data.drawn.drawing import draw
 from dcal_core.data.drawn.genomes import family, nuisance
 from dcal_core.data.splits import TwinData, open_data
@@ -20,7 +20,6 @@ from dcal_core.runs import RunFolder
 
 FACES = 64  # that the file is compared on
 SEED = 9_000  # of faces that no training has drawn
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def parser_of_export() -> argparse.ArgumentParser:
@@ -59,7 +58,7 @@ def drawn_faces(size: int) -> np.ndarray:
 def faces_in(folder: Path, size: int, fit: str) -> np.ndarray:
     """At most FACES faces of a folder, [N, size, size, 3] uint8; DataError where there are fewer than two, or one
     cannot be read."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
+    files = sorted(file for file in folder.rglob("*") if is_image(file.name))
     if len(files) < 2:
         raise DataError(f"--faces {folder}: two face images at least are needed{because(folder)}.")
     chosen = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, FACES).astype(int))]

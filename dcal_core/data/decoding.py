@@ -13,6 +13,9 @@ from dcal_core.missing import because
 Image.init()  # registers all formats with Pillow, before threads need them
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, which starts another program
+ENDINGS = tuple(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
+)
 LARGEST = 64_000_000  # pixels; a larger image is taken for a decompression bomb
 DIM = 0.26  # of white; 16-bit samples that reach no more, as those of a 14-bit or 12-bit sensor, would come out dark
 BARS = (128, 128, 128)  # beside a padded image: close to what networks take for no input
@@ -26,6 +29,11 @@ UPRIGHT = {  # by EXIF orientation; ImageOps.exif_transpose also writes the othe
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as that of an image."""
+    return name.lower().endswith(ENDINGS)
 
 
 class Unreadable(Exception):

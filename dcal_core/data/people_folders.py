@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.config.parameters import is_writable_text
+from dcal_core.data.decoding import is_image
 from dcal_core.data.locate import folders_below
 from dcal_core.data.twins import DataError, TwinIndex, make_index, name_number, name_some, read_twin_pairs
 from dcal_core.errors import quoted
@@ -29,14 +30,7 @@ PAIRS = "twin_pairs.json"
 SPLITS = ("train", "test")
 TEST_SHARE = 0.2
 FEWEST_TO_TEST = 2
-IMAGES = tuple(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
-)
 MANY = 10  # folders of images, beside one another, that look like people
-
-
-def is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGES)
 
 
 def is_hidden(name: str) -> bool:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import combinations, islice, product
 from pathlib import Path
 
+from dcal_core.data.decoding import ENDINGS, is_image
 from dcal_core.data.twins import DataError
 from dcal_core.missing import because
 
 HEADINGS = ({"image_a", "image_b"}, {"a", "b"}, {"img1", "img2"}, {"image1", "image2"})
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def images_below(folder: Path) -> list[str]:
         raise DataError(f"{folder}: there is no such folder{because(folder)}.")
     found = []
     for place, _, names in os.walk(folder):
-        found += [os.path.join(place, name) for name in names if Path(name).suffix.lower() in ENDINGS]
+        found += [os.path.join(place, name) for name in names if is_image(name)]
     if not found:
-        raise DataError(f"{folder} holds no image ({', '.join(sorted(ENDINGS))}).")
+        raise DataError(f"{folder} holds no image ({', '.join(ENDINGS)}).")
     return sorted(found)
