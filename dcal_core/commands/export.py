@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dcal_core.commands.bare_parser import bare_parser
 from dcal_core.commands.chosen import trained_config
 from dcal_core.data.decoding import Unreadable, decode, is_image, read_file
 from dcal_core.data.drawn.drawing import draw
@@ -24,13 +25,10 @@ SEED = 9_000  # of faces that no training has drawn
 
 def parser_of_export() -> argparse.ArgumentParser:
     """The options of this command."""
-    program = f"{program_name()} export"
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description="Write a packed model for another runtime, and compare its scores with the model's.",
-        epilog=f"example:\n  {program} models/demo models/demo/model.onnx --faces runs/demo",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = bare_parser(
+        "export",
+        "Write a packed model for another runtime, and compare its scores with the model's.",
+        "models/demo models/demo/model.onnx --faces runs/demo",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help=f"a folder that {program_name()} pack has written")
     parser.add_argument("out", type=Path, metavar="OUT", help="the file to write")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dcal_core.commands.bare_parser import bare_parser
 from dcal_core.commands.chosen import trained_config
 from dcal_core.data.decoding import Unreadable
 from dcal_core.data.roots import find_root
@@ -20,7 +21,6 @@ from dcal_core.deploy.package import RANGE_FILE, landmarks_of, pack
 from dcal_core.deploy.ranges import fit_range
 from dcal_core.deploy.space import write_space
 from dcal_core.errors import ConfigError
-from dcal_core.installation import program_name
 from dcal_core.progress import progress_line
 from dcal_core.runs import MODEL_FILE, WEIGHTS_FILE, RunFolder
 from dcal_core.storage import StorageError, read_sums, write_text
@@ -78,11 +78,10 @@ def images_root(run: RunFolder, data_root: str) -> Path:
 
 def parser_of_pack() -> argparse.ArgumentParser:
     """The options of this command."""
-    parser = argparse.ArgumentParser(
-        prog=f"{program_name()} pack",
-        description="Write a trained and evaluated run as one folder that needs neither the run nor its data.",
-        epilog=f"example:\n  {program_name()} pack runs/demo models/demo",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = bare_parser(
+        "pack",
+        "Write a trained and evaluated run as one folder that needs neither the run nor its data.",
+        "runs/demo models/demo",
     )
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("folder", type=Path, help="folder to write")

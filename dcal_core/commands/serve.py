@@ -3,21 +3,18 @@
 import argparse
 import ipaddress
 
+from dcal_core.commands.bare_parser import bare_parser
 from dcal_core.environment import output_root
-from dcal_core.installation import program_name
 
 LOOPBACK = "127.0.0.1"
 
 
 def parser_of_serve() -> argparse.ArgumentParser:
     """The options of this command."""
-    program = f"{program_name()} serve"
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description="Serve a page on which two photographs are compared: verdict, certainty, and where they differ.",
-        epilog=f"example:\n  {program} models/demo",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = bare_parser(
+        "serve",
+        "Serve a page on which two photographs are compared: verdict, certainty, and where they differ.",
+        "models/demo",
     )
     parser.add_argument("model", nargs="?", help="a packed model, a run, or a repository; the run evaluated last")
     parser.add_argument("--host", default=LOOPBACK, help=f"address to listen at; {LOOPBACK}, this machine alone")

@@ -11,9 +11,9 @@ import sys
 import traceback
 from pathlib import Path
 
+from dcal_core.commands.bare_parser import bare_parser
 from dcal_core.environment import output_root
 from dcal_core.errors import ConfigError, UserError
-from dcal_core.installation import program_name
 
 STATUS = {"same": 0, "different": 1, "undecided": 2}
 FAILED = 3
@@ -29,16 +29,11 @@ class Parser(argparse.ArgumentParser):
 
 def parser_of_verify() -> Parser:
     """The options of this command."""
-    program = f"{program_name()} verify"
-    parser = Parser(
-        prog=program,
-        usage=f"{program} A B [options], or --pairs FILE, or --folder DIR",
-        description="Tell whether two pictures show one person, or compare many pairs to a CSV file.",
-        epilog=f"exit status:\n  0 same, 1 different, 2 undecided; of many pairs 0 done; above 2 failed\n\n"
-        f"example:\n  {program} a.jpg b.jpg",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    about = "Tell whether two pictures show one person, or compare many pairs to a CSV file."
+    parser = bare_parser("verify", about, "a.jpg b.jpg", Parser)
+    parser.usage = f"{parser.prog} A B [options], or --pairs FILE, or --folder DIR"
+    status = "exit status:\n  0 same, 1 different, 2 undecided; of many pairs 0 done; above 2 failed"
+    parser.epilog = f"{status}\n\n{parser.epilog}"
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="two pictures; - reads one from standard input")
     parser.add_argument("--model", type=Path, metavar="DIR", help="a packed model, or a run; the run evaluated last")
     parser.add_argument("--aligned", action="store_true", help="take pictures as aligned faces, look for none")
