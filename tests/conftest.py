@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from dcal_core import environment
+from dcal_core.data import splits
+from dcal_core.data.drawn.synthetic import generate
 from dcal_core.errors import UserError
 
 # On tiny tensors a second thread only waits; this process, then those that it starts.
@@ -65,6 +68,19 @@ def off_kaggle():
         patch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
         patch.setattr(environment, "KAGGLE_INPUT", folder / "input")
         patch.chdir(folder)
+
+    return move
+
+
+@pytest.fixture(scope="session")
+def draw_apart(off_kaggle, tmp_path_factory):
+    """Moves, by a monkeypatch, as `off_kaggle` does, and lets twins be drawn into a new folder by one process."""
+
+    def move(patch: pytest.MonkeyPatch) -> None:
+        off_kaggle(patch, tmp_path_factory.mktemp("empty"))
+        scratch = tmp_path_factory.mktemp("drawn")
+        patch.setattr(splits, "scratch_root", lambda: scratch)
+        patch.setattr(splits, "generate", partial(generate, workers=1))
 
     return move
 

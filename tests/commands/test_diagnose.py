@@ -1,7 +1,6 @@
 """`twins diagnose`: its files, exit status and refusals, on a run of a few batches."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ from dcal_core.__main__ import main
 from dcal_core.commands import diagnose
 from dcal_core.commands.run_to_diagnose import run_to_diagnose
 from dcal_core.commands.train import train_run
-from dcal_core.data import splits
-from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
 from dcal_core.data.twins import DataError
 from dcal_core.errors import ConfigError
@@ -32,13 +29,10 @@ CONFIG = tiny.dcal_config(
 
 
 @pytest.fixture(scope="module")
-def run(off_kaggle, tmp_path_factory):
+def run(draw_apart, tmp_path_factory):
     """A finished run of two batches, with the data that it was trained on in its scratch folder."""
     with pytest.MonkeyPatch.context() as patched:
-        off_kaggle(patched, tmp_path_factory.mktemp("empty"))
-        scratch = tmp_path_factory.mktemp("drawn")
-        patched.setattr(splits, "scratch_root", lambda: scratch)
-        patched.setattr(splits, "generate", partial(generate, workers=1))
+        draw_apart(patched)
         patched.setattr(task, "gpu_verdict", lambda: (False, "no GPU"))
         data = open_data(CONFIG, ("train", "validation"))
         yield train_run(CONFIG, RunFolder(tmp_path_factory.mktemp("runs") / "run"), data)[0]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +17,6 @@ from dcal_core.commands.session import Session
 from dcal_core.commands.train import Unfinished, leave_results, main, tell_outcome, train_run, validator
 from dcal_core.config.dcal import DCALConfig
 from dcal_core.config.recipes import load
-from dcal_core.data import splits
-from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
 from dcal_core.data.twins import DataError
 from dcal_core.distributed import ENDED, OUTCOMES, LaunchError, read_outcomes
@@ -48,13 +45,10 @@ CONFIG = tiny.dcal_config(
 
 
 @pytest.fixture(scope="module")
-def data(off_kaggle, tmp_path_factory):
+def data(draw_apart):
     """Train and validation splits of twins drawn once, without worker processes."""
     with pytest.MonkeyPatch.context() as patched:
-        off_kaggle(patched, tmp_path_factory.mktemp("empty"))
-        scratch = tmp_path_factory.mktemp("drawn")
-        patched.setattr(splits, "scratch_root", lambda: scratch)
-        patched.setattr(splits, "generate", partial(generate, workers=1))
+        draw_apart(patched)
         return open_data(CONFIG.replace(synthetic_test_families=2), ("train", "validation"))
 
 
