@@ -299,7 +299,7 @@ class Colours(Verifier):
         return a.parts["colours"] @ b.parts["colours"].T
 
     def compare_pairs(self, a, b, reading=None):
-        raise NotImplementedError
+        raise NotImplementedError  # cleaning compares all pairs
 
 
 def test_wrong_labels_are_found_by_the_scores_of_a_model(tmp_path, monkeypatch, capsys):
