@@ -147,7 +147,7 @@ ratio: how many times more often one person gives such a score than two
 <p><abbr title="true accept rate">TAR</abbr>, 1 &minus; FNMR, at an FMR is the share of genuine comparisons that match
 at a threshold that lets at most this share of the impostor comparisons match. Beside this page,
 <a href="report.json">report.json</a> has every figure, and <a href="scores.csv">scores.csv</a> every pair with its
-score, likelihood ratio and answer.</p>
+score, likelihood ratios and answer.</p>
 {{ table_of(tables.metrics) }}
 <dl><dt>Model</dt><dd><bdi>{{ model }}</bdi>{% if system.size %}, {{ "{:,}".format(system.size) }} weights{% endif %}
 {% if weights %}, SHA-256 {{ weights }}{% endif %}</dd>

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.storage import write_text
+from dcal_core.verification.calibration import Calibration
 from dcal_core.verification.comparisons import SCORE_DECIMALS
 from dcal_core.verification.decision import DecisionRule
 from dcal_core.verification.protocol import Scored, image_names
@@ -23,6 +24,7 @@ COLUMNS = (
     "score",
     "likelihood_ratio",
     "verdict",
+    "likelihood_ratio_unrelated",  # last, so that readers that count columns find the others where they were
 )
 
 
@@ -30,7 +32,8 @@ def write_scores(path: Path, splits: list[Scored], rule: DecisionRule, root: Pat
     """Write one line for each pair of one system, whole or not at all: COLUMNS, in UTF-8.
 
     Images are named below `root`. family: its first person. same_person: 1 or 0. likelihood_ratio: of one person
-    to two, empty without a calibration.
+    to two, and likelihood_ratio_unrelated: of one person to two unrelated people where the impostors are co-twins;
+    each empty without its calibration.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)  # lines end in CR LF, as RFC 4180 has it: with LF alone a CR in a name were not quoted
@@ -43,9 +46,8 @@ def write_scores(path: Path, splits: list[Scored], rule: DecisionRule, root: Pat
 def rows_of(split: Scored, rule: DecisionRule, names: list[str]):
     """The lines of one split, in the order of its pairs."""
     answers = verdicts(split.scores, rule.thresholds)
-    ratios = [""] * len(split.scores)
-    if rule.calibration is not None:
-        ratios = [f"{ratio:.6g}" for ratio in np.exp(rule.calibration.llr(split.scores))]
+    ratios = ratios_of(rule.calibration, split.scores)
+    against_unrelated = ratios_of(rule.strangers, split.scores)
     index = split.index
     pairs = split.pairs
     person = index.person_of
@@ -61,4 +63,12 @@ def rows_of(split: Scored, rule: DecisionRule, names: list[str]):
             f"{split.scores[place]:.{SCORE_DECIMALS}f}",
             ratios[place],
             VERDICTS[answers[place]],
+            against_unrelated[place],
         )
+
+
+def ratios_of(calibration: Calibration | None, scores: np.ndarray) -> list[str]:
+    """The likelihood ratio of each score as text; "" without a calibration."""
+    if calibration is None:
+        return [""] * len(scores)
+    return [f"{ratio:.6g}" for ratio in np.exp(calibration.llr(scores))]

@@ -8,6 +8,7 @@ import pytest
 from scored_cases import FAMILIES
 
 from dcal_core.storage import StorageError
+from dcal_core.verification.calibration import Logistic
 from dcal_core.verification.decision import rule_of_report
 from dcal_core.verification.protocol import image_names
 from dcal_core.verification.score_list import COLUMNS, write_scores
@@ -65,9 +66,24 @@ def test_images_are_named_below_the_data_so_that_no_folder_of_this_machine_is_pu
     assert image_names(index, tmp_path / "data") == ["test/1.png", str(elsewhere), "relative/3.png"]
 
 
-def test_without_a_calibration_the_ratio_is_empty(ours, rule, tmp_path):
-    write_scores(tmp_path / "scores.csv", [ours.test], replace(rule, calibration=None), tmp_path)
-    assert {line["likelihood_ratio"] for line in read(tmp_path / "scores.csv")} == {""}
+def test_the_second_ratio_is_that_against_unrelated_people(ours, rule, tmp_path):
+    strangers = Logistic(slope=3.0, intercept=1.0, families=9)
+    write_scores(tmp_path / "scores.csv", [ours.test], replace(rule, strangers=strangers), tmp_path)
+    ratios = [float(line["likelihood_ratio_unrelated"]) for line in read(tmp_path / "scores.csv")]
+    expected = np.clip(np.exp(3 * ours.test.scores + 1), 1 / 9, 9)
+    np.testing.assert_allclose(ratios, expected, rtol=1e-5)
+
+
+def test_the_first_ten_columns_stay_where_readers_that_count_them_look():
+    before = "split image_a image_b person_a person_b family same_person score likelihood_ratio verdict"
+    assert list(COLUMNS) == [*before.split(), "likelihood_ratio_unrelated"]
+
+
+def test_without_its_calibration_a_ratio_is_empty(ours, rule, tmp_path):
+    neither = replace(rule, calibration=None, strangers=None)
+    write_scores(tmp_path / "scores.csv", [ours.test], neither, tmp_path)
+    ratios = {(line["likelihood_ratio"], line["likelihood_ratio_unrelated"]) for line in read(tmp_path / "scores.csv")}
+    assert ratios == {("", "")}
 
 
 def test_the_list_is_written_whole_or_not_at_all(ours, rule, tmp_path, monkeypatch):
