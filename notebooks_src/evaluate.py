@@ -59,7 +59,7 @@ print(*(split.index.counted() for split in data.splits.values()), sep="\n")
 from dcal_core.commands.evaluate import evaluate_systems, score_systems
 
 systems = score_systems(session, data)
-result = evaluate_systems(session, data, systems, CORE_HASH)
+result = evaluate_systems(session, data, systems, f"evaluate.ipynb with {given}", CORE_HASH)
 
 # %% [markdown]
 # ## How often is it wrong?

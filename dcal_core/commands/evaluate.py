@@ -2,6 +2,7 @@
 
 import math
 import platform
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ from dcal_core.data.drawn.synthetic import marks_of
 from dcal_core.data.splits import SYNTHETIC, TwinData
 from dcal_core.environment import fit_device, gpu_verdict
 from dcal_core.errors import UserError
-from dcal_core.installation import commit
+from dcal_core.installation import commit, program_name
 from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
 from dcal_core.runs import WEIGHTS_FILE, RunFolder
@@ -140,8 +141,9 @@ def fuse(systems: list[System]) -> System:
     return System("fused", f"weights of the standardised scores: {weights}", **{"unrelated": None} | fused)
 
 
-def evaluate_systems(session: Session, data: TwinData, systems: list[System], library: str = "") -> dict:
-    """The result of the first system, compared with the others. library: hash of the library inside a notebook."""
+def evaluate_systems(session: Session, data: TwinData, systems: list[System], command: str, library: str = "") -> dict:
+    """The result of the first system, compared with the others. command: what was called, with its parameters. library:
+    hash of the library inside a notebook."""
     config = session.config
     options = {"draws": config.bootstrap_draws, "root": data.root}  # the same draws in every report, whatever the seed
     result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
@@ -157,6 +159,7 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], li
         "seconds": {"training": seconds_of_training(run), "evaluation": round(time.monotonic() - session.began, 1)},
         "device": device_name(),
         "model": model,
+        "command": command,
         "code": code_of(library),
         "fingerprint": config.fingerprint(),
         "lists": {name: data[name].index.fingerprint() for name in SPLITS},
@@ -186,10 +189,11 @@ def seconds_of_training(run: RunFolder) -> float | None:
 
 
 def code_of(library: str) -> str:
-    """The version of the code, its commit in a checkout, and the hash of a notebook's library."""
+    """The version of the code, its commit in a checkout, the hash of a notebook's library, and what it ran on."""
     hashes = {"commit": commit(), "library": library}
     parts = [f"{name} {value}" for name, value in hashes.items() if value]
-    return ", ".join([f"dcal_core {dcal_core.__version__}", *parts])
+    runs_on = f"Python {platform.python_version()}", f"PyTorch {torch.__version__}"
+    return ", ".join([f"dcal_core {dcal_core.__version__}", *parts, *runs_on])
 
 
 def device_name() -> str:
@@ -281,7 +285,8 @@ def main(arguments: list[str]) -> int:
     session = begin_with_trained(TITLE, given, params_dir)
     data = session.open_data(SPLITS)
     systems = score_systems(session, data)
-    result = evaluate_systems(session, data, systems)
+    command = f"{program_name()} {shlex.join(['evaluate', *arguments])}"
+    result = evaluate_systems(session, data, systems, command)
     pictures = {name: session.keep(figure, name) for name, figure in draw_report(result, systems, data)}
     print("", *filter(None, answered(result)), "## In short\n", sep="\n\n")
     print(headline(result), equal_errors(result), sep="\n")

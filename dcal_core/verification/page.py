@@ -95,10 +95,10 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Seq
     """Write the report of a result with its figures, PNG files or their bytes, whole or not at all.
 
     result: as `report.evaluate` gives it, and `synthetic`, whether drawn faces are in it, the texts `created` (date and
-    time), `device`, `model`, `code` and `fingerprint`, the `seconds` of `training` (or None) and `evaluation`,
-    `conditions` (sentences), and `occlusion` where occluders were drawn. figures: one for each of FIGURES that the
-    result gives. beside: pages in the same folder, to link to. ValueError if the result lacks something or holds a
-    value that cannot be shown.
+    time), `device`, `model`, `command`, `code` and `fingerprint`, the `seconds` of `training` (or None) and
+    `evaluation`, `conditions` (sentences), and `occlusion` where occluders were drawn. figures: one for each of FIGURES
+    that the result gives. beside: pages in the same folder, to link to. ValueError if the result lacks something or
+    holds a value that cannot be shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     tools = (words.number_text, words.interval_text, words.estimate_in_words, words.duration_text)

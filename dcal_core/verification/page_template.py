@@ -44,6 +44,7 @@ td small { display: block; color: #444; white-space: nowrap; } tr, figure { brea
 .good { background: #d6e9f5; } .bad { background: #fbe0cd; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } dt { font-weight: bold; } dd { margin: 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; overflow-wrap: anywhere; }
+code { white-space: pre-wrap; }
 @media (max-width: 600px) { th, td { padding: .25rem .2rem; font-size: .8rem; min-width: 2.9rem; }
   caption { font-size: .9rem; } td small { white-space: normal; } td bdi { overflow-wrap: anywhere; } }
 @page { size: A4; margin: 16mm; }
@@ -152,10 +153,13 @@ score, likelihood ratios and answer.</p>
 <dl><dt>Model</dt><dd><bdi>{{ model }}</bdi>{% if system.size %}, {{ "{:,}".format(system.size) }} weights{% endif %}
 {% if weights %}, SHA-256 {{ weights }}{% endif %}</dd>
 {% if lists is defined %}
-<dt>Lists of images</dt><dd>SHA-256
-{% for name, hash in lists.items() %}{{ name }} {{ hash }}{{ ", " if not loop.last }}{% endfor %}</dd>
+<dt>Lists of images</dt>
+<dd>{% for name, hash in lists.items() %}{{ name }} {{ hash }}{{ ", " if not loop.last }}{% endfor %}: the first
+digits of the SHA-256 of all people with the names of their images</dd>
 {% endif %}
-<dt>Parameters</dt><dd>fingerprint {{ fingerprint }}</dd><dt>Code</dt><dd>{{ code }}</dd>
+<dt>Parameters</dt><dd>fingerprint {{ fingerprint }}</dd>
+<dt>Command</dt><dd><bdi><code>{{ command }}</code></bdi></dd>
+<dt>Code</dt><dd>{{ code }}</dd>
 {% if seconds.training %}
 <dt>Trained</dt><dd>in {{ seconds.training | duration_text }}</dd>
 {% endif %}

@@ -1,7 +1,9 @@
 """Evaluation from trained runs to the report: what stands beside what, and what is refused."""
 
 import json
+import platform
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -116,7 +118,7 @@ def test_any_system_can_be_tested_behind_occluders(monkeypatch):
     model = load_model(Path("b/checkpoints/best"))
     scores = score_pairs(model, encode_images(model, images, 64, progress=False), systems[1].test.pairs)
     np.testing.assert_allclose(systems[1].test.scores, scores, atol=1e-5)
-    result = evaluate_systems(session, data, systems)
+    result = evaluate_systems(session, data, systems, "twins evaluate")
     assert result["data"] == data.label and result["synthetic"] and "visibility" not in result["occlusion"]
     assert sum(result["occlusion"]["images"].values()) == (images.kind_of != "").sum()
     assert any("Occluders (mask,glasses,scarf) were drawn over 50 % of" in line for line in result["conditions"])
@@ -213,13 +215,16 @@ def test_the_command_leaves_a_report_that_names_all_systems(capsys):
 
 
 def test_the_report_tells_code_device_and_model_and_no_folder_of_this_machine(capsys):
-    evaluated("-p", "compare", "b")
+    given = ["--preset", "demo", "-p", "compare", '"b", b/../c']
+    assert main(["evaluate", *given, "-p", "run_dir", "a"]) == 0
     report = json.loads(Path("a/report.json").read_text())
+    assert shlex.split(report["command"]) == ["python", "-m", "dcal_core", "evaluate", *given, "-p", "run_dir", "a"]
     assert report["model"] == "a/checkpoints/best" and report["synthetic"] is True
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", report["created"]) and report["device"]
     assert 0 < report["seconds"]["evaluation"] < 600 and report["seconds"]["training"] > 0
     assert ".html" not in Path("a/report.html").read_text(encoding="utf-8")  # no notebook was run here
     assert report["code"].startswith(f"dcal_core {dcal_core.__version__}")
+    assert report["code"].endswith(f"Python {platform.python_version()}, PyTorch {torch.__version__}")
     weights = load_model(Path("a/checkpoints/best")).parameters()
     assert report["system"]["size"] == sum(weight.numel() for weight in weights)
     for file in ("report.json", "report.html", "scores.csv"):
@@ -260,7 +265,7 @@ def test_compared_runs_may_have_any_names(text, names):
 def test_figures_are_those_that_the_page_takes():
     session, data = begun()
     systems = score_systems(session, data)
-    result = evaluate_systems(session, data, systems, "code")
+    result = evaluate_systems(session, data, systems, "twins evaluate", "code")
     names = [name for name, _ in draw_report(result, systems, data)]
     assert names in (["scores", "roc", "det", "reliability", "confusable"], ["scores", "roc", "det", "confusable"])
     assert ("reliability" in names) == ("reason" not in result["calibration"])

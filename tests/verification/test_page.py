@@ -63,6 +63,7 @@ def result():
         "device": "CPU (x86_64)",
         "seconds": {"training": 490.0, "evaluation": 41.2},
         "model": "demo/checkpoints/best",
+        "command": "twins evaluate --preset 'my own'",
         "code": "c0de",
         "fingerprint": "f1n9e4",
         "threshold": {"value": 0.512, "source": "equal error rate of 18 validation families", "eer": 0.002},
@@ -296,7 +297,7 @@ def test_every_text_is_escaped(read, result):
 
 
 REQUIRED = ("data", "split", "created", "model", "code", "fingerprint", "threshold", "metrics", "metrics_per_family")
-REQUIRED += ("synthetic", "device", "system", "weights", "seconds")
+REQUIRED += ("command", "synthetic", "device", "system", "weights", "seconds")
 REQUIRED += ("calibration", "verdict", "confusable", "conditions", "security", "systems", "differences")
 
 
