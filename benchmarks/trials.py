@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dcal_core.commands.options import COMMANDS, command_parser
+from dcal_core.commands.catalogue import COMMANDS
+from dcal_core.commands.options import command_parser
 from dcal_core.commands.train import train_run
 from dcal_core.config.shared import Config
 from dcal_core.data.processes import end_with_parent

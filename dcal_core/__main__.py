@@ -6,7 +6,7 @@ import pkgutil
 import sys
 
 import dcal_core
-from dcal_core.commands.options import COMMANDS, check_files, given_parameters, read_options
+from dcal_core.commands.catalogue import COMMANDS
 from dcal_core.errors import UserError
 from dcal_core.installation import program_name
 
@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if name in ("-h", "--help") else 2
     try:
         if refuses := COMMANDS[name].refuses:
+            from dcal_core.commands.options import check_files, given_parameters, read_options  # takes 0.2 s to import
+
             options = read_options(name, arguments[1:])
             check_files(options)
             given, params_dir = given_parameters(options)

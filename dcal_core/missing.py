@@ -1,9 +1,15 @@
-"""Why a path names nothing: a name that only looks the same, a link that leads nowhere, a mark that is part of it."""
+"""Why a path names nothing: a name that only looks the same, a link that leads nowhere, a mark that is part of it; and
+which texts can be written at all."""
 
 import difflib
 import os
 import unicodedata
 from pathlib import Path
+
+
+def is_writable_text(text: str) -> bool:
+    """Whether a text can be a file's name or content: no NUL, and no lone surrogate, which JSON can spell."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def cause(path: str | Path) -> str:

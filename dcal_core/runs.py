@@ -21,13 +21,16 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dcal_core.config.shared import Config
 from dcal_core.environment import on_kaggle, output_root
 from dcal_core.errors import ConfigError, quoted
 from dcal_core.locks import is_held, lock, unlock
 from dcal_core.missing import names_in
 from dcal_core.storage import CURE, DamagedError, free_name, read_json, read_sums, recover
+
+if TYPE_CHECKING:  # pydantic takes 0.2 s to import
+    from dcal_core.config.shared import Config
 
 MODEL_FILE = "model.json"  # in a model folder: the architecture
 WEIGHTS_FILE = "model.safetensors"
@@ -144,7 +147,7 @@ def more_epochs(differences: dict[str, tuple]) -> bool:
     return set(differences) == {"epochs"} and differences["epochs"][1] > differences["epochs"][0]
 
 
-def refuse_other_parameters(run: RunFolder, config: Config) -> None:
+def refuse_other_parameters(run: RunFolder, config: "Config") -> None:
     """Raise ConfigError where a run has checkpoints of other decisive parameters, unless a new run is to start from
     them."""
     starts_from_it = config.resume_from and Path(config.resume_from).resolve().is_relative_to(run.path)

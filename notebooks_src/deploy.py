@@ -38,7 +38,9 @@ session = begin_with_trained(TITLE, given, PARAMS_DIR)
 # ## One folder
 # `config.json` holds what is known of the model: how a face is read, thresholds, calibration, where it comes from, how
 # well it did, and the range of blur, light, size and turn in which it was validated. The names are those of the Hugging
-# Face Hub, `README.md` is the model card; to publish it is up to you. The same as `twins pack`.
+# Face Hub, `README.md` is the model card; to publish it is up to you. `model.onnx` is the same model for machines without
+# PyTorch, compared with it on validation faces; a line says so where `onnx` and `onnxruntime` are not installed
+# (`requirements-export.txt`). The same as `twins pack`.
 
 # %%
 from dcal_core.commands.deploy import pack_run
@@ -82,9 +84,8 @@ print(results)
 
 # %% [markdown]
 # ## Other runtimes
-# ONNX for machines without PyTorch, exact and in 8 bits. Each is compared with the model on validation faces; what 8 bits
-# cost is measured as a difference in EER on the same pairs, with its interval over families. Where `onnx` and
-# `onnxruntime` are not installed (`requirements-export.txt`), a line says so. The same as `twins export`.
+# ONNX in 8 bits, too, compared with the model on validation faces; what 8 bits cost is measured as a difference in EER on
+# the same pairs, with its interval over families. The same as `twins export`.
 
 # %%
 from dcal_core.commands.deploy import export_forms

@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from dcal_core.commands import train
-from dcal_core.commands.options import COMMANDS, given_parameters, known_fields, read_options
+from dcal_core.commands.catalogue import COMMANDS
+from dcal_core.commands.options import given_parameters, known_fields, read_options
 from dcal_core.config.recipes import CLASSES, class_of, load, presets
 from dcal_core.distributed import ENDED, OUTCOMES, read_outcomes
 from dcal_core.installation import presets_folder

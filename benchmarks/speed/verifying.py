@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -16,14 +18,16 @@ from PIL import Image
 import dcal_core
 from benchmarks.speed.memory import peak_above
 from benchmarks.speed.subjects import Setting
-from benchmarks.speed.timing import Row, Spread
+from benchmarks.speed.timing import Row, Spread, alternate, ratio
+from dcal_core.commands.pack import write_quick
 from dcal_core.config.dcal import DCALConfig
-from dcal_core.deploy.engine import ABOUT_FILE, FORMAT
+from dcal_core.deploy.engine import ABOUT_FILE, FORMAT, ONNX_FILE
 from dcal_core.deploy.pair_job import compare_all, table_of
 from dcal_core.deploy.pair_sources import PairSource, listed_pairs
 from dcal_core.deploy.predictor import Predictor
 from dcal_core.models.files import save_tensors
 from dcal_core.recipes.catalogue import new_model
+from dcal_core.runs import WEIGHTS_FILE
 from dcal_core.storage import digest
 
 SIDE = 64  # px
@@ -40,15 +44,16 @@ RULE = {
 
 
 def packed_model(folder: Path) -> Path:
-    """A packed folder of the demo's model with random weights."""
+    """A packed folder of the demo's model with random weights, also as ONNX where the packages for that are there."""
     config = DCALConfig(backbone="hybrid_tiny", image_size=SIDE, readout="local_tokens", allow_random_init=True)
     model = new_model(config, [])
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS_FILE
     save_tensors(weights, model.state_dict())
     about = {"format": FORMAT, "image_size": SIDE, "fit": "stretch", "landmarks": None, "range": None}
     about |= {"architecture": model.architecture, "decision": RULE, "label": "SYNTHETIC"}
     about |= {"provenance": {"weights": digest(weights)}}
     (folder / ABOUT_FILE).write_text(json.dumps(about))
+    write_quick(folder, ())
     return folder
 
 
@@ -63,15 +68,35 @@ def listed(folder: Path, pairs: int) -> PairSource:
     return listed_pairs("".join(f"{names[a]},{names[b]}\n" for a, b in places).encode(), "list", folder)
 
 
-def seconds_to_an_answer(model: Path, images: list[Path]) -> float:
-    """Seconds from the start of a process to its end, with the answer."""
-    command = [sys.executable, "-m", "dcal_core", "verify", *map(str, images), "--model", str(model), "--aligned"]
+def run_python(*arguments: str | Path) -> None:
+    """Run a process of Python to its end, which may be a verdict; RuntimeError where it fails."""
     root = Path(dcal_core.__file__).parents[1]
-    began = time.perf_counter()
-    done = subprocess.run(command, cwd=root, capture_output=True, env=os.environ | {"PYTHONPATH": str(root)})
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=root, capture_output=True, env=os.environ | {"PYTHONPATH": str(root)}
+    )
     if done.returncode > 2:
         raise RuntimeError(done.stderr.decode())
-    return time.perf_counter() - began
+
+
+def childrens_s() -> float:
+    """Processor seconds of all processes that this one has started, and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def starting_rows(model: Path, images: list[Path], repeats: int) -> Iterator[Row]:
+    """From the start of `twins verify` to its answer on a packed model, beside `import torch`, by processor time."""
+    verify = "-m", "dcal_core", "verify", *images, "--aligned", "--model"
+    works = {"import torch": partial(run_python, "-c", "import torch")}
+    works["PyTorch"] = partial(run_python, *verify, model / WEIGHTS_FILE)
+    if (model / ONNX_FILE).is_file():
+        works["onnxruntime"] = partial(run_python, *verify, model)
+    figures = alternate(works, repeats, clock=childrens_s)
+    for name, goal in (("PyTorch", 2.5), ("onnxruntime", 1.0)):
+        if name in works:
+            row = f"twins verify A B, start to answer, with {name}"
+            yield Row(row, Spread.of(figures[name]), "s", goal=goal, note="by processor time")
+            yield ratio(f"{row} / import torch", figures, name, "import torch")
 
 
 def verifying_rows(setting: Setting) -> Iterator[Row]:
@@ -81,8 +106,7 @@ def verifying_rows(setting: Setting) -> Iterator[Row]:
         model = packed_model(folder)
         source = listed(folder, setting.records)
         images = [folder / name for name in islice(source.names, 2)]
-        took = [seconds_to_an_answer(model, images) for _ in range(setting.repeats)]
-        yield Row("twins verify A B, start to answer, with PyTorch", Spread.of(took), "s", goal=2.5)
+        yield from starting_rows(model, images, setting.repeats)
         predictor = Predictor.load(model, find_faces=False)
         chosen = np.arange(len(source.names))
         table_of(predictor, source, chosen)  # encodes

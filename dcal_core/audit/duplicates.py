@@ -16,8 +16,8 @@ one person and a fifth (difficulty 0) to four fifths (difficulty 1) of co-twins.
 """
 
 import numpy as np
+import scipy  # imports its parts when they are used: `thumbnail` needs none
 from PIL import Image
-from scipy.fft import dctn
 
 SIDE = 32  # px, of the thumbnails that are compared
 COARSE = 8  # frequencies in each direction that make the hash of 64 bits
@@ -34,7 +34,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 def frequencies(thumbnails: np.ndarray) -> np.ndarray:
     """The cosine transform of each thumbnail [N, SIDE, SIDE]; the coarse structure comes first in both directions."""
-    return dctn(thumbnails.astype(float), axes=(1, 2), norm="ortho")
+    return scipy.fft.dctn(thumbnails.astype(float), axes=(1, 2), norm="ortho")
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:

@@ -48,15 +48,20 @@ def parser_of_verify() -> Parser:
     return parser
 
 
-def predictor_of(options: argparse.Namespace, cache_file: Path | None):
-    """The predictor that the options ask for, whose descriptors a file keeps if one is named."""
+def predictor_of(options: argparse.Namespace, cache_file: Path | None, quick: bool = False):
+    """The predictor that the options ask for, whose descriptors a file keeps if one is named. quick: with the engine
+    that starts sooner, where the model has one."""
     from dcal_core.deploy.cache import FeatureCache
+    from dcal_core.deploy.engine import quick_engine
     from dcal_core.deploy.package import newest_run
     from dcal_core.deploy.predictor import Predictor
 
     model = options.model or newest_run(output_root())
     cache = FeatureCache(file=cache_file)
-    return Predictor.load(model, find_faces=False if options.aligned else None, cache=cache)
+    find_faces = False if options.aligned else None
+    if quick and (engine := quick_engine(model)):
+        return Predictor(engine, find_faces, cache)
+    return Predictor.load(model, find_faces, cache)
 
 
 def verify_two(options: argparse.Namespace) -> int:
@@ -65,7 +70,7 @@ def verify_two(options: argparse.Namespace) -> int:
         raise ConfigError(f"give two pictures, not {len(options.images)}.")
     if options.images == [STDIO, STDIO]:
         raise ConfigError("standard input holds one picture: give the other one as a file.")
-    predictor = predictor_of(options, options.cache)
+    predictor = predictor_of(options, options.cache, quick=not options.explain)
     pictures = [sys.stdin.buffer.read() if name == STDIO else name for name in options.images]
     answer = predictor.verify(*pictures)
     text = predictor.sentence(answer)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic.fields import FieldInfo
 
 from dcal_core.errors import ConfigError, quoted
+from dcal_core.missing import is_writable_text
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 SPELLED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -32,11 +33,6 @@ def run_option(default: Any, description: str, **limits: float) -> Any:
 def run_path(description: str) -> Any:
     """A `run_option` that names a file or folder, "" for none; `~` stands for the home folder."""
     return Field("", description=description, json_schema_extra={"decisive": False, "path": True})
-
-
-def is_writable_text(text: str) -> bool:
-    """Whether a text can be a file's name or content: no NUL, and no lone surrogate, which JSON can spell."""
-    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 class Parameters(BaseModel):

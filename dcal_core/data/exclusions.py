@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dcal_core.config.parameters import is_writable_text
 from dcal_core.data.locate import folders_below
 from dcal_core.data.twins import DataError, TwinIndex, name_some, path_parts
-from dcal_core.missing import because
+from dcal_core.missing import because, is_writable_text
 from dcal_core.storage import write_text
 
 FILE = "excluded_images.csv"

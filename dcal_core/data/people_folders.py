@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dcal_core.config.parameters import is_writable_text
 from dcal_core.data.decoding import is_image
 from dcal_core.data.locate import folders_below
 from dcal_core.data.twins import DataError, TwinIndex, make_index, name_number, name_some, read_twin_pairs
 from dcal_core.errors import quoted
-from dcal_core.missing import difference, names_in, plain
+from dcal_core.missing import difference, is_writable_text, names_in, plain
 
 PAIRS = "twin_pairs.json"
 SPLITS = ("train", "test")

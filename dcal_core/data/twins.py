@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dcal_core.config.parameters import is_writable_text
 from dcal_core.data.groups import join_pairs, members
 from dcal_core.errors import UserError, quoted
-from dcal_core.missing import because, difference, plain
+from dcal_core.missing import because, difference, is_writable_text, plain
 
 SYNTHETIC = "SYNTHETIC"  # the label of drawn twins
 LISTED = 5  # entries that a message names; the others are counted

@@ -31,6 +31,7 @@ from dcal_core.missing import because
 from dcal_core.storage import DamagedError, read_json
 
 ABOUT_FILE = "config.json"
+ONNX_FILE = "model.onnx"  # in a packed folder: the same model for onnxruntime, which starts sooner than PyTorch
 FORMAT = 1
 FIELDS = {  # of config.json, with their types
     "image_size": int,
@@ -114,6 +115,17 @@ def open_engine(model: Path) -> Engine:
     return pkgutil.resolve_name(opens)(model)
 
 
+def quick_engine(folder: Path) -> Engine | None:
+    """The engine of ONNX_FILE in a packed folder, which starts sooner than PyTorch; None where that is not the folder's
+    own model in fp32, or onnxruntime is missing."""
+    file = Path(folder) / ONNX_FILE
+    if not file.is_file() or not importlib.util.find_spec(ENGINES[file.suffix][1]):
+        return None
+    engine = open_engine(file)
+    own = read_about(folder) | {"export": engine.about["export"]}
+    return engine if engine.about == own and engine.about["export"]["precision"] == "fp32" else None
+
+
 def endings() -> str:
     return " or ".join(f"*{ending}" for ending in ENGINES)
 
@@ -121,6 +133,7 @@ def endings() -> str:
 def first_weights(folder: Path) -> Path:
     """The weights of a packed folder that this machine can run best."""
     found = [file for ending in ENGINES for file in sorted(folder.glob(f"*{ending}")) if not is_compare_file(file)]
+    found.sort(key=lambda file: file.suffix == ".onnx" and file.name != ONNX_FILE)  # those of 8 bits, for example, last
     if not found:
         raise ConfigError(f"{folder} holds no weights of a known format ({endings()}): pack the run again.")
     runnable = [file for file in found if importlib.util.find_spec(ENGINES[file.suffix][1])]

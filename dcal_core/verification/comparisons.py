@@ -6,7 +6,7 @@ the same two, are a cluster. It counts as often as its families are drawn: a dra
 """
 
 import numpy as np
-from scipy.sparse import csr_array
+import scipy  # imports its parts when they are used: `rounded` alone needs none
 
 _CHUNK = 4_000_000  # counts held at once
 SCORE_DECIMALS = 6  # of a cosine or logit in float32, whose last digits depend on the batch and the machine
@@ -93,10 +93,12 @@ class Comparisons:
         """Sum weights [P] by cluster and cell [P], [C, cells]."""
         return np.bincount(self.member * cells + cell, weights, self.ends.shape[1] * cells).reshape(-1, cells)
 
-    def binned(self, thresholds: np.ndarray, part: np.ndarray, weights: np.ndarray) -> csr_array:
+    def binned(self, thresholds: np.ndarray, part: np.ndarray, weights: np.ndarray) -> "scipy.sparse.csr_array":
         """Sum the weights [P] of some comparisons between thresholds [K] by cluster, [K - 1, C]."""
         bins = np.searchsorted(thresholds, self.scores[part], side="right") - 1
-        return csr_array((weights[part], (bins, self.member[part])), shape=(len(thresholds) - 1, self.ends.shape[1]))
+        return scipy.sparse.csr_array(
+            (weights[part], (bins, self.member[part])), shape=(len(thresholds) - 1, self.ends.shape[1])
+        )
 
 
 def balanced(genuine: np.ndarray, weights: np.ndarray) -> np.ndarray:

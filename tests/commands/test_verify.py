@@ -10,6 +10,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from dcal_core.commands import verify as command
 from dcal_core.config.recipes import class_of, load
 from dcal_core.data.locate import INDEX_FILES
 from dcal_core.deploy import package
-from dcal_core.deploy.engine import ABOUT_FILE, open_engine
+from dcal_core.deploy.engine import ABOUT_FILE, ONNX_FILE, open_engine
+from dcal_core.deploy.export import ExportError
 from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model
 from dcal_core.recipes.catalogue import new_model
@@ -83,12 +85,24 @@ def packed(run, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.fixture
+def without_onnx(monkeypatch):
+    """As where the packages that write ONNX, which takes seconds, are missing."""
+    reason = "--format onnx needs onnxscript, which is not installed"
+    monkeypatch.setattr("dcal_core.commands.pack.functions_of", Mock(side_effect=ExportError(reason)))
+
+
 def verify(*arguments) -> int:
     return main(["verify", *map(str, arguments)])
 
 
-def test_a_packed_folder_needs_neither_run_nor_data(run, tmp_path, monkeypatch, capsys):
+def test_a_packed_folder_needs_neither_run_nor_data(run, tmp_path, without_onnx, capsys):
+    (tmp_path / "model").mkdir()
+    for name in (ABOUT_FILE, ONNX_FILE, "model.compare.onnx"):
+        (tmp_path / "model" / name).write_text("of an earlier packing")
     assert main(["pack", str(run), str(tmp_path / "model"), "--data_root", str(run.path / "data")]) == 0
+    assert "starts with PyTorch, which takes longer: --format onnx needs onnxscript" in capsys.readouterr().out
+    assert not list((tmp_path / "model").glob("*.onnx"))
     shutil.copytree(tmp_path / "model", tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "model")
     about = json.loads((tmp_path / "elsewhere" / ABOUT_FILE).read_text())
@@ -148,7 +162,7 @@ def test_a_row_depends_on_the_size_of_a_batch_alone(config, tmp_path):
     assert np.array_equal(turned[::-1], scores)
 
 
-def test_the_validated_range_is_that_of_the_validation_images(run, tmp_path, capsys):
+def test_the_validated_range_is_that_of_the_validation_images(run, tmp_path, without_onnx, capsys):
     main(["pack", str(run), str(tmp_path / "model"), "--data_root", str(run.path / "data")])
     found = json.loads((tmp_path / "model" / ABOUT_FILE).read_text())["range"]
     if found is None:  # with the packages that find faces, these pictures show none
@@ -276,14 +290,15 @@ def without_torch(tmp_path):
 
 
 @pytest.mark.faults
-def test_an_exported_file_and_its_folder_verify_where_pytorch_is_not_installed(packed, tmp_path, without_torch):
-    assert main(["export", str(packed), str(packed / "model.onnx")]) == 0
+def test_a_packed_folder_and_its_onnx_file_verify_where_pytorch_is_not_installed(run, tmp_path, without_torch):
+    packed = tmp_path / "model"
+    assert main(["pack", str(run), str(packed), "--data_root", str(run.path / "data")]) == 0
     a, b = drawn(tmp_path / "images", 2)
     expected = Predictor.load(packed, find_faces=False).verify(a, b)
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     missing = subprocess.run([without_torch, "-c", "import torch"], env=environment, capture_output=True, text=True)
     assert "No module named 'torch'" in missing.stderr
-    for model in (packed / "model.onnx", packed):  # whose safetensors need PyTorch
+    for model in (packed / ONNX_FILE, packed):  # whose safetensors need PyTorch
         command = [without_torch, "-m", "dcal_core", "verify", a, b, "--aligned", "--json", "--model", model]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode < 3, done.stderr

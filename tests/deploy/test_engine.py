@@ -1,12 +1,14 @@
 """An engine gives what its model gives, and refuses weights and descriptions that are not as packed."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from tiny import adaface_config, dcal_config, model_of, oaml_config
-from tiny_predictor import packed
+from tiny_predictor import RULE, packed, written
 
 from dcal_core.deploy.engine import ABOUT_FILE, open_engine, read_about
 from dcal_core.errors import ConfigError
@@ -34,6 +36,19 @@ def test_descriptors_are_compared_as_the_model_compares_images(name, tmp_path):
         expected = model.compare(features[:3], features[3:]).diagonal()
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
     assert np.ptp(scores) > 0
+
+
+@pytest.mark.parametrize("name", ["adaface", pytest.param("places", marks=pytest.mark.faults)])
+def test_a_face_network_is_run_without_timm(name, tmp_path):
+    packed(tmp_path, model_of(CONFIGS[name]), decision=RULE)
+    code = (
+        "import sys; sys.modules['timm'] = sys.modules['torchvision'] = None\n"
+        "from dcal_core.__main__ import main\n"
+        "sys.exit(main(['verify', *sys.argv[1:], '--aligned']))"
+    )
+    command = [sys.executable, "-c", code, *written(tmp_path, 2), "--model", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode < 3 and "SYNTHETIC" in done.stdout, done.stderr
 
 
 def test_what_is_no_packed_folder_is_refused(tmp_path):

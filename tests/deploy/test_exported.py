@@ -11,9 +11,19 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from tiny import adaface_config, dcal_config, model_of, oaml_config, twins
+from tiny_predictor import RULE, written
 
 from dcal_core.deploy import export as exporting
-from dcal_core.deploy.engine import FORMAT, compare_file, dots, open_engine
+from dcal_core.deploy.engine import (
+    ABOUT_FILE,
+    FORMAT,
+    ONNX_FILE,
+    compare_file,
+    dots,
+    first_weights,
+    open_engine,
+    quick_engine,
+)
 from dcal_core.deploy.export import FORMS, LIMIT, ExportError, differences, export
 from dcal_core.deploy.onnx_engine import OnnxEngine
 from dcal_core.deploy.quantise import eer_cost, export_int8, integer_nodes, is_integer, quantise
@@ -38,7 +48,7 @@ ALL = {  # every recipe, similarity and readout
 def about(model) -> dict:
     """What config.json holds of a model, as small as it can be."""
     known = {"format": FORMAT, "image_size": model.image_size, "fit": "stretch", "landmarks": None, "range": None}
-    return known | {"architecture": model.architecture, "decision": {}, "label": "SYNTHETIC", "provenance": {}}
+    return known | {"architecture": model.architecture, "decision": RULE, "label": "SYNTHETIC", "provenance": {}}
 
 
 def some_faces(size: int, count: int = 12) -> np.ndarray:
@@ -99,6 +109,53 @@ def test_an_exported_model_is_enough_without_pytorch(exported, tmp_path):
         expected = model.compare_pairs(features[:-1], features[1:])
     assert label == "SYNTHETIC"
     np.testing.assert_allclose(scores, expected, atol=LIMIT)
+
+
+@pytest.fixture
+def both(exported, tmp_path):
+    """The exported model in a packed folder, whose other weights are not needed here."""
+    model, file = exported
+    for part in (file, compare_file(file)):
+        shutil.copyfile(part, tmp_path / part.name)
+    (tmp_path / ABOUT_FILE).write_text(json.dumps(about(model)))
+    return tmp_path
+
+
+def test_two_pictures_are_verified_without_what_takes_time_to_import(both):
+    code = (
+        "import sys\n"
+        "from dcal_core.__main__ import main\n"
+        "assert main(['verify', *sys.argv[1:], '--aligned']) < 3\n"
+        "slow = {'torch', 'timm', 'pydantic', 'scipy.sparse', 'scipy.fft', 'matplotlib', 'onnx'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    command = [sys.executable, "-c", code, *written(both, 2), "--model", both]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "SYNTHETIC" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("change", ["weights", "precision", "onnxruntime", "absent"])
+def test_only_a_packed_folders_own_model_in_full_starts_sooner(change, both, monkeypatch):
+    assert isinstance(quick_engine(both), OnnxEngine)
+    if change == "weights":
+        known = json.loads((both / ABOUT_FILE).read_text())
+        (both / ABOUT_FILE).write_text(json.dumps(known | {"provenance": {"weights": "of another packing"}}))
+    elif change == "precision":
+        graph = onnx.load(both / ONNX_FILE)
+        known = json.loads(graph.metadata_props[0].value)
+        known["export"]["precision"] = "int8"
+        onnx.helper.set_model_props(graph, {ABOUT_FILE: json.dumps(known)})
+        onnx.save(graph, both / ONNX_FILE)
+    elif change == "onnxruntime":
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    else:
+        (both / ONNX_FILE).unlink()
+    assert quick_engine(both) is None
+
+
+def test_of_several_onnx_files_the_packed_one_is_taken(both):
+    shutil.copyfile(both / ONNX_FILE, both / "int8.onnx")
+    assert first_weights(both).name == ONNX_FILE
 
 
 def test_a_comparison_of_another_model_is_refused(exported, tmp_path):
