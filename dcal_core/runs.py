@@ -15,7 +15,9 @@
 <run>/benchmarks.json             figures on published face benchmarks
 <run>/diagnosis.json              why the run does not learn
 <run>/sensitivity.json            how small a mark is seen
+<run>/range.json                  the validated range of images
 <run>/explained/                  maps of single pairs and of many
+<run>/explained/faithfulness.json  how far maps can be believed
 <run>/lock                        held by the process that trains
 """
 
@@ -60,7 +62,9 @@ class RunFolder:
         self.benchmarks = self.path / "benchmarks.json"
         self.diagnosis = self.path / "diagnosis.json"
         self.sensitivity = self.path / "sensitivity.json"
+        self.range = self.path / "range.json"
         self.explained = self.path / "explained"
+        self.faithfulness = self.explained / "faithfulness.json"
         self.lock_file = self.path / "lock"
 
     def __fspath__(self) -> str:

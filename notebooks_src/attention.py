@@ -215,11 +215,9 @@ Browser(explorer, session.folder.explained).show(stand_in)
 #   has learned. Such maps are drawn hollow.
 
 # %%
-from dcal_core.explain.trust import measure_maps
+from dcal_core.commands.maps import trust_of
 
-trust = measure_maps(
-    explorer.model, explorer.data, session.config.pairs_per_family, seed=session.config.seed
-)
+trust = trust_of(session, explorer)
 print(write_result(session.folder.explained, "faithfulness", trust))
 
 # %% tags=["picture"]

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 import dcal_core
 from dcal_core.commands.chosen import folders_to_compare
+from dcal_core.commands.known import known_of_model, sensitivity_picture
 from dcal_core.commands.options import given_parameters, read_options
 from dcal_core.commands.session import Session, begin_with_trained, other_trained
 from dcal_core.config.shared import Config
@@ -149,8 +150,6 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], co
     result = evaluate(systems, data.label, error=config.verdict_error, calibration=config.calibration, **options)
     if config.occluded_share:
         result["occlusion"] = occlusion(systems, data["test"].images, config.bootstrap_draws)
-    if sentences := limit_of_detection(session):
-        result["sensitivity"] = sentences
     run = RunFolder.around(session.trained)
     model = f"{run.path.name}/{session.trained.relative_to(run.path).as_posix()}"  # not where it is on this machine
     return result | {
@@ -164,19 +163,8 @@ def evaluate_systems(session: Session, data: TwinData, systems: list[System], co
         "fingerprint": config.fingerprint(),
         "lists": {name: data[name].index.fingerprint() for name in SPLITS},
         "conditions": conditions(config, data, systems),
+        **known_of_model(session),
     }
-
-
-def limit_of_detection(session: Session) -> list[str]:
-    """What the command `sensitivity` has said of this model; empty before it, or where it was of other weights."""
-    file = session.folder.sensitivity
-    found = read_json(file) if file.is_file() and sensitivity_picture(session).is_file() else {}
-    return found["sentences"] if found.get("weights") == read_sums(session.trained)[WEIGHTS_FILE] else []
-
-
-def sensitivity_picture(session: Session) -> Path:
-    """The figure that the command `sensitivity` leaves."""
-    return session.folder.figures / "sensitivity.png"
 
 
 def seconds_of_training(run: RunFolder) -> float | None:
@@ -228,7 +216,7 @@ def draw_report(result: dict, systems: list[System], data: TwinData) -> Iterator
 
 def answered(result: dict) -> Iterator[str]:
     """The questions of the report's page, each with its answer and its table, for a shell."""
-    answers = answers_of(result) | {"limits": result["conditions"]}
+    answers = answers_of(result) | {"limits": [*result["conditions"], result["images"]]}
     for name, question in questions_of(result).items():
         yield f"## {question}"
         answer = answers.get(name, "")

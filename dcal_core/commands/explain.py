@@ -13,6 +13,7 @@ from dcal_core.commands.maps import (
     rule_of,
     sampled,
     trained_model,
+    trust_of,
     trust_title,
     write_result,
     write_view,
@@ -28,7 +29,7 @@ from dcal_core.explain.catalogue import MAPS
 from dcal_core.explain.comparison import comparison_table, draw_comparison, mean_face
 from dcal_core.explain.explorer import given_pair
 from dcal_core.explain.pair_figures import stem_of, write_figure
-from dcal_core.explain.trust import caveats, conclusions_table, draw_faithfulness, faithfulness_table, measure_maps
+from dcal_core.explain.trust import caveats, conclusions_table, draw_faithfulness, faithfulness_table
 from dcal_core.runs import RunFolder
 from dcal_core.storage import DamagedError, read_json
 from dcal_core.verification.decision import DecisionRule
@@ -140,7 +141,7 @@ def explain_test(session: Session) -> list[Path]:
     explorer = open_explorer(session)
     config = session.config
     explained, figures = session.folder.explained, session.folder.figures
-    trust = measure_maps(explorer.model, explorer.data, config.pairs_per_family, seed=config.seed)
+    trust = trust_of(session, explorer)
     files = [write_result(explained, "faithfulness", trust)]  # the pairs' pages say what it shows
     files.append(session.keep(draw_faithfulness(trust["maps"], trust_title(trust)), "faithfulness"))
     for turn in range(min(SHOWN, len(explorer.order))):

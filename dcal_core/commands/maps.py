@@ -28,7 +28,7 @@ from dcal_core.explain.pair_figures import write_pair
 from dcal_core.explain.regions import face_regions
 from dcal_core.explain.sensitivity import measure_sensitivity
 from dcal_core.explain.sensitivity_figures import draw_sensitivity, example, limits
-from dcal_core.explain.trust import counted
+from dcal_core.explain.trust import counted, in_sentences, measure_maps
 from dcal_core.models.files import load_model
 from dcal_core.runs import DECISION_FILE, WEIGHTS_FILE, RunFolder
 from dcal_core.storage import read_json, read_sums, write_text
@@ -97,10 +97,22 @@ def write_view(
     given: for images that the user gives, what must be said before the score; their files have a folder of their own.
     """
     folder = session.folder.explained / "images" if given is not None else session.folder.explained
-    measured = session.folder.explained / "faithfulness.json"
+    measured = session.folder.faithfulness
     trust = read_json(measured) if measured.is_file() else None
     regions = regions_of(SYNTHETIC in label, view.faces.shape[1])
     return write_pair(folder, view, label, regions, answer, given or (), trust)
+
+
+def trust_of(session: Session, explorer: Explorer) -> dict:
+    """`measure_maps` of the session's model on its test families, with its weights and, for the report, sentences."""
+    config = session.config
+    found = measure_maps(explorer.model, explorer.data, config.pairs_per_family, seed=config.seed)
+    return {"weights": weights_of(session), "sentences": in_sentences(found)} | found
+
+
+def weights_of(session: Session) -> str:
+    """The SHA-256 of the weights of the session's model."""
+    return read_sums(session.trained)[WEIGHTS_FILE]
 
 
 def trust_title(trust: dict) -> str:
@@ -157,7 +169,7 @@ def sensitivity_of(session: Session, model: torch.nn.Module, faces: Faces) -> di
     people = (faces.person_of, faces.family_of, faces.landmarks)
     threshold = rule.threshold if rule else None
     found = measure_sensitivity(model, faces.images, *people, threshold, session.config.seed)
-    about = {"data": faces.label, "weights": read_sums(session.trained)[WEIGHTS_FILE], "notes": list(faces.notes)}
+    about = {"data": faces.label, "weights": weights_of(session), "notes": list(faces.notes)}
     return about | {"sentences": limits(found)} | found
 
 

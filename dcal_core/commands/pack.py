@@ -21,7 +21,7 @@ from dcal_core.deploy.engine import ONNX_FILE, compare_file, open_engine
 from dcal_core.deploy.export import PAIRS, ExportError, export, functions_of
 from dcal_core.deploy.faces import FaceReader
 from dcal_core.deploy.inputs import source_of
-from dcal_core.deploy.package import RANGE_FILE, landmarks_of, pack
+from dcal_core.deploy.package import landmarks_of, pack
 from dcal_core.deploy.ranges import fit_range
 from dcal_core.deploy.space import write_space
 from dcal_core.errors import ConfigError
@@ -123,7 +123,7 @@ def pack_measured(run: RunFolder, folder: Path, data_root: str = "", space: bool
     try:
         measured, faces = measure_range(run, images_root(run, data_root))
         with contextlib.suppress(StorageError):  # a run that is attached cannot be written to
-            write_text(run.path / RANGE_FILE, json.dumps(measured, indent=1) + "\n")
+            write_text(run.range, json.dumps(measured, indent=1) + "\n")
     except DataError as error:
         print(f"The validated range is not known, so answers will not say whether a picture is inside it: {error}")
     packed = partial(pack, run, measured=measured)

@@ -22,7 +22,6 @@ from dcal_core.storage import disk_errors, read_json, read_sums, whole_file, wri
 from dcal_core.verification.decision import read_rule
 
 CARD = "README.md"
-RANGE_FILE = "range.json"  # in a run's folder: the validated range, once it was measured
 OF_HUB = ("config.json", "README.md", "*.safetensors", "*.onnx")  # what is fetched of a repository
 
 
@@ -60,8 +59,7 @@ def landmarks_of(run: RunFolder) -> list | None:
 
 def range_of(run: RunFolder) -> dict | None:
     """The validated range as it was measured for a run's weights, None where it was not."""
-    file = run.path / RANGE_FILE
-    found = read_json(file) if file.is_file() else {}
+    found = read_json(run.range) if run.range.is_file() else {}
     return found if found.get("weights") == read_sums(run.best)[WEIGHTS_FILE] else None
 
 

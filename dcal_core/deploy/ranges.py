@@ -47,6 +47,17 @@ def outside(measures: Mapping[str, float], limits: Mapping[str, dict]) -> list[s
     return found
 
 
+def range_in_words(limits: Mapping[str, dict]) -> str:
+    """The limits of every measure, "sharpness at least 0.308, …"."""
+    ends = (("low", "at least"), ("high", "at most"))
+    return ", ".join(
+        f"{MEASURES[name].words} {words} {limit[end]:.3g}"
+        for name, limit in limits.items()
+        for end, words in ends
+        if end in limit
+    )
+
+
 def fit_range(
     faces: Sequence[Mapping[str, float]], a: np.ndarray, b: np.ndarray, wrong: np.ndarray, family: np.ndarray
 ) -> dict[str, dict]:

@@ -191,6 +191,22 @@ def conclusions_table(result: dict) -> str:
     return table(["map", "trust it for", *(COLUMNS[column][0] for column in columns)], rows)
 
 
+def in_sentences(trust: dict) -> list[str]:
+    """What the best map of a result of `measure_maps` can be trusted for, with its figures, and what none shows."""
+    maps = trust["maps"]
+    best = next(name for name in ranked(maps) if name in MAPS)
+    figures = [
+        f"{COLUMNS[one][0]}: {estimate_in_words(figure, COLUMNS[one][1])}"
+        for one in ("pointing", "insertion")
+        if (figure := figure_of(maps[best], one)) is not None
+    ]
+    return [
+        f"The best map, “{MAPS[best].title}”, can be trusted for {trusted_for(best, maps)}.",
+        f"Measured on {counted(trust)}: {'; '.join(figures)}.",
+        *caveats(maps),
+    ]
+
+
 def caveats(result: dict) -> list[str]:
     """What none of the maps shows, and what pointing has to be compared with."""
     if PRIOR in result:

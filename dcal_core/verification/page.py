@@ -53,6 +53,7 @@ QUESTIONS = {
     "trust": "Can the probabilities be trusted?",
     "twins": "How safe is it against a twin?",
     "mistakes": "Which pairs does it get wrong?",
+    "maps": "How far can its maps be believed?",
     "sensitivity": "How small a difference does it see?",
     "limits": "What do these figures hold for?",
     "metrics": "All metrics",
@@ -69,6 +70,7 @@ ANSWERS = {
     "flattery": statements.flattery,
     "others": statements.comparison,
     "occlusion": statements.occlusion,
+    "maps": lambda result: result["maps"],
     "sensitivity": lambda result: result.get("sensitivity", []),
 }
 
@@ -96,9 +98,9 @@ def write_page(path, result: dict, figures: dict[str, bytes | Path], beside: Seq
 
     result: as `report.evaluate` gives it, and `synthetic`, whether drawn faces are in it, the texts `created` (date and
     time), `device`, `model`, `command`, `code` and `fingerprint`, the `seconds` of `training` (or None) and
-    `evaluation`, `conditions` (sentences), and `occlusion` where occluders were drawn. figures: one for each of FIGURES
-    that the result gives. beside: pages in the same folder, to link to. ValueError if the result lacks something or
-    holds a value that cannot be shown.
+    `evaluation`, `conditions` and `maps` (sentences), `images` (one), and `occlusion` where occluders were drawn.
+    figures: one for each of FIGURES that the result gives. beside: pages in the same folder, to link to. ValueError if
+    the result lacks something or holds a value that cannot be shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     tools = (words.number_text, words.interval_text, words.estimate_in_words, words.duration_text)

@@ -112,7 +112,8 @@ if the interval excludes zero; &ldquo;no difference shown&rdquo; does not mean t
 <p>A {{ calibration.kind }} calibration, fitted on the validation {{ terms.units }}, turns a score into a likelihood
 ratio: how many times more often one person gives such a score than two
 {{ terms.impostors }} do. The <abbr title="log-likelihood-ratio cost">Cllr</abbr> is the cost of wrong or timid ratios:
-0 is perfect, 1 carries no information.</p>
+0 is perfect, 1 carries no information. A probability on this page is what a ratio gives at even prior odds: for a case,
+report the ratio, and leave the odds to whoever decides.</p>
 {{ table_of(tables.calibration) }}
 {{ picture("tippett", answers.tippett) }}
 {{ picture("pav", answers.pav) }}
@@ -133,6 +134,9 @@ ratio: how many times more often one person gives such a score than two
 + "scores.") }}
 {{ table_of(tables.mistakes) }}
 
+{{ heading("maps") }}
+<ul>{% for sentence in answers.maps %}<li>{{ sentence }}</li>{% endfor %}</ul>
+
 {% if "sensitivity" in questions %}
 {{ heading("sensitivity") }}
 <ul>{% for sentence in answers.sensitivity %}<li>{{ sentence }}</li>{% endfor %}</ul>
@@ -141,6 +145,7 @@ ratio: how many times more often one person gives such a score than two
 
 {{ heading("limits") }}
 <ul>{% for sentence in conditions %}<li>{{ sentence }}</li>{% endfor %}
+<li>{{ images }}</li>
 <li>{{ answers.flattery }}</li>
 </ul>
 

@@ -211,7 +211,13 @@ def misleading(result: dict) -> str:
     wrong = any(one["value"] for one in found.values())
     text = "Does the evidence mislead? " + ("At times: " if wrong else "In no pair here: ")
     text += f"{of_100(found['impostors'], f'pairs of {impostors}')} have a ratio of 1 or more, "
-    return f"{text}{of_100(found['one_person'], 'pairs of one person')} one below 1."
+    text += f"{of_100(found['one_person'], 'pairs of one person')} one below 1."
+    second = result["calibration"].get("against_unrelated")
+    if not second:
+        return text
+    found = second["misleading"]
+    text += f" The second ratio is 1 or more in {of_100(found['impostors'], 'pairs of unrelated people')}, "
+    return f"{text}and below 1 in {of_100(found['one_person'], 'pairs of one person')}."
 
 
 def calibrated(result: dict) -> str:

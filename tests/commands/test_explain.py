@@ -11,7 +11,7 @@ from PIL import Image
 
 from dcal_core.__main__ import main
 from dcal_core.commands import explain as command
-from dcal_core.commands.evaluate import limit_of_detection
+from dcal_core.commands.known import NO_MAPS, NO_RANGE, known_of_model
 from dcal_core.commands.session import begin_with_trained
 from dcal_core.commands.train import train_run
 from dcal_core.config.recipes import load
@@ -19,6 +19,7 @@ from dcal_core.data import splits
 from dcal_core.data.drawn.synthetic import generate
 from dcal_core.data.splits import open_data
 from dcal_core.explain import sensitivity as limit
+from dcal_core.explain.trust import in_sentences
 from dcal_core.runs import RunFolder
 from dcal_core.storage import read_sums, seal
 from dcal_core.verification.decision import DecisionRule, write_rule
@@ -75,6 +76,10 @@ def test_the_test_families_are_explained(trained, capsys):
     trust = json.loads((trained / "run/explained/faithfulness.json").read_text())
     assert trust["data"] == "SYNTHETIC" and trust["families"] <= 3 and {"distinctive", "rollout"} <= set(trust["maps"])
     assert (trained / "run/figures/faithfulness.png").is_file()
+    session = begin_with_trained("", {"preset": "demo", "run_dir": "run"}, PARAMS)
+    assert known_of_model(session)["maps"] == trust["sentences"] == in_sentences(trust)
+    (trained / "run/explained/faithfulness.json").write_text(json.dumps(trust | {"weights": "of another training"}))
+    assert known_of_model(session)["maps"] == [NO_MAPS]
 
 
 def images_of(trained):
@@ -258,9 +263,21 @@ def test_the_limit_of_detection_of_the_test_families(trained, capsys, few_marks)
     assert (trained / "run/figures/sensitivity.png").is_file()
     assert "A single mark, 60 % darker than the skin, is seen in" in capsys.readouterr().out
     session = begin_with_trained("", {"preset": "demo", "run_dir": "run"}, PARAMS)
-    assert limit_of_detection(session) == result["sentences"]
+    assert known_of_model(session)["sensitivity"] == result["sentences"]
     (trained / "run/sensitivity.json").write_text(json.dumps(result | {"weights": "of another training"}))
-    assert limit_of_detection(session) == []
+    assert "sensitivity" not in known_of_model(session)
+
+
+def test_the_report_is_told_of_the_validated_range_of_the_same_weights(trained):
+    session = begin_with_trained("", {"preset": "demo", "run_dir": "run"}, PARAMS)
+    measured = {"about": "Measured on 9 validation images.", "limits": {"sharpness": {"low": 0.25}}}
+    session.folder.range.write_text(json.dumps(measured | {"weights": "of another training"}))
+    assert known_of_model(session)["images"] == NO_RANGE
+    weights = read_sums(session.trained)["model.safetensors"]
+    session.folder.range.write_text(json.dumps(measured | {"weights": weights}))
+    assert known_of_model(session)["images"] == (
+        "Validated range of images: sharpness at least 0.25. Measured on 9 validation images."
+    )
 
 
 def test_the_limit_of_detection_on_given_images(trained, capsys, few_marks):

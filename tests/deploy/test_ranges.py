@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dcal_core.deploy.ranges import MEASURES, RISES, SEEN, fit_range, outside, rising
+from dcal_core.deploy.ranges import MEASURES, RISES, SEEN, fit_range, outside, range_in_words, rising
 
 
 def comparisons(families=40, each=30, images=400, seed=0):
@@ -48,3 +48,10 @@ def test_limits_of_every_measure_and_what_lies_beyond_them():
     reasons = outside({"turn_deg": 2.0, "sharpness": 0.1, "light": 50.0}, found)
     assert len(reasons) == 2 and reasons[0].startswith("has degrees turned to the side 2, above")
     assert outside({"light": 50.0}, found) == []  # what was not measured limits nothing
+
+
+def test_the_limits_stand_in_words():
+    limits = {"sharpness": {"low": 0.30840, "low_because": SEEN}, "light": {"low": 66.63, "high": 203.6}}
+    assert range_in_words(limits) == (
+        "sharpness at least 0.308, mean grey value at least 66.6, mean grey value at most 204"
+    )

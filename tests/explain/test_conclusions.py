@@ -5,7 +5,7 @@ import pytest
 from tiny_models import OF_DCAL
 
 from dcal_core.explain.catalogue import MAPS
-from dcal_core.explain.trust import beats, caveats, conclusions_table, trusted_for
+from dcal_core.explain.trust import beats, caveats, conclusions_table, in_sentences, trusted_for
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -68,6 +68,19 @@ def test_all_maps_and_the_prior_are_spoken_of():
     )
     assert worst.startswith("| Attention rollout")
     assert "points at a mark in 65.0 % (60.0 to 70.0 %)" in caveats(result)[0]
+
+
+def test_the_report_is_told_of_the_best_map_with_its_figures():
+    maps = {"rollout": found((0.1, 0.2)), "distinctive": found((0.8, 0.9)), **BASELINES}
+    first, second, *others = in_sentences({"pairs": 31, "families": 31, "maps": maps})
+    assert first == (
+        "The best map, “What tells them apart”, can be trusted for where the faces differ, and what decides the score."
+    )
+    assert second == (
+        "Measured on 31 co-twin pairs of 31 families: hottest patch on a true mark: 85.0 % (80.0 to 90.0 %); score "
+        "lost by showing it first, over random: 0.350 (0.300 to 0.400)."
+    )
+    assert others == caveats(maps)
 
 
 def as_found(figures):

@@ -77,7 +77,11 @@ def result():
             "misleading": {"one_person": estimate(0.02, 0.01, 0.04), "impostors": estimate(0.03, 0.02, 0.05)},
             "ece": {"prior": [-1.0, 1.0], "ratios": [0.1, 0.2], "none": [0.3, 0.3]},
             "others": {"isotonic": estimate(0.3, 0.2, 0.4)},
-            "against_unrelated": {"families": 18, "cllr": estimate(0.1, 0.05, 0.2)},
+            "against_unrelated": {
+                "families": 18,
+                "cllr": estimate(0.1, 0.05, 0.2),
+                "misleading": {"one_person": estimate(0.01, 0.0, 0.04), "impostors": estimate(0.04, 0.02, 0.05)},
+            },
             "kind": "logistic",
         },
         "verdict": {
@@ -107,6 +111,8 @@ def result():
             | {"paths": ["/data/1/1a.jpg", "/data/2/2b.jpg"]}
         ],
         "conditions": ["2 images were lost."],
+        "maps": ["The best map & another."],
+        "images": "Validated range of images: sharpness at least 0.3.",
     }
 
 
@@ -176,12 +182,12 @@ def test_every_question_is_answered_at_once_and_can_be_jumped_to(read, result):
     page = read(result)
     answers = answers_of(result)
     for name, question in questions_of(result).items():
-        if question.endswith("?") and name not in ("others", "occlusion", "sensitivity", "limits"):
+        if question.endswith("?") and name not in ("others", "occlusion", "maps", "sensitivity", "limits"):
             assert f"{question} {answers[name]}" in page.text
     assert f"{questions_of(result)['others']} {answers['others'][0]}" in page.text
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     anchors = links - {"report.json", "scores.csv"}
-    assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 10
+    assert anchors == {"#" + attributes["id"] for tag, attributes in page.tags if tag == "h2"} and len(anchors) == 11
 
 
 def test_one_system_is_compared_with_none(read, result):
@@ -297,7 +303,7 @@ def test_every_text_is_escaped(read, result):
 
 
 REQUIRED = ("data", "split", "created", "model", "code", "fingerprint", "threshold", "metrics", "metrics_per_family")
-REQUIRED += ("command", "synthetic", "device", "system", "weights", "seconds")
+REQUIRED += ("command", "maps", "images", "synthetic", "device", "system", "weights", "seconds")
 REQUIRED += ("calibration", "verdict", "confusable", "conditions", "security", "systems", "differences")
 
 

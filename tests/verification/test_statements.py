@@ -158,6 +158,13 @@ def test_misleading_evidence_is_counted_or_denied(found):
     assert statements.misleading(found).startswith("Does the evidence mislead? In no pair here: 0.0 of 100")
     found["calibration"]["misleading"] = none | {"impostors": estimate(0.02, 0.01, 0.1)}
     assert "At times: 2.0 of 100 pairs of co-twins (1.0 to 10.0) have" in statements.misleading(found)
+    assert "second ratio" not in statements.misleading(found)
+    second = {"one_person": estimate(0.03, 0.0, 0.1), "impostors": estimate(0.04, 0.01, 0.2)}
+    found["calibration"]["against_unrelated"] = {"misleading": second}
+    assert statements.misleading(found).endswith(
+        " The second ratio is 1 or more in 4.0 of 100 pairs of unrelated people (1.0 to 20.0), and below 1 in 3.0 of "
+        "100 pairs of one person (0.0 to 10.0)."
+    )
 
 
 def test_validation_and_test_eer_are_explained_where_they_differ(found):

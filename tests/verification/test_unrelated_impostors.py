@@ -236,7 +236,13 @@ def test_the_report_speaks_of_unrelated_people_and_of_no_twins(systems, tmp_path
     assert result["security"] == [] and result["co_twins"] is False
     assert {one["metric"] for one in result["differences"]} == set(UNRELATED.compared)
     told = {"synthetic": False, "created": "now", "device": "CPU", "model": "m", "code": "c", "fingerprint": "f"}
-    told |= {"command": "evaluate", "seconds": {"training": 1.0, "evaluation": 1.0}, "conditions": []}
+    told |= {
+        "command": "evaluate",
+        "seconds": {"training": 1.0, "evaluation": 1.0},
+        "conditions": [],
+        "maps": [],
+        "images": "",
+    }
     scores, genuine, family = systems[0].test.labelled
     images = SimpleNamespace(batch=lambda chosen: torch.zeros(len(chosen), 3, 8, 8, dtype=torch.uint8))
     figures = {

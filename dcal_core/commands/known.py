@@ -1,0 +1,42 @@
+"""What other commands have found out about a run's model, for its report: only what is of the same weights."""
+
+from pathlib import Path
+
+from dcal_core.commands.session import Session
+from dcal_core.deploy.ranges import range_in_words
+from dcal_core.runs import WEIGHTS_FILE
+from dcal_core.storage import read_json, read_sums
+
+NO_MAPS = (
+    "Not measured for this model: explain (attention.ipynb) measures it, and an evaluation after that has it here."
+)
+NO_RANGE = (
+    "The range of images (sharpness, size, turn, light) in which these figures hold is not measured for this model: "
+    "pack (deploy.ipynb) measures it, and an evaluation after that has it here."
+)
+
+
+def known_of_model(session: Session) -> dict:
+    """For the result of an evaluation: `maps`, sentences; `images`, one; and `sensitivity`, sentences, where there is a
+    figure too."""
+    folder = session.folder
+    maps = of_model(session, folder.faithfulness)
+    images = of_model(session, folder.range)
+    known = {"maps": maps.get("sentences", [NO_MAPS]), "images": NO_RANGE}
+    if images:
+        limits = range_in_words(images["limits"])
+        known["images"] = f"Validated range of images: {limits}. {images['about']}"
+    if sensitivity_picture(session).is_file() and (found := of_model(session, folder.sensitivity)):
+        known["sensitivity"] = found["sentences"]
+    return known
+
+
+def of_model(session: Session, file: Path) -> dict:
+    """What a file of the run says of the session's model; {} without the file, or where it is of other weights."""
+    found = read_json(file) if file.is_file() else {}
+    return found if found.get("weights") == read_sums(session.trained)[WEIGHTS_FILE] else {}
+
+
+def sensitivity_picture(session: Session) -> Path:
+    """The figure that the command `sensitivity` leaves."""
+    return session.folder.figures / "sensitivity.png"
