@@ -11,7 +11,8 @@ from dcal_core.verification.words import terms_of
 
 WITH_CO_TWINS = (
     "Every pair of images within a family was compared. Impostors are co-twins only. Unrelated people, who are easy to "
-    "tell apart, set the thresholds of “How safe is it against a twin?” and count nowhere else.",
+    "tell apart, set the thresholds of “How safe is it against a twin?” and the second likelihood ratio, and count "
+    "nowhere else.",
 )
 WITHOUT_CO_TWINS = (
     "No co-twins are known in this data: impostors are unrelated people, who are far easier to tell apart, and the "

@@ -16,7 +16,8 @@ from dcal_core.verification.evidence import (
 )
 from dcal_core.verification.evidence_plots import draw_evidence
 
-# lir.metrics.cllr, cllr_min, cllr_cal and lir.metrics.devpav.devpav of drawn_ratios(), which lir takes as log10.
+# `by_lir(*drawn_ratios()[:2])`, of lir 1.3.1 with numpy 2.4.6. lir is no requirement, since it brings optuna along:
+# `pip install lir==1.3.1` and `pytest -m faults tests/verification/test_evidence.py` compute them anew.
 LIR = {
     "cllr": 0.5384402774920782,
     "cllr_min": 0.42942147899276883,
@@ -25,11 +26,37 @@ LIR = {
 }
 
 
-def drawn_ratios():
+def by_lir(llr, genuine):
+    """The same four figures by lir, which takes ratios as log10; the test is skipped where it is not installed."""
+    metrics = pytest.importorskip("lir.metrics", reason="lir is not installed: pip install lir==1.3.1")
+    models = pytest.importorskip("lir.data.models")
+    devpav = pytest.importorskip("lir.metrics.devpav")
+    log10 = llr / np.log(10)
+    data = models.LLRData(features=log10, labels=genuine.astype(int))
+    costs = {name: getattr(metrics, name)(data) for name in ("cllr", "cllr_min", "cllr_cal")}
+    return costs | {"devpav": devpav.devpav(log10, genuine.astype(int))}
+
+
+def drawn_ratios(seed=5):
     """Ratios of 40 genuine and 60 impostor pairs, of log10 with three decimals, in 50 families."""
-    random = np.random.default_rng(5)
+    random = np.random.default_rng(seed)
     log10 = np.concatenate([random.normal(1.6, 1.5, 40), random.normal(-1.2, 1.5, 60)]) / 2
     return np.round(log10, 3) * np.log(10), np.arange(100) < 40, np.tile(np.arange(50), 2)
+
+
+@pytest.mark.faults
+def test_lir_gives_these_figures_today_too():
+    assert by_lir(*drawn_ratios()[:2]) == pytest.approx(LIR)
+    for seed in range(5):
+        llr, genuine, family = drawn_ratios(seed)
+        case = llr, genuine, family, 2
+        ours = {
+            "cllr": cllr_estimate(*case)["value"],
+            "cllr_min": cllr_min_estimate(*case)["value"],
+            "cllr_cal": cllr_cal_estimate(llr, *case)["value"],
+            "devpav": devpav_estimate(*case)["value"],
+        }
+        assert ours == pytest.approx(by_lir(llr, genuine))
 
 
 def test_costs_and_devpav_are_those_of_lir():
