@@ -134,6 +134,17 @@ class RunFolder:
         unlock(self.lock_file)
 
 
+def weights_hash(model: Path) -> str:
+    """The SHA-256 of the weights in a model folder; raises DamagedError."""
+    return read_sums(model)[WEIGHTS_FILE]
+
+
+def found_of(model: Path, file: Path) -> dict:
+    """The JSON that a command has left about a model's weights; {} where it is missing or of others. DamagedError."""
+    found = read_json(file) if file.is_file() else {}
+    return found if found.get("weights") == weights_hash(model) else {}
+
+
 def epoch_of(folder: Path) -> int:
     """The epoch after which `epoch_<n>` was kept; others count as the last."""
     number = folder.name.removeprefix("epoch_")

@@ -27,8 +27,8 @@ from dcal_core.errors import UserError
 from dcal_core.installation import commit, program_name
 from dcal_core.models.files import load_model
 from dcal_core.models.verifier import Verifier
-from dcal_core.runs import WEIGHTS_FILE, RunFolder
-from dcal_core.storage import DamagedError, read_json, read_sums, write_bytes
+from dcal_core.runs import RunFolder, weights_hash
+from dcal_core.storage import DamagedError, read_json, write_bytes
 from dcal_core.verification import plots, report_tables
 from dcal_core.verification.baseline import SFace
 from dcal_core.verification.calibration import from_dict
@@ -83,7 +83,7 @@ def short_names(folders: list[Path]) -> list[str]:
 def score_run(name: str, session: Session, data: TwinData) -> list[System]:
     """A trained run on its own validation families and on the test families, a system for each reading."""
     config = session.config
-    weights = read_sums(session.trained)[WEIGHTS_FILE]
+    weights = weights_hash(session.trained)
     about = f"{config.backbone}, {config.image_size} px, seed {config.seed}"
     return score_model(name, about, load_model(session.trained), data, config, weights)
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from dcal_core.commands.session import Session
 from dcal_core.deploy.ranges import range_in_words
-from dcal_core.runs import WEIGHTS_FILE
-from dcal_core.storage import read_json, read_sums
+from dcal_core.runs import found_of
 
 NO_MAPS = (
     "Not measured for this model: explain (attention.ipynb) measures it, and an evaluation after that has it here."
@@ -20,21 +19,15 @@ def known_of_model(session: Session) -> dict:
     """For the result of an evaluation: `maps`, sentences; `images`, one; and `sensitivity`, sentences, where there is a
     figure too."""
     folder = session.folder
-    maps = of_model(session, folder.faithfulness)
-    images = of_model(session, folder.range)
+    maps = found_of(session.trained, folder.faithfulness)
+    images = found_of(session.trained, folder.range)
     known = {"maps": maps.get("sentences", [NO_MAPS]), "images": NO_RANGE}
     if images:
         limits = range_in_words(images["limits"])
         known["images"] = f"Validated range of images: {limits}. {images['about']}"
-    if sensitivity_picture(session).is_file() and (found := of_model(session, folder.sensitivity)):
+    if sensitivity_picture(session).is_file() and (found := found_of(session.trained, folder.sensitivity)):
         known["sensitivity"] = found["sentences"]
     return known
-
-
-def of_model(session: Session, file: Path) -> dict:
-    """What a file of the run says of the session's model; {} without the file, or where it is of other weights."""
-    found = read_json(file) if file.is_file() else {}
-    return found if found.get("weights") == read_sums(session.trained)[WEIGHTS_FILE] else {}
 
 
 def sensitivity_picture(session: Session) -> Path:

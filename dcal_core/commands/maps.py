@@ -30,8 +30,8 @@ from dcal_core.explain.sensitivity import measure_sensitivity
 from dcal_core.explain.sensitivity_figures import draw_sensitivity, example, limits
 from dcal_core.explain.trust import counted, in_sentences, measure_maps
 from dcal_core.models.files import load_model
-from dcal_core.runs import DECISION_FILE, WEIGHTS_FILE, RunFolder
-from dcal_core.storage import read_json, read_sums, write_text
+from dcal_core.runs import DECISION_FILE, RunFolder, weights_hash
+from dcal_core.storage import read_json, write_text
 from dcal_core.verification.decision import DecisionRule, read_rule
 from dcal_core.verification.protocol import Pairs, some_of_each_family
 
@@ -107,12 +107,7 @@ def trust_of(session: Session, explorer: Explorer) -> dict:
     """`measure_maps` of the session's model on its test families, with its weights and, for the report, sentences."""
     config = session.config
     found = measure_maps(explorer.model, explorer.data, config.pairs_per_family, seed=config.seed)
-    return {"weights": weights_of(session), "sentences": in_sentences(found)} | found
-
-
-def weights_of(session: Session) -> str:
-    """The SHA-256 of the weights of the session's model."""
-    return read_sums(session.trained)[WEIGHTS_FILE]
+    return {"weights": weights_hash(session.trained), "sentences": in_sentences(found)} | found
 
 
 def trust_title(trust: dict) -> str:
@@ -169,7 +164,7 @@ def sensitivity_of(session: Session, model: torch.nn.Module, faces: Faces) -> di
     people = (faces.person_of, faces.family_of, faces.landmarks)
     threshold = rule.threshold if rule else None
     found = measure_sensitivity(model, faces.images, *people, threshold, session.config.seed)
-    about = {"data": faces.label, "weights": weights_of(session), "notes": list(faces.notes)}
+    about = {"data": faces.label, "weights": weights_hash(session.trained), "notes": list(faces.notes)}
     return about | {"sentences": limits(found)} | found
 
 

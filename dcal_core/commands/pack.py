@@ -26,8 +26,8 @@ from dcal_core.deploy.ranges import fit_range
 from dcal_core.deploy.space import write_space
 from dcal_core.errors import ConfigError
 from dcal_core.progress import progress_line
-from dcal_core.runs import MODEL_FILE, WEIGHTS_FILE, RunFolder
-from dcal_core.storage import StorageError, read_sums, write_text
+from dcal_core.runs import MODEL_FILE, RunFolder, weights_hash
+from dcal_core.storage import StorageError, write_text
 from dcal_core.verification.decision import read_rule
 
 
@@ -56,7 +56,7 @@ def measure_range(run: RunFolder, root: Path) -> tuple[dict, list[np.ndarray]]:
     about = f"Measured on {len(faces):,} validation images"
     about += f"; {len(refused):,} more were left out, such as {refused[0]}." if refused else "."
     about += "" if reader.finds else " Faces were not looked for, so nothing limits their size, turn and confidence."
-    return {"weights": read_sums(run.best)[WEIGHTS_FILE], "about": about, "limits": limits}, some
+    return {"weights": weights_hash(run.best), "about": about, "limits": limits}, some
 
 
 def write_quick(folder: Path, faces: Sequence[np.ndarray]) -> None:

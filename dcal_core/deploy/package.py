@@ -17,8 +17,8 @@ from dcal_core.data.twins import SYNTHETIC
 from dcal_core.deploy.card import card_of
 from dcal_core.deploy.engine import ABOUT_FILE, FORMAT, Engine, open_engine, read_about
 from dcal_core.errors import ConfigError
-from dcal_core.runs import DECISION_FILE, MODEL_FILE, WEIGHTS_FILE, RunFolder
-from dcal_core.storage import disk_errors, read_json, read_sums, whole_file, write_text
+from dcal_core.runs import DECISION_FILE, MODEL_FILE, WEIGHTS_FILE, RunFolder, found_of, weights_hash
+from dcal_core.storage import disk_errors, read_json, whole_file, write_text
 from dcal_core.verification.decision import read_rule
 
 CARD = "README.md"
@@ -59,15 +59,14 @@ def landmarks_of(run: RunFolder) -> list | None:
 
 def range_of(run: RunFolder) -> dict | None:
     """The validated range as it was measured for a run's weights, None where it was not."""
-    found = read_json(run.range) if run.range.is_file() else {}
-    return found if found.get("weights") == read_sums(run.best)[WEIGHTS_FILE] else None
+    return found_of(run.best, run.range) or None
 
 
 def provenance(run: RunFolder, parameters: dict) -> dict:
     """Where a model comes from, and how well it did."""
-    report = evaluation_of(run)
+    report = found_of(run.best, run.report)
     return {
-        "weights": read_sums(run.best)[WEIGHTS_FILE],
+        "weights": weights_hash(run.best),
         "run": run.path.name,
         "system": report.get("system"),
         "code": report.get("code"),
@@ -87,12 +86,6 @@ def provenance(run: RunFolder, parameters: dict) -> dict:
     }
 
 
-def evaluation_of(run: RunFolder) -> dict:
-    """The result of a run's evaluation, {} where it is missing or of other weights; DamagedError."""
-    report = read_json(run.report) if run.report.is_file() else {}
-    return report if report.get("weights") == read_sums(run.best)[WEIGHTS_FILE] else {}
-
-
 def pack(run: RunFolder, folder: Path, measured: dict | None = None) -> Path:
     """Write a run's best model as a packed folder, and return it; config.json comes last, and names the weights.
 
@@ -106,7 +99,7 @@ def pack(run: RunFolder, folder: Path, measured: dict | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / WEIGHTS_FILE) as new:
             shutil.copyfile(run.best / WEIGHTS_FILE, new)
-    write_text(folder / CARD, card_of(about, evaluation_of(run)))
+    write_text(folder / CARD, card_of(about, found_of(run.best, run.report)))
     write_text(folder / ABOUT_FILE, json.dumps(about, indent=1, allow_nan=False) + "\n")
     return folder
 
