@@ -122,7 +122,7 @@ OWN_PARSERS = {
     "verify": parser_of_verify,
 }
 KNOWN_MODULES = {f"benchmarks.{name}" for name in ("ablation", "gpu", "maps", "occlusion", "page", "speed")} | {"venv"}
-KNOWN_MODULES |= {"benchmarks.deploy"}
+KNOWN_MODULES |= {"benchmarks.deploy", "benchmarks.scaling"}
 KNOWN_MODULES |= {f"benchmarks.rehearsal{part}" for part in ("", ".weights", ".loosen")}
 
 

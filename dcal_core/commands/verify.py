@@ -44,6 +44,7 @@ def parser_of_verify() -> Parser:
     parser.add_argument("--gallery", type=Path, metavar="DIR", help="compare those of --folder with its images")
     parser.add_argument("--output", metavar="FILE", default=STDIO, help="results as CSV; standard output")
     parser.add_argument("--shard", metavar="K/N", help="the K-th of N shares of the pairs, to a file of its own")
+    parser.add_argument("--engine", choices=["ray"], help="what encodes the pictures of many pairs; this process")
     parser.add_argument("--cache", type=Path, metavar="FILE", help="keep what was computed of pictures in this file")
     return parser
 
@@ -109,23 +110,38 @@ def pairs_of(options: argparse.Namespace):
     return listed_pairs(read_bytes(Path(options.pairs)), options.pairs, Path(options.pairs).parent)
 
 
+def encode_of(options: argparse.Namespace):
+    """What encodes the pictures of many pairs; ConfigError if it is not installed, or not there."""
+    if options.engine is None:
+        from dcal_core.deploy.pair_job import encode_here
+
+        return encode_here
+    try:
+        from dcal_core.deploy.ray_job import check_address, encode_on_ray
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--engine ray needs {error.name}, which is missing: pip install 'ray[data]'.") from None
+    check_address()
+    return encode_on_ray
+
+
 def verify_many(options: argparse.Namespace) -> int:
     """Compare many pairs to a CSV file; returns the exit status."""
     from dcal_core.deploy.pair_job import compare_all, compare_to_file, share_file, share_of
 
     part, parts = shard_of(options)
+    encode = encode_of(options)
     source = pairs_of(options)
     begin, end = share_of(source.count, part, parts)
     if options.output == STDIO:
         out = io.TextIOWrapper(sys.stdout.buffer, "utf-8", "surrogateescape", newline="")
-        compare_all(predictor_of(options, options.cache), source, out, begin, end)
+        compare_all(predictor_of(options, options.cache), source, out, begin, end, encode)
         out.detach()  # else standard output would be closed with it
         return 0
     output = Path(options.output)
     output = share_file(output, part, parts) if options.shard else output
     own_cache = output.with_name(f"{output.name}.cache")
     predictor = predictor_of(options, options.cache or own_cache)
-    compare_to_file(predictor, source, output, begin, end)
+    compare_to_file(predictor, source, output, begin, end, encode)
     predictor.cache.close()
     for file in output.parent.glob(f"{own_cache.name}*"):
         file.unlink()
@@ -150,6 +166,8 @@ def run_command(options: argparse.Namespace) -> int:
     many = [name for name in ("pairs", "folder") if getattr(options, name)]
     if len(many) > 1 or (many and options.images) or (options.gallery and not options.folder):
         raise ConfigError("give two pictures, or --pairs, or --folder, which takes a --gallery.")
+    if options.engine and not many:
+        raise ConfigError(f"--engine {options.engine} is for --pairs and --folder.")
     return verify_many(options) if many else verify_two(options)
 
 

@@ -69,8 +69,7 @@ class FeatureCache:
                 found = self.base.execute("SELECT row, about FROM pictures WHERE key = ?", (key,)).fetchone()
             if found is None:
                 return None
-            row, about = found
-            described = Described(None if row is None else np.frombuffer(row, np.float32), **json.loads(about))
+            described = restored(*found)
             self._keep(key, described)
             return described
 
@@ -81,12 +80,17 @@ class FeatureCache:
                 self._keep(key, one)
             if self.base is None:
                 return
-            rows = []
-            for key, one in described.items():
-                about = {name: value for name, value in asdict(one).items() if name != "row"}
-                rows.append((key, None if one.row is None else one.row.tobytes(), json.dumps(about)))
+            rows = [(key, *stored(one)) for key, one in described.items()]
             with self._errors(), self.base:
                 self.base.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?)", rows)
+
+    def is_empty(self) -> bool:
+        """Whether nothing is kept, in memory and in the file."""
+        with self.lock:
+            if self.kept or self.base is None:
+                return not self.kept
+            with self._errors():
+                return not self.base.execute("SELECT EXISTS (SELECT 1 FROM pictures)").fetchone()[0]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -109,6 +113,17 @@ class FeatureCache:
             if isinstance(error, sqlite3.OperationalError):
                 raise StorageError(f"{self.file} cannot be used ({error}): give another cache, or free it.") from None
             raise DamagedError(f"{self.file} is damaged ({error}): delete it, it can be made again.") from None
+
+
+def stored(described: Described) -> tuple[bytes | None, str]:
+    """A picture as bytes of its descriptor and JSON of all else."""
+    about = {name: value for name, value in asdict(described.without_row()).items() if name != "row"}
+    return None if described.row is None else described.row.tobytes(), json.dumps(about)
+
+
+def restored(row: bytes | None, about: str) -> Described:
+    """A picture from what `stored` made of it."""
+    return Described(None if row is None else np.frombuffer(row, np.float32), **json.loads(about))
 
 
 def weight(described: Described) -> int:

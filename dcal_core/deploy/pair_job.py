@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -17,6 +17,7 @@ from typing import TextIO
 import numpy as np
 
 from dcal_core.deploy.answers import decimal
+from dcal_core.deploy.cache import Described
 from dcal_core.deploy.pair_sources import PairSource
 from dcal_core.deploy.predictor import SAME_LOOK, Predictor, error_of
 from dcal_core.errors import ConfigError
@@ -45,10 +46,12 @@ INSIDE = {True: "yes", False: "no", None: ""}
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The images of a share: rows [M, D]; of each what a result says of it, and the number of its look."""
+    """The images of a share: rows [M, D]; of each what a result says of it, whether it has a descriptor, and the number
+    of its look."""
 
     rows: np.ndarray
     described: list
+    usable: np.ndarray
     looks: np.ndarray
 
 
@@ -63,15 +66,29 @@ def share_file(output: Path, part: int, parts: int) -> Path:
     return output.with_name(f"{output.stem}.{part:0{width}d}-of-{parts}{output.suffix}")
 
 
-def compare_all(predictor: Predictor, source: PairSource, output: TextIO, begin: int, end: int) -> None:
+def encode_here(predictor: Predictor, root: Path, names: Sequence[str], batch: int) -> Iterator[tuple[int, Described]]:
+    """Images below a folder, each with its place among the names, encoded by this process."""
+    for start in progress_line(range(0, len(names), batch), desc="encoding", unit="batch", file=sys.stderr):
+        some = names[start : start + batch]
+        yield from enumerate(predictor.describe([root / name for name in some], some, batch), start)
+
+
+Encode = Callable[[Predictor, Path, Sequence[str], int], Iterator[tuple[int, Described]]]  # gives places in any order
+
+
+def compare_all(
+    predictor: Predictor, source: PairSource, output: TextIO, begin: int, end: int, encode: Encode = encode_here
+) -> None:
     """Write the results of pairs `begin` to `end` to an open file, with headings."""
     csv.writer(output).writerow(COLUMNS)
-    for lines, _ in blocks(predictor, source, begin, end):
+    for lines, _ in blocks(predictor, source, begin, end, encode):
         csv.writer(output).writerows(lines)
         output.flush()
 
 
-def compare_to_file(predictor: Predictor, source: PairSource, output: Path, begin: int, end: int) -> None:
+def compare_to_file(
+    predictor: Predictor, source: PairSource, output: Path, begin: int, end: int, encode: Encode = encode_here
+) -> None:
     """The same to a file, going on where an earlier call with the same pairs and model was interrupted.
 
     ConfigError where the file is of something else; StorageError.
@@ -98,7 +115,7 @@ def compare_to_file(predictor: Predictor, source: PairSource, output: Path, begi
             if not state["bytes"]:
                 writer.writerow(COLUMNS)
             done = state["rows"]
-            for lines, finished in blocks(predictor, source, begin + done, end):
+            for lines, finished in blocks(predictor, source, begin + done, end, encode):
                 writer.writerows(lines)
                 text.flush()
                 os.fsync(binary.fileno())
@@ -125,7 +142,9 @@ def begun(output: Path, state_file: Path, job: dict) -> dict | None:
     return state
 
 
-def blocks(predictor: Predictor, source: PairSource, begin: int, end: int) -> Iterator[tuple[list[tuple], int]]:
+def blocks(
+    predictor: Predictor, source: PairSource, begin: int, end: int, encode: Encode
+) -> Iterator[tuple[list[tuple], int]]:
     """The result rows of pairs `begin` to `end`, ROWS at a time, each with the number of the pair behind its last."""
     if begin >= end:
         return
@@ -133,7 +152,7 @@ def blocks(predictor: Predictor, source: PairSource, begin: int, end: int) -> It
     for pair in source.places(begin, end):
         needed[list(pair)] = True
     chosen = np.flatnonzero(needed)
-    table = table_of(predictor, source, chosen)
+    table = table_of(predictor, source, chosen, encode)
     place_of = np.full(len(needed), -1)
     place_of[chosen] = np.arange(len(chosen))
     pairs = source.places(begin, end)
@@ -143,21 +162,20 @@ def blocks(predictor: Predictor, source: PairSource, begin: int, end: int) -> It
         yield lines_of(predictor, source, table, some, place_of[some]), stop
 
 
-def table_of(predictor: Predictor, source: PairSource, chosen: np.ndarray) -> Table:
+def table_of(predictor: Predictor, source: PairSource, chosen: np.ndarray, encode: Encode = encode_here) -> Table:
     """The chosen images of a source, each read and encoded once."""
     batch = predictor.batch_for(len(source.names))  # of all images, so that shares give the same digits
-    described = []
+    described = [Described()] * len(chosen)
     rows = None
-    for start in progress_line(range(0, len(chosen), batch), desc="encoding", unit="batch", file=sys.stderr):
-        names = [source.names[place] for place in chosen[start : start + batch]]
-        for one in predictor.describe([source.root / name for name in names], names, batch):
-            if rows is None and one.row is not None:
-                rows = matrix(len(chosen), len(one.row))
-            if one.row is not None:
-                rows[len(described)] = one.row
-            described.append(one.without_row())
+    for place, one in encode(predictor, source.root, [source.names[place] for place in chosen], batch):
+        if rows is None and one.row is not None:
+            rows = matrix(len(chosen), len(one.row))
+        if one.row is not None:
+            rows[place] = one.row
+        described[place] = one.without_row()
     _, looks = np.unique([one.look for one in described], return_inverse=True)
-    return Table(np.zeros((len(chosen), 1), np.float32) if rows is None else rows, described, looks)
+    usable = np.array([not one.error for one in described])
+    return Table(np.zeros((len(chosen), 1), np.float32) if rows is None else rows, described, usable, looks)
 
 
 def matrix(images: int, width: int) -> np.ndarray:
@@ -174,8 +192,7 @@ def lines_of(predictor: Predictor, source: PairSource, table: Table, named: np.n
     known = table.described
     names = [[source.names[place] for place in side] for side in named.T]
     a, b = places.T
-    usable = np.array([not one.error for one in known])
-    right = usable[a] & usable[b]
+    right = table.usable[a] & table.usable[b]
     scores = np.full(len(a), np.nan)
     scores[right] = scores_of(predictor, table.rows, a[right], b[right])
     right &= np.isfinite(scores)

@@ -24,22 +24,22 @@ class PairSource:
     """Pairs in a fixed order.
 
     names: the M images as they are called in results, each once. root: the folder that relative names start at.
-    count: P. identity: a hash of what the pairs are made from. text: the CSV file, "" for the others; listed: how many
-    of the names are compared with all others behind them, 0 for a CSV file.
+    count: P. identity: a hash of what the pairs are made from. content: the CSV file, b"" for the others. first: how
+    many of the names are compared with all others behind them, 0 for a CSV file.
     """
 
     names: list[str]
     root: Path
     count: int
     identity: str
-    text: str = ""
+    content: bytes = b""
     first: int = 0
 
     def places(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """The places among `names` of both images of the pairs from `begin` to before `end`."""
-        if self.text:
+        if self.content:
             number = {name: place for place, name in enumerate(self.names)}
-            pairs = ((number[a], number[b]) for a, b in rows_of(self.text, "pairs"))
+            pairs = ((number[a], number[b]) for a, b in rows_of(self.content, "pairs"))
         elif self.first < len(self.names):
             pairs = product(range(self.first), range(self.first, len(self.names)))
         else:
@@ -50,24 +50,21 @@ class PairSource:
 def listed_pairs(content: bytes, where: str, root: Path) -> PairSource:
     """The pairs of a CSV file: two columns, with or without the headings image_a and image_b; DataError, which names
     the first line that is malformed."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{where}: not UTF-8: save it as UTF-8.") from None
     names = {}
     count = 0
-    for pair in rows_of(text, where):
+    for pair in rows_of(content, where):
         count += 1
         for name in pair:
             names.setdefault(name)
     if not count:
         raise DataError(f"{where} holds no pair: write two image files on each line, separated by a comma.")
-    return PairSource(list(names), root, count, hashlib.sha256(content).hexdigest(), text)
+    return PairSource(list(names), root, count, hashlib.sha256(content).hexdigest(), content)
 
 
-def rows_of(text: str, where: str) -> Iterator[tuple[str, str]]:
-    """The pairs of names in a CSV text, without headings and empty lines; raises DataError."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def rows_of(content: bytes, where: str) -> Iterator[tuple[str, str]]:
+    """The pairs of names in a CSV file, without headings and empty lines; raises DataError."""
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")  # decoded bit by bit
+    reader = csv.reader(text, strict=True)
     first = True
     try:
         for row in reader:
@@ -81,6 +78,8 @@ def rows_of(text: str, where: str) -> Iterator[tuple[str, str]]:
             if len(cells) != 2 or not all(cells):
                 raise DataError(f"{where}, line {reader.line_num}: {','.join(row)[:80]!r}: give two image files.")
             yield cells[0], cells[1]
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: not UTF-8: save it as UTF-8.") from None
     except csv.Error as error:
         raise DataError(f"{where}, line {reader.line_num}: not CSV ({error}): correct it.") from None
 

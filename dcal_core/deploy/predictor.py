@@ -55,7 +55,7 @@ class Predictor:
         self.unchecked = [*self.reader.unchecked, *NEVER_CHECKED]
         settings = about["provenance"], about["range"], about["fit"], about["landmarks"], self.reader.finds
         named = json.dumps([type(engine).__name__, *settings], sort_keys=True)
-        self._identity = hashlib.sha256(named.encode()).hexdigest()
+        self.identity = hashlib.sha256(named.encode()).hexdigest()
         self._most = batch_size(about["image_size"])
 
     @classmethod
@@ -75,13 +75,14 @@ class Predictor:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as a packed folder; ConfigError for one that was not loaded from a folder."""
-        if self.source is None:
-            raise ConfigError("this predictor was made of an engine: save one that was loaded from a folder.")
-        return save(self.source, Path(folder))
+        return save(self._folder(), Path(folder))
 
     def __reduce__(self):
-        """Loads it anew, with an empty cache, where another process unpickles it."""
-        return Predictor.load, (self.source, self.find_faces)
+        """Another process that unpickles it loads it anew, with an empty cache, and finds faces if this one does.
+
+        ConfigError for one that was made of an engine.
+        """
+        return Predictor.load, (self._folder().absolute(), self.reader.finds)
 
     def verify(self, a, b) -> Answer:
         """Compare two pictures: paths, bytes of files, PIL images, arrays or tensors (see `source_of`)."""
@@ -134,6 +135,11 @@ class Predictor:
             found.append(Answer(*pair[:2], error=error, label=self.label) if error else self._judged(*pair, score))
         return found
 
+    def _folder(self) -> Path:
+        if self.source is None:
+            raise ConfigError("this predictor was made of an engine: take one that was loaded from a folder.")
+        return self.source
+
     def sentence(self, answer: Answer) -> str:
         """An answer in one plain sentence."""
         return sentence(answer, self.rule)
@@ -173,7 +179,7 @@ class Predictor:
                 errors[place] = Described(error=str(error))
                 keys.append("")
                 continue
-            keys.append(f"{self._identity}/{batch}/{source.key}")
+            keys.append(self.key_of(source, batch))
             sources.setdefault(keys[-1], source)
         known = {key: self.cache.get(key) for key in sources}
         new = [key for key, found in known.items() if found is None]
@@ -184,6 +190,10 @@ class Predictor:
             self.cache.put(described)
             known |= described
         return [errors[place] if place in errors else known[key] for place, key in enumerate(keys)]
+
+    def key_of(self, source: Source, batch: int) -> str:
+        """Under what the cache keeps a picture that is encoded in batches of so many."""
+        return f"{self.identity}/{batch}/{source.key}"
 
     def _read_all(self, sources: list[Source]) -> list[ReadFace | str]:
         if len(sources) == 1:  # threads cost more than they save

@@ -123,7 +123,7 @@ def test_a_packed_folder_needs_neither_run_nor_data(run, tmp_path, without_onnx,
     assert answer.score == pytest.approx(score, abs=1e-5)
 
 
-def test_a_loaded_model_is_saved_and_pickled(run, packed, tmp_path):
+def test_a_loaded_model_is_saved_and_pickled(run, packed, tmp_path, monkeypatch):
     a, b = drawn(tmp_path / "images", 2)
     for number, source in enumerate((run.path, packed, packed / "model.safetensors")):
         predictor = Predictor.load(source, find_faces=False)
@@ -132,8 +132,14 @@ def test_a_loaded_model_is_saved_and_pickled(run, packed, tmp_path):
         expected = predictor.verify(a, b)
         assert Predictor.from_pretrained(saved, find_faces=False).verify(a, b) == expected
         assert pickle.loads(pickle.dumps(predictor)).verify(a, b) == expected
+    monkeypatch.chdir(packed.parent)
+    pickled = pickle.dumps(Predictor.load(packed.name, find_faces=False))
+    monkeypatch.chdir(run.path)  # as a worker that starts elsewhere
+    assert pickle.loads(pickled).verify(a, b) == expected
     with pytest.raises(ConfigError, match="made of an engine"):
         Predictor(predictor.engine).save_pretrained(tmp_path / "none")
+    with pytest.raises(ConfigError, match="made of an engine"):
+        pickle.dumps(Predictor(predictor.engine))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds other files"):
