@@ -269,7 +269,10 @@ def test_every_recipe_is_exported(name, tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("config", "how"), [(dcal_config(readout="tokens"), "dynamic"), (oaml_config(), "static")])
+@pytest.mark.parametrize(
+    ("config", "how"),
+    [(dcal_config(readout="tokens"), "dynamic"), (adaface_config(), "static"), (oaml_config(), "static")],
+)
 def test_8_bits_are_written_with_what_they_cost(config, how, tmp_path):
     model = model_of(config)
     file = tmp_path / "model.onnx"
