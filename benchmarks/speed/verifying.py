@@ -53,7 +53,7 @@ def packed_model(folder: Path) -> Path:
     about |= {"architecture": model.architecture, "decision": RULE, "label": "SYNTHETIC"}
     about |= {"provenance": {"weights": digest(weights)}}
     (folder / ABOUT_FILE).write_text(json.dumps(about))
-    write_quick(folder, ())
+    write_quick(folder, np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), dtype=np.uint8))
     return folder
 
 
@@ -91,7 +91,7 @@ def starting_rows(model: Path, images: list[Path], repeats: int) -> Iterator[Row
     works["PyTorch"] = partial(run_python, *verify, model / WEIGHTS_FILE)
     if (model / ONNX_FILE).is_file():
         works["onnxruntime"] = partial(run_python, *verify, model)
-    figures = alternate(works, repeats, clock=childrens_s)
+    figures = alternate(works, repeats, warmups=0, clock=childrens_s)
     for name, goal in (("PyTorch", 2.5), ("onnxruntime", 1.0)):
         if name in works:
             row = f"twins verify A B, start to answer, with {name}"
