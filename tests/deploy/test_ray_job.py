@@ -65,6 +65,29 @@ def in_place(ray_job, monkeypatch):
     return encoded
 
 
+@pytest.fixture
+def nodes(ray_job, monkeypatch):
+    """A cluster of two nodes of one processor each on this machine, and the node that holds no job."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for turn in range(1, 5):
+        cluster = Cluster()
+        try:
+            cluster.add_node(num_cpus=1, include_dashboard=False)
+            second = cluster.add_node(num_cpus=1)
+            break
+        except Exception:  # a node has 30 s to start, which are few on a busy machine
+            cluster.shutdown()
+            if turn == 4:
+                raise
+    ray.init(cluster.address, log_to_driver=False)
+    yield cluster, second
+    ray.shutdown()
+    cluster.shutdown()
+
+
 def text_of(source, judge, *encode) -> str:
     out = io.StringIO(newline="")
     compare_all(judge, source, out, 0, source.count, *encode)
@@ -121,55 +144,47 @@ def test_a_cluster_that_is_not_there_is_refused(ray_job, monkeypatch, capsys):
 
 
 @pytest.mark.faults
-def test_a_machine_that_dies_in_the_middle_changes_no_byte(ray_job, tmp_path, monkeypatch, capsys):
-    """Two machines of one processor each, played by Ray on this one; the one without the job is killed at work."""
+def test_a_machine_that_dies_in_the_middle_changes_no_byte(ray_job, nodes, tmp_path, monkeypatch, capsys):
     import ray
-    from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster, second = nodes
+    raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
     packed(Path("model"), model_of(DCALConfig(**VALUES)), decision=RULE)
     files = written(tmp_path, 1500)
     files[7].write_bytes(b"broken")
     Path("pairs.csv").write_text("".join(f"{a.name},{b.name}\n" for a, b in zip(files, files[1:], strict=False)))
-    asked = ["verify", "--pairs", "pairs.csv", "--model", "model", "--aligned", "--output"]
-    assert main([*asked, "one.csv"]) == 0
+    Path("some").mkdir()
+    written(Path("some"), 9)
+    asked = ["verify", "--model", "model", "--aligned", "--output"]
+    pairs, folder = ["--pairs", "pairs.csv"], ["--folder", "some", "--gallery", "some"]
+    assert main([*asked, "pairs_one.csv", *pairs]) == main([*asked, "folder_one.csv", *folder]) == 0
+    killed = []
 
     class Slow(ray_job.Encoder):
         def __call__(self, images):
             time.sleep(0.4)
             return super().__call__(images)
 
+    def disturbed(*given):
+        for n, found in enumerate(ray_job.encode_on_ray(*given)):
+            yield found
+            at_work = any("Slow" in " ".join(one.cmdline()) for one in raylet.children()) if not killed else False
+            if at_work and n > 200:
+                cluster.remove_node(second, allow_graceful=False)
+                killed.append(n)
+
     monkeypatch.setattr(ray_job, "Encoder", Slow)
     monkeypatch.setattr(ray_job, "IN_TASK", 64)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        second = cluster.add_node(num_cpus=1)
-        raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
-        ray.init(cluster.address, log_to_driver=False)
-        killed = []
-
-        def disturbed(*given):
-            for n, found in enumerate(ray_job.encode_on_ray(*given)):
-                at_work = not killed and any(
-                    "Slow" in " ".join(one.cmdline()) for one in raylet.children(recursive=True)
-                )
-                if at_work and n > 200:
-                    cluster.remove_node(second, allow_graceful=False)
-                    killed.append(n)
-                yield found
-
-        monkeypatch.setattr(command, "encode_of", lambda _: disturbed)
-        assert main([*asked, "two.csv", "--engine", "ray"]) == 0
-        assert killed and killed[0] < 1000
-        assert ray.cluster_resources()["CPU"] == 1
-        judge = Predictor.load("model", find_faces=False)
-        judge.source = Path("elsewhere")
-        with pytest.raises(ConfigError, match="a worker cannot load the model .*elsewhere"):
-            list(ray_job.encoded(judge, {0: files[0]}, 4))
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert Path("two.csv").read_bytes() == Path("one.csv").read_bytes()
+    monkeypatch.setattr(command, "encode_of", lambda _: disturbed)
+    assert main([*asked, "pairs_two.csv", *pairs, "--engine", "ray"]) == 0
+    assert killed and killed[0] < 1000 and ray.cluster_resources()["CPU"] == 1
+    assert main([*asked, "folder_two.csv", *folder, "--engine", "ray"]) == 0  # by the one that is left
+    for name in ("pairs", "folder"):
+        assert Path(f"{name}_two.csv").read_bytes() == Path(f"{name}_one.csv").read_bytes()
     assert "could be read here only" not in capsys.readouterr().err
+    judge = Predictor.load("model", find_faces=False)
+    judge.source = Path("elsewhere")
+    with pytest.raises(ConfigError, match="a worker cannot load the model .*elsewhere"):
+        list(ray_job.encoded(judge, {0: str(files[0])}, 4))
