@@ -234,7 +234,8 @@ display(Markdown(faithfulness_table(trust["maps"])))
 # %% [markdown]
 # ### What these maps can be trusted for
 # "Not shown" is no verdict against a map: with fewer families intervals are wider. On 120 pairs of drawn
-# co-twins, with five models, both maps of *what tells them apart* say what decides the score.
+# co-twins, both maps of *what tells them apart* say where the faces differ with all of five models, and what decides the
+# score with four.
 
 # %%
 from dcal_core.explain.trust import caveats, conclusions_table, counted
