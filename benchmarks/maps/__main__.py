@@ -47,7 +47,7 @@ def measure(arguments: list[str]) -> None:
     found = {str(trial.seed): measured(trial, data) for trial in trials}
     result = summary(found, f"{preset} preset, seeds 0 to {len(trials) - 1}", base.synthetic_test_seed)
     write_text(options.out, json.dumps(result) + "\n")
-    print(f"\n{table_of(result)}\n\n{data.label}; of all seeds mean, lowest and highest. Figures: {options.out}")
+    print(f"\n{table_of(result)}\n\n{data.label}; means over the seeds. Figures, with their intervals: {options.out}")
 
 
 def measured(trial: Trial, data: TwinData) -> dict:
