@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 WEIGHTS, ONNX, INT8, OPENVINO_INT8 = "model.safetensors", "model.onnx", "int8.onnx", "openvino_int8.xml"
+PEER_WEIGHTS = "sface.onnx"
+PEER = "peer: SFace by OpenCV"  # another network, 128 numbers of aligned faces of 112 px, as its users run it
 Form = Callable[[np.ndarray], np.ndarray]
 
 
@@ -82,6 +84,15 @@ def by_openvino(file: Path, precision: str) -> Form:
     return lambda faces: model(faces)[0]
 
 
+def peer(folder: Path) -> Form:
+    """SFace by OpenCV, one face at a time, since it takes no more."""
+    import cv2
+
+    cv2.setNumThreads(threads())
+    network = cv2.FaceRecognizerSF.create(str(folder / PEER_WEIGHTS), "")
+    return lambda faces: np.concatenate([network.feature(face[..., ::-1]) for face in faces])
+
+
 FORMS: dict[str, tuple[str, Callable[[Path], Form]]] = {  # the file whose size counts, and what opens it
     "eager": (WEIGHTS, eager),
     "eager bf16": (WEIGHTS, bf16),
@@ -91,4 +102,5 @@ FORMS: dict[str, tuple[str, Callable[[Path], Form]]] = {  # the file whose size 
     "OpenVINO": (ONNX, lambda folder: by_openvino(folder / ONNX, "f32")),
     "OpenVINO bf16": (ONNX, lambda folder: by_openvino(folder / ONNX, "bf16")),
     "OpenVINO int8": (OPENVINO_INT8, lambda folder: by_openvino(folder / OPENVINO_INT8, "f32")),
+    PEER: (PEER_WEIGHTS, peer),
 }

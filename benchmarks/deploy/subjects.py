@@ -1,19 +1,23 @@
 """The models that are measured, each in a folder with all of its forms."""
 
+import contextlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.deploy.forms import INT8, ONNX, OPENVINO_INT8, WEIGHTS
+from benchmarks.deploy.forms import INT8, ONNX, OPENVINO_INT8, PEER_WEIGHTS, WEIGHTS
+from dcal_core.audit.detector import face_weights
 from dcal_core.commands.chosen import trained_config
 from dcal_core.config.recipes import class_of
 from dcal_core.data.splits import Split, open_data
 from dcal_core.deploy.engine import ABOUT_FILE, FORMAT, open_engine
 from dcal_core.deploy.export import export
 from dcal_core.deploy.quantise import integer_nodes, quantise
+from dcal_core.errors import ConfigError
 from dcal_core.models.files import load_model, save_tensors
 from dcal_core.models.verifier import Verifier
 from dcal_core.recipes.catalogue import new_model
@@ -22,6 +26,7 @@ from dcal_core.storage import digest
 
 FACES = 64  # random ones, on which a model without a run is compared and calibrated
 CALIBRATED = 128  # training faces of a run
+PEER_SIZE = 112  # px, what SFace takes
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,9 @@ def write_forms(subject: Subject, folder: Path) -> tuple[dict, Split | None]:
         model = random_model(subject.values)
         shape = (FACES, model.image_size, model.image_size, 3)
         faces = calibration = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        if model.image_size == PEER_SIZE:
+            with contextlib.suppress(ConfigError):  # the extra `faces` is not installed
+                shutil.copy(face_weights()["recognizer"], folder / PEER_WEIGHTS)
     write_model(model, data.label if subject.run else "random weights", folder)
     engine = open_engine(folder / WEIGHTS)
     worst = export(engine.model, engine.about, folder / ONNX, "onnx", faces)
