@@ -7,11 +7,12 @@ from dcal_core.deploy.ranges import range_in_words
 from dcal_core.runs import found_of
 
 NO_MAPS = (
-    "Not measured for this model: explain (attention.ipynb) measures it, and an evaluation after that has it here."
+    "Not measured before this report: attention.ipynb or “twins explain” measures it and shows it on its own page. "
+    "Evaluate again to have it here."
 )
 NO_RANGE = (
-    "The range of images (sharpness, size, turn, light) in which these figures hold is not measured for this model: "
-    "pack (deploy.ipynb) measures it, and an evaluation after that has it here."
+    "The range of images (sharpness, size, turn, light) in which these figures hold was not measured before this "
+    "report: deploy.ipynb or “twins pack” measures it. Evaluate again to have it here."
 )
 
 

@@ -48,8 +48,7 @@ def conditions(config: Config, data: TwinData, systems: list[System]) -> list[st
         "of the verdict.",
         f"Refused: {listed - used:,} of the {listed:,} test images listed ({100 * (1 - used / listed):.1f} %), as "
         "missing, unreadable or excluded; every pair of the others was scored, and none was refused for its quality.",
-        f"Validated range: scores from {low:.3f} to {high:.3f}, as on the validation {terms.units}; beyond it no case "
-        "that was seen supports an answer.",
+        f"Scores seen in validation: {low:.3f} to {high:.3f}; beyond them no case that was seen supports an answer.",
         *(WITH_CO_TWINS if test.index.co_twins else WITHOUT_CO_TWINS),
         f"Intervals: 95 %, from {config.bootstrap_draws:,} draws of whole {terms.units} with replacement, since "
         f"comparisons within a {terms.unit} are not independent. Each end allows for two more {terms.units} like the "

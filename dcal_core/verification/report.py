@@ -197,10 +197,10 @@ def judge(system: System, error: float, draws: int, seed: int, terms: Terms) -> 
     thresholds = verdict_thresholds(*system.validation.labelled, error)
     rates = verdict_rates(*system.test.labelled, thresholds, draws, seed)
     allowed = allowed_share(error, families)
-    source = f"at most {100 * error:g} % wrong in each class"
+    source = f"at most {100 * error:g} % errors in each class"
     if allowed:
-        source += f", were all pairs wrong of one more {terms.unit} than the {families} validation {terms.units}: "
-        source += f"{100 * allowed:.1f} % of theirs"
+        source += f" even if all pairs of one more {terms.unit} were wrong; on the {families} validation "
+        source += f"{terms.units} themselves that leaves {100 * allowed:.1f} %"
     else:
         source += f"; {families} validation {terms.units} are too few to count that, so that no pair of theirs is "
         source += f"wrong, the worst one of another {terms.unit} is expected within the limits, and more is undecided"

@@ -67,7 +67,7 @@ def verdict_table(result: dict) -> Table:
     verdict = result["verdict"]
     thresholds = verdict["thresholds"]
     answers = ["same", "undecided", "different"]
-    after = f"The limits were set for {thresholds['source']}."
+    after = f"The limits allow {thresholds['source']}."
     if thresholds["different_below"] == thresholds["same_from"]:
         answers.remove("undecided")
     else:
@@ -111,7 +111,7 @@ def security_table(result: dict) -> Table:
         [
             percent_text(line["fmr"]),
             "" if line["threshold"] is None else number_text(line["threshold"], "score"),
-            *(Estimate(line[name], "%") for name in ("twin_fmr", "fnmr")),
+            *(Estimate(line[name], "rare %") for name in ("twin_fmr", "fnmr")),
         ]
         for line in result["security"]
     ]

@@ -3,8 +3,6 @@
 Every function takes a result as `report.evaluate` gives it.
 """
 
-import math
-
 from dcal_core.verification.words import (
     apart,
     difference_in_words,
@@ -160,10 +158,17 @@ def trust(result: dict) -> str:
         best = estimate_in_words(least, "bits")
         return f"No, because they cost more than these scores need: a Cllr of {words} where {best} would do."
     shown = f"{result['metrics']['counts']['families']} {result['terms']['units']}"
+    sized = is_sized_right(found["devpav"])
     return (
-        f"Nothing that {shown} can show speaks against it: no range of probability is shown to be too "
-        f"sure, and their cost, a Cllr of {words}, is below that of no answer at all (1 bit)."
+        f"{'Yes' if sized else 'In part'}, as far as {shown} can show: no range of probability is shown to be too "
+        f"sure, and their cost, a Cllr of {words}, is below that of no answer at all (1 bit)"
+        f"{'.' if sized else '; but the ratios are not shown to be as large as they should be (below).'}"
     )
+
+
+def is_sized_right(devpav: dict) -> bool:
+    """Whether ratios are shown to be off by less than a factor of two, on average."""
+    return devpav["value"] is not None and devpav["high"] is not None and 10 ** devpav["high"] < TWICE
 
 
 def largest_ratio(result: dict) -> str:
@@ -185,9 +190,10 @@ def safety(result: dict) -> str:
     line = told[-1]
     twins = line["twin_fmr"]
     seen = f"at a threshold that {percent_text(line['fmr'])} of unrelated pairs pass, "
-    seen += f"{estimate_in_words(twins, '%')} of co-twins do, {ratio_text(twins['value'] / line['fmr'])} times as many"
+    seen += f"{estimate_in_words(twins, 'rare %')} of co-twins do, "
+    seen += f"{ratio_text(twins['value'] / line['fmr'])} times as many"
     if twins["low"] is None or twins["low"] <= line["fmr"] <= twins["high"]:
-        return f"As safe as against unrelated people, as far as is shown: {seen}."
+        return f"Not shown to be less safe than against unrelated people: {seen}."
     if twins["low"] > line["fmr"]:
         return f"No, less safe than against unrelated people: {seen}."
     return f"Yes, safer than against unrelated people: {seen}."
@@ -226,13 +232,21 @@ def calibrated(result: dict) -> str:
     question = "Are the ratios as large as they should be? "
     if found["value"] is None:
         return f"{question}That cannot be told: devPAV is {found['reason']}."
-    factors = {end: 10 ** found[end] for end in ("value", "low", "high") if found[end] is not None}
-    answer = "Yes" if factors.get("high", math.inf) < TWICE else "Not shown"
-    text = f"{question}{answer}: on average they are off by a factor of {ratio_text(factors['value'])}"
-    if "high" in factors:
-        text += f" ({ratio_text(factors['low'])} to {ratio_text(factors['high'])})"
-    text += f", a devPAV of {number_text(found['value'], 'score')}; {TWICE} counts as too much"
-    text += f". {number_text(found['bold'], '%')} of that is where they are too bold, the rest where too timid; devPAV "
+    factor = 10 ** found["value"]
+    more = factor >= TWICE
+    off = f"off by a factor of {ratio_text(factor)} on average, {'more' if more else 'less'} than the limit of {TWICE}"
+    if found["low"] is None:
+        text = f"{question}Not certain: {off}, without an interval"
+    else:
+        ends = f"interval ({ratio_text(10 ** found['low'])} to {ratio_text(10 ** found['high'])})"
+        if is_sized_right(found):
+            text = f"{question}Yes: {off}, as is the whole {ends}"
+        elif 10 ** found["low"] >= TWICE:
+            text = f"{question}Apparently not: {off}, as is the whole {ends}"
+        else:
+            text = f"{question}Not certain: {off}, but the {ends} includes {'smaller' if more else 'larger'} ones"
+    text += f". The devPAV is {number_text(found['value'], 'score')}; "
+    text += f"{number_text(found['bold'], '%')} of that is where they are too bold, the rest where too timid; devPAV "
     return f"{text}follows every {result['terms']['unit']}, so that few of them make it look worse than it is."
 
 

@@ -40,9 +40,15 @@ def terms_of(co_twins: bool) -> Terms:
 def number_text(value: float, unit: str) -> str:
     """A share in "%", "points" (a difference) or "of 100", or a plain number of "bits", "times" or "score", as text.
 
-    Natural frequencies ("of 100") are misread least (Hoffrage et al., 2000). ValueError if it is not finite.
+    "rare %" is "%" with two digits that count, so that shares far below 1 % can be compared. Natural frequencies ("of
+    100") are misread least (Hoffrage et al., 2000). ValueError if it is not finite.
     """
-    return _digits(value, unit) if unit == "score" else f"{_digits(value, unit)} {unit}"
+    return _with_unit(_digits(value, unit), unit)
+
+
+def _with_unit(text: str, unit: str) -> str:
+    """Digits and their unit."""
+    return text if unit == "score" else f"{text} {unit.removeprefix('rare ')}"
 
 
 def _digits(value: float, unit: str) -> str:
@@ -51,6 +57,9 @@ def _digits(value: float, unit: str) -> str:
         raise ValueError(f"the report cannot show {value}: every figure must be finite")
     if unit == "times":
         return f"{value:.1f}"
+    if unit == "rare %" and value > 0:
+        decimals = 1 - math.floor(math.log10(100 * value))
+        return f"{100 * value:.{min(max(decimals, 1), 4)}f}"
     return f"{value:.3f}" if unit in ("bits", "score") else f"{100 * value:.1f}"
 
 
@@ -76,8 +85,7 @@ def ratio_text(ratio: float) -> str:
 def interval_text(estimate: dict, unit: str) -> str:
     """The 95 % interval of an estimate as text, the unit given once: "1.5 to 5.0 %", or "at least 1.5 %" where so few
     families set no bound above it."""
-    ends = _ends(estimate, unit)
-    return ends if unit == "score" else f"{ends} {unit}"
+    return _with_unit(_ends(estimate, unit), unit)
 
 
 def _ends(estimate: dict, unit: str) -> str:

@@ -29,7 +29,10 @@ def test_a_verdict_is_told_by_kind_with_what_it_was_chosen_for(result):
     text, verdict = str(verdict_table(result)), result["verdict"]
     shares = [cell.split(" (")[0] for cell in rows(text)[2][1:]]
     assert shares == [f"{100 * verdict['genuine'][name]['value']:.1f} %" for name in ("same", "undecided", "different")]
-    assert "at most 10 % wrong in each class, were all pairs wrong of one more family than the 12 validation" in text
+    assert (
+        "The limits allow at most 10 % errors in each class even if all pairs of one more family were wrong; on" in text
+    )
+    assert "on the 12 validation families themselves that leaves 2.5 %." in text
 
 
 def test_what_cannot_be_told_has_its_reason(result):

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from dcal_core.verification import statements
-from dcal_core.verification.words import apart, ratio_text
+from dcal_core.verification.words import apart, number_text, ratio_text
 
 
 def estimate(value, low, high):
@@ -51,7 +51,11 @@ def test_undecided_lies_between_scores_that_differ(found, low, high, words):
         assert first != second and first in statements.limits(found)
 
 
-COST = {"cllr": estimate(0.135, 0.067, 0.264), "cllr_min": estimate(0.082, 0.02, 0.247)}
+COST = {
+    "cllr": estimate(0.135, 0.067, 0.264),
+    "cllr_min": estimate(0.082, 0.02, 0.247),
+    "devpav": estimate(0.48, 0.18, 1.5),
+}
 CAUTIOUS = [bin_of(0.03, 0.003, 0.0005, 0.02), bin_of(0.97, 0.99, 0.98, 0.999)]
 TOO_SURE = [bin_of(0.03, 0.2, 0.1, 0.3), bin_of(0.97, 0.9, 0.8, 0.99)]
 
@@ -59,14 +63,15 @@ TOO_SURE = [bin_of(0.03, 0.2, 0.1, 0.3), bin_of(0.97, 0.9, 0.8, 0.99)]
 @pytest.mark.parametrize(
     ("calibration", "words"),
     [
-        (COST | {"reliability": CAUTIOUS}, "Nothing that 12 families can show speaks against it: no range"),
+        (COST | {"reliability": CAUTIOUS}, "In part, as far as 12 families can show: no range"),
+        (COST | {"reliability": CAUTIOUS, "devpav": estimate(0.1, 0.05, 0.2)}, "Yes, as far as 12 families can show"),
         (COST | {"reliability": TOO_SURE}, "No, because in 1 of 2 ranges of probability the likelier answer is right"),
         (COST | {"reliability": [bin_of(0.97, 0.5, 0.3, 0.7)]}, "No, because in 1 of 1"),
         (COST | {"cllr": estimate(1.2, 0.8, 1.9)}, "No, because their cost, a Cllr of 1.200 bits"),
         (COST | {"cllr": estimate(0.9, 0.6, 1.3)}, "That cannot be told, because the interval"),
         (COST | {"cllr": estimate(0.2, None, None)}, "That cannot be told, because the interval"),
         (COST | {"cllr": estimate(0.3, 0.2, 0.4)}, "No, because they cost more than these scores need"),
-        (COST | {"reliability": [{"posterior": 0.5, "count": 1, "observed": None}]}, "Nothing that 12"),
+        (COST | {"reliability": [{"posterior": 0.5, "count": 1, "observed": None}]}, "In part, as far as 12"),
         ({"reason": "scores do not separate"}, "There are none: scores do not separate."),
     ],
 )
@@ -106,8 +111,8 @@ def test_the_largest_ratio_is_explained(found):
             estimate(0.2, 0.1, 0.4),
             "No, less safe than against unrelated people: at a threshold that 1 % of unrelated",
         ),
-        (estimate(0.026, 0.003, 0.22), "As safe as against unrelated people, as far as is shown"),
-        (estimate(0.026, None, None), "As safe as against unrelated people"),
+        (estimate(0.026, 0.003, 0.22), "Not shown to be less safe than against unrelated people"),
+        (estimate(0.026, None, None), "Not shown to be less safe"),
         (estimate(0.001, 0.0005, 0.002), "Yes, safer than against unrelated people"),
         (
             {"value": None, "reason": "not resolvable with 9 unrelated comparisons"},
@@ -120,12 +125,39 @@ def test_safety_against_twins_is_compared_with_strangers(found, twins, words):
     assert statements.safety(found).startswith(words)
 
 
+def test_the_factor_of_safety_follows_from_the_rates_beside_it(found):
+    found["security"] = [{"fmr": 0.000252, "twin_fmr": estimate(0.000504, 0.00001, 0.103)}]
+    text = "that 0.025 % of unrelated pairs pass, 0.050 % (0.0010 to 10.3 %) of co-twins do, 2 times as many"
+    assert text in statements.safety(found)
+
+
+def test_rare_shares_have_two_digits_that_count():
+    shares = (0, 1e-9, 0.00014, 0.0026, 0.026, 0.31)
+    assert [number_text(one, "rare %") for one in shares] == [
+        "0.0 %",
+        "0.0000 %",
+        "0.014 %",
+        "0.26 %",
+        "2.6 %",
+        "31.0 %",
+    ]
+
+
 @pytest.mark.parametrize(
     ("devpav", "words"),
     [
-        (estimate(0.1, 0.05, 0.2), "Yes: on average they are off by a factor of 1.3 (1.1 to 1.6), a devPAV of 0.100"),
-        (estimate(0.2, 0.1, 0.4), "Not shown: on average"),
-        (estimate(0.6, 0.4, 0.8), "Not shown: on average they are off by a factor of 4"),
+        (estimate(0.1, 0.05, 0.2), "Yes: off by a factor of 1.3 on average, less than the limit of 2, as is"),
+        (estimate(0.2, 0.1, 0.4), "Not certain: off by a factor of 1.6 on average, less than the limit of 2, but the"),
+        (
+            estimate(0.484, 0.177, 1.52),
+            "Not certain: off by a factor of 3 on average, more than the limit of 2, but the interval (1.5 to 33) "
+            "includes smaller ones. The devPAV is 0.484",
+        ),
+        (
+            estimate(0.6, 0.4, 0.8),
+            "Apparently not: off by a factor of 4 on average, more than the limit of 2, as is the whole interval (2.5",
+        ),
+        (estimate(0.6, None, None), "Not certain: off by a factor of 4 on average, more than the limit of 2, without"),
         ({"value": None, "reason": "not defined"}, "That cannot be told: devPAV is not defined"),
     ],
 )
