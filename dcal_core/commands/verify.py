@@ -72,6 +72,8 @@ def verify_two(options: argparse.Namespace) -> int:
     if options.images == [STDIO, STDIO]:
         raise ConfigError("standard input holds one picture: give the other one as a file.")
     predictor = predictor_of(options, options.cache, quick=not options.explain)
+    if options.explain and not hasattr(predictor.engine, "model"):
+        raise ConfigError("--explain needs the model in PyTorch: give a packed folder or a run as --model.")
     pictures = [sys.stdin.buffer.read() if name == STDIO else name for name in options.images]
     answer = predictor.verify(*pictures)
     text = predictor.sentence(answer)
@@ -81,7 +83,7 @@ def verify_two(options: argparse.Namespace) -> int:
         print(text, file=sys.stderr)
     else:
         print(text)
-        for note in (*answer.doubts, f"Not checked: {'; '.join(answer.unchecked)}."):
+        for note in (*answer.doubts, not_checked(answer.unchecked)):
             print(note, file=sys.stderr)
     if options.explain and not answer.error:
         draw_difference(predictor, pictures, (answer.a, answer.b), text, options.explain)
@@ -89,9 +91,7 @@ def verify_two(options: argparse.Namespace) -> int:
 
 
 def draw_difference(predictor, pictures: list, names: tuple[str, str], title: str, file: Path) -> None:
-    """Draw both faces with what tells them apart; ConfigError for an engine without the inside of its model."""
-    if not hasattr(predictor.engine, "model"):
-        raise ConfigError("--explain needs the model in PyTorch: give a packed folder or a run as --model.")
+    """Draw both faces with what tells them apart."""
     from dcal_core.deploy.difference import pair_view
     from dcal_core.explain.pair_figures import draw_view, write_figure
 
@@ -134,19 +134,33 @@ def verify_many(options: argparse.Namespace) -> int:
     begin, end = share_of(source.count, part, parts)
     if options.output == STDIO:
         out = io.TextIOWrapper(sys.stdout.buffer, "utf-8", "surrogateescape", newline="")
-        compare_all(predictor_of(options, options.cache), source, out, begin, end, encode)
+        predictor = predictor_of(options, options.cache)
+        unanswered = compare_all(predictor, source, out, begin, end, encode)
         out.detach()  # else standard output would be closed with it
+        report_many(end - begin, unanswered, "standard output", predictor.unchecked)
         return 0
     output = Path(options.output)
     output = share_file(output, part, parts) if options.shard else output
     own_cache = output.with_name(f"{output.name}.cache")
     predictor = predictor_of(options, options.cache or own_cache)
-    compare_to_file(predictor, source, output, begin, end, encode)
+    unanswered = compare_to_file(predictor, source, output, begin, end, encode)
     predictor.cache.close()
     for file in output.parent.glob(f"{own_cache.name}*"):
         file.unlink()
-    print(f"{end - begin:,} pairs: {output}", file=sys.stderr)
+    report_many(end - begin, unanswered, output, predictor.unchecked)
     return 0
+
+
+def report_many(count: int, unanswered: int, output: Path | str, unchecked: list[str]) -> None:
+    """Say on standard error how many pairs there are, how many without an answer, and what was not checked."""
+    errors = f", {unanswered:,} without an answer (column error)" if unanswered else ""
+    print(f"{count:,} pairs{errors}: {output}", file=sys.stderr)
+    print(not_checked(unchecked), file=sys.stderr)
+
+
+def not_checked(unchecked: list[str]) -> str:
+    """What nobody has looked at, as a sentence."""
+    return f"Not checked: {'; '.join(unchecked)}."
 
 
 def shard_of(options: argparse.Namespace) -> tuple[int, int]:

@@ -78,20 +78,24 @@ Encode = Callable[[Predictor, Path, Sequence[str], int], Iterator[tuple[int, Des
 
 def compare_all(
     predictor: Predictor, source: PairSource, output: TextIO, begin: int, end: int, encode: Encode = encode_here
-) -> None:
-    """Write the results of pairs `begin` to `end` to an open file, with headings."""
+) -> int:
+    """Write the results of pairs `begin` to `end` to an open file, with headings; returns how many have no answer."""
     csv.writer(output).writerow(COLUMNS)
+    unanswered = 0
     for lines, _ in blocks(predictor, source, begin, end, encode):
         csv.writer(output).writerows(lines)
         output.flush()
+        unanswered += sum(bool(line[-1]) for line in lines)
+    return unanswered
 
 
 def compare_to_file(
     predictor: Predictor, source: PairSource, output: Path, begin: int, end: int, encode: Encode = encode_here
-) -> None:
+) -> int:
     """The same to a file, going on where an earlier call with the same pairs and model was interrupted.
 
-    ConfigError where the file is of something else; StorageError.
+    Returns how many pairs of the whole file have no answer. ConfigError where the file is of something else;
+    StorageError.
     """
     state_file = output.with_name(f"{output.name}.json")
     job = {
@@ -104,12 +108,14 @@ def compare_to_file(
         "unchecked": predictor.unchecked,
     }
     state = begun(output, state_file, job)
-    with disk_errors(output), open(output, "r+b" if state else "xb") as binary:
-        if state:
-            binary.truncate(state["bytes"])
-            binary.seek(state["bytes"])
-        else:
-            state = {"rows": 0, "bytes": 0}
+    if state is None:
+        state = {"rows": 0, "bytes": 0}
+        write_note(state_file, state, job)  # before the file, which no later call would take for its own without it
+    elif 0 < state["rows"] < end - begin:
+        print(f"{output}: going on after {state['rows']:,} pairs.", file=sys.stderr)
+    with disk_errors(output), open(output, "r+b" if output.exists() else "xb") as binary:
+        binary.truncate(state["bytes"])
+        binary.seek(state["bytes"])
         with open(binary.fileno(), "w", encoding="utf-8", newline="", closefd=False, errors="surrogateescape") as text:
             writer = csv.writer(text)
             if not state["bytes"]:
@@ -119,8 +125,14 @@ def compare_to_file(
                 writer.writerows(lines)
                 text.flush()
                 os.fsync(binary.fileno())
-                note = {"rows": finished - begin, "bytes": os.fstat(binary.fileno()).st_size}
-                write_text(state_file, json.dumps(note | {"job": job}, indent=1) + "\n")
+                write_note(state_file, {"rows": finished - begin, "bytes": os.fstat(binary.fileno()).st_size}, job)
+    with open(output, encoding="utf-8", newline="", errors="surrogateescape") as text:
+        return sum(bool(row[-1]) for row in csv.reader(text)) - 1  # the headings
+
+
+def write_note(state_file: Path, state: dict, job: dict) -> None:
+    """Say beside a file how far it is, and of what."""
+    write_text(state_file, json.dumps(state | {"job": job}, indent=1) + "\n")
 
 
 def begun(output: Path, state_file: Path, job: dict) -> dict | None:
@@ -131,15 +143,36 @@ def begun(output: Path, state_file: Path, job: dict) -> dict | None:
         output.unlink(missing_ok=True)
         return None
     state = read_json(state_file)
-    differing = [name for name in job if state.get("job", {}).get(name) != job[name]]
-    if differing:
+    if differing := changes(state.get("job", {}), job):
         raise ConfigError(
-            f"{output} was begun with other {', '.join(differing)}: delete it and {state_file.name}, or name another "
-            "file."
+            f"{output} was made {', and '.join(differing)}: delete it and {state_file.name}, or name another file."
         )
-    if not output.is_file() or output.stat().st_size < state["bytes"]:
+    if state["bytes"] and (not output.is_file() or output.stat().st_size < state["bytes"]):
         raise ConfigError(f"{output} is shorter than {state_file.name} notes: delete both to begin again.")
+    if output.is_file() and not begins_as_results(output):
+        raise ConfigError(f"{output} does not begin as results do, so it is another file: name another one.")
     return state
+
+
+def begins_as_results(file: Path) -> bool:
+    """Whether a file begins with the headings of results, or is cut off within them."""
+    headings = ",".join(COLUMNS).encode() + b"\r\n"
+    with disk_errors(file), open(file, "rb") as binary:
+        return headings.startswith(binary.read(len(headings)))
+
+
+def changes(before: dict, now: dict) -> list[str]:
+    """How one job differs from another, as clauses that follow "was made"."""
+    different = {name for name in now if before.get(name) != now[name]}
+    found = []
+    if different & {"pairs", "from", "to"}:
+        counts = [f"{job.get('to', 0) - job.get('from', 0):,}" for job in (before, now)]
+        found.append(f"from another list of pairs ({counts[0]} then, {counts[1]} now)")
+    if different & {"model", "label"}:
+        found.append("with another model")
+    if different & {"faces_found", "unchecked"}:
+        found.append("with another way to find faces (--aligned, or the packages that find them)")
+    return found
 
 
 def blocks(

@@ -240,6 +240,13 @@ def test_the_difference_is_drawn(packed, tmp_path, capsys):
     assert Image.open(tmp_path / "out.png").size[0] > 300
 
 
+def test_a_difference_that_cannot_be_drawn_is_refused_before_the_answer(packed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "predictor_of", lambda *_, **__: Mock(engine=object()))  # as one of model.onnx
+    assert verify("a.png", "b.png", "--model", packed / ONNX_FILE, "--explain", tmp_path / "out.png") == command.FAILED
+    told = capsys.readouterr()
+    assert not told.out and "--explain needs the model in PyTorch" in told.err
+
+
 def test_the_run_that_was_evaluated_last_is_taken(run, tmp_path, off_kaggle, monkeypatch, capsys):
     off_kaggle(monkeypatch, tmp_path)
     a, b = drawn(tmp_path / "images", 2)
@@ -267,6 +274,11 @@ def test_a_list_gives_a_file_and_shares_of_it(packed, tmp_path, capsys):
     assert verify("--pairs", listed, "--model", packed, "--aligned") == 0
     assert capsys.readouterr().out.encode() == whole
     assert not list(tmp_path.glob("*.cache*"))
+    files[0].write_bytes(b"broken")
+    for output, name in (([], "standard output"), (["--output", tmp_path / "new.csv"], tmp_path / "new.csv")):
+        assert verify("--pairs", listed, "--model", packed, "--aligned", *output) == 0
+        told = capsys.readouterr().err
+        assert f"6 pairs, 3 without an answer (column error): {name}\n" in told and told.count("Not checked: ") == 1
 
 
 def test_a_folder_is_compared_with_a_gallery(packed, tmp_path, capsys):

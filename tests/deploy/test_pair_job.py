@@ -69,7 +69,7 @@ def test_shares_joined_are_the_whole(listed, tmp_path):
     assert share_file(Path("x/results.csv"), 3, 16) == Path("x/results.03-of-16.csv")
 
 
-def test_a_job_goes_on_after_every_interruption(listed, tmp_path, monkeypatch):
+def test_a_job_goes_on_after_every_interruption(listed, tmp_path, monkeypatch, capsys):
     source, _ = listed
     monkeypatch.setattr(pair_job, "ROWS", 10)
     whole = all_of(source)
@@ -96,7 +96,9 @@ def test_a_job_goes_on_after_every_interruption(listed, tmp_path, monkeypatch):
         assert noted["rows"] == 20 * (turn + 1)
         with output.open("ab") as file:
             file.write(b"half a li")  # as a kill leaves it
+        assert ("going on after" in capsys.readouterr().err) == (turn > 0)
     compare_to_file(predictor(), source, output, 0, source.count)
+    assert "results.csv: going on after 60 pairs." in capsys.readouterr().err
     assert output.read_bytes().decode() == whole
     before = output.stat().st_mtime_ns
     compare_to_file(predictor(), source, output, 0, source.count)  # nothing is left to do
@@ -113,15 +115,44 @@ def test_files_of_other_jobs_are_not_touched(listed, tmp_path):
     output.unlink()
     compare_to_file(predictor(), source, output, 0, source.count)
     for judge, end, what in (
-        (predictor(provenance={"weights": "1" * 64}), source.count, "model"),
-        (predictor(), 5, "to"),
-        (predictor(label="SYNTHETIC"), source.count, "label"),
+        (predictor(provenance={"weights": "1" * 64}), source.count, "with another model: delete"),
+        (predictor(), 5, r"from another list of pairs \(66 then, 5 now\): delete"),
+        (predictor(label="SYNTHETIC"), source.count, "with another model: delete"),
     ):
-        with pytest.raises(ConfigError, match=f"other {what}"):
+        with pytest.raises(ConfigError, match=f"was made {what}"):
             compare_to_file(judge, source, output, 0, end)
     output.write_bytes(output.read_bytes()[:50])
     with pytest.raises(ConfigError, match="shorter"):
         compare_to_file(predictor(), source, output, 0, source.count)
+
+
+@pytest.mark.parametrize("left", [None, b"", b"image_a,ima", (",".join(COLUMNS) + "\r\na.png,b.p").encode()])
+def test_a_job_goes_on_after_a_kill_in_its_first_block(left, listed, tmp_path, monkeypatch):
+    source, _ = listed
+    output = tmp_path / "results.csv"
+
+    def killed(*_):
+        assert output.exists() and json.loads((tmp_path / "results.csv.json").read_text())["rows"] == 0
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pair_job, "blocks", killed)
+        compare_to_file(predictor(), source, output, 0, source.count)
+    output.unlink()
+    if left is not None:
+        output.write_bytes(left)
+    assert compare_to_file(predictor(), source, output, 0, source.count) == 11  # those with the broken image
+    assert output.read_bytes().decode() == all_of(source)
+
+
+def test_a_file_that_took_the_place_of_results_is_not_touched(listed, tmp_path, monkeypatch):
+    source, _ = listed
+    output = tmp_path / "results.csv"
+    compare_to_file(predictor(), source, output, 0, source.count)
+    output.write_bytes(b"mine" * 10_000)
+    with pytest.raises(ConfigError, match="another file"):
+        compare_to_file(predictor(), source, output, 0, source.count)
+    assert output.read_bytes() == b"mine" * 10_000
 
 
 @pytest.mark.parametrize(
