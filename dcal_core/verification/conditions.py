@@ -10,12 +10,12 @@ from dcal_core.verification.report import System
 from dcal_core.verification.words import terms_of
 
 WITH_CO_TWINS = (
-    "Every pair of images within a family was compared. Impostors are co-twins only. Unrelated people, who are easy to "
-    "tell apart, set the thresholds of “How safe is it against a twin?” and the second likelihood ratio, and count "
-    "nowhere else.",
+    "Every pair of images within a family was compared. The two people of a pair are co-twins. Unrelated people, who "
+    "are easy to tell apart, set the thresholds of “How safe is it against a twin?” and the second likelihood ratio, "
+    "and count nowhere else.",
 )
 WITHOUT_CO_TWINS = (
-    "No co-twins are known in this data: impostors are unrelated people, who are far easier to tell apart, and the "
+    "No co-twins are known in this data: the two people of a pair are unrelated and far easier to tell apart, and the "
     "figures say nothing about twins.",
     f"Of each person at most {EACH} images, drawn, were compared with one another and with those of {PARTNERS} other "
     "people, drawn too, or more. A comparison of two people counts as often as both are drawn for the intervals.",

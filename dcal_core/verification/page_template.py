@@ -60,9 +60,9 @@ nothing about accuracy on real twins.</p>
 <p class="verdict">{{ answers.headline }}</p>
 <p>That is at a threshold of {{ threshold.value | number_text("score") }}, frozen beforehand ({{ threshold.source }}),
 on {{ metrics.counts.families }} {{ "families of twins" if co_twins else "people" }} that were not used for training
-(<bdi>{{ data }}</bdi>, split {{ split }}): {{ "{:,}".format(metrics.counts.impostor) }} <em>impostor</em> comparisons
-(one photograph of each of two {{ terms.impostors }})
-and {{ "{:,}".format(metrics.counts.genuine) }} <em>genuine</em> ones (two photographs of one person). In brackets: 95 %
+(<bdi>{{ data }}</bdi>, split {{ split }}): {{ "{:,}".format(metrics.counts.impostor) }} pairs of {{ terms.impostors }}
+(one photograph of each; the field calls such a pair <em>impostor</em>)
+and {{ "{:,}".format(metrics.counts.genuine) }} pairs of photographs of one person (<em>genuine</em>). In brackets: 95 %
 intervals. In the terms of ISO/IEC 19795-1 the two are the false match rate (FMR),
 {{ metrics.fmr | estimate_in_words("%") }}, and the false non-match rate (FNMR),
 {{ metrics.fnmr | estimate_in_words("%") }}. At the threshold where they are equal on these same {{ terms.units }},
@@ -80,8 +80,8 @@ which nobody knows beforehand, both are {{ metrics.eer | estimate_in_words("%") 
 {{ heading("scores") }}
 <p>{{ answers.scores }} This is the ROC-AUC.</p>
 {{ picture("scores", "The less the two histograms overlap, the better. Scores beyond the threshold are errors.") }}
-{{ picture("roc", "ROC: the share of genuine pairs that match (TAR) against the share of those of " + terms.impostors
-+ " that do (FMR).") }}
+{{ picture("roc", "ROC: of the pairs of one person, the share taken for one (TAR), against that of the pairs of "
++ terms.impostors + " (FMR).") }}
 {{ picture("det", "DET: both error rates, on logarithmic axes. Further down and left is better.") }}
 
 {% if "others" in questions %}
@@ -150,8 +150,8 @@ report the ratio, and leave the odds to whoever decides.</p>
 </ul>
 
 {{ heading("metrics") }}
-<p><abbr title="true accept rate">TAR</abbr>, 1 &minus; FNMR, at an FMR is the share of genuine comparisons that match
-at a threshold that lets at most this share of the impostor comparisons match. Beside this page,
+<p><abbr title="true accept rate">TAR</abbr>, 1 &minus; FNMR, at an FMR is the share of the pairs of one person that are
+taken for one at a threshold at which at most this share of the pairs of {{ terms.impostors }} is. Beside this page,
 <a href="report.json">report.json</a> has every figure, and <a href="scores.csv">scores.csv</a> every pair with its
 score, likelihood ratios and answer.</p>
 {{ table_of(tables.metrics) }}

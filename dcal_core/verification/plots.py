@@ -29,7 +29,7 @@ def terms_of_pairs(family) -> Terms:
 
 def _title(what: str, label: str, counts: dict, terms: Terms) -> str:
     """What a figure shows, on which data, and the number of comparisons and families, as in a result's `counts`."""
-    comparisons = f"{counts['genuine']:,} genuine and {counts['impostor']:,} {terms.impostor} comparisons"
+    comparisons = f"{counts['genuine']:,} pairs of one person and {counts['impostor']:,} of {terms.impostors}"
     return f"{what} ({label})\n{comparisons}, {counts['families']:,} {terms.units}"
 
 
@@ -55,14 +55,14 @@ def draw_histogram(scores, genuine, family, threshold: float, label: str) -> Fig
     scores = np.asarray(scores, dtype=np.float64)
     genuine = np.asarray(genuine, dtype=bool)
     terms = terms_of_pairs(family)
-    figure, axes = titled_axes(f"Scores of genuine and {terms.impostor} comparisons", label, genuine, family)
+    figure, axes = titled_axes(f"Scores of one person and of {terms.impostors}", label, genuine, family)
     fmr = np.mean(scores[~genuine] >= threshold)
     fnmr = np.mean(scores[genuine] < threshold)
     bins = np.histogram_bin_edges(scores, bins=50)
     densities = [np.histogram(scores[part], bins, density=True)[0] for part in (genuine, ~genuine)]
     floor = min(density[density > 0].min() for density in densities) / 2
     for density, colour, hatch, name in (
-        (densities[0], GENUINE, None, f"genuine: {fnmr:.1%} below the threshold (FNMR)"),
+        (densities[0], GENUINE, None, f"one person: {fnmr:.1%} below the threshold (FNMR)"),
         (densities[1], IMPOSTOR, "////", f"{terms.impostors}: {fmr:.1%} at or above it (FMR)"),
     ):
         look = {"facecolor": to_rgba(colour, 0.3), "edgecolor": colour, "hatch": hatch, "label": name}
@@ -119,7 +119,7 @@ def draw_roc(scores, genuine, family, label: str, draws=1000, seed=0) -> Figure:
     axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(f"FMR: {terms_of_pairs(family).impostors} taken for one person (%), logarithmic", fontsize=11)
-    axes.set_ylabel("TAR: genuine pairs accepted (%)", fontsize=11)
+    axes.set_ylabel("TAR: one person taken for one (%)", fontsize=11)
     legend_below(figure)
     return as_written(figure)
 
@@ -157,7 +157,7 @@ def draw_det(systems: dict[str, np.ndarray], genuine, family, label: str, draws=
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
     axes.set_xlabel(f"FMR: {terms_of_pairs(family).impostors} taken for one person (%)", fontsize=11)
-    axes.set_ylabel("FNMR: genuine pairs rejected (%)", fontsize=11)
+    axes.set_ylabel("FNMR: one person taken for two (%)", fontsize=11)
     legend_below(figure)
     return as_written(figure)
 
@@ -233,7 +233,7 @@ def draw_reliability(calibration: dict, genuine, family, label: str) -> Figure:
     axes.plot([], [], " ", label="numbers: comparisons")
     axes.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal")
     axes.set_xlabel("predicted probability that both images show one person (%)", fontsize=11)
-    axes.set_ylabel("share of genuine pairs, both kinds equally frequent (%)", fontsize=11)
+    axes.set_ylabel("share of one person, both kinds equally frequent (%)", fontsize=11)
     legend_below(figure)
     return as_written(figure)
 

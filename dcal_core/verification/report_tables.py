@@ -56,8 +56,8 @@ def metrics_table(result: dict) -> Table:
         "All metrics, with 95 % intervals",
         ["metric", *columns],
         [list(row) for row in zip(map(metric_name, names), *columns.values(), strict=True)],
-        before=f"**{literal(result['data'])}**: {counts['genuine']:,} genuine and {counts['impostor']:,} "
-        f"{terms['impostor']} comparisons of {counts['families']} {terms['units']}. Threshold "
+        before=f"**{literal(result['data'])}**: {counts['genuine']:,} pairs of one person and "
+        f"{counts['impostor']:,} of {terms['impostors']}, from {counts['families']} {terms['units']}. Threshold "
         f"{threshold['value']:.3f}: {threshold['source']}.",
     )
 
@@ -147,7 +147,7 @@ def occlusion_tables(result: dict) -> list[Table]:
         ]
         for one in groups
     ]
-    head = ["pairs with", "genuine", "impostor", *(f"EER, {name}" for name in groups[0]["eer"])]
+    head = ["pairs with", "one person", result["terms"]["impostors"], *(f"EER, {name}" for name in groups[0]["eer"])]
     caption = (
         "Pairs by the share of the picture that is hidden in either image, and by the kind where there is no other"
     )
@@ -165,7 +165,7 @@ def mistakes_table(result: dict) -> Table:
     rows = []
     for pair in result["confusable"]:
         really = "one person" if pair["genuine"] else result["terms"]["impostors"]
-        answer = "match" if pair["matched"] else "no match"
+        answer = "one person" if pair["matched"] else "two people"
         if pair["matched"] != pair["genuine"]:
             answer += ", WRONG"
         rows.append([really, answer, number_text(pair["score"], "score"), *pair["paths"]])

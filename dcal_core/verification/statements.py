@@ -68,7 +68,7 @@ def flattery(result: dict) -> str:
 
 
 def separation(result: dict) -> str:
-    """How far apart genuine pairs and co-twins score."""
+    """How far apart one person and two people score."""
     cases = of_100(result["metrics"]["roc_auc"], "cases")
     return f"In {cases}, a pair of one person scores higher than a pair of {result['terms']['impostors']}."
 

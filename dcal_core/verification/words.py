@@ -20,16 +20,13 @@ class Terms(NamedTuple):
     are, and which metrics of systems stand side by side."""
 
     impostors: str
-    impostor: str  # of a comparison
     units: str
     unit: str
     compared: tuple[str, ...]
 
 
-CO_TWINS = Terms("co-twins", "co-twin", "families", "family", ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc"))
-UNRELATED = Terms(
-    "unrelated people", "impostor", "people", "person", ("eer", "tar_at_fmr_0.001", "tar_at_fmr_0.0001", "roc_auc")
-)
+CO_TWINS = Terms("co-twins", "families", "family", ("eer", "accuracy", "tar_at_fmr_0.05", "roc_auc"))
+UNRELATED = Terms("unrelated people", "people", "person", ("eer", "tar_at_fmr_0.001", "tar_at_fmr_0.0001", "roc_auc"))
 
 
 def terms_of(co_twins: bool) -> Terms:

@@ -43,7 +43,7 @@ def test_figures_say_what_they_show(ours, result, tmp_path):
         for name, figure in figures(ours, result, label).items():
             assert isinstance(figure, Figure)
             title = figure.get_suptitle() or figure.axes[0].get_title()
-            assert label in title and f"240 genuine and 300 co-twin comparisons, {FAMILIES} families" in title, name
+            assert label in title and f"240 pairs of one person and 300 of co-twins, {FAMILIES} families" in title, name
             assert (label == "SYNTHETIC") == ("SYNTHETIC" in title)
             if name != "confusable":
                 axes = figure.axes[0]

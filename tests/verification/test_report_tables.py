@@ -49,6 +49,7 @@ def test_a_notebook_displays_what_a_shell_prints(result):
 def test_mistakes_name_what_was_answered(result):
     for row, pair in zip(mistakes_table(result).rows, result["confusable"], strict=True):
         assert row[0] == ("one person" if pair["genuine"] else "co-twins")
+        assert row[1].startswith("one person" if pair["matched"] else "two people")
         assert row[1].endswith("WRONG") == (pair["matched"] != pair["genuine"])
         assert row[3:] == pair["paths"]
 
