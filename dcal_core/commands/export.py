@@ -10,7 +10,8 @@ from dcal_core.commands.chosen import trained_config
 from dcal_core.data.decoding import Unreadable, decode, is_image, read_file
 from dcal_core.data.drawn.drawing import draw
 from dcal_core.data.drawn.genomes import family, nuisance
-from dcal_core.data.splits import TwinData, open_data
+from dcal_core.data.roots import find_root
+from dcal_core.data.splits import TwinData, drawn_root, open_data
 from dcal_core.data.twins import DataError
 from dcal_core.deploy.engine import Engine, open_engine
 from dcal_core.deploy.export import FORMS, PAIRS, export, functions_of
@@ -78,7 +79,10 @@ def given_faces(place: Path | None, about: dict) -> tuple[np.ndarray, TwinData |
         return drawn_faces(about["image_size"]), None, "drawn faces"
     if not RunFolder(place).exists:
         return faces_in(place, about["image_size"], about["fit"]), None, f"faces in {place}"
-    data = open_data(trained_config(RunFolder(place).best, {}), ("train", "validation"))
+    config = trained_config(RunFolder(place).best, {})
+    if find_root(config) is None and drawn_root(config).is_dir():  # named, so that no advice on other data is printed
+        config = config.replace(data_root=str(drawn_root(config)))
+    data = open_data(config, ("train", "validation"))
     return spread(data["validation"].images, FACES), data, f"validation faces of {place}"
 
 

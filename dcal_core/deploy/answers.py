@@ -9,7 +9,7 @@ from dcal_core.verification.decision import WORDS, DecisionRule
 from dcal_core.verification.words import most_ratio, ratio_text, terms_of
 
 CO_TWINS, STRANGERS = "co-twins", "unrelated people"
-DRAWN = f"{SYNTHETIC}: the model knows drawn faces only"
+DRAWN = f"{SYNTHETIC} model, which knows drawn faces only"
 NO_RATIO = "no likelihood ratio"
 NEVER_CHECKED = (
     "whether the pictures are unedited photographs",
@@ -63,8 +63,8 @@ def sentence(answer: Answer, rule: DecisionRule) -> str:
         why = f", because {', and '.join(answer.reasons)}" if answer.reasons else ""
         parts.append(f"{'inside' if answer.inside else 'outside'} the validated range{why}")
     text = "; ".join(parts)
-    mark = f" [{DRAWN}]" if SYNTHETIC in answer.label else ""
-    return f"{text[0].upper()}{text[1:]}{mark}."
+    text = f"{DRAWN}: {text}" if SYNTHETIC in answer.label else text
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def ratios(answer: Answer, rule: DecisionRule) -> list[str]:

@@ -18,7 +18,7 @@ twins verify a.jpg b.jpg --model FOLDER
 ```python
 from dcal_core import Predictor
 
-predictor = Predictor.from_pretrained("FOLDER")
+predictor = Predictor.load("FOLDER")
 print(predictor.sentence(predictor.verify("a.jpg", "b.jpg")))
 ```"""
 NOT_FOR = """\

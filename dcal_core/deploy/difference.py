@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import torch
 
@@ -14,9 +15,10 @@ MAP = "distinctive"
 
 
 def pair_view(predictor: Predictor, pictures: Sequence, names: tuple[str, str]) -> PairView:
-    """Two pictures as the predictor's model saw them, with their maps."""
+    """Two pictures as the predictor's model saw them, with their maps. names: of a path its last part is written."""
     faces = [predictor.reader.read(source_of(picture)).pixels.transpose(2, 0, 1).copy() for picture in pictures]
-    return PairView(predictor.engine.model, torch.stack([torch.from_numpy(face) for face in faces]), names)
+    files = tuple(Path(name).name for name in names)
+    return PairView(predictor.engine.model, torch.stack([torch.from_numpy(face) for face in faces]), files)
 
 
 def difference_html(predictor: Predictor, pictures: Sequence) -> str:

@@ -22,6 +22,7 @@ NO_DETECTOR = (
     "whether each picture shows one face, and whether that is aligned (the packages that find faces are missing)"
 )
 NOT_LOOKED = "whether each picture shows one face, and whether that is aligned (pictures were taken as aligned faces)"
+UNSOUGHT = "faces were not looked for"
 NOT_ALIGNED = "whether faces lie as in training (the model was trained on images that were not aligned)"
 
 

@@ -27,7 +27,7 @@ TITLE = "One person, or two twins?"
 ASSETS = Path(__file__).parent / "assets"
 MOST_BODY = 2 * MOST_MB * 2**20 * 4 // 3 + 2**16  # bytes of a request: two pictures in base64
 WAITING = 64  # requests in the queue; the next one is asked to come again
-GALLERY_SEED = 2009  # no preset draws its faces with it
+GALLERY_SEED = 2026  # no preset draws its faces with it; none is blurred beyond the demo's validated range
 GALLERY_PX = 192
 TO_ANSWER = "() => document.querySelector('.twins.answer').scrollIntoView({ behavior: 'smooth' })"
 PRIVATE = "Pictures are compared in the memory of the machine that serves this page; no file is written, none is kept."

@@ -18,7 +18,7 @@ from dcal_core.data.decoding import Unreadable
 from dcal_core.deploy.answers import NEVER_CHECKED, Answer, decimal, sentence
 from dcal_core.deploy.cache import Described, FeatureCache
 from dcal_core.deploy.engine import Engine
-from dcal_core.deploy.faces import FaceReader, ReadFace
+from dcal_core.deploy.faces import UNSOUGHT, FaceReader, ReadFace
 from dcal_core.deploy.inputs import Source, source_of
 from dcal_core.deploy.package import engine_of, fetched, save
 from dcal_core.deploy.ranges import outside
@@ -150,6 +150,9 @@ class Predictor:
         same = a.look == b.look
         if same:
             reasons.append(SAME_LOOK)
+        doubts = [f"{name} {doubt}" for name, side in sides for doubt in side.doubts]
+        if not self.reader.finds:
+            doubts.append(UNSOUGHT)
         twins, strangers = (decimal(one, [score]) for one in (self.rule.calibration, self.rule.strangers))
         return Answer(
             name_a,
@@ -160,7 +163,7 @@ class Predictor:
             None if strangers is None or same else float(strangers[0]),
             None if self.limits is None and not same else not reasons,
             reasons,
-            [f"{name} {doubt}" for name, side in sides for doubt in side.doubts],
+            doubts,
             self.unchecked,
             self.label,
         )

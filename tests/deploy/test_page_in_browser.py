@@ -116,7 +116,7 @@ def own(pair: int, side: int) -> dict:
 @pytest.mark.parametrize("width", [1200, 420])
 def test_an_example_is_answered_in_sight(site, width):
     with opened(site, width) as page:
-        assert page.locator(".label").inner_text() == "SYNTHETIC: the model knows drawn faces only"
+        assert page.locator(".label").inner_text() == "SYNTHETIC model, which knows drawn faces only"
         page.locator(".example").nth(1).click()
         page.locator(".answer .two img").nth(1).wait_for()
         page.wait_for_function(IN_SIGHT)

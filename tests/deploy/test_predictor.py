@@ -39,6 +39,7 @@ def test_an_answer_is_what_the_rule_makes_of_the_score():
         assert answer.log10_lr == pytest.approx(rule.llr(answer.score) / np.log(10))
         assert answer.log10_lr_unrelated == pytest.approx(rule.strangers.llr([answer.score])[0] / np.log(10))
         assert answer.label == "TWINS" and set(NEVER_CHECKED) <= set(answer.unchecked)
+        assert answer.doubts[-1] == "faces were not looked for"
 
 
 def test_every_kind_of_picture_gives_the_same_answer(tmp_path):
@@ -185,7 +186,8 @@ def test_the_sentence_has_both_likelihood_ratios_and_the_mark():
     judge = predictor(label="SYNTHETIC")
     answer = judge.verify(picture(0), picture(3))
     text = judge.sentence(answer)
-    assert "co-twins" in text and "unrelated people" in text and "SYNTHETIC" in text and "%" not in text
+    assert "co-twins" in text and "unrelated people" in text and "%" not in text
+    assert text.startswith("SYNTHETIC model, which knows drawn faces only: ")
     bare = predictor(decision=RULE | {"calibration": None, "strangers": None})
     assert "no likelihood ratio" in bare.sentence(bare.verify(picture(0), picture(3)))
     far = judge.verify(
