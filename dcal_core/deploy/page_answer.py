@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 from dcal_core.data.decoding import Unreadable
-from dcal_core.deploy.answers import CO_TWINS, STRANGERS, Answer, ratios
+from dcal_core.data.twins import SYNTHETIC
+from dcal_core.deploy.answers import CO_TWINS, DRAWN, STRANGERS, Answer, ratios
 from dcal_core.deploy.predictor import Predictor
 from dcal_core.verification.decision import WORDS
 
@@ -57,6 +58,7 @@ def answer_html(predictor: Predictor, answer: Answer, difference: str) -> str:
     verdict = WORDS[answer.verdict]
     parts = [
         f"<p class='verdict'>{escape(verdict[0].upper() + verdict[1:])}</p>",
+        *([f"<p>{DRAWN}.</p>"] if SYNTHETIC in answer.label else []),
         *(f"<p>{escape(clause[0].upper() + clause[1:])}.</p>" for clause in ratios(answer, predictor.rule)),
         _scale(predictor, answer),
         f"<h2>Validated range</h2>{_range(answer)}",
