@@ -84,7 +84,8 @@ def verify_two(options: argparse.Namespace) -> int:
     else:
         print(text)
         for note in (*answer.doubts, not_checked(answer.unchecked)):
-            print(note, file=sys.stderr)
+            if note not in text:
+                print(note, file=sys.stderr)
     if options.explain and not answer.error:
         draw_difference(predictor, pictures, (answer.a, answer.b), text, options.explain)
     return STATUS.get(answer.verdict, FAILED)

@@ -97,6 +97,13 @@ def open_upright(data: bytes, least: int | None = None) -> Image.Image:
         raise Unreadable(f"cannot be decoded: {error}") from None
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height, px, of an image file that `open_upright` can read: its own, however small it was decoded."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return image.size[::-1] if sideways else image.size
+
+
 def upright(image: Image.Image, depth: int = 8) -> Image.Image:
     """A decoded image, with samples of 8 or 16 bits, as RGB, turned as its EXIF data ask, transparent pixels on white;
     raises Unreadable."""

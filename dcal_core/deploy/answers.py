@@ -11,6 +11,7 @@ from dcal_core.verification.words import most_ratio, ratio_text, terms_of
 CO_TWINS, STRANGERS = "co-twins", "unrelated people"
 DRAWN = f"{SYNTHETIC} model, which knows drawn faces only"
 NO_RATIO = "no likelihood ratio"
+SAME_LOOK = "both pictures have the same pixels, or one mirrors the other"
 NEVER_CHECKED = (
     "whether the pictures are unedited photographs",
     "whether something covers a face",
@@ -52,12 +53,19 @@ def decimal(calibration: Calibration | None, scores):
     return None if calibration is None else calibration.llr(scores) / math.log(10)
 
 
+def told(name: str, ends: list[str]) -> list[str]:
+    """The ends of sentences about a picture as one clause, which names it once; none where there are none."""
+    return [f"{name} {' and '.join(ends)}"] if ends else []
+
+
 def sentence(answer: Answer, rule: DecisionRule) -> str:
     """An answer in one plain sentence."""
     if answer.error:
         return f"No answer: {answer.error}."
     parts = [f"{WORDS[answer.verdict]} (score {answer.score:.2f})", *ratios(answer, rule)]
-    if answer.inside is None:
+    if SAME_LOOK in answer.doubts:
+        parts = [f"{parts[0]}: {SAME_LOOK}"]
+    elif answer.inside is None:
         parts.append("the validated range of this model is not known")
     else:
         why = f", because {', and '.join(answer.reasons)}" if answer.reasons else ""

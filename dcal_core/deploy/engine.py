@@ -106,6 +106,8 @@ def open_engine(model: Path) -> Engine:
     Of the files in a folder the first in ENGINES for which what it needs is installed.
     """
     model = Path(model)
+    if not model.exists():
+        raise ConfigError(f"{model}: there is no such file or folder{because(model)}: give a packed model, or a run.")
     if not model.is_file():
         read_about(model)
         model = first_weights(model)

@@ -76,7 +76,7 @@ class FaceReader:
         else:
             picture = source.open(2 * self.size)
             pixels = squared(picture, self.size, self.fit)
-            doubts += self._shape(picture)
+            doubts += self._shape(picture, source)
         if reason := blank(pixels.transpose(2, 0, 1)):
             raise Unreadable(f"it {reason}, so it shows no face")
         measures = self._measures(pixels, face)
@@ -98,13 +98,14 @@ class FaceReader:
         seen = (face.landmarks + 0.5) / picture.size
         return np.linalg.norm(seen - self.landmarks, axis=1).max() <= OFF
 
-    def _shape(self, picture: Image.Image) -> list[str]:
+    def _shape(self, picture: Image.Image, source: Source) -> list[str]:
         short, long = sorted(picture.size)
         found = []
         if not self.finds and short < max(LEAST_SIDE, self.size // 2):
             found.append(f"is small: {picture.width} x {picture.height} px, where the model takes {self.size}")
         if long > SQUARE * short:
-            found.append(f"is not square: {picture.width} x {picture.height} px (fit={self.fit})")
+            width, height = source.size()
+            found.append(f"is not square: {width} x {height} px (fit={self.fit})")
         return found
 
     def _measures(self, pixels: np.ndarray, face: Face | None) -> dict[str, float]:

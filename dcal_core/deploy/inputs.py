@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dcal_core.data.decoding import LARGEST, Packed, Unreadable, open_upright, read_file, upright
+from dcal_core.data.decoding import LARGEST, Packed, Unreadable, open_upright, read_file, upright, upright_size
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with opacity
 
@@ -22,12 +22,14 @@ class Source:
     """An image that is not decoded yet.
 
     key: SHA-256 of its content. open: gives it as RGB and upright, at a fraction of its size where it is a large JPEG
-    and its sides stay at so many px; None for its whole size. Raises Unreadable.
+    and its sides stay at so many px; None for its whole size. Raises Unreadable. size: gives its whole width and
+    height, px, once it was opened.
     """
 
     name: str
     key: str
     open: Callable[[int | None], Image.Image]
+    size: Callable[[], tuple[int, int]]
 
 
 def source_of(given, name: str = "image") -> Source:
@@ -38,14 +40,18 @@ def source_of(given, name: str = "image") -> Source:
     """
     if isinstance(given, str | Path | Packed):
         data = read_file(given)
-        return Source(str(given), hashlib.sha256(data).hexdigest(), partial(open_upright, data))
+        return of_file(data, str(given))
     if isinstance(given, bytes | bytearray | memoryview):
-        data = bytes(given)
-        return Source(name, hashlib.sha256(data).hexdigest(), partial(open_upright, data))
+        return of_file(bytes(given), name)
     picture = of_pil(given) if isinstance(given, Image.Image) else of_array(given)
     content = np.asarray(picture)
     key = hashlib.sha256(repr(content.shape).encode() + content.tobytes()).hexdigest()
-    return Source(name, key, lambda least=None: picture)
+    return Source(name, key, lambda least=None: picture, lambda: picture.size)
+
+
+def of_file(data: bytes, name: str) -> Source:
+    """The source of an image file's content."""
+    return Source(name, hashlib.sha256(data).hexdigest(), partial(open_upright, data), partial(upright_size, data))
 
 
 def of_pil(picture: Image.Image) -> Image.Image:

@@ -16,10 +16,10 @@ from typing import TextIO
 
 import numpy as np
 
-from dcal_core.deploy.answers import decimal
+from dcal_core.deploy.answers import SAME_LOOK, decimal, told
 from dcal_core.deploy.cache import Described
 from dcal_core.deploy.pair_sources import PairSource
-from dcal_core.deploy.predictor import SAME_LOOK, Predictor, error_of
+from dcal_core.deploy.predictor import Predictor, error_of
 from dcal_core.errors import ConfigError
 from dcal_core.progress import progress_line
 from dcal_core.storage import disk_errors, read_json, write_text
@@ -249,14 +249,12 @@ def lines_of(predictor: Predictor, source: PairSource, table: Table, named: np.n
             lines.append((first, second, "", "", "", "", "", "", "", why))
             continue
         reasons = doubts = ""
-        if known[i].reasons or known[j].reasons or same[n]:
-            found = [f"{first} {one}" for one in known[i].reasons] + [f"{second} {one}" for one in known[j].reasons]
-            reasons = "; ".join([*found, *([SAME_LOOK] if same[n] else [])])
-        if known[i].doubts or known[j].doubts:
-            doubts = "; ".join(
-                [f"{first} {one}" for one in known[i].doubts] + [f"{second} {one}" for one in known[j].doubts]
-            )
-        inside = None if predictor.limits is None and not same[n] else not reasons
+        if known[i].reasons or known[j].reasons:
+            reasons = "; ".join(told(first, known[i].reasons) + told(second, known[j].reasons))
+        if known[i].doubts or known[j].doubts or same[n]:
+            found = [f"{first} {one}" for one in known[i].doubts] + [f"{second} {one}" for one in known[j].doubts]
+            doubts = "; ".join([*found, *([SAME_LOOK] if same[n] else [])])
+        inside = None if predictor.limits is None else not reasons
         score = f"{scores[n]:.{SCORE_DECIMALS}f}"
         lines.append(
             (first, second, VERDICTS[verdict[n]], score, texts[0][n], texts[1][n], INSIDE[inside], reasons, doubts, "")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dcal_core.data.decoding import Unreadable
-from dcal_core.deploy.answers import NEVER_CHECKED, Answer, decimal, sentence
+from dcal_core.deploy.answers import NEVER_CHECKED, SAME_LOOK, Answer, decimal, sentence, told
 from dcal_core.deploy.cache import Described, FeatureCache
 from dcal_core.deploy.engine import Engine
 from dcal_core.deploy.faces import UNSOUGHT, FaceReader, ReadFace
@@ -32,7 +32,6 @@ MOST_IN_BATCH = 32  # faces; on a CPU more are no faster
 BATCH_SHARE = 1 / 32  # of the memory, for what a network holds of a batch
 BYTES_OF_PX = 768  # in a network: 38 MB for a face of 224 px
 IN_WINDOW = 256  # pairs that are answered together
-SAME_LOOK = "both pictures show the same pixels, or one mirrors the other, so the score says nothing"
 
 
 class Predictor:
@@ -146,11 +145,11 @@ class Predictor:
 
     def _judged(self, name_a: str, name_b: str, a: Described, b: Described, score: float) -> Answer:
         sides = ((name_a, a), (name_b, b))
-        reasons = [f"{name} {reason}" for name, side in sides for reason in side.reasons]
+        reasons = [clause for name, side in sides for clause in told(name, side.reasons)]
+        doubts = [f"{name} {doubt}" for name, side in sides for doubt in side.doubts]
         same = a.look == b.look
         if same:
-            reasons.append(SAME_LOOK)
-        doubts = [f"{name} {doubt}" for name, side in sides for doubt in side.doubts]
+            doubts.append(SAME_LOOK)
         if not self.reader.finds:
             doubts.append(UNSOUGHT)
         twins, strangers = (decimal(one, [score]) for one in (self.rule.calibration, self.rule.strangers))
@@ -161,7 +160,7 @@ class Predictor:
             "undecided" if same else VERDICTS[int(verdicts([score], self.rule.thresholds)[0])],
             None if twins is None or same else float(twins[0]),
             None if strangers is None or same else float(strangers[0]),
-            None if self.limits is None and not same else not reasons,
+            None if self.limits is None else not reasons,
             reasons,
             doubts,
             self.unchecked,

@@ -15,20 +15,27 @@ RISES = "beyond it errors rise on the validation families"
 
 
 class Measure(NamedTuple):
-    """What a measure is called, and whether a low or a high value is bad."""
+    """What a measure is called, and what is said of a face with a value that is too low or too high: both take the
+    value and the limit; "" where that is not bad."""
 
     words: str
-    low: bool = False
-    high: bool = False
+    low: str = ""
+    high: str = ""
 
 
 MEASURES = {
-    "confidence": Measure("confidence of the face detector", low=True),
-    "face_px": Measure("px of the picture across the face", low=True),
-    "turn_deg": Measure("degrees turned to the side", high=True),
-    "sharpness": Measure("sharpness", low=True),
-    "light": Measure("mean grey value", low=True, high=True),
-    "contrast": Measure("spread of grey values", low=True),
+    "confidence": Measure(
+        "confidence of the face detector", low="is hardly a face to the detector (confidence {}, validated from {})"
+    ),
+    "face_px": Measure("px of the picture across the face", low="shows a face of {} px (validated from {})"),
+    "turn_deg": Measure("degrees turned to the side", high="is turned {} degrees to the side (validated to {})"),
+    "sharpness": Measure("sharpness", low="is blurred (sharpness {}, validated from {})"),
+    "light": Measure(
+        "mean grey value",
+        low="is dark (mean grey value {}, validated from {})",
+        high="is bright (mean grey value {}, validated to {})",
+    ),
+    "contrast": Measure("spread of grey values", low="has little contrast (spread {}, validated from {})"),
 }
 
 
@@ -39,12 +46,16 @@ def outside(measures: Mapping[str, float], limits: Mapping[str, dict]) -> list[s
         value = measures.get(name)
         if value is None:
             continue
-        for end, words, sign in (("low", "below", -1), ("high", "above", 1)):
+        for end, sign in (("low", -1), ("high", 1)):
             if end in limit and sign * (value - limit[end]) > 0:
-                found.append(
-                    f"has {MEASURES[name].words} {value:.3g}, {words} {limit[end]:.3g} ({limit[f'{end}_because']})"
-                )
+                found.append(getattr(MEASURES[name], end).format(*told_apart(value, limit[end])))
     return found
+
+
+def told_apart(value: float, limit: float) -> tuple[str, str]:
+    """Two numbers that differ, with 3 digits, or as many more as they need to differ in text."""
+    texts = ((f"{value:.{digits}g}", f"{limit:.{digits}g}") for digits in range(3, 18))
+    return next(pair for pair in texts if pair[0] != pair[1])
 
 
 def range_in_words(limits: Mapping[str, dict]) -> str:

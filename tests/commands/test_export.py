@@ -16,7 +16,7 @@ from dcal_core.errors import ConfigError
         (["model", "out.pt2", "--format", "torch_export", "--int8"], "only ONNX is written in 8 bits"),
         (["model", "nowhere/out.onnx"], "there is no such folder"),
         (["model", "out.onnx", "--int8"], "give --faces"),
-        (["model", "out.onnx"], "holds no packed model"),
+        (["model", "out.onnx"], "there is no such file or folder"),
     ],
 )
 def test_what_cannot_be_written_is_refused(given, words, refused, elsewhere):

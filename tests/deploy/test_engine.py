@@ -54,6 +54,8 @@ def test_a_face_network_is_run_without_timm(name, tmp_path):
 def test_what_is_no_packed_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="twins pack"):
         open_engine(tmp_path)
+    with pytest.raises(ConfigError, match="nothere.onnx: there is no such file"):
+        open_engine(tmp_path / "nothere.onnx")
     packed(tmp_path, model_of(CONFIGS["adaface"]))
     (tmp_path / "model.safetensors").rename(tmp_path / "model.onnx2")
     with pytest.raises(ConfigError, match="no weights of a known format"):

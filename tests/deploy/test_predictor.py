@@ -9,10 +9,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny_predictor import RULE, SIZE, ColourEngine, data_of, picture, predictor, written
 
-from dcal_core.deploy.answers import NEVER_CHECKED
+from dcal_core.deploy.answers import NEVER_CHECKED, SAME_LOOK
 from dcal_core.deploy.cache import FeatureCache
 from dcal_core.deploy.predictor import Predictor, batch_size
 from dcal_core.deploy.ranges import RISES, SEEN
@@ -102,12 +102,21 @@ def test_what_cannot_be_read_gives_an_answer_with_its_error(name):
     assert predictor().sentence(answers[1]).startswith("No answer: ")
 
 
+@pytest.mark.parametrize("orientation, size", [(1, "256 x 271"), (6, "271 x 256")])
+def test_a_picture_that_is_not_square_is_told_with_its_own_size(orientation, size):
+    held = Image.Exif()
+    held[ExifTags.Base.Orientation] = orientation
+    large = data_of(picture(0).resize((256, 271)), "JPEG", exif=held)  # decoded at 1/4 for a model of 16 px
+    assert predictor().verify(large, picture(1, 32)).doubts[0] == f"picture 1 is not square: {size} px (fit=stretch)"
+
+
 def test_one_picture_twice_has_no_verdict(tmp_path):
     (file, other) = written(tmp_path, 2)
     flipped = Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for pair in ((file, file), (file, flipped)):
         answer = predictor().verify(*pair)
-        assert answer.verdict == "undecided" and answer.inside is False and "same pixels" in answer.reasons[0]
+        assert answer.verdict == "undecided" and answer.inside is None and SAME_LOOK in answer.doubts
+        assert predictor().sentence(answer) == f"Undecided (score {answer.score:.2f}): {SAME_LOOK}."
         assert answer.log10_lr is answer.log10_lr_unrelated is None
     assert predictor().verify(file, other).reasons == []
 
@@ -122,9 +131,11 @@ def test_a_face_outside_of_the_validated_range_is_named():
     pale = Image.eval(picture(1), lambda value: 225 + value // 10)
     answer = judge.verify(picture(0), pale)
     assert answer.inside is False and answer.verdict
-    assert [reason.startswith("picture 2 has ") for reason in answer.reasons] == [True, True]
-    assert RISES in " ".join(answer.reasons) and SEEN in " ".join(answer.reasons)
-    assert "outside the validated range, because picture 2" in judge.sentence(answer)
+    (reason,) = answer.reasons
+    assert reason.startswith("picture 2 has little contrast (spread ") and " and is bright (mean grey value " in reason
+    assert f"outside the validated range, because {reason}." in judge.sentence(answer)
+    twice = judge.verify(pale, pale)
+    assert twice.inside is False and "range" not in judge.sentence(twice)
     assert predictor().verify(picture(0), pale).inside is None
 
 

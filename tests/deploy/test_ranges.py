@@ -46,8 +46,22 @@ def test_limits_of_every_measure_and_what_lies_beyond_them():
     assert found["light"]["high_because"] == RISES and found["light"]["low_because"] == SEEN
     assert outside(faces[int(np.argmin(abs(values - 0.5)))], found) == []
     reasons = outside({"turn_deg": 2.0, "sharpness": 0.1, "light": 50.0}, found)
-    assert len(reasons) == 2 and reasons[0].startswith("has degrees turned to the side 2, above")
+    limits = found["turn_deg"]["high"], found["sharpness"]["low"]
+    assert reasons == [
+        f"is turned 2 degrees to the side (validated to {limits[0]:.3g})",
+        f"is blurred (sharpness 0.1, validated from {limits[1]:.3g})",
+    ]
     assert outside({"light": 50.0}, found) == []  # what was not measured limits nothing
+
+
+def test_a_value_close_to_its_limit_is_told_apart_from_it():
+    assert outside({"light": 203.64}, {"light": {"high": 203.61, "low": 60.0}}) == [
+        "is bright (mean grey value 203.64, validated to 203.61)"
+    ]
+    ends = [(name, end) for name, measure in MEASURES.items() for end in ("low", "high") if getattr(measure, end)]
+    for name, end in ends:
+        (reason,) = outside({name: 7.0}, {name: {end: 8.0 if end == "low" else 6.0}})
+        assert f"validated {'from 8' if end == 'low' else 'to 6'})" in reason and " 7" in reason
 
 
 def test_the_limits_stand_in_words():

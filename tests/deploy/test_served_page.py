@@ -22,6 +22,7 @@ from dcal_core.commands import serve
 from dcal_core.deploy import page
 from dcal_core.deploy.cache import FeatureCache
 from dcal_core.deploy.page_answer import MOST_MB, reply
+from dcal_core.deploy.ranges import SEEN
 
 SCRIPT = "<img src=x onerror=alert(1)>"
 
@@ -50,9 +51,14 @@ def test_two_pictures_get_verdict_ratios_range_and_what_was_not_checked():
     assert "The same person" in found and "than for co-twins" in found and "than for unrelated people" in found
     assert "was not measured for this model" in found and "unedited photographs" in found
     assert "PyTorch only" in found and "%)" not in found.replace("left:", "")
-    judge = predictor(range={"limits": {"sharpness": {"low": 1e9, "low_because": SCRIPT}}, "about": ""})
+    judge = predictor(range={"limits": {"sharpness": {"low": 1e9, "low_because": SEEN}}, "about": ""}, label=SCRIPT)
     outside = reply(judge, two(data_of(picture(0)), data_of(picture(3))))
-    assert "Outside" in outside and escape(SCRIPT) in outside and SCRIPT not in outside
+    assert (
+        "Outside" in outside
+        and "picture 1 is blurred" in outside
+        and escape(SCRIPT) in outside
+        and SCRIPT not in outside
+    )
 
 
 def test_the_place_on_the_scale_is_that_of_the_ratio():
