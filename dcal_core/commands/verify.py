@@ -14,6 +14,7 @@ from pathlib import Path
 from dcal_core.commands.bare_parser import bare_parser
 from dcal_core.environment import output_root
 from dcal_core.errors import ConfigError, UserError
+from dcal_core.missing import lacks
 
 STATUS = {"same": 0, "different": 1, "undecided": 2}
 FAILED = 3
@@ -32,19 +33,27 @@ def parser_of_verify() -> Parser:
     about = "Tell whether two pictures show one person, or compare many pairs to a CSV file."
     parser = bare_parser("verify", about, "a.jpg b.jpg", Parser)
     parser.usage = f"{parser.prog} A B [options], or --pairs FILE, or --folder DIR"
-    status = "exit status:\n  0 same, 1 different, 2 undecided; of many pairs 0 done; above 2 failed"
+    status = "exit status:\n  0 same, 1 different, 2 undecided; of many pairs 0 done; 3 failed, 130 interrupted"
     parser.epilog = f"{status}\n\n{parser.epilog}"
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="two pictures; - reads one from standard input")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a packed model, or a run; the run evaluated last")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="a packed model, or a run; without it the run evaluated last"
+    )
     parser.add_argument("--aligned", action="store_true", help="take pictures as aligned faces, look for none")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--explain", type=Path, metavar="PNG", help="draw where the two faces differ")
     parser.add_argument("--pairs", metavar="FILE", help="CSV, two image files a line; - reads standard input")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="all pairs of its images")
     parser.add_argument("--gallery", type=Path, metavar="DIR", help="compare those of --folder with its images")
-    parser.add_argument("--output", metavar="FILE", default=STDIO, help="results as CSV; standard output")
+    parser.add_argument(
+        "--output", metavar="FILE", default=STDIO, help="CSV file for the results; without it standard output"
+    )
     parser.add_argument("--shard", metavar="K/N", help="the K-th of N shares of the pairs, to a file of its own")
-    parser.add_argument("--engine", choices=["ray"], help="what encodes the pictures of many pairs; this process")
+    parser.add_argument(
+        "--engine",
+        choices=["ray"],
+        help="encode the pictures of many pairs on a Ray cluster; without it in this process",
+    )
     parser.add_argument("--cache", type=Path, metavar="FILE", help="keep what was computed of pictures in this file")
     return parser
 
@@ -119,8 +128,8 @@ def encode_of(options: argparse.Namespace):
         return encode_here
     try:
         from dcal_core.deploy.ray_job import check_address, encode_on_ray
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--engine ray needs {error.name}, which is missing: pip install 'ray[data]'.") from None
+    except ModuleNotFoundError:
+        raise ConfigError(lacks("--engine ray", "ray", "ray")) from None
     check_address()
     return encode_on_ray
 

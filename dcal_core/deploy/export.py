@@ -18,6 +18,7 @@ from dcal_core.deploy.engine import Engine
 from dcal_core.deploy.graphs import Compare, Describe
 from dcal_core.deploy.torch_files import Callables
 from dcal_core.errors import UserError
+from dcal_core.missing import lacks
 from dcal_core.models.verifier import Verifier
 from dcal_core.storage import disk_errors
 
@@ -51,8 +52,6 @@ FORMS = {
         ".engine", "dcal_core.deploy.tensorrt_files:write_engine", "dcal_core.deploy.tensorrt_files:TensorRTEngine"
     ),
 }
-CURE = 'pip install -r requirements-export.txt, or pip install -e ".[export]" in a checkout'
-INSTALL = {"tensorrt": "pip install tensorrt, on a machine with an NVIDIA GPU"}  # by the missing module; else CURE
 
 
 def functions_of(form: str) -> tuple[Callable, Callable]:
@@ -60,9 +59,10 @@ def functions_of(form: str) -> tuple[Callable, Callable]:
     try:
         return tuple(pkgutil.resolve_name(name) for name in (FORMS[form].write, FORMS[form].open))
     except ModuleNotFoundError as error:
-        raise ExportError(
-            f"--format {form} needs {error.name}, which is not installed: {INSTALL.get(error.name, CURE)}."
-        ) from None
+        if error.name == "tensorrt":  # which no extra installs
+            cure = "pip install tensorrt, on a machine with an NVIDIA GPU"
+            raise ExportError(f"--format {form} needs tensorrt, which is not installed: {cure}.") from None
+        raise ExportError(lacks(f"--format {form}", error.name, "export")) from None
 
 
 def describe_all(engine: Engine, faces: np.ndarray) -> np.ndarray:

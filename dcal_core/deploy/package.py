@@ -137,7 +137,8 @@ def fetched(name: str, revision: str | None = None) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise ConfigError(
-            f"{name}: there is no such folder, and a download needs the package huggingface_hub."
+            f"{name}: there is no such folder, and a download needs huggingface_hub, which is not installed: "
+            "pip install huggingface_hub."
         ) from None
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=OF_HUB))

@@ -21,6 +21,7 @@ from dcal_core.deploy.answers import DRAWN
 from dcal_core.deploy.page_answer import MOST_MB, reply
 from dcal_core.deploy.predictor import Predictor
 from dcal_core.errors import ConfigError
+from dcal_core.missing import lacks
 from dcal_core.verification.words import estimate_in_words
 
 TITLE = "One person, or two twins?"
@@ -114,7 +115,7 @@ def page_of(predictor: Predictor):
     try:
         import gradio
     except ImportError:
-        raise ConfigError("the page needs the package gradio: pip install 'dcal-core[page]'.") from None
+        raise ConfigError(lacks("the page", "gradio", "page")) from None
     with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
         gradio.HTML(head_html(predictor), apply_default_css=False)
         script = (ASSETS / "page.js").read_text(encoding="utf-8")

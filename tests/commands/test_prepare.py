@@ -335,7 +335,10 @@ def test_what_alignment_lacks_is_said_before_the_audit(root, monkeypatch, capsys
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert main([*given(root), "-p", "align", "true"]) == 1
     printed = capsys.readouterr()
-    assert 'cv2: pip install -r requirements-faces.txt, or pip install -e ".[faces]"' in printed.err
+    assert (
+        'cv2, which is not installed: pip install -r requirements-faces.txt, or pip install -e ".[faces]"'
+        in printed.err
+    )
     assert "images readable" not in printed.out and not Path("runs/prepare").exists()
 
 

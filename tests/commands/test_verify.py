@@ -220,6 +220,12 @@ def test_what_fails_is_never_taken_for_a_verdict(arguments, packed, tmp_path, mo
     assert capsys.readouterr().err
 
 
+def test_the_help_names_every_exit_status(capsys):
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    assert "2 undecided; of many pairs 0 done; 3 failed, 130 interrupted" in capsys.readouterr().out
+
+
 def test_a_fault_of_the_program_is_never_taken_for_a_verdict(monkeypatch, capsys):
     monkeypatch.setattr(command, "run_command", lambda _: 1 / 0)
     assert verify("a", "b") == command.FAILED and "ZeroDivisionError" in capsys.readouterr().err

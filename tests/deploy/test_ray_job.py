@@ -21,7 +21,7 @@ from dcal_core.deploy.predictor import Predictor
 from dcal_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-NO_RAY = "pip install 'ray[data]'"
+NO_RAY = 'ray, which is not installed: pip install -r requirements-ray.txt, or pip install -e ".[ray]" in a checkout.'
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_ray_is_asked_for_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "dcal_core.deploy.ray_job", raising=False)
     nowhere = ["--pairs", str(tmp_path / "missing.csv"), "--model", str(tmp_path / "nowhere")]
     assert main(["verify", *nowhere, "--engine", "ray"]) == command.FAILED
-    assert NO_RAY in capsys.readouterr().err
+    assert f"--engine ray needs {NO_RAY}" in capsys.readouterr().err
     assert main(["verify", "a.png", "b.png", "--engine", "ray"]) == command.FAILED
     assert "is for --pairs and --folder" in capsys.readouterr().err
     assert main(["verify", *nowhere, "--engine", "rat"]) == command.FAILED

