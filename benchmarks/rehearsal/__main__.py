@@ -2,7 +2,7 @@
 
 Every row is trained on the first folder, one made by `twins synth --like`, aligned by `twins prepare --align` or not;
 the main rows also on the others, so that no recipe is chosen that wins on one level of alignment alone. Only validation
-families are looked at. `--test` then scores the main rows on the test families, once.
+families are looked at. `--test` then scores the main rows, or those that `--rows` names, on the test families, once.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def rehearse(arguments: list[str]) -> None:
     parser.add_argument("data", nargs="+", type=Path, help="folders with index files and images, one for each level")
     parser.add_argument("--steps", type=int, default=120, help="of each run")
     parser.add_argument("--every", type=int, default=20, help="steps between two validations")
-    parser.add_argument("--test", action="store_true", help="score the main rows on the test families")
+    parser.add_argument("--test", action="store_true", help="score the main rows, or those named, on the test families")
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.every < 1 or options.steps % options.every:
         raise ConfigError(f"--steps {options.steps}: take a multiple of --every {options.every}, above 0.")
@@ -61,8 +61,10 @@ def rehearse(arguments: list[str]) -> None:
     if options.test:
         for level in options.data:
             root = str(level.resolve())
-            main_rows = tuple(row for row in rows if row.main and row.changes["data_root"] == root)
-            score(main_rows, base.replace(data_root=root), options, level.name)
+            scored = tuple(
+                row for row in rows if row.changes["data_root"] == root and (row.main or options.rows is not None)
+            )
+            score(scored, base.replace(data_root=root), options, level.name)
 
 
 def rows_at(levels: list[Path], rows: tuple[Row, ...]) -> tuple[Row, ...]:
