@@ -106,10 +106,11 @@ def chosen_rows(names: list[str] | None, rows: tuple[Row, ...]) -> tuple[Row, ..
 
 
 def plan(rows: tuple[Row, ...], base: Config, test: str, root: Path, seeds: int, few: int) -> list[Trial]:
-    """All runs, seed by seed, main rows first, so that a first table is early; raises ConfigError."""
+    """All runs, seed by seed from that of `base`, main rows first, so that a first table is early; raises
+    ConfigError."""
     found = []
     for row in sorted(rows, key=lambda row: not row.main):
-        for seed in range(seeds if row.main else few):
+        for seed in range(base.seed, base.seed + (seeds if row.main else few)):
             folder = (root / row.name / f"seed{seed}").resolve()
             config = base.replace(**row.changes, seed=seed, run_dir=str(folder))
             found.append(Trial(row.name, seed, config, test))

@@ -55,6 +55,8 @@ def test_the_main_rows_come_first_seed_by_seed(base, tmp_path):
     for one in trials:
         changes = {row.name: row.changes for row in ROWS}[one.row]
         assert all(getattr(one.config, name) == value for name, value in changes.items())
+    later = plan(ROWS, base.replace(seed=5), "the test people", tmp_path, seeds=3, few=1)
+    assert [one.seed for one in later] == [one.config.seed for one in later] == [5 + one.seed for one in trials]
 
 
 def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypatch):
