@@ -51,7 +51,7 @@ def report(rows: tuple, trials: list, base: Config, data: TwinData, folder: Path
     found = effects(rows, trials, twin_pairs(index), base.bootstrap_draws)
     table = as_markdown(found)
     about = {"data": data.label, "test_families": len(index.families), "parameters": base.as_dict(), "rows": found}
-    curves = learning(rows, trials)
+    curves = learning(rows, trials, EARLY)
     mains = {row.name: row.main for row in rows}
     about["learning"] = curves
     write_text(folder / "ablation.json", json.dumps(about, indent=1, allow_nan=False) + "\n")

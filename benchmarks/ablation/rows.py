@@ -44,11 +44,12 @@ LONG = {"epochs": 24}  # of 50 steps
 FRESH = {"synthetic_test_families": 200, "synthetic_test_seed": 2028}
 
 
-def planned(readout: str, suffix: str, how: str) -> tuple[Row, ...]:
-    """Self-attention, each part added to it and both, with every branch read in one way."""
+def planned(readout: str, suffix: str, how: str, against: str = "") -> tuple[Row, ...]:
+    """Self-attention, each part added to it and both, with every branch read in one way. against: the reference row of
+    self-attention."""
     read = {"readout": readout}
     return (
-        Row(f"sa{suffix}", f"SA only, {how}", SA | read, "", True),
+        Row(f"sa{suffix}", f"SA only, {how}", SA | read, against, True),
         Row(f"glca{suffix}", f"SA + GLCA, {how}", {"pwca_first": 0} | read, f"sa{suffix}", True),
         Row(f"pwca{suffix}", f"SA + PWCA, {how}", {"glca_blocks": 0} | read, f"sa{suffix}", True),
         Row(f"full{suffix}", f"full DCAL, {how}", read, f"sa{suffix}", True),
@@ -56,7 +57,7 @@ def planned(readout: str, suffix: str, how: str) -> tuple[Row, ...]:
 
 
 PAPER = planned("cls", "_cls", "read as in the paper")
-PLACES = planned("tokens", "_by_place", "read by place")
+PLACES = planned("tokens", "_by_place", "read by place", "sa_cls")
 CONFIRM = (
     *PAPER,
     *PLACES,
@@ -68,11 +69,11 @@ CONFIRM = (
         "full_cls",
     ),
     *(
-        Row(f"{name}_{row.name}", f"{row.meaning}, {meaning}", row.changes | change, against and f"{name}_{against}")
+        Row(f"{name}_{row.name}", f"{row.meaning}, {meaning}", row.changes | change, against)
         for name, meaning, change in (
             ("few", "3 images of each person", {"synthetic_images": 3}),
             ("large", "96 px", {"image_size": 96}),
         )
-        for row, against in ((PLACES[0], ""), (PLACES[3], "sa_by_place"))
+        for row, against in ((PLACES[0], "sa_by_place"), (PLACES[3], f"{name}_sa_by_place"))
     ),
 )

@@ -115,8 +115,10 @@ def test_table_and_figure_name_every_row(found, tmp_path):
     figure.savefig(tmp_path / "figure.png")
 
 
-def test_no_text_of_the_published_figure_is_cut_off_or_lies_on_another():
-    published = json.loads((Path(__file__).parents[3] / "docs" / "ablation.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["exploration", "confirmation"])
+def test_no_text_of_the_published_figure_is_cut_off_or_lies_on_another(name):
+    file = Path(__file__).parents[3] / f"docs/ablation/{name}.json"
+    published = json.loads(file.read_text(encoding="utf-8"))
     figure = draw_effects(published["rows"], published["data"])
     figure.draw_without_rendering()
     page = figure.bbox
