@@ -95,7 +95,7 @@ def validation_pairs(run: RunFolder) -> tuple[list[str], np.ndarray, np.ndarray,
 def images_root(run: RunFolder, data_root: str) -> Path:
     """The folder below which a run's scores.csv names images; DataError where it is not found."""
     config = trained_config(run.best, {"data_root": data_root})
-    root = drawn_root(config) if run.data() == SYNTHETIC and not data_root else find_root(config)
+    root = drawn_root(config) if run.data() == SYNTHETIC and not config.data_root else find_root(config)
     if root is None:
         raise DataError("the images were not found: give --data_root.")
     return root

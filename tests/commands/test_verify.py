@@ -22,6 +22,7 @@ from tiny_predictor import packed as tiny_packed
 from dcal_core import Predictor
 from dcal_core.__main__ import main
 from dcal_core.commands import verify as command
+from dcal_core.commands.pack import images_root
 from dcal_core.config.recipes import class_of, load
 from dcal_core.data.locate import INDEX_FILES
 from dcal_core.deploy import package
@@ -175,6 +176,10 @@ def test_the_validated_range_is_that_of_the_validation_images(run, tmp_path, wit
         assert "validated range is not known" in capsys.readouterr().out
         return
     assert found["limits"]["sharpness"]["low"] > 0
+
+
+def test_the_images_of_drawn_twins_are_those_that_training_was_given(run):
+    assert images_root(run, "") == run.path / "data"
 
 
 def test_the_exit_status_is_the_verdict(run, packed, tmp_path, capsys, monkeypatch):
