@@ -54,6 +54,11 @@ def report(rows: tuple, trials: list, base: Config, data: TwinData, folder: Path
     curves = learning(rows, trials, EARLY)
     mains = {row.name: row.main for row in rows}
     about["learning"] = curves
+    about["runs"] = [
+        {name: result[name] for name in ("row", "seed", "fingerprint", "test", "eer")}
+        for result in (trial.result() for trial in trials)
+        if result
+    ]
     write_text(folder / "ablation.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
     write_text(folder / "ablation.md", table + "\n")
     draw_effects(found, data.label).savefig(folder / "ablation.png", dpi=110)

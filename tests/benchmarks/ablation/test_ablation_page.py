@@ -39,6 +39,10 @@ def test_the_confirmation_is_the_one_that_was_planned():
     planned = {"synthetic_test_seed": 2028, "epochs": 24, "steps_per_epoch": 50, "seed": 0}
     assert {name: found["parameters"][name] for name in planned} == planned
     assert as_table(found["learning"], EARLY) in PAGE
+    scored = {(run["row"], str(run["seed"])): run["eer"] for run in found["runs"]}
+    seeds = {(line["row"], seed): eer for line in found["rows"] for seed, eer in line["seeds"].items()}
+    assert scored == pytest.approx(seeds, abs=1e-9)
+    assert len({run["fingerprint"] for run in found["runs"]}) == len(scored)
     assert as_markdown(published("pretrained")["rows"]) in PAGE
 
 

@@ -100,6 +100,8 @@ def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, ca
     found = json.loads(Path("out/ablation.json").read_text())
     assert [line["row"] for line in found["rows"]] == ["sa", FULL] and found["data"] == "SYNTHETIC"
     assert found["test_families"] == 2 and Path("out/ablation.png").is_file()
+    kept = [json.loads(Path(f"out/{run['row']}/seed{run['seed']}/trial.json").read_text()) for run in found["runs"]]
+    assert len(kept) == 4 and all(run.items() <= own.items() for run, own in zip(found["runs"], kept, strict=True))
     assert Path("out/ablation.md").read_text().strip() in capsys.readouterr().out
     monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
     assert command.main([*options, *parameters, "-p", "pwca_last", "9"]) == 1  # of 3 blocks
