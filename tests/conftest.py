@@ -60,6 +60,13 @@ def pytest_collection_modifyitems(config, items):
         items.sort(key=lambda item: -seconds.get(item.path, 0))
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As above also after a test of what sets the number of threads: two that share a core wait for each other."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def off_kaggle():
     """Moves, by a monkeypatch, into a folder on a machine that is not Kaggle's; its `input` stands for Kaggle's."""

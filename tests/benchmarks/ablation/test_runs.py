@@ -70,7 +70,7 @@ def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypat
     assert len(scores) == 2 * (2 * 28 + 64) and np.isfinite(scores).all()
     assert found["eer"] == equal_error_rate(scores, twin_pairs(index).genuine)[0]
     before = (trial.folder / "trial.json").stat().st_mtime_ns
-    run_all([trial], jobs=1)
+    run_all([trial], jobs=2)
     assert (trial.folder / "trial.json").stat().st_mtime_ns == before
     for other in (replace(trial, config=config.replace(lr=1e-4)), replace(trial, test="other people")):
         assert other.result() is None  # of these it says nothing
@@ -94,8 +94,9 @@ def stopped(*_):
 
 def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, capsys, monkeypatch):
     parameters = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
-    options = ["--rows", "sa", FULL, "--seeds", "2", "--jobs", "1", "--folder", "out"]
+    options = ["--rows", "sa", FULL, "--seeds", "2", "--jobs", "2", "--folder", "out"]
     monkeypatch.setattr(command, "TEST_FAMILIES", 2)
+    monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
     assert command.main([*options, *parameters]) == 0
     found = json.loads(Path("out/ablation.json").read_text())
     assert [line["row"] for line in found["rows"]] == ["sa", FULL] and found["data"] == "SYNTHETIC"
@@ -103,17 +104,17 @@ def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, ca
     kept = [json.loads(Path(f"out/{run['row']}/seed{run['seed']}/trial.json").read_text()) for run in found["runs"]]
     assert len(kept) == 4 and all(run.items() <= own.items() for run, own in zip(found["runs"], kept, strict=True))
     assert Path("out/ablation.md").read_text().strip() in capsys.readouterr().out
-    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(1))
     assert command.main([*options, *parameters, "-p", "pwca_last", "9"]) == 1  # of 3 blocks
     assert "seed0 failed (pwca_first, pwca_last: hybrid_tiny has 3 blocks" in capsys.readouterr().err
 
 
 def test_other_test_families_are_scored_anew_without_training_anew(monkeypatch):
-    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(1))
     monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
     others = TINY.items() - {("synthetic_test_families", 2)}
     given = [part for name, value in others for part in ("-p", name, str(value))]
-    options = ["--rows", "sa", "--seeds", "1", "--jobs", "1", "--folder", "out", *given]
+    options = ["--rows", "sa", "--seeds", "1", "--jobs", "2", "--folder", "out", *given]
     run, trained = Path("out/sa/seed0"), set()
     for families in (2, 3):
         assert command.main([*options, "-p", "synthetic_test_families", str(families)]) == 0
@@ -131,7 +132,7 @@ def test_an_unknown_row_is_named(capsys):
 def test_a_failing_run_is_named(base, tmp_path):
     trial = Trial("sa", 0, base.replace(data_root=str(tmp_path / "nothing"), run_dir=str(tmp_path / "sa")), "")
     with pytest.raises(UserError, match="data_root"):
-        run_all([trial], jobs=1)
+        run_all([trial], jobs=2)
 
 
 def test_results_survive_a_stop(base, tmp_path):

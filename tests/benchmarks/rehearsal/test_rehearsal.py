@@ -70,10 +70,10 @@ def test_what_runs_come_to():
 
 
 def test_the_command_trains_at_every_level_and_looks_at_test_families_when_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(1))
     levels = [str(drawn_twins(tmp_path / name)) for name in ("aligned", "photographs")]
     given = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
-    options = [*levels, "--rows", NEW, "cls", "--seeds", "1", "--steps", "4", "--every", "2", "--jobs", "1"]
+    options = [*levels, "--rows", NEW, "cls", "--seeds", "1", "--steps", "4", "--every", "2", "--jobs", "2"]
     options += ["--folder", "out", *given]
     assert command.main(options) == 0
     found = json.loads(Path("out/rehearsal.json").read_text())
