@@ -46,6 +46,15 @@ def test_the_confirmation_is_the_one_that_was_planned():
     assert as_markdown(published("pretrained")["rows"]) in PAGE
 
 
+@pytest.mark.parametrize("name, seeds", [("longer", 5)])
+def test_the_follow_ups_are_those_that_were_planned(name, seeds):
+    found = published(name)
+    planned = {"synthetic_test_seed": 2030, "seed": 5}
+    assert {one: found["parameters"][one] for one in planned} == planned
+    assert all(list(line["seeds"]) == [str(5 + number) for number in range(seeds)] for line in found["rows"])
+    assert as_markdown(found["rows"]) in PAGE and as_table(found["learning"], EARLY) in PAGE
+
+
 def test_the_sentence_to_take_away_follows_from_the_primary_figure():
     lines = {line["row"]: line for line in published("confirmation")["rows"]}
     primary = lines["full_cls"]["relative"]
