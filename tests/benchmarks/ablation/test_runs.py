@@ -1,6 +1,7 @@
 """Runs of the ablation: trained, scored, kept, and not done again."""
 
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -59,6 +60,12 @@ def test_the_main_rows_come_first_seed_by_seed(base, tmp_path):
     assert [one.seed for one in later] == [one.config.seed for one in later] == [5 + one.seed for one in trials]
 
 
+def test_a_run_goes_to_another_process_as_it_is(base, tmp_path):
+    (trial,) = plan(ROWS[:1], base, "the test people", tmp_path, seeds=1, few=1)
+    function, sent = pickle.loads(pickle.dumps((run_trial, trial)))
+    assert function is run_trial and sent == trial and sent.config.fingerprint() == trial.config.fingerprint()
+
+
 def test_a_run_leaves_its_scores_and_is_not_done_again(base, tmp_path, monkeypatch):
     config = base.replace(glca_blocks=0, pwca_first=0, run_dir=str(tmp_path / "sa"))
     index = trials.open_data(config, ("test",))["test"].index
@@ -97,6 +104,7 @@ def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, ca
     options = ["--rows", "sa", FULL, "--seeds", "2", "--jobs", "2", "--folder", "out"]
     monkeypatch.setattr(command, "TEST_FAMILIES", 2)
     monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(1))
     assert command.main([*options, *parameters]) == 0
     found = json.loads(Path("out/ablation.json").read_text())
     assert [line["row"] for line in found["rows"]] == ["sa", FULL] and found["data"] == "SYNTHETIC"
@@ -104,7 +112,6 @@ def test_the_command_writes_table_and_figure_and_names_a_failed_run(tmp_path, ca
     kept = [json.loads(Path(f"out/{run['row']}/seed{run['seed']}/trial.json").read_text()) for run in found["runs"]]
     assert len(kept) == 4 and all(run.items() <= own.items() for run, own in zip(found["runs"], kept, strict=True))
     assert Path("out/ablation.md").read_text().strip() in capsys.readouterr().out
-    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(1))
     assert command.main([*options, *parameters, "-p", "pwca_last", "9"]) == 1  # of 3 blocks
     assert "seed0 failed (pwca_first, pwca_last: hybrid_tiny has 3 blocks" in capsys.readouterr().err
 
