@@ -64,7 +64,8 @@ def report(rows: tuple, trials: list, base: Config, data: TwinData, folder: Path
     draw_effects(found, data.label).savefig(folder / "ablation.png", dpi=110)
     curves_table = as_table(curves, EARLY)
     write_text(folder / "learning.md", curves_table + "\n")
-    draw_learning([line for line in curves if mains[line["row"]]], data.label).savefig(folder / "learning.png", dpi=110)
+    drawn = [line for line in curves if mains[line["row"]]] or curves  # of side rows alone, these
+    draw_learning(drawn, data.label).savefig(folder / "learning.png", dpi=110)
     print(f"\n{data.label}, {len(index.families)} unseen families\n\n{table}\n\n{curves_table}")
     print(f"\nTables, figures and JSON: {folder}")
 

@@ -46,7 +46,7 @@ def test_the_confirmation_is_the_one_that_was_planned():
     assert as_markdown(published("pretrained")["rows"]) in PAGE
 
 
-@pytest.mark.parametrize("name, seeds", [("longer", 5), ("alike", 3)])
+@pytest.mark.parametrize("name, seeds", [("longer", 5), ("alike", 3), ("few", 3)])
 def test_the_follow_ups_are_those_that_were_planned(name, seeds):
     found = published(name)
     planned = {"synthetic_test_seed": 2030, "seed": 5}

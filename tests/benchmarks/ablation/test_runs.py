@@ -121,8 +121,8 @@ def test_other_test_families_are_scored_anew_without_training_anew(monkeypatch):
     monkeypatch.setattr(splits, "generate", partial(generate, workers=1))
     others = TINY.items() - {("synthetic_test_families", 2)}
     given = [part for name, value in others for part in ("-p", name, str(value))]
-    options = ["--rows", "sa", "--seeds", "1", "--jobs", "2", "--folder", "out", *given]
-    run, trained = Path("out/sa/seed0"), set()
+    options = ["--rows", "ratio_10", "--few", "1", "--jobs", "2", "--folder", "out", *given]  # no main row
+    run, trained = Path("out/ratio_10/seed0"), set()
     for families in (2, 3):
         assert command.main([*options, "-p", "synthetic_test_families", str(families)]) == 0
         assert json.loads(Path("out/ablation.json").read_text())["test_families"] == families
