@@ -4,6 +4,7 @@ stop."""
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import t
 
 from dcal_core.commands.catalogue import COMMANDS
 from dcal_core.commands.options import command_parser
@@ -185,3 +187,12 @@ def run_all(trials: list[Trial], jobs: int) -> None:
                 raise UserError(f"{trial.folder} failed ({error}): log.txt in it says more; run it again.") from error
             eer = f"EER {found['eer']:.1%}" if "eer" in found else f"validation EER {found['validation_eer']:.1%}"
             print(f"{trial.row}, seed {trial.seed}: {eer}")
+
+
+def over_seeds(values: list[float]) -> dict[str, float | None]:
+    """The mean of [S] values with its 95 % interval by Student's t, whose ends are None for one value."""
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return {"value": mean, "low": None, "high": None}
+    reach = float(np.std(values, ddof=1) / math.sqrt(len(values)) * t.ppf(0.975, len(values) - 1))
+    return {"value": mean, "low": mean - reach, "high": mean + reach}

@@ -50,21 +50,18 @@ def report(rows: tuple, trials: list, base: Config, data: TwinData, folder: Path
     index = data["test"].index
     found = effects(rows, trials, twin_pairs(index), base.bootstrap_draws)
     table = as_markdown(found)
-    about = {"data": data.label, "test_families": len(index.families), "parameters": base.as_dict(), "rows": found}
     curves = learning(rows, trials, EARLY)
-    mains = {row.name: row.main for row in rows}
-    about["learning"] = curves
-    about["runs"] = [
-        {name: result[name] for name in ("row", "seed", "fingerprint", "test", "eer")}
-        for result in (trial.result() for trial in trials)
-        if result
-    ]
+    mains = {row.name for row in rows if row.main}
+    kept = ("row", "seed", "fingerprint", "test", "eer")
+    runs = [{name: result[name] for name in kept} for trial in trials if (result := trial.result())]
+    about = {"data": data.label, "test_families": len(index.families), "parameters": base.as_dict()}
+    about |= {"rows": found, "learning": curves, "runs": runs}
     write_text(folder / "ablation.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
     write_text(folder / "ablation.md", table + "\n")
     draw_effects(found, data.label).savefig(folder / "ablation.png", dpi=110)
     curves_table = as_table(curves, EARLY)
     write_text(folder / "learning.md", curves_table + "\n")
-    drawn = [line for line in curves if mains[line["row"]]] or curves  # of side rows alone, these
+    drawn = [line for line in curves if line["row"] in mains] or curves  # of side rows alone, these
     draw_learning(drawn, data.label).savefig(folder / "learning.png", dpi=110)
     print(f"\n{data.label}, {len(index.families)} unseen families\n\n{table}\n\n{curves_table}")
     print(f"\nTables, figures and JSON: {folder}")

@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.ablation.effects import as_text
-from benchmarks.rehearsal.curves import over_seeds
-from benchmarks.trials import Row, Trial
+from benchmarks.trials import Row, Trial, over_seeds
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import COLOURS

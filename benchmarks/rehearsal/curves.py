@@ -3,13 +3,10 @@
 S: seeds. A seed draws the validation families too, so a row is compared with another seed by seed.
 """
 
-import math
-
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import t
 
-from benchmarks.trials import Row, Trial
+from benchmarks.trials import Row, Trial, over_seeds
 from dcal_core.lettering import as_written
 from dcal_core.markdown import table
 from dcal_core.palette import COLOURS
@@ -43,15 +40,6 @@ def summaries(rows: tuple[Row, ...], trials: list[Trial]) -> list[dict]:
             line["difference"] = over_seeds([last[row.name][seed] - last[row.against][seed] for seed in common])
         found.append(line)
     return found
-
-
-def over_seeds(values: list[float]) -> dict[str, float | None]:
-    """The mean of [S] values with its 95 % interval by Student's t, whose ends are None for one value."""
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return {"value": mean, "low": None, "high": None}
-    reach = float(np.std(values, ddof=1) / math.sqrt(len(values)) * t.ppf(0.975, len(values) - 1))
-    return {"value": mean, "low": mean - reach, "high": mean + reach}
 
 
 def summary_table(found: list[dict]) -> str:

@@ -9,9 +9,9 @@ from tiny import drawn_twins
 
 from benchmarks import trials
 from benchmarks.rehearsal import __main__ as command
-from benchmarks.rehearsal.curves import LEAST, draw_curves, over_seeds, summaries, summary_table
+from benchmarks.rehearsal.curves import LEAST, draw_curves, summaries, summary_table
 from benchmarks.rehearsal.rows import NEW, ROWS
-from benchmarks.trials import Row
+from benchmarks.trials import Row, over_seeds
 from dcal_core.config.recipes import load
 from dcal_core.installation import presets_folder
 
